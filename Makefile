@@ -1,0 +1,42 @@
+# Everything runs in .venv, which the first command makes and the later ones reuse.
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: demo test stress check bench docs clean
+.DELETE_ON_ERROR:
+
+.venv/.pip:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed (set PYTHON=/path/to/python)"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(PIP) --upgrade 'pip>=25.1'
+	@touch $@
+
+# One stamp for what users install, one for each group of tools.
+.venv/.package: .venv/.pip pyproject.toml
+	$(PIP) --editable '.[cookie,redis,ratelimit]'
+	@touch $@
+
+.venv/.%: .venv/.package
+	$(PIP) --group $*
+	@touch $@
+
+demo: .venv/.package
+	@$(BIN)/python -m openrouter_async.testing.demo
+
+test: .venv/.test
+	$(BIN)/python -X dev -m coverage erase
+	$(BIN)/python -X dev -m coverage run -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m coverage combine --quiet
+	@$(BIN)/python -m coverage report
+
+check: .venv/.test .venv/.check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+	$(BIN)/pyright
+
+clean:
+	rm -rf .venv dist docs/_build .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
