@@ -1,0 +1,3 @@
+"""The asyncio-native SDK for signing users in with OpenRouter."""
+
+__version__ = "0.1.0"
