@@ -1,0 +1,143 @@
+"""The one converter between models and JSON: strict, and silent about values.
+
+cattrs as it comes turns None into "None" and 7 into "7" for a string, and quotes what it was given in
+its errors. Here a wrong type is an error, and an error names the field and what it wants, nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Final, TypeVar
+
+import cattrs
+from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
+
+from openrouter_async.models import (
+    AuthKeysCode,
+    CreateAuthKeysCodeRequest,
+    CreateAuthKeysCodeResponse,
+    ExchangeAuthCodeForAPIKeyRequest,
+    ExchangeAuthCodeForAPIKeyResponse,
+    HttpMeta,
+)
+
+T = TypeVar("T")
+
+
+class MalformedBodyError(ValueError):
+    """A body that is not what it should be; its message shows nothing of the body."""
+
+
+def _strict(kind: type[T], value: object) -> T:
+    # bool is an int to isinstance, and no integer to JSON.
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise TypeError
+    return value
+
+
+def _key(value: object, _type: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise TypeError
+    return value
+
+
+def _user_id(value: object, _type: object) -> str | None:
+    # An odd user id must never cost the user their key.
+    return value if isinstance(value, str) else None
+
+
+def _timestamp(value: object, _type: object) -> datetime:
+    moment = datetime.fromisoformat(_strict(str, value))
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+
+
+def _rfc3339(moment: datetime) -> str:
+    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _make_converter() -> cattrs.Converter:
+    converter = cattrs.Converter(forbid_extra_keys=False)
+    converter.register_structure_hook(str, lambda value, _: _strict(str, value))
+    converter.register_structure_hook(int, lambda value, _: _strict(int, value))
+    converter.register_structure_hook(datetime, _timestamp)
+    # The transport's own value, put in beside the body's fields.
+    converter.register_structure_hook(HttpMeta, lambda value, _: value)
+    converter.register_structure_hook(AuthKeysCode, make_dict_structure_fn(AuthKeysCode, converter))
+    converter.register_structure_hook(
+        ExchangeAuthCodeForAPIKeyResponse,
+        make_dict_structure_fn(
+            ExchangeAuthCodeForAPIKeyResponse,
+            converter,
+            key=override(struct_hook=_key),
+            user_id=override(struct_hook=_user_id),
+        ),
+    )
+    converter.register_unstructure_hook(datetime, _rfc3339)
+    converter.register_unstructure_hook_func(lambda kind: isinstance(kind, type) and issubclass(kind, StrEnum), str)
+    for model in (ExchangeAuthCodeForAPIKeyRequest, CreateAuthKeysCodeRequest):
+        converter.register_unstructure_hook(
+            model, make_dict_unstructure_fn(model, converter, _cattrs_omit_if_default=True)
+        )
+    return converter
+
+
+_converter: Final = _make_converter()
+
+
+def dump(model: ExchangeAuthCodeForAPIKeyRequest | CreateAuthKeysCodeRequest) -> bytes:
+    """Serialize a request; fields that are not set are left out."""
+    return json.dumps(_converter.unstructure(model), separators=(",", ":")).encode()
+
+
+def load_json(body: bytes) -> Any:
+    """Parse JSON.
+
+    Raises:
+        MalformedBodyError: The body is not UTF-8 or not JSON.
+    """
+    try:
+        text = body.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise MalformedBodyError("the body is not UTF-8") from None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise MalformedBodyError("the body is not JSON" if text.strip() else "the body is empty") from None
+
+
+def load(
+    kind: type[ExchangeAuthCodeForAPIKeyResponse] | type[CreateAuthKeysCodeResponse],
+    body: bytes,
+    http_meta: HttpMeta,
+) -> ExchangeAuthCodeForAPIKeyResponse | CreateAuthKeysCodeResponse:
+    """Parse the body of a response.
+
+    Args:
+        kind: The class of the response.
+        body: The body as it came.
+        http_meta: How the answer came about; it becomes a part of the response.
+
+    Raises:
+        MalformedBodyError: The body is not UTF-8, not JSON, or not what the API documents.
+    """
+    payload = load_json(body)
+    if not isinstance(payload, dict):
+        raise MalformedBodyError("the body is not a JSON object")
+    payload["http_meta"] = http_meta
+    try:
+        return _converter.structure(payload, kind)
+    except cattrs.BaseValidationError as invalid:
+        problems = cattrs.transform_error(invalid, format_exception=_describe)
+    raise MalformedBodyError("; ".join(problems))
+
+
+_WANTED: Final[Mapping[object, str]] = {str: "a string", int: "an integer", datetime: "an ISO 8601 timestamp"}
+
+
+def _describe(error: BaseException, kind: type | None) -> str:
+    if isinstance(error, KeyError):
+        return "missing"
+    return f"not {_WANTED.get(kind, 'an object')}"

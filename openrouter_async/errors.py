@@ -1,0 +1,305 @@
+"""The errors, each with the outcome of the request that met it.
+
+::
+
+    OpenRouterError
+    ├── RequestValidationError (ValueError)     bad input: nothing was sent
+    ├── APIError                                the server answered 4XX or 5XX
+    │   ├── BadRequestResponseError             400
+    │   ├── UnauthorizedResponseError           401
+    │   ├── ForbiddenResponseError              403
+    │   ├── ConflictResponseError               409
+    │   ├── TooManyRequestsResponseError        429
+    │   └── InternalServerResponseError         500
+    ├── ResponseValidationError                 an answer that the API does not document
+    ├── TransportError                          no HTTP answer
+    │   └── RequestTimeoutError (TimeoutError)  none in time
+    ├── KeyDeliveryError                        the key is there, but `on_key` failed
+    └── ClientClosedError                       the client cannot be used (any more, or here)
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from openrouter_async.redaction import redact_headers
+
+if TYPE_CHECKING:
+    from openrouter_async.chain import Attempt
+    from openrouter_async.models import ExchangeAuthCodeForAPIKeyResponse
+
+__all__ = [
+    "APIError",
+    "BadRequestResponseError",
+    "ClientClosedError",
+    "ConflictResponseError",
+    "ForbiddenResponseError",
+    "InternalServerResponseError",
+    "KeyDeliveryError",
+    "OpenRouterError",
+    "Outcome",
+    "RequestTimeoutError",
+    "RequestValidationError",
+    "ResponseValidationError",
+    "TooManyRequestsResponseError",
+    "TransportError",
+    "UnauthorizedResponseError",
+]
+
+_CODE_REJECTED: Final = re.compile(r"(invalid|expired|used)\b.*\bcode\b|\bcode\b.*\b(invalid|expired|used)", re.IGNORECASE)
+
+_TRY_AGAIN = "OpenRouter could not be reached. Please try again in a moment."
+_LOG_IN_AGAIN = "This sign-in is not valid any more. Please sign in again."
+_UNCONFIRMED = (
+    "It could not be confirmed whether the sign-in went through. Please sign in again; "
+    "a key that is not used may be listed at https://openrouter.ai/settings/keys."
+)
+_BUSY = "OpenRouter is busy. Please try again in a moment."
+_MISCONFIGURED = "Signing in is not possible at the moment. Please tell the operator of this app."
+
+
+class Outcome(enum.StrEnum):
+    """What became of a request."""
+
+    NOT_SENT = "not_sent"
+    """It never left: bad input, name resolution, connect, TLS, a closed client."""
+    REFUSED = "refused"
+    """The server answered no."""
+    UNKNOWN = "unknown"
+    """It left, and may have been carried out."""
+    COMPLETED = "completed"
+    """It was carried out; what failed came afterwards."""
+
+
+class OpenRouterError(Exception):
+    """Any failure that a caller of this library can meet.
+
+    Attributes:
+        outcome: What became of the request.
+        attempts: How often the request was sent, or tried to be; 0 when it never came to that.
+        retry_after: Seconds that the server asked to wait, counted from its answer; None when it did not.
+        history: The attempts before the one that this error tells of.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        outcome: Outcome = Outcome.NOT_SENT,
+        attempts: int = 0,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.outcome = outcome
+        self.attempts = attempts
+        self.retry_after = retry_after
+        self.history: tuple[Attempt, ...] = ()
+
+    @property
+    def user_message(self) -> str:
+        """A sentence that is safe to show to the person who signs in."""
+        return {
+            Outcome.NOT_SENT: _TRY_AGAIN,
+            Outcome.REFUSED: _LOG_IN_AGAIN,
+            Outcome.UNKNOWN: _UNCONFIRMED,
+            Outcome.COMPLETED: _UNCONFIRMED,
+        }[self.outcome]
+
+    @property
+    def restart_login(self) -> bool:
+        """Whether the login has to start anew: True when its code cannot be used any more, or may not."""
+        return self.outcome is not Outcome.NOT_SENT
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The default would call the class with the message alone, which keyword-only arguments refuse.
+        return _rebuild, (type(self), self.args), self.__dict__
+
+
+def _rebuild(cls: type[OpenRouterError], args: tuple[Any, ...]) -> OpenRouterError:
+    return cls.__new__(cls, *args)
+
+
+class RequestValidationError(OpenRouterError, ValueError):
+    """Input that the API would refuse, or that would weaken the flow; nothing was sent.
+
+    Attributes:
+        field: The name of the argument or field.
+    """
+
+    def __init__(self, field: str, requirement: str) -> None:
+        super().__init__(f"{field}: {requirement}")
+        self.field = field
+
+    @property
+    def user_message(self) -> str:
+        """A sentence that is safe to show to the person who signs in."""
+        return _LOG_IN_AGAIN
+
+    @property
+    def restart_login(self) -> bool:
+        """Whether the login has to start anew."""
+        return True
+
+
+class APIError(OpenRouterError):
+    """The server answered with a status of 400 or more.
+
+    Attributes:
+        status_code: The HTTP status.
+        message: What the server said, at most 200 characters, without secrets.
+        code: The ``error.code`` of the body, which usually repeats the status; None when there is none.
+        metadata: The ``error.metadata`` of the body; None when there is none.
+        body: The body as text, without the secrets of the request.
+        headers: The headers of the answer.
+        request_id: What to quote to OpenRouter's support: ``X-Request-Id``, else ``CF-Ray``; None when there is neither.
+    """
+
+    _classes: ClassVar[dict[int, type[APIError]]] = {}
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status_code: int,
+        outcome: Outcome,
+        code: int | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        body: str = "",
+        headers: Mapping[str, str] | None = None,
+        request_id: str | None = None,
+        retry_after: float | None = None,
+        attempts: int = 1,
+    ) -> None:
+        super().__init__(f"{status_code} {message}", outcome=outcome, attempts=attempts, retry_after=retry_after)
+        self.status_code = status_code
+        self.message = message
+        self.code = code
+        self.metadata = metadata
+        self.body = body
+        self.headers = headers if headers is not None else {}
+        self.request_id = request_id
+
+    def __init_subclass__(cls, *, status_code: int, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        APIError._classes[status_code] = cls
+
+    @classmethod
+    def for_status(cls, status_code: int) -> type[APIError]:
+        """The class for a status: `APIError` itself where the API documents none."""
+        return cls._classes.get(status_code, APIError)
+
+    @property
+    def is_code_rejected(self) -> bool:
+        """Whether the server says that the authorization code is invalid, expired or used, or its verifier wrong.
+
+        It is a 400 or a 403 by its message, never by the status alone.
+        """
+        return self.status_code in (400, 403) and _CODE_REJECTED.search(self.message) is not None
+
+    @property
+    def user_message(self) -> str:
+        """A sentence that is safe to show to the person who signs in."""
+        if self.outcome is not Outcome.REFUSED:
+            return super().user_message
+        if self.status_code == 429:
+            return _BUSY
+        return _LOG_IN_AGAIN if self.is_code_rejected else _MISCONFIGURED
+
+    @property
+    def restart_login(self) -> bool:
+        """Whether the login has to start anew: not after a 429, which leaves the code as it was."""
+        return super().restart_login and not (self.outcome is Outcome.REFUSED and self.status_code == 429)
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({self.message!r}, status_code={self.status_code}, outcome={self.outcome.value!r}, "
+            f"attempts={self.attempts}, headers={redact_headers(self.headers)})"
+        )
+
+
+class BadRequestResponseError(APIError, status_code=400):
+    """400: the request, or the authorization code in it, is not valid."""
+
+
+class UnauthorizedResponseError(APIError, status_code=401):
+    """401: the bearer token is missing or not valid."""
+
+
+class ForbiddenResponseError(APIError, status_code=403):
+    """403: the authorization code or its verifier is not valid, or the bearer token may not do this."""
+
+
+class ConflictResponseError(APIError, status_code=409):
+    """409: another change got in the way."""
+
+
+class TooManyRequestsResponseError(APIError, status_code=429):
+    """429: too many requests; the code is still good."""
+
+
+class InternalServerResponseError(APIError, status_code=500):
+    """500: the server failed, perhaps after it had done its work."""
+
+
+class ResponseValidationError(OpenRouterError):
+    """An answer that the API does not document: a malformed 2xx, a redirect, one that is too large or undecodable.
+
+    Attributes:
+        status_code: The HTTP status.
+        headers: The headers of the answer.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status_code: int,
+        headers: Mapping[str, str] | None = None,
+        attempts: int = 1,
+    ) -> None:
+        super().__init__(message, outcome=Outcome.UNKNOWN, attempts=attempts)
+        self.status_code = status_code
+        self.headers = headers if headers is not None else {}
+
+
+class TransportError(OpenRouterError):
+    """No HTTP answer: name resolution, connect, TLS, a dropped connection, or something that is not HTTP.
+
+    Attributes:
+        stale_connection: Whether a pooled connection turned out to be closed when it was used again.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        outcome: Outcome,
+        attempts: int = 1,
+        retry_after: float | None = None,
+        stale_connection: bool = False,
+    ) -> None:
+        super().__init__(message, outcome=outcome, attempts=attempts, retry_after=retry_after)
+        self.stale_connection = stale_connection
+
+
+class RequestTimeoutError(TransportError, TimeoutError):
+    """No HTTP answer in time."""
+
+
+class KeyDeliveryError(OpenRouterError):
+    """`on_key` raised. The exchange itself succeeded, and its key is here.
+
+    Attributes:
+        response: What the exchange gave; ``response.key`` is the only copy that this library holds.
+    """
+
+    def __init__(self, message: str, *, response: ExchangeAuthCodeForAPIKeyResponse) -> None:
+        super().__init__(message, outcome=Outcome.COMPLETED, attempts=response.http_meta.attempts)
+        self.response = response
+
+
+class ClientClosedError(OpenRouterError):
+    """The client is closed, belongs to another event loop, or was carried over a fork."""

@@ -1,0 +1,287 @@
+"""Requests and responses: immutable values, validated when they are made.
+
+Source: the operations ``exchangeAuthCodeForAPIKey`` and ``createAuthKeysCode`` of OpenRouter's API reference,
+https://openrouter.ai/docs/api-reference; RFC 7636 for the verifier and the challenge.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+import re
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final, Literal, TypeAlias
+from uuid import UUID
+
+import attrs
+from yarl import URL
+
+from openrouter_async.errors import RequestValidationError
+from openrouter_async.redaction import mask, mask_key, mask_optional
+
+LOOPBACK_HOSTS: Final = frozenset({"localhost", "127.0.0.1"})
+"""The hosts that OpenRouter accepts with plain http in a callback URL."""
+
+KEY_LABEL_LENGTH: Final = 100
+"""The most characters that a ``key_label`` may have."""
+
+_VERIFIER: Final = re.compile(r"[A-Za-z0-9\-._~]{43,128}")
+
+
+class Unset(enum.Enum):
+    """The type of `UNSET`."""
+
+    UNSET = "UNSET"
+
+    def __repr__(self) -> str:
+        return "UNSET"
+
+    def __bool__(self) -> Literal[False]:
+        return False
+
+
+UNSET: Final = Unset.UNSET
+"""Marks a field that is left out of the request, where None is sent as null."""
+
+
+class CodeChallengeMethod(enum.StrEnum):
+    """How a code challenge is derived from its verifier (RFC 7636, section 4.2)."""
+
+    S256 = "S256"
+    PLAIN = "plain"
+
+
+class UsageLimitType(enum.StrEnum):
+    """When the credit limit of a key resets."""
+
+    DAILY = "daily"
+    WEEKLY = "weekly"
+    MONTHLY = "monthly"
+
+
+Validator: TypeAlias = Callable[[Any, "attrs.Attribute[Any]", Any], None]
+
+
+def _choice(field: str, kind: type[enum.StrEnum], value: object) -> Any:
+    try:
+        return kind(value)
+    except ValueError:
+        choices = ", ".join(kind)
+        raise RequestValidationError(field, f"must be one of {choices}") from None
+
+
+def _to_method(value: object) -> CodeChallengeMethod | None | Unset:
+    if value is None or isinstance(value, (Unset, CodeChallengeMethod)):
+        return value
+    method: CodeChallengeMethod = _choice("code_challenge_method", CodeChallengeMethod, value)
+    return method
+
+
+def _to_usage_limit_type(value: object) -> UsageLimitType | None:
+    if value is None or isinstance(value, UsageLimitType):
+        return value
+    limit_type: UsageLimitType = _choice("usage_limit_type", UsageLimitType, value)
+    return limit_type
+
+
+def _to_workspace_id(value: object) -> str | None:
+    if value is None:
+        return None
+    try:
+        return str(value if isinstance(value, UUID) else UUID(value))  # type: ignore[arg-type]
+    except (ValueError, AttributeError, TypeError):
+        raise RequestValidationError("workspace_id", "must be a UUID") from None
+
+
+def _to_utc(value: object) -> datetime | None | Unset:
+    if value is None or isinstance(value, Unset):
+        return value
+    if not isinstance(value, datetime) or value.utcoffset() is None:
+        raise RequestValidationError("expires_at", "must be a datetime with a time zone")
+    try:
+        return value.astimezone(UTC).replace(microsecond=0)
+    except OverflowError:
+        raise RequestValidationError("expires_at", "must be a time between the years 1 and 9999 in UTC") from None
+
+
+def _to_url_text(value: object) -> object:
+    return str(value) if isinstance(value, URL) else value
+
+
+def _is_text(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not isinstance(value, str) or not value:
+        raise RequestValidationError(attribute.name, "must be a string that is not empty")
+
+
+def _is_verifier(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if value is not None and not (isinstance(value, str) and _VERIFIER.fullmatch(value)):
+        raise RequestValidationError(attribute.name, "must be 43 to 128 characters of A-Z a-z 0-9 - . _ ~ (RFC 7636)")
+
+
+def validate_callback_url(field: str, value: object) -> URL:
+    """Parse a callback URL, or say what it must be.
+
+    Args:
+        field: The name to use in the message.
+        value: The URL as a string.
+
+    Returns:
+        The parsed URL.
+
+    Raises:
+        RequestValidationError: It is neither https nor http on localhost or 127.0.0.1, or has a fragment or credentials.
+    """
+    requirement = "must be an https URL, or http on localhost or 127.0.0.1"
+    # URL parsers drop control characters and spaces silently; what is checked must be what is sent.
+    if not isinstance(value, str) or any(character <= " " or character == "\x7f" for character in value):
+        raise RequestValidationError(field, requirement)
+    try:
+        url = URL(value)
+        has_credentials = url.raw_user is not None or url.raw_password is not None
+        accepted = bool(url.raw_host) and (
+            url.scheme == "https" or (url.scheme == "http" and url.raw_host in LOOPBACK_HOSTS)
+        )
+    except ValueError:
+        raise RequestValidationError(field, requirement) from None
+    if not accepted:
+        raise RequestValidationError(field, requirement)
+    if has_credentials:
+        raise RequestValidationError(field, "must not carry a user name or password")
+    if "#" in value:
+        raise RequestValidationError(field, "must not have a fragment (RFC 6749, section 3.1.2)")
+    return url
+
+
+def _is_callback_url(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    validate_callback_url(attribute.name, value)
+
+
+def _is_limit(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
+        raise RequestValidationError(attribute.name, "must be a finite number of US dollars, 0 or more")
+
+
+def _is_key_label(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if value is not None and not (isinstance(value, str) and len(value) <= KEY_LABEL_LENGTH):
+        raise RequestValidationError(attribute.name, f"must be a string of at most {KEY_LABEL_LENGTH} characters")
+
+
+def _is_challenge(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if value is not None:
+        _is_text(_instance, attribute, value)
+
+
+@attrs.frozen(kw_only=True)
+class ExchangeAuthCodeForAPIKeyRequest:
+    """The body of ``POST /auth/keys``.
+
+    Attributes:
+        code: The authorization code, from the redirect or pasted by the user.
+        code_verifier: The verifier whose challenge started the login (RFC 7636); None leaves it out.
+        code_challenge_method: How the challenge was derived; `UNSET` leaves it out, None is sent as null.
+
+    Raises:
+        RequestValidationError: A field is not what the API documents.
+    """
+
+    code: str = attrs.field(repr=mask, validator=_is_text)
+    code_verifier: str | None = attrs.field(default=None, repr=mask_optional, validator=_is_verifier)
+    code_challenge_method: CodeChallengeMethod | None | Unset = attrs.field(default=UNSET, converter=_to_method)
+
+
+@attrs.frozen(kw_only=True)
+class CreateAuthKeysCodeRequest:
+    """The body of ``POST /auth/keys/code``.
+
+    Attributes:
+        callback_url: Where the user is sent after consent: https, or http on localhost or 127.0.0.1.
+        code_challenge: The PKCE challenge; None leaves it out.
+        code_challenge_method: How the challenge was derived; needs a challenge. None leaves it out.
+        limit: The credit limit of the key in US dollars; None leaves it out: no limit.
+        usage_limit_type: When the limit resets; None leaves it out: never.
+        expires_at: When the key expires, a datetime with a time zone, sent in UTC to the second;
+            `UNSET` leaves it out, None is sent as null.
+        key_label: The name of the key, at most 100 characters; None leaves it out: the app's name.
+        workspace_id: The UUID of the workspace that the key belongs to; None leaves it out.
+
+    Raises:
+        RequestValidationError: A field is not what the API documents.
+    """
+
+    callback_url: str = attrs.field(converter=_to_url_text, validator=_is_callback_url)
+    code_challenge: str | None = attrs.field(default=None, validator=_is_challenge)
+    code_challenge_method: CodeChallengeMethod | None | Unset = attrs.field(default=UNSET, converter=_to_method)
+    limit: float | None = attrs.field(default=None, validator=_is_limit)
+    usage_limit_type: UsageLimitType | None = attrs.field(default=None, converter=_to_usage_limit_type)
+    expires_at: datetime | None | Unset = attrs.field(default=UNSET, converter=_to_utc)
+    key_label: str | None = attrs.field(default=None, validator=_is_key_label)
+    workspace_id: str | None = attrs.field(default=None, converter=_to_workspace_id)
+
+    def __attrs_post_init__(self) -> None:
+        if self.code_challenge_method and self.code_challenge is None:
+            raise RequestValidationError("code_challenge_method", "must come with a code_challenge")
+
+
+@attrs.frozen(kw_only=True)
+class HttpMeta:
+    """How an answer came about.
+
+    Attributes:
+        status_code: The HTTP status.
+        headers: The headers of the answer.
+        attempts: How often the request was sent until it was answered so.
+        elapsed: Seconds from the call to the answer, waits included.
+        request_id: What to quote to OpenRouter's support; None when the answer names none.
+    """
+
+    status_code: int = 200
+    headers: Mapping[str, str] = attrs.field(factory=dict[str, str], repr=False, hash=False)
+    attempts: int = 1
+    elapsed: float = 0.0
+    request_id: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class ExchangeAuthCodeForAPIKeyResponse:
+    """The answer of ``POST /auth/keys``.
+
+    Attributes:
+        key: The user's API key.
+        user_id: The user's id; None when the answer has none, or an odd one.
+        http_meta: How the answer came about; not part of equality.
+    """
+
+    key: str = attrs.field(repr=mask_key)
+    user_id: str | None = None
+    http_meta: HttpMeta = attrs.field(factory=HttpMeta, eq=False, repr=False)
+
+
+@attrs.frozen(kw_only=True)
+class AuthKeysCode:
+    """An authorization code that was created.
+
+    Attributes:
+        id: The authorization code.
+        app_id: The id of the app that it belongs to.
+        created_at: When it was created, with its time zone.
+    """
+
+    id: str = attrs.field(repr=mask)
+    app_id: int
+    created_at: datetime
+
+
+@attrs.frozen(kw_only=True)
+class CreateAuthKeysCodeResponse:
+    """The answer of ``POST /auth/keys/code``.
+
+    Attributes:
+        data: The code that was created.
+        http_meta: How the answer came about; not part of equality.
+    """
+
+    data: AuthKeysCode
+    http_meta: HttpMeta = attrs.field(factory=HttpMeta, eq=False, repr=False)

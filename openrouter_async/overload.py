@@ -1,0 +1,89 @@
+"""Consideration for a server in trouble: pauses that it asks for, and a budget for retries."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import attrs
+from yarl import URL
+
+from openrouter_async.clock import Clock
+
+RETRY_COST: Final = 5.0
+TIMEOUT_COST: Final = 10.0
+SUCCESS_REFUND: Final = 1.0
+
+# Longer than a code lives, a pause is of no use to a caller, and one odd header must not stop a client for a day.
+_LONGEST_PAUSE: Final = 600.0
+_SPREAD: Final = 0.2
+_LEAST_SPREAD: Final = 0.05
+
+
+class RetryBudget:
+    """A token bucket that keeps retries to a fraction of the traffic when a server is down.
+
+    It works as the standard retry mode of the AWS SDKs does.
+    """
+
+    def __init__(self, capacity: float) -> None:
+        self._capacity = capacity
+        self.tokens = capacity
+
+    def spend(self, cost: float) -> bool:
+        """Take the cost of a retry; False when the bucket does not hold it."""
+        if cost > self.tokens:
+            return False
+        self.tokens -= cost
+        return True
+
+    def refund(self, amount: float) -> None:
+        """Give back after a success."""
+        self.tokens = min(self._capacity, self.tokens + amount)
+
+
+@attrs.frozen
+class _Pause:
+    until: float
+    spread: float
+
+
+class Overload:
+    """What a client knows of each host's trouble; shared by all its calls."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._pauses: dict[URL, _Pause] = {}
+        self._budgets: dict[tuple[URL, float], RetryBudget] = {}
+
+    def pause(self, origin: URL, seconds: float) -> None:
+        """Hold back all calls to a host; a longer pause that is under way stays."""
+        seconds = min(seconds, _LONGEST_PAUSE)
+        until = self._clock.monotonic() + seconds
+        known = self._pauses.get(origin)
+        if known is None or known.until < until:
+            self._pauses[origin] = _Pause(until, max(_LEAST_SPREAD, seconds * _SPREAD))
+
+    def paused(self, origin: URL) -> float:
+        """Seconds until a host may be called; 0 when it may be now."""
+        pause = self._pauses.get(origin)
+        if pause is None:
+            return 0.0
+        remaining = pause.until - self._clock.monotonic()
+        if remaining <= 0:
+            self._pauses.pop(origin, None)
+            return 0.0
+        return remaining
+
+    def spread(self, origin: URL) -> float:
+        """Seconds that one waiter adds to a pause, drawn by chance, so that they do not leave as a herd."""
+        pause = self._pauses.get(origin)
+        return 0.0 if pause is None else pause.spread * self._clock.random()
+
+    def budget(self, origin: URL, capacity: float | None) -> RetryBudget | None:
+        """The retry budget towards a host; None where the policy has none."""
+        if capacity is None:
+            return None
+        budget = self._budgets.get((origin, capacity))
+        if budget is None:
+            budget = self._budgets[origin, capacity] = RetryBudget(capacity)
+        return budget

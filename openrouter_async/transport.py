@@ -1,0 +1,267 @@
+"""The way to the wire: a pooled aiohttp session. The only core module that imports aiohttp."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+import weakref
+import zlib
+from contextlib import suppress
+from ssl import SSLContext
+from typing import Final
+
+import aiohttp
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.payload import BytesPayload
+from yarl import URL
+
+from openrouter_async.chain import Delivery, Request, Response
+from openrouter_async.errors import (
+    ClientClosedError,
+    OpenRouterError,
+    Outcome,
+    RequestTimeoutError,
+    ResponseValidationError,
+    TransportError,
+)
+
+BODY_LIMIT: Final = 1_048_576
+"""The most bytes that a body may have, before and after decompression."""
+
+_NO_TIMEOUT: Final = aiohttp.ClientTimeout(total=None)
+_GZIP_OR_ZLIB: Final = zlib.MAX_WBITS | 32
+
+
+class _BodyTooLargeError(Exception):
+    pass
+
+
+class _UndecodableBodyError(Exception):
+    pass
+
+
+class _Body(BytesPayload):
+    """A request body that knows whether it was written, and whether its connection had been used before."""
+
+    def __init__(self, body: bytes, delivery: Delivery, known: weakref.WeakSet[object]) -> None:
+        super().__init__(body, content_type="application/json")
+        self.written = False
+        self.reused = False
+        self._delivery = delivery
+        self._known = known
+
+    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+        protocol = getattr(writer, "protocol", None)
+        if protocol is not None:
+            self.reused = protocol in self._known
+            self._known.add(protocol)
+        if writer.transport is not None and not writer.transport.is_closing():
+            self.written = self._delivery.pending = True
+        await super().write_with_length(writer, content_length)
+
+
+class Transport:
+    """One attempt at a time over a pooled session, which is made within the loop when it is first used.
+
+    Args:
+        session: A session to borrow: it is never closed and never reconfigured. None makes one.
+        pool_size: Connections at the most, for a session of our own.
+        proxy: The URL of a proxy; None uses none.
+        ssl: A TLS context; True verifies by the system's certificates.
+        trust_env: Whether proxies are read from the environment, for a session of our own.
+    """
+
+    def __init__(
+        self,
+        *,
+        session: aiohttp.ClientSession | None = None,
+        pool_size: int = 100,
+        proxy: URL | None = None,
+        ssl: SSLContext | bool = True,
+        trust_env: bool = False,
+    ) -> None:
+        self._session = session
+        self._is_borrowed = session is not None
+        self._pool_size = pool_size
+        self._proxy = proxy
+        self._ssl = ssl
+        self._trust_env = trust_env
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pid = os.getpid()
+        self._known_connections: weakref.WeakSet[object] = weakref.WeakSet()
+
+    def check_usable(self) -> None:
+        """Bind to the running loop, or say why this is not possible.
+
+        Raises:
+            ClientClosedError: The client is used from another loop or another process than before, or its borrowed
+                session is closed.
+        """
+        if os.getpid() != self._pid:
+            raise ClientClosedError("the client was carried over a fork; make a new one in the child process")
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise ClientClosedError("the client belongs to another event loop; make one for each loop")
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=self._pool_size),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                trust_env=self._trust_env,
+            )
+        elif self._session.closed:
+            raise ClientClosedError("the session that the client uses is closed")
+
+    async def send(self, request: Request) -> Response:
+        """Send a request once and read its answer completely.
+
+        Raises:
+            TransportError: There was no HTTP answer.
+            ResponseValidationError: The answer is too large or cannot be decompressed.
+            ClientClosedError: The session is closed.
+        """
+        self.check_usable()
+        body = _Body(request.body, request.delivery, self._known_connections)
+        started = time.perf_counter()
+        try:
+            async with asyncio.timeout(request.timeout):
+                return await self._exchange(request, body, started)
+        except OpenRouterError:
+            raise
+        except Exception as caught:  # noqa: BLE001 - whatever it is, the caller gets one of our errors
+            error = _translate(caught, request, body)
+        # Raised here and not in the handler: the foreign exception and its frames hold headers and bodies.
+        raise error
+
+    async def _exchange(self, request: Request, body: _Body, started: float) -> Response:
+        assert self._session is not None
+        answer = await self._session.request(
+            request.method,
+            request.url,
+            data=body,
+            headers=request.headers,
+            allow_redirects=False,
+            auto_decompress=False,
+            raise_for_status=False,
+            timeout=_NO_TIMEOUT,
+            proxy=self._proxy,
+            ssl=self._ssl,
+        )
+        try:
+            content = await self._read(answer)
+        except BaseException:
+            answer.close()
+            raise
+        return Response(
+            status=answer.status,
+            headers=answer.headers.copy(),
+            body=content,
+            elapsed=time.perf_counter() - started,
+        )
+
+    async def _read(self, answer: aiohttp.ClientResponse) -> bytes:
+        try:
+            return _decompress(await _read_limited(answer), answer.headers.get("Content-Encoding"))
+        except (_BodyTooLargeError, _UndecodableBodyError) as failure:
+            answer.close()
+            if answer.status >= 400:
+                # The status says enough; what the body would add is a message.
+                return b""
+            reason = (
+                f"is larger than {BODY_LIMIT} bytes"
+                if isinstance(failure, _BodyTooLargeError)
+                else "cannot be decompressed"
+            )
+        raise ResponseValidationError(
+            f"{answer.status}: the body {reason}", status_code=answer.status, headers=answer.headers.copy()
+        )
+
+    async def aclose(self) -> None:
+        """Close the session, if it is our own."""
+        if self._session is not None and not self._is_borrowed:
+            await self._session.close()
+
+    def abandon(self) -> bool:
+        """Close what a forgotten client left open, without a loop; whether there was anything."""
+        session = self._session
+        if session is None or self._is_borrowed or session.closed:
+            return False
+        connector = session.connector
+        session.detach()
+        if connector is not None:
+            with suppress(RuntimeError):
+                # Closing is done by the call; awaiting only waits for the sockets.
+                connector.close().__await__()
+        return True
+
+
+async def _read_limited(answer: aiohttp.ClientResponse) -> bytes:
+    if (answer.content_length or 0) > BODY_LIMIT:
+        raise _BodyTooLargeError
+    content = answer.content
+    first = await content.readany()
+    if content.at_eof():
+        return first
+    body = bytearray(first)
+    while chunk := await content.readany():
+        body += chunk
+        if len(body) > BODY_LIMIT:
+            raise _BodyTooLargeError
+    return bytes(body)
+
+
+def _decompress(body: bytes, encoding: str | None) -> bytes:
+    # We ask for "identity", yet an answer that is compressed all the same may hold a key.
+    if encoding is None or encoding.strip().lower() in ("", "identity"):
+        return body
+    if encoding.strip().lower() not in ("gzip", "x-gzip", "deflate"):
+        raise _UndecodableBodyError
+    decompressor = zlib.decompressobj(_GZIP_OR_ZLIB)
+    try:
+        text = decompressor.decompress(body, BODY_LIMIT + 1)
+    except zlib.error:
+        raise _UndecodableBodyError from None
+    if len(text) > BODY_LIMIT:
+        raise _BodyTooLargeError
+    if not decompressor.eof:
+        raise _UndecodableBodyError
+    return text
+
+
+_REASONS: Final[tuple[tuple[type[Exception], str], ...]] = (
+    # The most special first. The exceptions' own texts are not used: some quote what the server sent.
+    (aiohttp.ClientHttpProxyError, "the proxy refused the connection"),
+    (aiohttp.ClientProxyConnectionError, "cannot connect to the proxy"),
+    (aiohttp.ClientConnectorDNSError, "the host name cannot be resolved"),
+    (aiohttp.ClientConnectorCertificateError, "the server's certificate is not valid"),
+    (aiohttp.ClientSSLError, "the TLS handshake failed"),
+    (aiohttp.ServerFingerprintMismatch, "the server's certificate has another fingerprint"),
+    (aiohttp.ClientConnectorError, "cannot connect"),
+    (aiohttp.ServerDisconnectedError, "the server closed the connection without an answer"),
+    (aiohttp.ClientPayloadError, "the connection broke in the middle of the body"),
+    (aiohttp.ClientResponseError, "the answer is not HTTP"),
+    (aiohttp.InvalidURL, "the URL cannot be used"),
+    (aiohttp.NonHttpUrlClientError, "the URL is not http or https"),
+    (aiohttp.ClientConnectionError, "the connection broke"),
+    (OSError, "the connection broke"),
+)
+
+
+def _translate(caught: Exception, request: Request, body: _Body) -> OpenRouterError:
+    outcome = Outcome.UNKNOWN if body.written else Outcome.NOT_SENT
+    place = f"{request.method} {request.url.scheme}://{request.url.authority}{request.url.raw_path}"
+    if isinstance(caught, TimeoutError):
+        when = "an answer" if body.written else "a connection"
+        return RequestTimeoutError(f"{place}: waited more than {request.timeout:g} s for {when}", outcome=outcome)
+    reason = next((text for kind, text in _REASONS if isinstance(caught, kind)), None)
+    if reason is None:
+        reason = f"{type(caught).__name__} while the request was {'under way' if body.written else 'being made'}"
+    if isinstance(caught, OSError) and caught.errno is not None:
+        reason = f"{reason} ({os.strerror(caught.errno) if caught.errno > 0 else type(caught).__name__})"
+    return TransportError(
+        f"{place}: {reason}",
+        outcome=outcome,
+        stale_connection=body.reused and isinstance(caught, (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)),
+    )
