@@ -61,10 +61,9 @@ def _is_budget(_instance: object, attribute: attrs.Attribute[Any], value: object
 def _to_statuses(value: Iterable[int]) -> frozenset[int]:
     try:
         statuses = frozenset(value)
-        accepted = all(isinstance(status, int) and 400 <= status <= 599 for status in statuses)
     except TypeError:
-        accepted = False
-    if not accepted:
+        statuses = frozenset({0})
+    if not all(isinstance(status, int) and 400 <= status <= 599 for status in statuses):
         raise RequestValidationError("statuses", "must be HTTP statuses from 400 to 599")
     return statuses
 

@@ -20,12 +20,14 @@ class Delivery:
 
     Attributes:
         pending: True from the moment a request body is written until an answer shows that it was refused.
+        abandoned: Whether no caller is left to take the result.
     """
 
-    __slots__ = ("pending",)
+    __slots__ = ("abandoned", "pending")
 
     def __init__(self) -> None:
         self.pending = False
+        self.abandoned = False
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -142,11 +144,10 @@ def _call(middleware: Middleware, call_next: Handler, request: Request) -> Await
 
 
 def _check_middleware(field: str, middleware: Any) -> None:
-    call = middleware if inspect.isroutine(middleware) else getattr(type(middleware), "__call__", None)
     requirement = "must hold async callables of (request, call_next)"
     if not callable(middleware) or isinstance(middleware, type):
         raise RequestValidationError(field, requirement)
-    if not (inspect.iscoroutinefunction(middleware) or inspect.iscoroutinefunction(call)):
+    if not (inspect.iscoroutinefunction(middleware) or inspect.iscoroutinefunction(middleware.__call__)):
         raise RequestValidationError(field, requirement)
     try:
         inspect.signature(middleware).bind(None, None)

@@ -25,6 +25,7 @@ from openrouter_async.models import (
 )
 
 T = TypeVar("T")
+R = TypeVar("R", ExchangeAuthCodeForAPIKeyResponse, CreateAuthKeysCodeResponse)
 
 
 class MalformedBodyError(ValueError):
@@ -108,11 +109,7 @@ def load_json(body: bytes) -> Any:
         raise MalformedBodyError("the body is not JSON" if text.strip() else "the body is empty") from None
 
 
-def load(
-    kind: type[ExchangeAuthCodeForAPIKeyResponse] | type[CreateAuthKeysCodeResponse],
-    body: bytes,
-    http_meta: HttpMeta,
-) -> ExchangeAuthCodeForAPIKeyResponse | CreateAuthKeysCodeResponse:
+def load(kind: type[R], body: bytes, http_meta: HttpMeta) -> R:
     """Parse the body of a response.
 
     Args:

@@ -49,7 +49,9 @@ __all__ = [
     "UnauthorizedResponseError",
 ]
 
-_CODE_REJECTED: Final = re.compile(r"(invalid|expired|used)\b.*\bcode\b|\bcode\b.*\b(invalid|expired|used)", re.IGNORECASE)
+_CODE_REJECTED: Final = re.compile(
+    r"(invalid|expired|used)\b.*\bcode\b|\bcode\b.*\b(invalid|expired|used)", re.IGNORECASE
+)
 
 _TRY_AGAIN = "OpenRouter could not be reached. Please try again in a moment."
 _LOG_IN_AGAIN = "This sign-in is not valid any more. Please sign in again."
@@ -154,7 +156,7 @@ class APIError(OpenRouterError):
         metadata: The ``error.metadata`` of the body; None when there is none.
         body: The body as text, without the secrets of the request.
         headers: The headers of the answer.
-        request_id: What to quote to OpenRouter's support: ``X-Request-Id``, else ``CF-Ray``; None when there is neither.
+        request_id: What to quote to OpenRouter's support: ``X-Request-Id``, else ``CF-Ray``; None without either.
     """
 
     _classes: ClassVar[dict[int, type[APIError]]] = {}

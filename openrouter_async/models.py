@@ -65,7 +65,7 @@ Validator: TypeAlias = Callable[[Any, "attrs.Attribute[Any]", Any], None]
 
 def _choice(field: str, kind: type[enum.StrEnum], value: object) -> Any:
     try:
-        return kind(value)
+        return kind(value)  # type: ignore[arg-type]
     except ValueError:
         choices = ", ".join(kind)
         raise RequestValidationError(field, f"must be one of {choices}") from None
@@ -105,7 +105,7 @@ def _to_utc(value: object) -> datetime | None | Unset:
         raise RequestValidationError("expires_at", "must be a time between the years 1 and 9999 in UTC") from None
 
 
-def _to_url_text(value: object) -> object:
+def _to_url_text(value: str | URL) -> str:
     return str(value) if isinstance(value, URL) else value
 
 
@@ -130,7 +130,8 @@ def validate_callback_url(field: str, value: object) -> URL:
         The parsed URL.
 
     Raises:
-        RequestValidationError: It is neither https nor http on localhost or 127.0.0.1, or has a fragment or credentials.
+        RequestValidationError: It is neither https nor http on localhost or 127.0.0.1, or has a fragment or
+            credentials.
     """
     requirement = "must be an https URL, or http on localhost or 127.0.0.1"
     # URL parsers drop control characters and spaces silently; what is checked must be what is sent.

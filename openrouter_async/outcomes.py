@@ -54,7 +54,7 @@ def error_from(request: Request, response: Response, clock: Clock) -> OpenRouter
     )
 
 
-def settle(error: OpenRouterError) -> OpenRouterError:
+def settle(error: OpenRouterError) -> None:
     """Make an error speak for the whole call: its attempts, its outcome, and what came before as notes.
 
     A code is single-use: when an earlier attempt may have been carried out, "Invalid code" is no refusal but the sign
@@ -65,7 +65,7 @@ def settle(error: OpenRouterError) -> OpenRouterError:
     error.attempts += len(error.history)
     first = next((attempt for attempt in error.history if attempt.is_ambiguous), None)
     if first is None:
-        return error
+        return
     error.outcome = Outcome.UNKNOWN
     error.__cause__ = first.error
     if isinstance(error, APIError) and error.is_code_rejected:
@@ -73,7 +73,6 @@ def settle(error: OpenRouterError) -> OpenRouterError:
             f"{error}: but attempt {first.number} may have used the code ({first.error}). "
             "Log in again; an unused key may be listed at https://openrouter.ai/settings/keys",
         )
-    return error
 
 
 def _read_error_body(text: str) -> tuple[str, int | None, Mapping[str, Any] | None]:

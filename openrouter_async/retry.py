@@ -45,21 +45,23 @@ class RetryMiddleware:
         self._on_retry = on_retry
 
     async def __call__(self, request: Request, call_next: Handler) -> Response:
+        """Send a request until it is answered, refused, or given up."""
         call = _Call(request, self._overload, self._clock)
+        failure: _Failure | None = None
         while await call.is_due():
             try:
                 response = await call_next(call.next_request())
             except OpenRouterError as error:
-                call.record(error)
+                failure = _Failure(error)
             else:
                 if response.status not in request.retry.statuses:
                     return call.finish(response)
-                call.record(error_from(request, response, self._clock), response)
-            attempt = call.plan_retry()
+                failure = _Failure(error_from(request, response, self._clock), response)
+            attempt = call.plan_retry(failure)
             if attempt is None:
                 break
             self._announce(request, attempt)
-        return call.give_up()
+        return call.give_up(failure or call.not_sent())
 
     def _announce(self, request: Request, attempt: Attempt) -> None:
         logger.info(
@@ -84,11 +86,24 @@ class RetryMiddleware:
             logger.exception("on_retry raised; the retry goes on")
 
 
+@attrs.frozen
+class _Failure:
+    """How an attempt failed: by an error, or by an answer that stands for one."""
+
+    error: OpenRouterError
+    response: Response | None = None
+
+    @property
+    def is_stale_connection(self) -> bool:
+        return isinstance(self.error, TransportError) and self.error.stale_connection
+
+
 class _Call:
     """One call on its way through its attempts."""
 
     def __init__(self, request: Request, overload: Overload, clock: Clock) -> None:
         self._request = request
+        self._policy = request.retry
         self._overload = overload
         self._clock = clock
         self._origin = request.url.origin()
@@ -97,13 +112,11 @@ class _Call:
         self._due = 0.0
         self._started = 0.0
         self._failures = 0
-        self._last_cost = SUCCESS_REFUND
-        self._error: OpenRouterError | None = None
-        self._response: Response | None = None
+        self._refund = SUCCESS_REFUND
         self._history: list[Attempt] = []
 
     async def is_due(self) -> bool:
-        """Wait for the host's pause and the backoff to end; False when that, or any attempt, would be too late."""
+        """Wait for the host's pause and the backoff to end; False when they do not end in time."""
         while True:
             now = self._clock.monotonic()
             wait = self._due - now
@@ -113,13 +126,6 @@ class _Call:
             if wait <= 0:
                 return now < self._deadline
             if now + wait >= self._deadline:
-                if self._error is None:
-                    self._error = TransportError(
-                        f"not sent: the server asked for a pause, {pause:.1f} s of which are left",
-                        outcome=Outcome.NOT_SENT,
-                        attempts=0,
-                        retry_after=pause,
-                    )
                 return False
             await self._clock.sleep(wait)
 
@@ -129,65 +135,72 @@ class _Call:
         left = self._deadline - self._started
         if not self._history and left >= self._request.timeout:
             return self._request
-        number = self._history[-1].number + 1 if self._history else 1
-        return attrs.evolve(self._request, attempt=number, timeout=min(self._request.timeout, left))
+        return attrs.evolve(self._request, attempt=len(self._history) + 1, timeout=min(self._request.timeout, left))
 
-    def record(self, error: OpenRouterError, response: Response | None = None) -> None:
-        """Take note of how an attempt failed."""
-        self._error, self._response = error, response
-        if error.outcome is not Outcome.UNKNOWN and not any(attempt.is_ambiguous for attempt in self._history):
-            self._request.delivery.pending = False
-
-    def plan_retry(self) -> Attempt | None:
+    def plan_retry(self, failure: _Failure) -> Attempt | None:
         """Decide about another attempt; None when there shall be none."""
-        error = self._error
-        assert error is not None
-        policy = self._request.retry
         now = self._clock.monotonic()
-        wait = self._planned_wait(error)
-        if wait is None or now + wait >= self._deadline:
+        if failure.error.outcome is not Outcome.UNKNOWN and not any(a.is_ambiguous for a in self._history):
+            self._request.delivery.pending = False
+        wait = self._wait_after(failure)
+        if wait is None or now + wait >= self._deadline or not self._pay_for(failure):
             return None
-        if not self._is_stale(error) and self._budget is not None:
-            self._last_cost = TIMEOUT_COST if isinstance(error, RequestTimeoutError) else RETRY_COST
-            if not self._budget.spend(self._last_cost):
-                error.add_note(f"not retried: the retry budget of {policy.retry_budget:g} is used up")
-                return None
         self._due = now + wait
-        attempt = Attempt(number=len(self._history) + 1, error=error, elapsed=now - self._started, wait=wait)
+        attempt = Attempt(number=len(self._history) + 1, error=failure.error, elapsed=now - self._started, wait=wait)
         self._history.append(attempt)
         return attempt
 
-    def _is_stale(self, error: OpenRouterError) -> bool:
-        return isinstance(error, TransportError) and error.stale_connection
-
-    def _planned_wait(self, error: OpenRouterError) -> float | None:
-        policy = self._request.retry
-        if self._response is None and not (isinstance(error, TransportError) and policy.retry_connection_errors):
+    def _wait_after(self, failure: _Failure) -> float | None:
+        """Seconds to wait after a failure; None when it is not to be retried."""
+        error, response = failure.error, failure.response
+        if response is None and not (isinstance(error, TransportError) and self._policy.retry_connection_errors):
             return None
-        if self._is_stale(error):
+        if failure.is_stale_connection:
+            # The server closed an idle connection as it may: not its failure, and no reason to wait.
             return 0.0
         self._failures += 1
-        if error.retry_after is not None and self._response is not None and self._response.status in _PAUSING_STATUSES:
+        if response is not None and response.status in _PAUSING_STATUSES and error.retry_after is not None:
             self._overload.pause(self._origin, error.retry_after)
-        if self._failures >= policy.max_attempts:
+        if self._failures >= self._policy.max_attempts:
             return None
         if error.retry_after is not None:
             return error.retry_after
-        return backoff(policy, self._failures, self._clock.random())
+        return backoff(self._policy, self._failures, self._clock.random())
+
+    def _pay_for(self, failure: _Failure) -> bool:
+        if self._budget is None or failure.is_stale_connection:
+            return True
+        cost = TIMEOUT_COST if isinstance(failure.error, RequestTimeoutError) else RETRY_COST
+        if not self._budget.spend(cost):
+            failure.error.add_note(f"not retried: the retry budget of {self._policy.retry_budget:g} is used up")
+            return False
+        self._refund = cost
+        return True
+
+    def not_sent(self) -> _Failure:
+        """The failure of a call that could not wait for the end of its host's pause."""
+        pause = self._overload.paused(self._origin)
+        return _Failure(
+            TransportError(
+                f"not sent: the server asked for a pause, {pause:.1f} s of which are left",
+                outcome=Outcome.NOT_SENT,
+                attempts=0,
+                retry_after=pause,
+            )
+        )
 
     def finish(self, response: Response) -> Response:
         """The answer that is not retried, with the attempts before it."""
         if response.status < 300 and self._budget is not None:
-            self._budget.refund(self._last_cost)
+            self._budget.refund(self._refund)
         return self._with_history(response)
 
-    def give_up(self) -> Response:
+    def give_up(self, failure: _Failure) -> Response:
         """The last answer or error, with the attempts before it."""
-        if self._response is not None:
-            return self._with_history(self._response)
-        assert self._error is not None
-        self._error.history = tuple(self._history)
-        raise self._error
+        if failure.response is not None:
+            return self._with_history(failure.response)
+        failure.error.history = tuple(self._history)
+        raise failure.error
 
     def _with_history(self, response: Response) -> Response:
         return attrs.evolve(response, history=tuple(self._history)) if self._history else response

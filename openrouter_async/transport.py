@@ -91,8 +91,8 @@ class Transport:
         self._pid = os.getpid()
         self._known_connections: weakref.WeakSet[object] = weakref.WeakSet()
 
-    def check_usable(self) -> None:
-        """Bind to the running loop, or say why this is not possible.
+    def acquire_session(self) -> aiohttp.ClientSession:
+        """The session, bound to the running loop.
 
         Raises:
             ClientClosedError: The client is used from another loop or another process than before, or its borrowed
@@ -113,6 +113,7 @@ class Transport:
             )
         elif self._session.closed:
             raise ClientClosedError("the session that the client uses is closed")
+        return self._session
 
     async def send(self, request: Request) -> Response:
         """Send a request once and read its answer completely.
@@ -122,12 +123,12 @@ class Transport:
             ResponseValidationError: The answer is too large or cannot be decompressed.
             ClientClosedError: The session is closed.
         """
-        self.check_usable()
+        session = self.acquire_session()
         body = _Body(request.body, request.delivery, self._known_connections)
         started = time.perf_counter()
         try:
             async with asyncio.timeout(request.timeout):
-                return await self._exchange(request, body, started)
+                return await self._exchange(session, request, body, started)
         except OpenRouterError:
             raise
         except Exception as caught:  # noqa: BLE001 - whatever it is, the caller gets one of our errors
@@ -135,9 +136,10 @@ class Transport:
         # Raised here and not in the handler: the foreign exception and its frames hold headers and bodies.
         raise error
 
-    async def _exchange(self, request: Request, body: _Body, started: float) -> Response:
-        assert self._session is not None
-        answer = await self._session.request(
+    async def _exchange(
+        self, session: aiohttp.ClientSession, request: Request, body: _Body, started: float
+    ) -> Response:
+        answer = await session.request(
             request.method,
             request.url,
             data=body,
@@ -263,5 +265,5 @@ def _translate(caught: Exception, request: Request, body: _Body) -> OpenRouterEr
     return TransportError(
         f"{place}: {reason}",
         outcome=outcome,
-        stale_connection=body.reused and isinstance(caught, (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)),
+        stale_connection=body.reused and isinstance(caught, aiohttp.ClientConnectionError),
     )

@@ -1,0 +1,389 @@
+"""The client: an async context manager around one pooled session."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import warnings
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from ssl import SSLContext
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypedDict, Unpack, cast
+
+import attrs
+from yarl import URL
+
+from openrouter_async.backoff import RetryPolicy, check_number
+from openrouter_async.chain import Delivery, Handler, Middleware, Request, Response, build_chain
+from openrouter_async.clock import SYSTEM_CLOCK, Clock
+from openrouter_async.errors import ClientClosedError, RequestValidationError
+from openrouter_async.inflight import InFlight
+from openrouter_async.models import UNSET, ExchangeAuthCodeForAPIKeyResponse, Unset
+from openrouter_async.oauth import OPERATIONS, OAuth, OnKey, Operation
+from openrouter_async.options import Bearer, RequestOptions, check_header_value, to_base_url, to_headers
+from openrouter_async.overload import Overload
+from openrouter_async.redaction import mask_optional, redact_headers
+from openrouter_async.retry import OnRetry, RetryMiddleware
+from openrouter_async.transport import Transport
+
+if TYPE_CHECKING:
+    from aiohttp import ClientSession
+
+DEFAULT_BASE_URL: Final = "https://openrouter.ai/api/v1"
+
+ApiKeySource: TypeAlias = Callable[[], "str | None | Awaitable[str | None]"]
+"""Gives the API key for one call; it may be a coroutine function."""
+
+
+class ClientOptions(TypedDict, total=False):
+    """What `OpenRouter.with_options` takes; each as for `OpenRouter`."""
+
+    api_key: str | ApiKeySource | None
+    base_url: str | URL
+    timeout: float
+    retry: RetryPolicy
+    middlewares: Iterable[Middleware]
+    attempt_middlewares: Iterable[Middleware]
+    http_referer: str | None
+    x_open_router_title: str | None
+    x_open_router_categories: str | None
+    headers: Mapping[str, str] | None
+    on_key: OnKey | None
+    on_retry: OnRetry | None
+
+
+def _to_api_key(value: object) -> Bearer | ApiKeySource | None:
+    if value is None or isinstance(value, Bearer):
+        return value
+    if callable(value):
+        return cast(ApiKeySource, value)
+    return Bearer(cast(str, value))
+
+
+def _to_base_url(value: object) -> URL:
+    return to_base_url("base_url", value)
+
+
+def _to_headers(value: Mapping[str, str] | None) -> Mapping[str, str]:
+    return to_headers("headers", value)
+
+
+def _to_middlewares(value: Iterable[Middleware]) -> tuple[Middleware, ...]:
+    return tuple(value)
+
+
+def _is_header_value(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if value is not None:
+        check_header_value(attribute.name, value)
+
+
+def _is_timeout(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    check_number(attribute.name, value, least=0, exclusive=True)
+
+
+def _is_policy(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not isinstance(value, RetryPolicy):
+        raise RequestValidationError(attribute.name, "must be a RetryPolicy")
+
+
+def _is_callable(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if value is not None and not callable(value):
+        raise RequestValidationError(attribute.name, "must be callable")
+
+
+@attrs.frozen(kw_only=True)
+class _Settings:
+    api_key: Bearer | ApiKeySource | None = attrs.field(converter=_to_api_key, repr=mask_optional)
+    base_url: URL = attrs.field(converter=_to_base_url)
+    timeout: float = attrs.field(validator=_is_timeout)
+    retry: RetryPolicy = attrs.field(validator=_is_policy)
+    middlewares: tuple[Middleware, ...] = attrs.field(converter=_to_middlewares)
+    attempt_middlewares: tuple[Middleware, ...] = attrs.field(converter=_to_middlewares)
+    http_referer: str | None = attrs.field(validator=_is_header_value)
+    x_open_router_title: str | None = attrs.field(validator=_is_header_value)
+    x_open_router_categories: str | None = attrs.field(validator=_is_header_value)
+    headers: Mapping[str, str] = attrs.field(converter=_to_headers, repr=redact_headers)
+    on_key: OnKey | None = attrs.field(validator=_is_callable)
+    on_retry: OnRetry | None = attrs.field(validator=_is_callable)
+
+    def request_headers(self) -> dict[str, str]:
+        """The headers that all requests have in common, but for the bearer token."""
+        from openrouter_async import __version__
+
+        own = {
+            "Accept": "application/json",
+            # A key is shorter than what compression would cost, and a bomb needs compression.
+            "Accept-Encoding": "identity",
+            "User-Agent": f"openrouter-async/{__version__}",
+            "HTTP-Referer": self.http_referer,
+            "X-OpenRouter-Title": self.x_open_router_title,
+            "X-OpenRouter-Categories": self.x_open_router_categories,
+        }
+        return _merge_headers({name: value for name, value in own.items() if value}, self.headers)
+
+
+def _merge_headers(headers: Mapping[str, str], others: Mapping[str, str]) -> dict[str, str]:
+    replaced = {name.lower() for name in others}
+    return {name: value for name, value in headers.items() if name.lower() not in replaced} | dict(others)
+
+
+@attrs.define
+class _Shared:
+    """What a client and those made from it have in common."""
+
+    clock: Clock
+    transport: Transport
+    overload: Overload
+    in_flight: InFlight[ExchangeAuthCodeForAPIKeyResponse]
+    is_closed: bool = False
+
+
+class OpenRouter:
+    """A session with OpenRouter's OAuth API.
+
+    ::
+
+        async with OpenRouter() as client:
+            result = await client.oauth.exchange_auth_code_for_api_key(code=code, code_verifier=verifier)
+
+    It may be made outside a loop; it binds to the loop in which it is first used.
+
+    Args:
+        api_key: The app's own key, or a callable, sync or async, that gives it for each call. By default
+            ``OPENROUTER_API_KEY``; None sends no bearer token, as public clients do.
+        base_url: The address of the API. Plain http is accepted only to a loopback host.
+        timeout: Seconds for one attempt, from waiting for a connection to the last byte of the answer.
+        retry: When a call is tried again.
+        middlewares: They run once for each call, the first outermost.
+        attempt_middlewares: They run once for each attempt, inside the retries.
+        session: A session to borrow: it is never closed, never reconfigured, and its own middlewares keep working.
+        pool_size: Connections at the most.
+        proxy: The URL of an HTTP proxy; None uses none.
+        ssl: A TLS context; True verifies by the system's certificates.
+        trust_env: Whether proxies are read from the environment, as aiohttp does.
+        http_referer: The app's URL, its identity; by default ``OPENROUTER_HTTP_REFERER``.
+        x_open_router_title: The app's name; by default ``OPENROUTER_X_OPEN_ROUTER_TITLE``.
+        x_open_router_categories: The app's categories, separated by commas; by default
+            ``OPENROUTER_X_OPEN_ROUTER_CATEGORIES``.
+        headers: More headers for every request.
+        on_key: An async callable of (request, response), the key's safe place: it is awaited before any caller gets the
+            key, and also when the caller was cancelled meanwhile.
+        on_retry: A callable of (request, attempt), called before each retry.
+        clock: Where time and chance come from, for tests.
+
+    Raises:
+        RequestValidationError: An argument is not valid.
+    """
+
+    def __init__(
+        self,
+        api_key: str | ApiKeySource | None | Unset = UNSET,
+        *,
+        base_url: str | URL = DEFAULT_BASE_URL,
+        timeout: float = 30.0,
+        retry: RetryPolicy | None = None,
+        middlewares: Iterable[Middleware] = (),
+        attempt_middlewares: Iterable[Middleware] = (),
+        session: ClientSession | None = None,
+        pool_size: int = 100,
+        proxy: str | URL | None = None,
+        ssl: SSLContext | bool = True,
+        trust_env: bool = False,
+        http_referer: str | None = None,
+        x_open_router_title: str | None = None,
+        x_open_router_categories: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        on_key: OnKey | None = None,
+        on_retry: OnRetry | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        settings = _Settings(
+            api_key=_from_environment("OPENROUTER_API_KEY") if isinstance(api_key, Unset) else api_key,
+            base_url=base_url,
+            timeout=timeout,
+            retry=RetryPolicy() if retry is None else retry,
+            middlewares=middlewares,
+            attempt_middlewares=attempt_middlewares,
+            http_referer=http_referer or _from_environment("OPENROUTER_HTTP_REFERER"),
+            x_open_router_title=x_open_router_title or _from_environment("OPENROUTER_X_OPEN_ROUTER_TITLE"),
+            x_open_router_categories=(
+                x_open_router_categories or _from_environment("OPENROUTER_X_OPEN_ROUTER_CATEGORIES")
+            ),
+            headers=headers,
+            on_key=on_key,
+            on_retry=on_retry,
+        )
+        if isinstance(pool_size, bool) or not isinstance(pool_size, int) or pool_size < 1:
+            raise RequestValidationError("pool_size", "must be an integer from 1")
+        transport = Transport(
+            session=session, pool_size=pool_size, proxy=_to_proxy(proxy), ssl=ssl, trust_env=trust_env
+        )
+        self._bind(settings, _Shared(clock, transport, Overload(clock), InFlight()), owner=None)
+
+    def _bind(self, settings: _Settings, shared: _Shared, *, owner: OpenRouter | None) -> None:
+        self._settings = settings
+        self._shared = shared
+        # A client made by with_options keeps the one alive that closes the pool.
+        self._owner = owner
+        self._headers = settings.request_headers()
+        self._urls = _operation_urls(settings.base_url)
+        retry = RetryMiddleware(overload=shared.overload, clock=shared.clock, on_retry=settings.on_retry)
+        attempt = build_chain("attempt_middlewares", settings.attempt_middlewares, shared.transport.send)
+        self._handler: Handler = build_chain("middlewares", (*settings.middlewares, retry), attempt)
+        self.oauth = OAuth(self)
+
+    def with_options(self, **options: Unpack[ClientOptions]) -> OpenRouter:
+        """A client that differs in some options and shares this one's pool, pauses and exchanges on their way.
+
+        Closing it closes nothing: the pool is closed with the client that it came from.
+
+        Args:
+            options: Any of the arguments of `OpenRouter` but those of the pool.
+
+        Raises:
+            RequestValidationError: An option is not valid.
+        """
+        client = object.__new__(type(self))
+        client._bind(attrs.evolve(self._settings, **options), self._shared, owner=self._owner or self)
+        return client
+
+    async def __aenter__(self) -> Self:
+        self.check_usable()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self, *, timeout: float = 10.0) -> None:
+        """Refuse new calls, let the exchanges on their way end, and close the pool. Closing again does no harm.
+
+        Args:
+            timeout: Seconds to wait for the exchanges on their way; then they are cancelled, and their callers get a
+                `ClientClosedError`.
+        """
+        if self._owner is not None:
+            return
+        self._shared.is_closed = True
+        try:
+            await self._shared.in_flight.drain(timeout)
+        finally:
+            await self._shared.transport.aclose()
+
+    def __del__(self) -> None:
+        # An argument that was refused leaves a client without a pool.
+        shared: _Shared | None = getattr(self, "_shared", None)
+        if shared is not None and self._owner is None and shared.transport.abandon():
+            warnings.warn(
+                f"unclosed {self!r}; use `async with` or aclose()", ResourceWarning, stacklevel=2, source=self
+            )
+
+    def __repr__(self) -> str:
+        state = "closed" if self._shared.is_closed else "open"
+        return f"<{type(self).__module__.partition('.')[0]}.{type(self).__name__} {self._settings.base_url} {state}>"
+
+    # What follows is the side that `OAuth` sees: the protocol `openrouter_async.oauth.Caller`.
+
+    @property
+    def clock(self) -> Clock:
+        """Where time and chance come from."""
+        return self._shared.clock
+
+    @property
+    def on_key(self) -> OnKey | None:
+        """Where keys are put."""
+        return self._settings.on_key
+
+    @property
+    def in_flight(self) -> InFlight[ExchangeAuthCodeForAPIKeyResponse]:
+        """The exchanges on their way."""
+        return self._shared.in_flight
+
+    def check_usable(self) -> None:
+        """Bind to the running loop, or say why this is not possible.
+
+        Raises:
+            ClientClosedError: The client is closed, belongs to another loop, or was carried over a fork.
+        """
+        if self._shared.is_closed:
+            raise ClientClosedError("the client is closed")
+        self._shared.transport.acquire_session()
+
+    async def resolve_bearer(self) -> Bearer | None:
+        """The bearer token for one call.
+
+        Raises:
+            RequestValidationError: The callable raised, or gave something that cannot be sent.
+        """
+        source = self._settings.api_key
+        if source is None or isinstance(source, Bearer):
+            return source
+        try:
+            key = source()
+            if inspect.isawaitable(key):
+                key = await key
+        except Exception as failure:
+            raise RequestValidationError("api_key", f"its callable raised {type(failure).__name__}") from failure
+        return None if key is None else Bearer(key)
+
+    def prepare(
+        self,
+        operation: Operation,
+        body: bytes,
+        *,
+        bearer: Bearer | None,
+        options: RequestOptions | None,
+        delivery: Delivery,
+        secrets: tuple[str, ...],
+    ) -> Request:
+        """The request for one call, of the client's settings and the call's options."""
+        settings = self._settings
+        url, headers, timeout, retry = self._urls[operation], self._headers, settings.timeout, settings.retry
+        if bearer is not None:
+            headers = {"Authorization": f"Bearer {bearer.token}"} | headers
+            secrets = (*secrets, bearer.token)
+        if options is not None:
+            if options.server_url is not None:
+                url = _operation_urls(options.server_url)[operation]
+            if options.headers:
+                headers = _merge_headers(headers, options.headers)
+            timeout = settings.timeout if options.timeout is None else options.timeout
+            retry = settings.retry if options.retry is None else options.retry
+        return Request(
+            method="POST",
+            url=url,
+            headers=headers,
+            body=body,
+            operation=operation.name,
+            timeout=timeout,
+            retry=retry,
+            secrets=secrets,
+            delivery=delivery,
+        )
+
+    def handle(self, request: Request) -> Awaitable[Response]:
+        """Send a request through the chain."""
+        return self._handler(request)
+
+
+def _from_environment(name: str) -> str | None:
+    return os.environ.get(name) or None
+
+
+def _operation_urls(base_url: URL) -> dict[Operation, URL]:
+    # Joining by "/" would lose the path of the base.
+    base = str(base_url).rstrip("/")
+    return {operation: URL(base + operation.path) for operation in OPERATIONS}
+
+
+def _to_proxy(value: str | URL | None) -> URL | None:
+    if value is None:
+        return None
+    try:
+        url = URL(value)
+    except (ValueError, TypeError):
+        url = URL()
+    if url.scheme not in ("http", "https") or not url.host:
+        raise RequestValidationError("proxy", "must be an http or https URL")
+    return url

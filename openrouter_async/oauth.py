@@ -1,0 +1,293 @@
+"""The two operations of OpenRouter's OAuth API."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Any, Final, Protocol, TypeAlias, TypeVar, overload
+from uuid import UUID
+
+import attrs
+from yarl import URL
+
+from openrouter_async import converter
+from openrouter_async.chain import Delivery, Request, Response
+from openrouter_async.clock import Clock
+from openrouter_async.errors import KeyDeliveryError, OpenRouterError, RequestValidationError, ResponseValidationError
+from openrouter_async.inflight import InFlight
+from openrouter_async.models import (
+    UNSET,
+    CodeChallengeMethod,
+    CreateAuthKeysCodeRequest,
+    CreateAuthKeysCodeResponse,
+    ExchangeAuthCodeForAPIKeyRequest,
+    ExchangeAuthCodeForAPIKeyResponse,
+    HttpMeta,
+    Unset,
+    UsageLimitType,
+)
+from openrouter_async.options import Bearer, RequestOptions
+from openrouter_async.outcomes import error_from, settle
+
+logger = logging.getLogger(__name__)
+
+OnKey: TypeAlias = Callable[[ExchangeAuthCodeForAPIKeyRequest, ExchangeAuthCodeForAPIKeyResponse], Awaitable[object]]
+"""Puts a key into its safe place. It is awaited before any caller gets the key, and also when no caller is left."""
+
+_Model = TypeVar("_Model", ExchangeAuthCodeForAPIKeyRequest, CreateAuthKeysCodeRequest)
+_Result = TypeVar("_Result", ExchangeAuthCodeForAPIKeyResponse, CreateAuthKeysCodeResponse)
+
+
+@attrs.frozen
+class Operation:
+    """An operation of the API.
+
+    Attributes:
+        name: Its ``operationId``.
+        path: Its path below the base URL.
+    """
+
+    name: str
+    path: str
+
+
+EXCHANGE: Final = Operation("exchangeAuthCodeForAPIKey", "/auth/keys")
+CREATE: Final = Operation("createAuthKeysCode", "/auth/keys/code")
+OPERATIONS: Final = (EXCHANGE, CREATE)
+
+
+class Caller(Protocol):
+    """What the operations need of a client."""
+
+    @property
+    def clock(self) -> Clock:
+        """Where time comes from."""
+        ...
+
+    @property
+    def on_key(self) -> OnKey | None:
+        """Where keys are put."""
+        ...
+
+    @property
+    def in_flight(self) -> InFlight[ExchangeAuthCodeForAPIKeyResponse]:
+        """The exchanges on their way."""
+        ...
+
+    def check_usable(self) -> None:
+        """Raise `ClientClosedError` when nothing can be sent."""
+        ...
+
+    async def resolve_bearer(self) -> Bearer | None:
+        """The bearer token for one call."""
+        ...
+
+    def prepare(
+        self,
+        operation: Operation,
+        body: bytes,
+        *,
+        bearer: Bearer | None,
+        options: RequestOptions | None,
+        delivery: Delivery,
+        secrets: tuple[str, ...],
+    ) -> Request:
+        """The request for one call."""
+        ...
+
+    def handle(self, request: Request) -> Awaitable[Response]:
+        """Send a request through the chain."""
+        ...
+
+
+class OAuth:
+    """The operations, as ``client.oauth``."""
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+
+    @overload
+    async def exchange_auth_code_for_api_key(
+        self, request: ExchangeAuthCodeForAPIKeyRequest, /, *, options: RequestOptions | None = None
+    ) -> ExchangeAuthCodeForAPIKeyResponse: ...
+
+    @overload
+    async def exchange_auth_code_for_api_key(
+        self,
+        /,
+        *,
+        code: str,
+        code_verifier: str | None = None,
+        code_challenge_method: CodeChallengeMethod | str | None | Unset = UNSET,
+        options: RequestOptions | None = None,
+    ) -> ExchangeAuthCodeForAPIKeyResponse: ...
+
+    async def exchange_auth_code_for_api_key(
+        self,
+        request: ExchangeAuthCodeForAPIKeyRequest | None = None,
+        /,
+        *,
+        options: RequestOptions | None = None,
+        **fields: Any,
+    ) -> ExchangeAuthCodeForAPIKeyResponse:
+        """Exchange an authorization code for a user-controlled API key.
+
+        Calls that are equal in every field and under way at the same time share one request. A caller that is cancelled
+        after its request left does not take the key with it: the exchange runs on, and ``on_key`` gets the result.
+
+        Args:
+            request: The whole request, instead of its fields.
+            options: What this call does differently from its client.
+            **fields: ``code``, ``code_verifier`` and ``code_challenge_method``, as in
+                `ExchangeAuthCodeForAPIKeyRequest`.
+
+        Raises:
+            RequestValidationError: A field is not valid; nothing was sent.
+            APIError: The server answered with a status of 400 or more.
+            ResponseValidationError: The answer is not what the API documents.
+            TransportError: There was no HTTP answer.
+            KeyDeliveryError: ``on_key`` raised; the error holds the key.
+            ClientClosedError: The client is closed.
+
+        See Also:
+            ``exchangeAuthCodeForAPIKey`` in https://openrouter.ai/docs/api-reference; RFC 6749, section 4.1.3;
+            RFC 7636, section 4.5.
+        """
+        model = _to_model(ExchangeAuthCodeForAPIKeyRequest, request, fields)
+        # A traceback that shows local variables would show the code.
+        del request, fields
+        caller = self._caller
+        caller.check_usable()
+        bearer = await caller.resolve_bearer()
+        return await caller.in_flight.join(
+            (caller, bearer, model, options), functools.partial(self._exchange, model, bearer, options)
+        )
+
+    @overload
+    async def create_auth_code(
+        self, request: CreateAuthKeysCodeRequest, /, *, options: RequestOptions | None = None
+    ) -> CreateAuthKeysCodeResponse: ...
+
+    @overload
+    async def create_auth_code(
+        self,
+        /,
+        *,
+        callback_url: str | URL,
+        code_challenge: str | None = None,
+        code_challenge_method: CodeChallengeMethod | str | None | Unset = UNSET,
+        limit: float | None = None,
+        usage_limit_type: UsageLimitType | str | None = None,
+        expires_at: datetime | None | Unset = UNSET,
+        key_label: str | None = None,
+        workspace_id: UUID | str | None = None,
+        options: RequestOptions | None = None,
+    ) -> CreateAuthKeysCodeResponse: ...
+
+    async def create_auth_code(
+        self,
+        request: CreateAuthKeysCodeRequest | None = None,
+        /,
+        *,
+        options: RequestOptions | None = None,
+        **fields: Any,
+    ) -> CreateAuthKeysCodeResponse:
+        """Create an authorization code; the client needs an API key of its own for this.
+
+        Args:
+            request: The whole request, instead of its fields.
+            options: What this call does differently from its client.
+            **fields: ``callback_url``, ``code_challenge``, ``code_challenge_method``, ``limit``, ``usage_limit_type``,
+                ``expires_at``, ``key_label`` and ``workspace_id``, as in `CreateAuthKeysCodeRequest`.
+
+        Raises:
+            RequestValidationError: A field is not valid, or there is no API key; nothing was sent.
+            APIError: The server answered with a status of 400 or more.
+            ResponseValidationError: The answer is not what the API documents.
+            TransportError: There was no HTTP answer.
+            ClientClosedError: The client is closed.
+
+        See Also:
+            ``createAuthKeysCode`` in https://openrouter.ai/docs/api-reference.
+        """
+        model = _to_model(CreateAuthKeysCodeRequest, request, fields)
+        caller = self._caller
+        caller.check_usable()
+        call = caller.prepare(
+            CREATE,
+            converter.dump(model),
+            bearer=await caller.resolve_bearer(),
+            options=options,
+            delivery=Delivery(),
+            secrets=(),
+        )
+        if not any(name.lower() == "authorization" for name in call.headers):
+            raise RequestValidationError("api_key", "must be given: creating a code needs a bearer token")
+        return await self._call(call, CreateAuthKeysCodeResponse)
+
+    async def _exchange(
+        self,
+        model: ExchangeAuthCodeForAPIKeyRequest,
+        bearer: Bearer | None,
+        options: RequestOptions | None,
+        delivery: Delivery,
+    ) -> ExchangeAuthCodeForAPIKeyResponse:
+        secrets = (model.code,) if model.code_verifier is None else (model.code, model.code_verifier)
+        call = self._caller.prepare(
+            EXCHANGE, converter.dump(model), bearer=bearer, options=options, delivery=delivery, secrets=secrets
+        )
+        del secrets
+        response = await self._call(call, ExchangeAuthCodeForAPIKeyResponse)
+        on_key = self._caller.on_key
+        if on_key is None:
+            if delivery.abandoned:
+                logger.warning("a key is lost: its caller was cancelled while it was on its way, and no on_key is set")
+            return response
+        try:
+            await on_key(model, response)
+        except Exception as failure:
+            raise KeyDeliveryError(
+                f"on_key raised {type(failure).__name__}; the key is in .response", response=response
+            ) from failure
+        return response
+
+    async def _call(self, request: Request, kind: type[_Result]) -> _Result:
+        started = time.perf_counter()
+        try:
+            response = await self._caller.handle(request)
+        except OpenRouterError as failure:
+            settle(failure)
+            raise
+        error: OpenRouterError
+        if 200 <= response.status < 300:
+            http_meta = HttpMeta(
+                status_code=response.status,
+                headers=response.headers,
+                attempts=len(response.history) + 1,
+                elapsed=time.perf_counter() - started,
+                request_id=response.request_id,
+            )
+            try:
+                return converter.load(kind, response.body, http_meta)
+            except converter.MalformedBodyError as malformed:
+                error = ResponseValidationError(
+                    f"{response.status}: {malformed}", status_code=response.status, headers=response.headers
+                )
+        else:
+            error = error_from(request, response, self._caller.clock)
+        error.history = response.history
+        settle(error)
+        raise error
+
+
+def _to_model(kind: type[_Model], request: _Model | None, fields: dict[str, Any]) -> _Model:
+    if request is None:
+        return kind(**fields)
+    if fields:
+        raise RequestValidationError("request", "must not come with fields beside it")
+    if not isinstance(request, kind):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise RequestValidationError("request", f"must be a {kind.__name__}")
+    return request
