@@ -16,25 +16,30 @@ T = TypeVar("T")
 
 
 class _Flight(Generic[T]):
-    """A task, and how many callers wait for it."""
+    """An exchange on its way, and the callers that wait for it."""
 
-    __slots__ = ("delivery", "task", "waiters")
+    __slots__ = ("callers", "delivery", "error", "key", "result", "task")
 
-    def __init__(self, task: asyncio.Task[T], delivery: Delivery) -> None:
-        self.task = task
-        self.delivery = delivery
-        self.waiters = 0
+    task: asyncio.Task[None]
+
+    def __init__(self, key: Hashable) -> None:
+        self.key = key
+        self.callers: list[asyncio.Future[None]] = []
+        self.delivery = Delivery()
+        self.error: Exception | None = None
+        self.result: T | None = None
 
 
 class InFlight(Generic[T]):
     """The exchanges that a client has on their way, each in a task of its own."""
 
     def __init__(self) -> None:
-        self._flights: dict[Hashable, _Flight[T]] = {}
-        self._tasks: set[asyncio.Task[T]] = set()
+        # Flights that can be joined; one that is being cancelled is only among the others.
+        self._joinable: dict[Hashable, _Flight[T]] = {}
+        self._flights: set[_Flight[T]] = set()
 
     def __len__(self) -> int:
-        return len(self._tasks)
+        return len(self._flights)
 
     async def join(self, key: Hashable, start: Callable[[Delivery], Coroutine[Any, Any, T]]) -> T:
         """Wait for the exchange with this key; start it when there is none on its way.
@@ -49,48 +54,57 @@ class InFlight(Generic[T]):
         Raises:
             ClientClosedError: The client was closed, and the exchange did not end in time.
         """
-        flight = self._flights.get(key)
+        loop = asyncio.get_running_loop()
+        flight = self._joinable.get(key)
         if flight is None:
-            flight = self._start(key, start)
-        flight.waiters += 1
+            flight = self._joinable[key] = _Flight(key)
+            flight.task = loop.create_task(self._fly(flight, start))
+            self._flights.add(flight)
+        landed: asyncio.Future[None] = loop.create_future()
+        flight.callers.append(landed)
         flight.delivery.abandoned = False
-        landed = asyncio.get_running_loop().create_future()
-        wake = _waker(landed)
-        flight.task.add_done_callback(wake)
         try:
             await landed
         except asyncio.CancelledError:
-            flight.task.remove_done_callback(wake)
-            flight.delivery.abandoned = flight.waiters == 1
-            if flight.delivery.abandoned and not flight.delivery.pending and not flight.task.done():
-                self._flights.pop(key, None)
-                flight.task.cancel()
+            flight.callers.remove(landed)
+            self._abandon(flight)
             raise
-        finally:
-            flight.waiters -= 1
-        if flight.task.cancelled():
+        if flight.error is not None:
+            # Each caller raises the same error; the frames of one must not show in another.
+            raise flight.error.with_traceback(None)
+        if flight.result is None:
             raise ClientClosedError(
                 "the client was closed before the exchange ended",
                 outcome=Outcome.UNKNOWN if flight.delivery.pending else Outcome.NOT_SENT,
             )
-        return flight.task.result()
+        return flight.result
 
-    def _start(self, key: Hashable, start: Callable[[Delivery], Coroutine[Any, Any, T]]) -> _Flight[T]:
-        delivery = Delivery()
-        task = asyncio.get_running_loop().create_task(start(delivery))
-        flight = self._flights[key] = _Flight(task, delivery)
-        self._tasks.add(task)
+    def _abandon(self, flight: _Flight[T]) -> None:
+        """The last caller is gone: a flight that no server can have heard of ends, any other runs on."""
+        if flight.callers or flight.task.done():
+            return
+        flight.delivery.abandoned = True
+        if not flight.delivery.pending:
+            flight.task.cancel()
+            self._land(flight)
 
-        def land(task: asyncio.Task[T]) -> None:
-            self._tasks.discard(task)
-            if self._flights.get(key) is flight:
-                del self._flights[key]
-            if not flight.waiters and not task.cancelled() and (error := task.exception()) is not None:
-                # Fetched above, or asyncio would report it as never retrieved.
+    def _land(self, flight: _Flight[T]) -> None:
+        self._flights.discard(flight)
+        if self._joinable.get(flight.key) is flight:
+            del self._joinable[flight.key]
+        for landed in flight.callers:
+            if not landed.done():
+                landed.set_result(None)
+
+    async def _fly(self, flight: _Flight[T], start: Callable[[Delivery], Coroutine[Any, Any, T]]) -> None:
+        try:
+            flight.result = await start(flight.delivery)
+        except Exception as error:  # noqa: BLE001 - it is raised in the callers
+            flight.error = error
+            if not flight.callers:
                 logger.warning("an exchange whose caller was cancelled failed: %s", error)
-
-        task.add_done_callback(land)
-        return flight
+        finally:
+            self._land(flight)
 
     async def drain(self, timeout: float) -> int:
         """Wait for all exchanges on their way, then cancel what is left.
@@ -101,9 +115,10 @@ class InFlight(Generic[T]):
         Returns:
             How many did not end in time.
         """
-        if not self._tasks:
+        flights = tuple(self._flights)
+        if not flights:
             return 0
-        tasks = tuple(self._tasks)
+        tasks = [flight.task for flight in flights]
         try:
             _, late = await asyncio.wait(tasks, timeout=timeout)
         finally:
@@ -112,12 +127,7 @@ class InFlight(Generic[T]):
         if late:
             await asyncio.wait(late)
             logger.warning("the client was closed with %d exchange(s) still on their way", len(late))
+        for flight in flights:
+            # A task that is cancelled before its first step never lands by itself.
+            self._land(flight)
         return len(late)
-
-
-def _waker(landed: asyncio.Future[None]) -> Callable[[asyncio.Task[Any]], None]:
-    def wake(_task: asyncio.Task[Any]) -> None:
-        if not landed.done():
-            landed.set_result(None)
-
-    return wake

@@ -17,6 +17,7 @@ from aiohttp.payload import BytesPayload
 from yarl import URL
 
 from openrouter_async.chain import Delivery, Request, Response
+from openrouter_async.deadlines import Deadlines
 from openrouter_async.errors import (
     ClientClosedError,
     OpenRouterError,
@@ -55,7 +56,8 @@ class _Body(BytesPayload):
         protocol = getattr(writer, "protocol", None)
         if protocol is not None:
             self.reused = protocol in self._known
-            self._known.add(protocol)
+            if not self.reused:
+                self._known.add(protocol)
         if writer.transport is not None and not writer.transport.is_closing():
             self.written = self._delivery.pending = True
         await super().write_with_length(writer, content_length)
@@ -89,6 +91,7 @@ class Transport:
         self._trust_env = trust_env
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = os.getpid()
+        self._deadlines = Deadlines()
         self._known_connections: weakref.WeakSet[object] = weakref.WeakSet()
 
     def acquire_session(self) -> aiohttp.ClientSession:
@@ -126,13 +129,19 @@ class Transport:
         session = self.acquire_session()
         body = _Body(request.body, request.delivery, self._known_connections)
         started = time.perf_counter()
+        deadline = self._deadlines.start(request.timeout)
         try:
-            async with asyncio.timeout(request.timeout):
-                return await self._exchange(session, request, body, started)
+            return await self._exchange(session, request, body, started)
+        except asyncio.CancelledError:
+            if not deadline.caused_cancellation():
+                raise
+            error = _translate(TimeoutError(), request, body)
         except OpenRouterError:
             raise
         except Exception as caught:  # noqa: BLE001 - whatever it is, the caller gets one of our errors
             error = _translate(caught, request, body)
+        finally:
+            self._deadlines.stop(deadline)
         # Raised here and not in the handler: the foreign exception and its frames hold headers and bodies.
         raise error
 
@@ -182,6 +191,7 @@ class Transport:
 
     async def aclose(self) -> None:
         """Close the session, if it is our own."""
+        self._deadlines.close()
         if self._session is not None and not self._is_borrowed:
             await self._session.close()
 
@@ -193,9 +203,11 @@ class Transport:
         connector = session.connector
         session.detach()
         if connector is not None:
-            with suppress(RuntimeError):
-                # Closing is done by the call; awaiting only waits for the sockets.
-                connector.close().__await__()
+            closing = connector.close().__await__()
+            # The first step closes; the others would wait for the sockets, and there is nobody to wait.
+            with suppress(StopIteration, RuntimeError):
+                next(closing)
+            closing.close()
         return True
 
 

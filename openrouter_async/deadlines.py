@@ -1,0 +1,78 @@
+"""Time limits for many requests behind one timer of the loop."""
+
+from __future__ import annotations
+
+import asyncio
+
+
+class Deadline:
+    """A moment by which a task has to be done with something.
+
+    Attributes:
+        when: The moment, in the loop's time.
+        expired: Whether it came, and the task was cancelled for it.
+    """
+
+    __slots__ = ("_cancelling", "expired", "task", "when")
+
+    def __init__(self, task: asyncio.Task[object], when: float) -> None:
+        self.task = task
+        self.when = when
+        self.expired = False
+        self._cancelling = task.cancelling()
+
+    def caused_cancellation(self) -> bool:
+        """Whether a `CancelledError` in the task comes from this deadline alone; to be asked once."""
+        return self.expired and self.task.uncancel() <= self._cancelling
+
+
+class Deadlines:
+    """The deadlines of one loop: what `asyncio.timeout` does, without a timer for each.
+
+    The one timer is set to the earliest deadline that was known when it was set. As most requests are answered long
+    before, it fires about once in the length of a timeout, looks at what is left, and is set anew.
+    """
+
+    def __init__(self) -> None:
+        self._active: set[Deadline] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __len__(self) -> int:
+        return len(self._active)
+
+    def start(self, seconds: float) -> Deadline:
+        """Let a deadline run for the current task."""
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a deadline needs a running task")
+        loop = task.get_loop()
+        deadline = Deadline(task, loop.time() + seconds)
+        self._active.add(deadline)
+        if self._timer is None or deadline.when < self._timer.when():
+            self._set_timer(loop, deadline.when)
+        return deadline
+
+    def stop(self, deadline: Deadline) -> None:
+        """Forget a deadline, whether it came or not."""
+        self._active.discard(deadline)
+
+    def close(self) -> None:
+        """Stop the timer."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _set_timer(self, loop: asyncio.AbstractEventLoop, when: float) -> None:
+        self.close()
+        self._timer = loop.call_at(when, self._expire, loop)
+
+    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = None
+        # The loop runs a timer up to its clock's resolution early; what is due then is due now.
+        now = loop.time() + 1e-3
+        for deadline in [deadline for deadline in self._active if deadline.when <= now]:
+            self._active.discard(deadline)
+            deadline.expired = True
+            deadline.task.cancel()
+        if self._active:
+            self._set_timer(loop, min(deadline.when for deadline in self._active))
