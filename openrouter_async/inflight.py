@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Hashable
+from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 from openrouter_async.chain import Delivery
@@ -18,7 +19,7 @@ T = TypeVar("T")
 class _Flight(Generic[T]):
     """An exchange on its way, and the callers that wait for it."""
 
-    __slots__ = ("callers", "delivery", "error", "key", "result", "task")
+    __slots__ = ("callers", "delivery", "error", "key", "result", "task", "traceback")
 
     task: asyncio.Task[None]
 
@@ -27,6 +28,7 @@ class _Flight(Generic[T]):
         self.callers: list[asyncio.Future[None]] = []
         self.delivery = Delivery()
         self.error: Exception | None = None
+        self.traceback: TracebackType | None = None
         self.result: T | None = None
 
 
@@ -71,7 +73,7 @@ class InFlight(Generic[T]):
             raise
         if flight.error is not None:
             # Each caller raises the same error; the frames of one must not show in another.
-            raise flight.error.with_traceback(None)
+            raise flight.error.with_traceback(flight.traceback)
         if flight.result is None:
             raise ClientClosedError(
                 "the client was closed before the exchange ended",
@@ -100,7 +102,7 @@ class InFlight(Generic[T]):
         try:
             flight.result = await start(flight.delivery)
         except Exception as error:  # noqa: BLE001 - it is raised in the callers
-            flight.error = error
+            flight.error, flight.traceback = error, error.__traceback__
             if not flight.callers:
                 logger.warning("an exchange whose caller was cancelled failed: %s", error)
         finally:
