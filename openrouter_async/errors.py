@@ -121,7 +121,9 @@ class OpenRouterError(Exception):
 
 
 def _rebuild(cls: type[OpenRouterError], args: tuple[Any, ...]) -> OpenRouterError:
-    return cls.__new__(cls, *args)
+    error = cls.__new__(cls)
+    error.args = args
+    return error
 
 
 class RequestValidationError(OpenRouterError, ValueError):

@@ -37,7 +37,7 @@ def error_from(request: Request, response: Response, clock: Clock) -> OpenRouter
         return ResponseValidationError(
             f"{response.status}: {kind}", status_code=response.status, headers=response.headers
         )
-    text = scrub(response.body[:_BODY_LENGTH].decode("utf-8", "replace"), request.secrets)
+    text = scrub(response.body.decode("utf-8", "replace"), request.secrets)
     message, code, metadata = _read_error_body(text)
     if response.headers.get("CF-Mitigated") == "challenge":
         message = "Cloudflare wants to see a browser (cf-mitigated: challenge)"
@@ -47,7 +47,7 @@ def error_from(request: Request, response: Response, clock: Clock) -> OpenRouter
         outcome=outcome_of(response.status),
         code=code,
         metadata=metadata,
-        body=text,
+        body=text[:_BODY_LENGTH],
         headers=response.headers,
         request_id=response.request_id,
         retry_after=parse_retry_after(response.headers, clock.time()),

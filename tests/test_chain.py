@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import attrs
+import pytest
+from yarl import URL
+
+from openrouter_async import Handler, OpenRouter, Request, Response, RetryPolicy, errors
+from openrouter_async.chain import build_chain
+
+REQUEST = Request(
+    method="POST",
+    url=URL("https://openrouter.ai/api/v1/auth/keys"),
+    headers={},
+    body=b"{}",
+    operation="exchangeAuthCodeForAPIKey",
+    timeout=30,
+    retry=RetryPolicy(),
+)
+
+
+async def echo(request: Request) -> Response:
+    return Response(status=200, headers=request.headers, body=b"", elapsed=0.0)
+
+
+def tag(name: str) -> Any:
+    async def middleware(request: Request, call_next: Handler) -> Response:
+        response = await call_next(attrs.evolve(request, headers={"Way": request.headers.get("Way", "") + f">{name}"}))
+        return attrs.evolve(response, headers={"Way": response.headers["Way"] + f"<{name}"})
+
+    return middleware
+
+
+async def test_the_first_middleware_is_outermost() -> None:
+    handler = build_chain("middlewares", [tag("a"), tag("b")], echo)
+    assert (await handler(REQUEST)).headers["Way"] == ">a>b<b<a"
+
+
+async def test_no_middleware_leaves_the_handler_as_it_is() -> None:
+    assert build_chain("middlewares", [], echo) is echo
+
+
+class Callable:
+    async def __call__(self, request: Request, call_next: Handler) -> Response:
+        return await call_next(request)
+
+    async def method(self, request: Request, call_next: Handler) -> Response:
+        return await call_next(request)
+
+
+async def with_option(option: int, request: Request, call_next: Handler) -> Response:
+    return await call_next(request)
+
+
+@pytest.mark.parametrize("middleware", [Callable(), Callable().method, functools.partial(with_option, 1)])
+async def test_anything_that_is_called_asynchronously_can_be_a_middleware(middleware: Any) -> None:
+    assert (await build_chain("middlewares", [middleware], echo)(REQUEST)).status == 200
+
+
+def not_async(request: Request, call_next: Handler) -> Response:
+    raise AssertionError("never called")
+
+
+async def of_one_argument(request: Request) -> Response:
+    raise AssertionError("never called")
+
+
+@pytest.mark.parametrize("middleware", [None, 7, not_async, of_one_argument, Callable])
+@pytest.mark.parametrize("field", ["middlewares", "attempt_middlewares"])
+def test_what_cannot_be_a_middleware_is_refused_when_the_client_is_made(field: str, middleware: Any) -> None:
+    options: dict[str, Any] = {field: [middleware]}
+    with pytest.raises(errors.RequestValidationError) as caught:
+        OpenRouter(None, **options)
+    assert str(caught.value) == f"{field}: must hold async callables of (request, call_next)"
