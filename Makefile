@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test stress check bench docs clean
+.PHONY: demo test stress check package bench docs clean
 .DELETE_ON_ERROR:
 
 .venv/.pip:
@@ -37,6 +37,17 @@ check: .venv/.test .venv/.check
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 	$(BIN)/pyright
+
+# The wheel, in an environment where nothing else is.
+package: .venv/.pip
+	rm -rf dist .cache/package
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	$(PYTHON) -m venv .cache/package
+	.cache/package/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
+	cd .cache && package/bin/python -m openrouter_async.testing.demo
+
+stress: .venv/.test
+	STRESS=1 $(BIN)/python -m pytest -s -m stress $(PYTEST_ARGS)
 
 clean:
 	rm -rf .venv dist docs/_build .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
