@@ -114,9 +114,24 @@ def _is_text(_instance: object, attribute: attrs.Attribute[Any], value: object) 
         raise RequestValidationError(attribute.name, "must be a string that is not empty")
 
 
+def validate_code_verifier(field: str, value: object) -> str:
+    """Check a code verifier.
+
+    Args:
+        field: The name to use in the message.
+        value: The verifier.
+
+    Raises:
+        RequestValidationError: It is not what RFC 7636, section 4.1, allows.
+    """
+    if not isinstance(value, str) or not _VERIFIER.fullmatch(value):
+        raise RequestValidationError(field, "must be 43 to 128 characters of A-Z a-z 0-9 - . _ ~ (RFC 7636)")
+    return value
+
+
 def _is_verifier(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if value is not None and not (isinstance(value, str) and _VERIFIER.fullmatch(value)):
-        raise RequestValidationError(attribute.name, "must be 43 to 128 characters of A-Z a-z 0-9 - . _ ~ (RFC 7636)")
+    if value is not None:
+        validate_code_verifier(attribute.name, value)
 
 
 def validate_callback_url(field: str, value: object) -> URL:

@@ -1,0 +1,108 @@
+"""Proof Key for Code Exchange: a secret that stays here, and a challenge that may be seen (RFC 7636).
+
+::
+
+    pair = PKCEPair.generate()
+    pair.code_challenge  # goes into the URL that the user opens
+    pair.code_verifier  # goes with the code, and nowhere else
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import secrets
+from typing import Final, Self
+
+import attrs
+
+from openrouter_async.errors import RequestValidationError
+from openrouter_async.models import CodeChallengeMethod, validate_code_verifier
+from openrouter_async.redaction import mask
+
+__all__ = ["PKCEPair", "code_challenge", "generate_code_verifier"]
+
+# 48 bytes make 64 characters. The 32 bytes that RFC 7636 suggests would make 43, as many as an S256 challenge has, and
+# then no check could tell a verifier that ended up in a URL from the challenge that belongs there.
+_ENTROPY: Final = 48
+
+
+def generate_code_verifier() -> str:
+    """A new code verifier: 64 characters with 384 bits of chance.
+
+    See Also:
+        RFC 7636, sections 4.1 and 7.1.
+    """
+    return secrets.token_urlsafe(_ENTROPY)
+
+
+def to_code_challenge_method(value: object) -> CodeChallengeMethod:
+    """Parse a challenge method, whose spelling matters: servers take ``s256`` for something else.
+
+    Raises:
+        RequestValidationError: It is neither ``S256`` nor ``plain``.
+    """
+    try:
+        return CodeChallengeMethod(value)  # type: ignore[arg-type]
+    except ValueError:
+        raise RequestValidationError("code_challenge_method", "must be S256 or plain, spelled so") from None
+
+
+def code_challenge(code_verifier: str, method: CodeChallengeMethod | str = CodeChallengeMethod.S256) -> str:
+    """Derive the challenge of a verifier.
+
+    Args:
+        code_verifier: 43 to 128 characters of ``A-Z a-z 0-9 - . _ ~``.
+        method: ``S256`` hashes the verifier. ``plain`` gives it as it is, so that whoever sees the URL can use the
+            code; it is for servers that know nothing better.
+
+    Raises:
+        RequestValidationError: The verifier or the method is not valid.
+
+    See Also:
+        RFC 7636, section 4.2.
+    """
+    verifier = validate_code_verifier("code_verifier", code_verifier)
+    if to_code_challenge_method(method) is CodeChallengeMethod.PLAIN:
+        return verifier
+    digest = hashlib.sha256(verifier.encode("ascii")).digest()
+    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode("ascii")
+
+
+def _is_verifier(_instance: object, attribute: attrs.Attribute[str], value: object) -> None:
+    validate_code_verifier(attribute.name, value)
+
+
+@attrs.frozen(kw_only=True)
+class PKCEPair:
+    """A verifier and what belongs to it.
+
+    Attributes:
+        code_verifier: The secret; it does not show in the repr.
+        code_challenge_method: How the challenge is derived.
+
+    Raises:
+        RequestValidationError: The verifier or the method is not valid.
+    """
+
+    code_verifier: str = attrs.field(repr=mask, validator=_is_verifier)
+    code_challenge_method: CodeChallengeMethod = attrs.field(
+        default=CodeChallengeMethod.S256, converter=to_code_challenge_method
+    )
+
+    @classmethod
+    def generate(cls, method: CodeChallengeMethod | str = CodeChallengeMethod.S256) -> Self:
+        """A new pair.
+
+        Args:
+            method: How the challenge is derived: ``S256``, or ``plain`` as for `code_challenge`.
+
+        Raises:
+            RequestValidationError: The method is not valid.
+        """
+        return cls(code_verifier=generate_code_verifier(), code_challenge_method=method)  # type: ignore[arg-type]
+
+    @property
+    def code_challenge(self) -> str:
+        """The challenge for the URL; with ``plain`` it is the verifier itself."""
+        return code_challenge(self.code_verifier, self.code_challenge_method)
