@@ -59,8 +59,8 @@ def _rfc3339(moment: datetime) -> str:
     return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-def _make_converter() -> cattrs.Converter:
-    converter = cattrs.Converter(forbid_extra_keys=False)
+def _make_converter(*, detailed: bool) -> cattrs.Converter:
+    converter = cattrs.Converter(detailed_validation=detailed)
     converter.register_structure_hook(str, lambda value, _: _strict(str, value))
     converter.register_structure_hook(int, lambda value, _: _strict(int, value))
     converter.register_structure_hook(datetime, _timestamp)
@@ -85,12 +85,15 @@ def _make_converter() -> cattrs.Converter:
     return converter
 
 
-_converter: Final = _make_converter()
+_converter: Final = _make_converter(detailed=False)
+# Collecting what is wrong costs more than half of the structuring, so it is done once something is.
+_explaining_converter: Final = _make_converter(detailed=True)
+_encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def dump(model: ExchangeAuthCodeForAPIKeyRequest | CreateAuthKeysCodeRequest) -> bytes:
     """Serialize a request; fields that are not set are left out."""
-    return json.dumps(_converter.unstructure(model), separators=(",", ":")).encode()
+    return _encode(_converter.unstructure(model)).encode()
 
 
 def load_json(body: bytes) -> Any:
@@ -100,11 +103,12 @@ def load_json(body: bytes) -> Any:
         MalformedBodyError: The body is not UTF-8 or not JSON.
     """
     try:
-        text = body.decode("utf-8-sig")
+        text = body.decode()
     except UnicodeDecodeError:
         raise MalformedBodyError("the body is not UTF-8") from None
     try:
-        return json.loads(text)
+        # RFC 8259, section 8.1, lets a parser overlook a byte order mark.
+        return json.loads(text.removeprefix("\ufeff"))
     except (ValueError, RecursionError):
         raise MalformedBodyError("the body is not JSON" if text.strip() else "the body is empty") from None
 
@@ -126,9 +130,18 @@ def load(kind: type[R], body: bytes, http_meta: HttpMeta) -> R:
     payload["http_meta"] = http_meta
     try:
         return _converter.structure(payload, kind)
+    except (TypeError, ValueError, KeyError):
+        problems = _explain(payload, kind)
+    raise MalformedBodyError("; ".join(problems))
+
+
+def _explain(payload: object, kind: type[object]) -> list[str]:
+    problems: list[str] = []
+    try:
+        _explaining_converter.structure(payload, kind)
     except cattrs.BaseValidationError as invalid:
         problems = cattrs.transform_error(invalid, format_exception=_describe)
-    raise MalformedBodyError("; ".join(problems))
+    return problems
 
 
 _WANTED: Final[Mapping[object, str]] = {str: "a string", int: "an integer", datetime: "an ISO 8601 timestamp"}

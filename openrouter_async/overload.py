@@ -65,8 +65,7 @@ class Overload:
 
     def paused(self, origin: URL) -> float:
         """Seconds until a host may be called; 0 when it may be now."""
-        pause = self._pauses.get(origin)
-        if pause is None:
+        if not self._pauses or (pause := self._pauses.get(origin)) is None:
             return 0.0
         remaining = pause.until - self._clock.monotonic()
         if remaining <= 0:
@@ -79,11 +78,17 @@ class Overload:
         pause = self._pauses.get(origin)
         return 0.0 if pause is None else pause.spread * self._clock.random()
 
-    def budget(self, origin: URL, capacity: float | None) -> RetryBudget | None:
-        """The retry budget towards a host; None where the policy has none."""
+    def spend(self, origin: URL, capacity: float | None, cost: float) -> bool:
+        """Take the cost of a retry from a host's budget; False when it is used up. A capacity of None has no bound."""
         if capacity is None:
-            return None
+            return True
         budget = self._budgets.get((origin, capacity))
         if budget is None:
             budget = self._budgets[origin, capacity] = RetryBudget(capacity)
-        return budget
+        return budget.spend(cost)
+
+    def refund(self, origin: URL, capacity: float | None, amount: float) -> None:
+        """Give back to a host's budget after a success."""
+        # A budget that nothing was taken from is full, and does not exist yet.
+        if self._budgets and capacity is not None and (budget := self._budgets.get((origin, capacity))) is not None:
+            budget.refund(amount)

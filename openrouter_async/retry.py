@@ -48,7 +48,10 @@ class RetryMiddleware:
         """Send a request until it is answered, refused, or given up."""
         call = _Call(request, self._overload, self._clock)
         failure: _Failure | None = None
-        while await call.is_due():
+        while (wait := call.wait()) is not None:
+            if wait > 0:
+                await self._clock.sleep(wait)
+                continue
             try:
                 response = await call_next(call.next_request())
             except OpenRouterError as error:
@@ -101,38 +104,44 @@ class _Failure:
 class _Call:
     """One call on its way through its attempts."""
 
+    __slots__ = (
+        "_clock",
+        "_deadline",
+        "_due",
+        "_failures",
+        "_history",
+        "_now",
+        "_origin",
+        "_overload",
+        "_policy",
+        "_refund",
+        "_request",
+    )
+
     def __init__(self, request: Request, overload: Overload, clock: Clock) -> None:
         self._request = request
         self._policy = request.retry
         self._overload = overload
         self._clock = clock
         self._origin = request.url.origin()
-        self._budget = overload.budget(self._origin, request.retry.retry_budget)
-        self._deadline = clock.monotonic() + request.retry.max_elapsed_time
-        self._due = 0.0
-        self._started = 0.0
+        self._now = self._due = clock.monotonic()
+        self._deadline = self._now + request.retry.max_elapsed_time
         self._failures = 0
         self._refund = SUCCESS_REFUND
         self._history: list[Attempt] = []
 
-    async def is_due(self) -> bool:
-        """Wait for the host's pause and the backoff to end; False when they do not end in time."""
-        while True:
-            now = self._clock.monotonic()
-            wait = self._due - now
-            pause = self._overload.paused(self._origin)
-            if pause > 0:
-                wait = max(wait, pause + self._overload.spread(self._origin))
-            if wait <= 0:
-                return now < self._deadline
-            if now + wait >= self._deadline:
-                return False
-            await self._clock.sleep(wait)
+    def wait(self) -> float | None:
+        """Seconds until the host's pause and the backoff end; None when they do not end in time."""
+        self._now = self._clock.monotonic()
+        wait = self._due - self._now
+        pause = self._overload.paused(self._origin)
+        if pause > 0:
+            wait = max(wait, pause + self._overload.spread(self._origin))
+        return None if self._now + max(wait, 0.0) >= self._deadline else wait
 
     def next_request(self) -> Request:
         """The request for the next attempt, its timeout cut to what is left of the call's time."""
-        self._started = self._clock.monotonic()
-        left = self._deadline - self._started
+        left = self._deadline - self._now
         if not self._history and left >= self._request.timeout:
             return self._request
         return attrs.evolve(self._request, attempt=len(self._history) + 1, timeout=min(self._request.timeout, left))
@@ -146,7 +155,7 @@ class _Call:
         if wait is None or now + wait >= self._deadline or not self._pay_for(failure):
             return None
         self._due = now + wait
-        attempt = Attempt(number=len(self._history) + 1, error=failure.error, elapsed=now - self._started, wait=wait)
+        attempt = Attempt(number=len(self._history) + 1, error=failure.error, elapsed=now - self._now, wait=wait)
         self._history.append(attempt)
         return attempt
 
@@ -168,10 +177,10 @@ class _Call:
         return backoff(self._policy, self._failures, self._clock.random())
 
     def _pay_for(self, failure: _Failure) -> bool:
-        if self._budget is None or failure.is_stale_connection:
+        if failure.is_stale_connection:
             return True
         cost = TIMEOUT_COST if isinstance(failure.error, RequestTimeoutError) else RETRY_COST
-        if not self._budget.spend(cost):
+        if not self._overload.spend(self._origin, self._policy.retry_budget, cost):
             failure.error.add_note(f"not retried: the retry budget of {self._policy.retry_budget:g} is used up")
             return False
         self._refund = cost
@@ -191,8 +200,8 @@ class _Call:
 
     def finish(self, response: Response) -> Response:
         """The answer that is not retried, with the attempts before it."""
-        if response.status < 300 and self._budget is not None:
-            self._budget.refund(self._refund)
+        if response.status < 300:
+            self._overload.refund(self._origin, self._policy.retry_budget, self._refund)
         return self._with_history(response)
 
     def give_up(self, failure: _Failure) -> Response:
