@@ -1,14 +1,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import hypothesis
 import pytest
+from openrouter_async.testing import FakeOpenRouter
 
 from openrouter_async import OpenRouter
-from openrouter_async.testing import FakeOpenRouter
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -25,11 +25,10 @@ def missing(what: str) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("OPENROUTER_"):
             monkeypatch.delenv(name)
-    yield
 
 
 @pytest.fixture

@@ -88,7 +88,7 @@ def test_http_meta_is_no_part_of_equality_or_repr() -> None:
 
 def test_fields_are_keyword_only() -> None:
     with pytest.raises(TypeError):
-        ExchangeAuthCodeForAPIKeyRequest("code")  # type: ignore[misc]
+        ExchangeAuthCodeForAPIKeyRequest("code")  # type: ignore[call-arg]
 
 
 def test_unset_is_one_false_value_that_survives_pickle_and_copy() -> None:
@@ -151,7 +151,7 @@ def test_enums_are_made_from_their_strings() -> None:
     )
     assert request.code_challenge_method is CodeChallengeMethod.S256
     assert request.usage_limit_type is UsageLimitType.DAILY
-    assert CodeChallengeMethod.PLAIN == "plain"
+    assert str(CodeChallengeMethod.PLAIN) == "plain"
 
 
 def test_a_method_without_a_challenge_is_refused() -> None:

@@ -1,0 +1,499 @@
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import textwrap
+import warnings
+from typing import Any
+
+import aiohttp
+import pytest
+from yarl import URL
+
+from openrouter_async import Handler, OpenRouter, Outcome, Request, RequestOptions, Response, RetryPolicy, errors
+from tests.raw import RawServer, answering, http
+
+KEY = "sk-or-v1-" + "a" * 64
+CREATED = json.dumps({"data": {"id": "auth_code_1", "app_id": 1, "created_at": "2025-08-24T10:30:00Z"}}).encode()
+ANSWER = http(200, json.dumps({"key": KEY, "user_id": "user_1"}).encode())
+NOWHERE = "http://127.0.0.1:9/api/v1"
+
+
+def headers_of(request: bytes) -> dict[str, str]:
+    lines = request.partition(b"\r\n\r\n")[0].decode("latin-1").split("\r\n")[1:]
+    return {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+
+
+async def exchange(client: OpenRouter, code: str = "code-1", **options: Any) -> Any:
+    return await client.oauth.exchange_auth_code_for_api_key(code=code, **options)
+
+
+# --- arguments -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"api_key": ""}, "api_key: must be a string of visible ASCII characters"),
+        ({"api_key": "key with space"}, "api_key: must be"),
+        ({"api_key": "key\r\nX: y"}, "api_key: must be"),
+        ({"api_key": "schlüssel"}, "api_key: must be"),
+        ({"api_key": 7}, "api_key: must be"),
+        ({"base_url": "http://openrouter.ai/api/v1"}, "base_url: must be an https URL"),
+        ({"base_url": "http://localhost.evil.example"}, "base_url: must be an https URL"),
+        ({"base_url": "https://user:pass@openrouter.ai"}, "base_url: must be an https URL"),
+        ({"base_url": "https://openrouter.ai/?a=1"}, "base_url: must be an https URL"),
+        ({"base_url": "https://openrouter.ai/#a"}, "base_url: must be an https URL"),
+        ({"base_url": "openrouter.ai"}, "base_url: must be an https URL"),
+        ({"base_url": "https://[broken"}, "base_url: must be an https URL"),
+        ({"base_url": None}, "base_url: must be an https URL"),
+        ({"timeout": 0}, "timeout: must be a finite number above 0"),
+        ({"timeout": float("inf")}, "timeout: must be"),
+        ({"timeout": True}, "timeout: must be"),
+        ({"timeout": "30"}, "timeout: must be"),
+        ({"retry": 3}, "retry: must be a RetryPolicy"),
+        ({"pool_size": 0}, "pool_size: must be an integer from 1"),
+        ({"pool_size": True}, "pool_size: must be"),
+        ({"pool_size": 1.5}, "pool_size: must be"),
+        ({"proxy": "socks5://127.0.0.1"}, "proxy: must be an http or https URL"),
+        ({"proxy": 7}, "proxy: must be"),
+        ({"proxy": "http://[broken"}, "proxy: must be"),
+        ({"http_referer": "a\r\nb"}, "http_referer: must be a string without line breaks"),
+        ({"x_open_router_title": "日本"}, "x_open_router_title: must be"),
+        ({"x_open_router_categories": ["cli"]}, "x_open_router_categories: must be"),
+        ({"headers": {"X App": "1"}}, "headers: names must be tokens"),
+        ({"headers": {7: "1"}}, "headers: names must be tokens"),
+        ({"headers": {"X-App": "a\nb"}}, "headers['X-App']: must be a string without line breaks"),
+        ({"headers": {"X-App": 1}}, "headers['X-App']: must be"),
+        ({"headers": {"content-length": "1"}}, "headers: content-length is set by the transport"),
+        ({"on_key": 7}, "on_key: must be callable"),
+        ({"on_retry": 7}, "on_retry: must be callable"),
+    ],
+)
+def test_a_bad_argument_is_refused_in_one_line_that_names_it(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(errors.RequestValidationError) as caught:
+        OpenRouter(**options)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+    for hidden in ("schlüssel", "key with", "pass@"):
+        assert hidden not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"server_url": "http://openrouter.ai"}, "server_url: must be an https URL"),
+        ({"timeout": -1}, "timeout: must be"),
+        ({"retry": "none"}, "retry: must be a RetryPolicy"),
+        ({"headers": {"Host": "x"}}, "headers: Host is set by the transport"),
+    ],
+)
+def test_a_bad_option_for_one_call_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(errors.RequestValidationError) as caught:
+        RequestOptions(**options)
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("base", ["{}", "{}/", "{}//"])
+async def test_the_path_of_the_base_url_is_kept(base: str) -> None:
+    async with answering(ANSWER) as server, OpenRouter(None, base_url=base.format(server.base_url)) as client:
+        await exchange(client)
+    assert server.requests[0].startswith(b"POST /api/v1/auth/keys HTTP/1.1\r\n")
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]"])
+def test_plain_http_is_accepted_to_a_loopback_host(host: str) -> None:
+    assert host in repr(OpenRouter(None, base_url=f"http://{host}:8000/api/v1"))
+
+
+def test_settings_come_from_the_names_that_users_have_in_their_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> bytes:
+        async with answering(ANSWER) as server, OpenRouter(base_url=server.base_url) as client:
+            await exchange(client)
+        return server.requests[0]
+
+    monkeypatch.setenv("OPENROUTER_API_KEY", "sk-or-v1-env")
+    monkeypatch.setenv("OPENROUTER_HTTP_REFERER", "https://env.example")
+    monkeypatch.setenv("OPENROUTER_X_OPEN_ROUTER_TITLE", "Env")
+    monkeypatch.setenv("OPENROUTER_X_OPEN_ROUTER_CATEGORIES", "cli-agent,web")
+    sent = headers_of(asyncio.run(main()))
+    assert sent["authorization"] == "Bearer sk-or-v1-env"
+    assert sent["http-referer"] == "https://env.example"
+    assert sent["x-openrouter-title"] == "Env"
+    assert sent["x-openrouter-categories"] == "cli-agent,web"
+
+
+async def test_an_explicit_none_sends_no_bearer_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENROUTER_API_KEY", "sk-or-v1-env")
+    async with answering(ANSWER) as server, OpenRouter(None, base_url=server.base_url) as client:
+        await exchange(client)
+    assert "authorization" not in headers_of(server.requests[0])
+
+
+async def test_an_empty_environment_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENROUTER_API_KEY", "")
+    async with answering(ANSWER) as server, OpenRouter(base_url=server.base_url) as client:
+        await exchange(client)
+    assert "authorization" not in headers_of(server.requests[0])
+
+
+async def test_the_api_key_can_come_from_a_callable_for_each_call() -> None:
+    keys = iter(["sk-or-v1-first", "sk-or-v1-second"])
+
+    async def from_vault() -> str:
+        await asyncio.sleep(0)
+        return next(keys)
+
+    async with answering(ANSWER) as server:
+        async with OpenRouter(lambda: next(keys), base_url=server.base_url) as client:
+            await exchange(client)
+        async with OpenRouter(from_vault, base_url=server.base_url) as client:
+            await exchange(client)
+        async with OpenRouter(lambda: None, base_url=server.base_url) as client:
+            await exchange(client)
+    assert [headers_of(request).get("authorization") for request in server.requests] == [
+        "Bearer sk-or-v1-first",
+        "Bearer sk-or-v1-second",
+        None,
+    ]
+
+
+async def test_a_callable_that_fails_is_a_bad_api_key_and_keeps_its_reason() -> None:
+    def broken() -> str:
+        raise LookupError("no keyring")
+
+    async with answering(ANSWER) as server:
+        async with OpenRouter(broken, base_url=server.base_url) as client:
+            with pytest.raises(
+                errors.RequestValidationError, match="api_key: its callable raised LookupError"
+            ) as caught:
+                await exchange(client)
+            assert isinstance(caught.value.__cause__, LookupError)
+        async with OpenRouter(lambda: "two words", base_url=server.base_url) as client:
+            with pytest.raises(errors.RequestValidationError, match="api_key: must be a string"):
+                await exchange(client)
+        assert server.requests == []
+
+
+async def test_creating_a_code_without_an_api_key_is_refused_before_anything_is_sent() -> None:
+    async with answering(http(200, CREATED)) as server, OpenRouter(None, base_url=server.base_url) as client:
+        with pytest.raises(errors.RequestValidationError, match="api_key: must be given"):
+            await client.oauth.create_auth_code(callback_url="https://app.example/")
+        assert server.connections == 0
+        own = RequestOptions(headers={"authorization": "Bearer other"})
+        assert (await client.oauth.create_auth_code(callback_url="https://app.example/", options=own)).data.app_id == 1
+
+
+# --- calls ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_request_object_takes_the_place_of_its_fields() -> None:
+    from openrouter_async import CreateAuthKeysCodeRequest, ExchangeAuthCodeForAPIKeyRequest
+
+    async with answering(ANSWER) as server, OpenRouter(None, base_url=server.base_url) as client:
+        request = ExchangeAuthCodeForAPIKeyRequest(code="code-1")
+        assert (await client.oauth.exchange_auth_code_for_api_key(request)).key == KEY
+        wrong: Any = CreateAuthKeysCodeRequest(callback_url="https://app.example/")
+        with pytest.raises(errors.RequestValidationError, match="request: must be a ExchangeAuthCode"):
+            await client.oauth.exchange_auth_code_for_api_key(wrong)
+        method: Any = client.oauth.exchange_auth_code_for_api_key
+        with pytest.raises(errors.RequestValidationError, match="request: must not come with fields"):
+            await method(request, code="code-2")
+    assert len(server.requests) == 1
+
+
+async def test_options_change_one_call() -> None:
+    async with answering(ANSWER) as server, answering(ANSWER) as other:
+        async with OpenRouter("sk-or-v1-app", base_url=server.base_url, headers={"X-App": "1", "X-Two": "2"}) as client:
+            await exchange(
+                client,
+                options=RequestOptions(
+                    server_url=other.base_url, headers={"x-app": "3"}, timeout=5, retry=RetryPolicy.none()
+                ),
+            )
+            await exchange(client)
+    assert headers_of(other.requests[0])["x-app"] == "3"
+    assert headers_of(other.requests[0])["x-two"] == "2"
+    assert headers_of(server.requests[0])["x-app"] == "1"
+
+
+async def test_options_reach_the_middlewares() -> None:
+    seen: list[Request] = []
+
+    async def spy(request: Request, call_next: Handler) -> Response:
+        seen.append(request)
+        return await call_next(request)
+
+    async with answering(ANSWER) as server, OpenRouter(None, base_url=server.base_url, middlewares=[spy]) as client:
+        await exchange(client)
+        await exchange(client, options=RequestOptions(timeout=5, retry=RetryPolicy.none()))
+    assert [request.timeout for request in seen] == [30.0, 5]
+    assert [request.retry.max_attempts for request in seen] == [4, 1]
+    assert {request.operation for request in seen} == {"exchangeAuthCodeForAPIKey"}
+
+
+async def test_call_middlewares_run_once_and_attempt_middlewares_once_for_each_attempt() -> None:
+    ran: list[str] = []
+
+    def named(name: str) -> Any:
+        async def middleware(request: Request, call_next: Handler) -> Response:
+            ran.append(f"{name}{request.attempt}")
+            return await call_next(request)
+
+        return middleware
+
+    answers = iter([http(503), ANSWER])
+    async with (
+        RawServer(lambda _: next(answers)) as server,
+        OpenRouter(
+            None,
+            base_url=server.base_url,
+            retry=RetryPolicy(initial_interval=0),
+            middlewares=[named("call")],
+            attempt_middlewares=[named("attempt")],
+        ) as client,
+    ):
+        response = await exchange(client)
+    assert ran == ["call1", "attempt1", "attempt2"]
+    assert response.http_meta.attempts == 2
+
+
+async def test_what_a_middleware_raises_reaches_the_caller_with_its_traceback() -> None:
+    async def broken(request: Request, call_next: Handler) -> Response:
+        raise KeyError("mine")
+
+    async with OpenRouter(None, base_url=NOWHERE, middlewares=[broken]) as client:
+        with pytest.raises(KeyError) as caught:
+            await exchange(client)
+    assert caught.traceback[-1].name == "broken"
+
+
+# --- the session ---------------------------------------------------------------------------------------------------
+
+
+async def test_connections_are_pooled() -> None:
+    async with answering(ANSWER) as server, OpenRouter(None, base_url=server.base_url) as client:
+        for number in range(10):
+            await exchange(client, f"code-{number}")
+    assert server.connections == 1
+
+
+async def test_the_pool_is_bounded() -> None:
+    async with answering(ANSWER) as server, OpenRouter(None, base_url=server.base_url, pool_size=3) as client:
+        await asyncio.gather(*(exchange(client, f"code-{number}") for number in range(20)))
+    assert server.connections <= 3
+
+
+async def test_a_borrowed_session_is_neither_closed_nor_changed() -> None:
+    seen: list[str] = []
+
+    async def native(request: aiohttp.ClientRequest, handler: Any) -> aiohttp.ClientResponse:
+        seen.append(str(request.url))
+        response: aiohttp.ClientResponse = await handler(request)
+        return response
+
+    async with answering(ANSWER) as server, aiohttp.ClientSession(
+        middlewares=[native],
+        raise_for_status=True,
+        headers={"X-Session": "kept"},
+        timeout=aiohttp.ClientTimeout(total=0.000001),
+    ) as session:
+        before = dict(vars(session)) if hasattr(session, "__dict__") else {}
+        async with OpenRouter(None, base_url=server.base_url, session=session) as client:
+            assert (await exchange(client)).key == KEY
+        assert not session.closed
+        assert (dict(vars(session)) if hasattr(session, "__dict__") else {}) == before
+        async with OpenRouter(None, base_url=server.base_url, session=session) as client:
+            assert (await exchange(client)).key == KEY
+    assert seen == [f"{server.base_url}/auth/keys"] * 2
+    assert headers_of(server.requests[0])["x-session"] == "kept"
+
+
+async def test_error_statuses_are_ours_also_when_the_borrowed_session_raises_for_them() -> None:
+    async with answering(http(403)) as server, aiohttp.ClientSession(raise_for_status=True) as session:
+        async with OpenRouter(None, base_url=server.base_url, session=session) as client:
+            with pytest.raises(errors.ForbiddenResponseError):
+                await exchange(client)
+
+
+async def test_a_borrowed_session_that_is_closed_says_so() -> None:
+    session = aiohttp.ClientSession()
+    client = OpenRouter(None, base_url=NOWHERE, session=session)
+    await session.close()
+    with pytest.raises(errors.ClientClosedError, match="the session that the client uses is closed"):
+        await exchange(client)
+
+
+async def test_cookies_of_the_server_are_not_kept() -> None:
+    async with answering(ANSWER.replace(b"\r\n\r\n", b"\r\nSet-Cookie: a=b\r\n\r\n", 1)) as server:
+        async with OpenRouter(None, base_url=server.base_url.replace("127.0.0.1", "localhost")) as client:
+            await exchange(client)
+            await exchange(client)
+    assert "cookie" not in headers_of(server.requests[1])
+
+
+async def test_a_client_made_with_options_shares_the_pool_and_closes_nothing() -> None:
+    async with answering(ANSWER) as server, OpenRouter("sk-or-v1-one", base_url=server.base_url) as client:
+        await exchange(client)
+        async with client.with_options(api_key="sk-or-v1-two", headers={"X-App": "1"}, timeout=5) as other:
+            await exchange(other)
+        await exchange(client)
+        with pytest.raises(errors.RequestValidationError, match="timeout"):
+            client.with_options(timeout=-1)
+    assert server.connections == 1
+    assert [headers_of(request)["authorization"] for request in server.requests] == [
+        "Bearer sk-or-v1-one",
+        "Bearer sk-or-v1-two",
+        "Bearer sk-or-v1-one",
+    ]
+    with pytest.raises(errors.ClientClosedError):
+        await exchange(other)
+
+
+def test_a_client_made_with_options_keeps_what_was_not_changed() -> None:
+    client = OpenRouter("sk-or-v1-one", base_url=NOWHERE, x_open_router_title="App")
+    other = client.with_options(base_url="https://other.example").with_options(timeout=3)
+    assert "https://other.example" in repr(other)
+    assert other._settings.x_open_router_title == "App"
+    assert other._settings.api_key == client._settings.api_key
+
+
+# --- the life of a client ------------------------------------------------------------------------------------------
+
+
+async def test_closing_twice_does_no_harm_and_use_after_it_is_an_error() -> None:
+    async with answering(ANSWER) as server:
+        client = OpenRouter(None, base_url=server.base_url)
+        await exchange(client)
+        assert repr(client).endswith(" open>")
+        await client.aclose()
+        await client.aclose()
+        assert repr(client).endswith(" closed>")
+        with pytest.raises(errors.ClientClosedError, match="the client is closed") as caught:
+            await exchange(client)
+        assert caught.value.outcome is Outcome.NOT_SENT
+        with pytest.raises(errors.ClientClosedError):
+            await client.oauth.create_auth_code(callback_url="https://app.example/")
+        with pytest.raises(errors.ClientClosedError):
+            await client.__aenter__()
+
+
+async def test_a_client_that_was_never_used_closes_without_having_opened_anything() -> None:
+    await OpenRouter(None).aclose()
+
+
+def test_a_client_can_be_made_outside_a_loop_and_each_loop_can_have_its_own() -> None:
+    async def main(client: OpenRouter | None = None) -> str:
+        async with answering(ANSWER) as server:
+            made = client or OpenRouter(None)
+            async with made.with_options(base_url=server.base_url) as view:
+                key: str = (await exchange(view)).key
+            await made.aclose()
+            return key
+
+    assert asyncio.run(main(OpenRouter(None))) == KEY
+    assert asyncio.run(main()) == KEY
+
+
+def test_a_second_loop_is_a_clear_error_and_no_hang() -> None:
+    client = OpenRouter(None, base_url=NOWHERE)
+
+    async def use() -> None:
+        await exchange(client, options=RequestOptions(retry=RetryPolicy.none()))
+
+    with pytest.raises(errors.TransportError):
+        asyncio.run(use())
+    with pytest.raises(errors.ClientClosedError, match="belongs to another event loop"):
+        asyncio.run(use())
+    asyncio.run(client.aclose())
+
+
+def _use_in_child(client: OpenRouter, results: Any) -> None:
+    async def use() -> str:
+        try:
+            await exchange(client)
+        except errors.ClientClosedError as error:
+            return str(error)
+        return "no error"
+
+    results.put(asyncio.run(use()))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_client_carried_over_a_fork_is_a_clear_error() -> None:
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    child = context.Process(target=_use_in_child, args=(OpenRouter(None, base_url=NOWHERE), results))
+    child.start()
+    assert "carried over a fork" in results.get(timeout=20)
+    child.join(20)
+    assert child.exitcode == 0
+
+
+async def test_a_forgotten_client_gives_one_warning_that_names_the_class() -> None:
+    async with answering(ANSWER) as server:
+        client = OpenRouter(None, base_url=server.base_url)
+        await exchange(client)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            del client
+            gc.collect()
+            await asyncio.sleep(0)
+            gc.collect()
+    assert [(warning.category, str(warning.message).partition(" http")[0]) for warning in caught] == [
+        (ResourceWarning, "unclosed <openrouter_async.OpenRouter")
+    ]
+
+
+FORGOTTEN = """
+    import asyncio, sys
+    from openrouter_async import OpenRouter, RetryPolicy
+
+    client = OpenRouter(None, base_url=sys.argv[1], retry=RetryPolicy.none())
+
+    async def main():
+        await client.oauth.exchange_auth_code_for_api_key(code="code-1")
+
+    asyncio.run(main())
+"""
+
+
+async def test_a_client_forgotten_beyond_its_loop_gives_one_warning_and_none_of_aiohttp() -> None:
+    async with answering(ANSWER) as server:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-X", "dev", "-c", textwrap.dedent(FORGOTTEN), server.base_url),
+            stderr=subprocess.PIPE,
+        )
+        _, output = await process.communicate()
+    assert process.returncode == 0
+    warned = [line for line in output.decode().splitlines() if "Warning" in line]
+    # asyncio itself tells of the socket that was open when its loop was closed.
+    ours = [line for line in warned if "ResourceWarning: unclosed transport <_SelectorSocketTransport" not in line]
+    assert len(ours) == 1
+    assert "ResourceWarning: unclosed <openrouter_async.OpenRouter" in ours[0]
+
+
+def test_a_refused_argument_leaves_no_warning_behind() -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with pytest.raises(errors.RequestValidationError):
+            OpenRouter(None, pool_size=0)
+        gc.collect()
+    assert caught == []
+
+
+def test_no_repr_shows_the_api_key() -> None:
+    client = OpenRouter("sk-or-v1-app-secret", headers={"X-Vault": "vault-secret"})
+    shown = repr(client) + repr(client._settings) + repr(RequestOptions(headers={"X-Vault": "vault-secret"}))
+    assert "secret" not in shown
+
+
+def test_a_url_object_is_a_base_url() -> None:
+    assert "https://gateway.example/v1" in repr(OpenRouter(None, base_url=URL("https://gateway.example/v1")))

@@ -1,0 +1,410 @@
+from __future__ import annotations
+
+import asyncio
+import gzip
+import inspect
+import json
+import socket
+import ssl
+import tracemalloc
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import aiohttp
+import pytest
+import trustme
+from aiohttp.client_reqrep import ConnectionKey, RequestInfo
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
+
+from openrouter_async import OpenRouter, Outcome, Request, RetryPolicy, errors
+from openrouter_async.transport import BODY_LIMIT, Transport
+from tests.raw import RawServer, answering, http
+
+KEY = "sk-or-v1-" + "a" * 64
+BODY = json.dumps({"key": KEY, "user_id": "user_1"}).encode()
+
+
+def make(base_url: str, **options: Any) -> OpenRouter:
+    return OpenRouter("sk-or-v1-app", base_url=base_url, retry=RetryPolicy.none(), **options)
+
+
+async def exchange(base_url: str, **options: Any) -> Any:
+    async with make(base_url, **options) as client:
+        return await client.oauth.exchange_auth_code_for_api_key(code="code-1")
+
+
+async def failure_of(base_url: str, **options: Any) -> errors.OpenRouterError:
+    with pytest.raises(errors.OpenRouterError) as caught:
+        await exchange(base_url, **options)
+    return caught.value
+
+
+# --- answers -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_key_is_read_from_a_plain_answer() -> None:
+    async with answering(http(200, BODY, "X-Request-Id: r-1")) as server:
+        response = await exchange(server.base_url)
+    assert (response.key, response.user_id) == (KEY, "user_1")
+    assert response.http_meta.status_code == 200
+    assert response.http_meta.headers["x-request-id"] == "r-1"
+    assert response.http_meta.request_id == "r-1"
+    assert response.http_meta.attempts == 1
+    assert response.http_meta.elapsed > 0
+
+
+async def test_the_request_on_the_wire_is_what_the_api_documents() -> None:
+    async with answering(http(200, BODY)) as server:
+        async with make(server.base_url, http_referer="https://app.example", x_open_router_title="App") as client:
+            await client.oauth.exchange_auth_code_for_api_key(code="code-1", code_verifier="v" * 43)
+    head, _, body = server.requests[0].partition(b"\r\n\r\n")
+    lines = head.decode().split("\r\n")
+    headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines[1:])}
+    assert lines[0] == "POST /api/v1/auth/keys HTTP/1.1"
+    assert json.loads(body) == {"code": "code-1", "code_verifier": "v" * 43}
+    assert headers["authorization"] == "Bearer sk-or-v1-app"
+    assert headers["content-type"] == "application/json"
+    assert headers["accept"] == "application/json"
+    assert headers["accept-encoding"] == "identity"
+    assert headers["http-referer"] == "https://app.example"
+    assert headers["x-openrouter-title"] == "App"
+    assert headers["user-agent"].startswith("openrouter-async/")
+    assert len(lines) - 1 == len(headers)
+
+
+def deflate(body: bytes) -> bytes:
+    return zlib.compress(body)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "encode"),
+    [("gzip", gzip.compress), ("x-gzip", gzip.compress), ("deflate", deflate), ("Identity", bytes)],
+)
+async def test_a_key_in_an_answer_compressed_against_our_wish_is_not_lost(
+    encoding: str, encode: Callable[[bytes], bytes]
+) -> None:
+    async with answering(http(200, encode(BODY), f"Content-Encoding: {encoding}")) as server:
+        assert (await exchange(server.base_url)).key == KEY
+
+
+BROKEN = {
+    "truncated JSON": http(200, BODY[:40]),
+    "not UTF-8": http(200, BODY.replace(b"aaaa", b"\xff\xfe\xfd\xfc", 1)),
+    "empty": http(200),
+    "204": b"HTTP/1.1 204 No Content\r\n\r\n",
+    "an array": http(200, b"[]"),
+    "null": http(200, b"null"),
+    "wrong types": http(200, b'{"key": 7, "user_id": null}'),
+    "HTML": http(200, b"<html>welcome</html>"),
+    "nested brackets": http(200, b"[" * 200_000),
+    "gzip that is none": http(200, BODY, "Content-Encoding: gzip"),
+    "gzip cut off": http(200, gzip.compress(BODY)[:-8], "Content-Encoding: gzip"),
+    "gzip bomb": http(200, gzip.compress(b" " * 200_000_000), "Content-Encoding: gzip"),
+    "unknown encoding": http(200, BODY, "Content-Encoding: br"),
+    "too large": http(200, b" " * (BODY_LIMIT + 1) + BODY),
+    "redirect": http(307, b"", "Location: https://elsewhere.example/"),
+    "not modified": b"HTTP/1.1 304 Not Modified\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("answer", BROKEN.values(), ids=BROKEN.keys())
+async def test_an_answer_that_the_api_does_not_document_is_an_error_of_ours(answer: bytes) -> None:
+    async with answering(answer) as server:
+        error = await failure_of(server.base_url)
+    assert isinstance(error, errors.ResponseValidationError)
+    assert error.outcome is Outcome.UNKNOWN
+    assert error.__cause__ is None
+    assert error.__context__ is None
+    assert "aaaa" not in str(error)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("announced", [True, False])
+async def test_a_body_of_two_gigabytes_costs_neither_memory_nor_time(announced: bool) -> None:
+    size = 2_147_483_648
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        length = f"Content-Length: {size}" if announced else "Connection: close"
+        writer.write(f"HTTP/1.1 200 OK\r\n{length}\r\n\r\n".encode())
+        try:
+            for _ in range(size // 65_536):
+                writer.write(b" " * 65_536)
+                await writer.drain()
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    tracemalloc.start()
+    async with server:
+        error = await failure_of(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/api/v1", timeout=5)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert isinstance(error, errors.ResponseValidationError)
+    assert f"is larger than {BODY_LIMIT} bytes" in str(error)
+    assert peak < 16 * BODY_LIMIT
+
+
+async def test_an_error_status_speaks_even_when_its_body_is_useless() -> None:
+    for answer in (
+        http(403, b"x" * (BODY_LIMIT + 1)),
+        http(403, b"not gzip", "Content-Encoding: gzip"),
+    ):
+        async with answering(answer) as server:
+            error = await failure_of(server.base_url)
+        assert isinstance(error, errors.ForbiddenResponseError)
+        assert error.message == "Forbidden"
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_a_redirect_sends_nothing_to_the_other_place(status: int) -> None:
+    async with answering(http(200, BODY)) as other:
+        location = f"Location: http://127.0.0.1:{other.port}/api/v1/auth/keys"
+        async with answering(http(status, b"", location)) as server:
+            error = await failure_of(server.base_url)
+        assert isinstance(error, errors.ResponseValidationError)
+        assert "redirect" in str(error)
+        assert (other.connections, other.requests) == (0, [])
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(answer=st.binary(max_size=200))
+async def test_any_bytes_at_all_end_in_an_error_of_ours(answer: bytes) -> None:
+    async with RawServer(lambda _: answer or None) as server, make(server.base_url, timeout=0.05) as client:
+        with pytest.raises((errors.TransportError, errors.ResponseValidationError, errors.APIError)) as caught:
+            await client.oauth.exchange_auth_code_for_api_key(code="code-1")
+    assert caught.value.outcome is not Outcome.NOT_SENT
+
+
+# --- failures ------------------------------------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+async def test_a_refused_connection_was_not_sent() -> None:
+    error = await failure_of(f"http://127.0.0.1:{free_port()}/api/v1")
+    assert isinstance(error, errors.TransportError)
+    assert error.outcome is Outcome.NOT_SENT
+    assert "cannot connect (Connection refused)" in str(error)
+
+
+async def test_a_name_that_does_not_resolve_was_not_sent() -> None:
+    error = await failure_of("https://does-not-exist.invalid/api/v1")
+    assert error.outcome is Outcome.NOT_SENT
+    assert "host name cannot be resolved" in str(error)
+
+
+async def test_a_connection_closed_without_an_answer_is_unknown() -> None:
+    async with RawServer(lambda _: None) as server:
+        error = await failure_of(server.base_url)
+    assert isinstance(error, errors.TransportError)
+    assert error.outcome is Outcome.UNKNOWN
+    assert not error.stale_connection
+
+
+async def test_a_pooled_connection_that_dies_when_used_again_is_stale() -> None:
+    answers = iter([http(200, BODY), None])
+    async with RawServer(lambda _: next(answers)) as server, make(server.base_url) as client:
+        await client.oauth.exchange_auth_code_for_api_key(code="code-1")
+        with pytest.raises(errors.TransportError) as caught:
+            await client.oauth.exchange_auth_code_for_api_key(code="code-2")
+    assert caught.value.stale_connection
+    assert server.connections == 1
+
+
+async def test_no_answer_in_time_is_unknown_once_the_request_left() -> None:
+    async with RawServer(lambda _: b"") as server:
+        error = await failure_of(server.base_url, timeout=0.05)
+    assert isinstance(error, errors.RequestTimeoutError)
+    assert isinstance(error, TimeoutError)
+    assert error.outcome is Outcome.UNKNOWN
+    assert "0.05 s for an answer" in str(error)
+
+
+async def test_no_connection_in_time_was_not_sent() -> None:
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        address = full.getsockname()
+        with socket.create_connection(address), socket.socket() as waiting:
+            waiting.setblocking(False)
+            waiting.connect_ex(address)
+            error = await failure_of(f"http://127.0.0.1:{address[1]}/api/v1", timeout=0.05)
+    assert isinstance(error, errors.RequestTimeoutError)
+    assert error.outcome is Outcome.NOT_SENT
+    assert "0.05 s for a connection" in str(error)
+
+
+async def test_waiting_for_a_free_connection_counts_as_not_sent() -> None:
+    async with RawServer(lambda _: b"") as server, make(server.base_url, pool_size=1, timeout=0.1) as client:
+        results = await asyncio.gather(
+            *(client.oauth.exchange_auth_code_for_api_key(code=f"code-{n}") for n in range(2)), return_exceptions=True
+        )
+    assert [getattr(result, "outcome", None) for result in results] == [Outcome.UNKNOWN, Outcome.NOT_SENT]
+
+
+# --- TLS and proxies -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def server_tls(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    return context
+
+
+async def test_a_tls_context_can_be_given(authority: trustme.CA, server_tls: ssl.SSLContext) -> None:
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    async with RawServer(lambda _: http(200, BODY), ssl=server_tls) as server:
+        assert (await exchange(server.base_url, ssl=trusting)).key == KEY
+
+
+async def test_a_certificate_of_an_unknown_authority_is_refused_before_anything_is_sent(
+    server_tls: ssl.SSLContext,
+) -> None:
+    async with RawServer(lambda _: http(200, BODY), ssl=server_tls) as server:
+        error = await failure_of(server.base_url)
+        assert server.requests == []
+    assert error.outcome is Outcome.NOT_SENT
+    assert "certificate is not valid" in str(error)
+
+
+async def test_a_proxy_is_used_for_plain_http() -> None:
+    async with answering(http(200, BODY)) as proxy:
+        response = await exchange("http://localhost:9/api/v1", proxy=f"http://127.0.0.1:{proxy.port}")
+    assert response.key == KEY
+    assert proxy.requests[0].startswith(b"POST http://localhost:9/api/v1/auth/keys HTTP/1.1")
+
+
+async def test_a_proxy_that_refuses_to_connect_through_was_not_sent() -> None:
+    async with answering(http(407)) as proxy:
+        error = await failure_of("https://openrouter.invalid/api/v1", proxy=f"http://127.0.0.1:{proxy.port}")
+    assert proxy.requests[0].startswith(b"CONNECT openrouter.invalid:443 HTTP/1.1")
+    assert b"sk-or-v1-app" not in proxy.requests[0]
+    assert error.outcome is Outcome.NOT_SENT
+    assert "the proxy refused the connection" in str(error)
+
+
+async def test_a_proxy_that_is_not_there_was_not_sent() -> None:
+    error = await failure_of("https://openrouter.invalid/api/v1", proxy=f"http://127.0.0.1:{free_port()}")
+    assert error.outcome is Outcome.NOT_SENT
+    assert "cannot connect to the proxy" in str(error)
+
+
+async def test_proxies_come_from_the_environment_only_when_it_is_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with answering(http(200, BODY)) as proxy:
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.port}")
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        closed = f"http://127.0.0.1:{free_port()}/api/v1"
+        assert (await failure_of(closed)).outcome is Outcome.NOT_SENT
+        assert (await exchange(closed, trust_env=True)).key == KEY
+
+
+# --- every exception of aiohttp ------------------------------------------------------------------------------------
+
+INFO = RequestInfo(
+    URL("https://secret.example/"), "POST", CIMultiDictProxy(CIMultiDict()), URL("https://secret.example/")
+)
+CONNECTION = ConnectionKey("secret.example", 443, True, True, None, None, None)
+
+
+def instances() -> Iterator[Exception]:
+    """One of each exception that aiohttp's client can raise, made as aiohttp makes it."""
+    os_error = OSError(111, "secret")
+    for name, kind in inspect.getmembers(aiohttp.client_exceptions, inspect.isclass):
+        if not (issubclass(kind, Exception) and kind.__module__ == "aiohttp.client_exceptions"):
+            continue
+        if issubclass(kind, aiohttp.ClientConnectorCertificateError):
+            yield kind(CONNECTION, ssl.SSLCertVerificationError("secret"))
+        elif name == "UnixClientConnectorError":
+            yield kind("/secret", CONNECTION, os_error)
+        elif issubclass(kind, aiohttp.ClientConnectorError):
+            yield kind(CONNECTION, os_error)
+        elif issubclass(kind, aiohttp.ClientResponseError):
+            yield kind(INFO, (), message="secret", headers=CIMultiDict({"Authorization": "secret"}))
+        elif issubclass(kind, aiohttp.ServerFingerprintMismatch):
+            yield kind(b"secret", b"secret", "secret.example", 443)
+        elif issubclass(kind, aiohttp.ClientOSError):
+            yield kind(104, "secret")
+        elif issubclass(kind, aiohttp.InvalidURL):
+            yield kind("https://secret.example/")
+        else:
+            yield kind("secret")
+
+
+OTHERS: list[Exception] = [
+    OSError(32, "secret"),
+    OSError("secret"),
+    ConnectionResetError("secret"),
+    ssl.SSLError("secret"),
+    socket.gaierror(-2, "secret"),
+    TimeoutError("secret"),
+    ValueError("secret"),
+    RuntimeError("secret"),
+    AssertionError("secret"),
+    UnicodeError("secret"),
+]
+
+
+class Raising:
+    """Stands in for a session that fails in a given way, before or after the body was written."""
+
+    closed = False
+
+    def __init__(self, failure: Exception, *, written: bool) -> None:
+        self.failure = failure
+        self.written = written
+
+    async def request(self, *_: object, data: Any, **__: object) -> None:
+        data.written = self.written
+        raise self.failure
+
+
+ALL = [*instances(), *OTHERS]
+
+
+@pytest.mark.parametrize("written", [False, True])
+@pytest.mark.parametrize("failure", ALL, ids=[type(failure).__name__ for failure in ALL])
+async def test_every_exception_below_becomes_an_error_of_ours_that_shows_nothing_of_it(
+    failure: Exception, written: bool
+) -> None:
+    session: Any = Raising(failure, written=written)
+    request = Request(
+        method="POST",
+        url=URL("https://openrouter.ai/api/v1/auth/keys"),
+        headers={},
+        body=b"{}",
+        operation="exchangeAuthCodeForAPIKey",
+        timeout=30,
+        retry=RetryPolicy(),
+    )
+    with pytest.raises(errors.TransportError) as caught:
+        await Transport(session=session).send(request)
+    error = caught.value
+    assert error.outcome is (Outcome.UNKNOWN if written else Outcome.NOT_SENT)
+    assert isinstance(error, errors.RequestTimeoutError) is isinstance(failure, TimeoutError)
+    assert error.__cause__ is None
+    assert error.__context__ is None
+    assert "secret" not in str(error)
+
+
+def test_the_list_of_aiohttp_exceptions_is_complete() -> None:
+    assert len(list(instances())) >= 25
