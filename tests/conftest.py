@@ -2,26 +2,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
-from openrouter_async.testing import FakeOpenRouter
 
 from openrouter_async import OpenRouter
+from tests.support import STRESS
 
-ROOT = Path(__file__).resolve().parent.parent
+if TYPE_CHECKING:
+    from openrouter_async.testing import FakeOpenRouter
 
 hypothesis.settings.register_profile("default", deadline=None, max_examples=60)
 hypothesis.settings.register_profile("stress", deadline=None, max_examples=2000)
-hypothesis.settings.load_profile("stress" if os.environ.get("STRESS") else "default")
-
-
-def missing(what: str) -> None:
-    """Skip for want of something outside the project, or fail where everything has to be there."""
-    if os.environ.get("REQUIRE_ALL"):
-        pytest.fail(f"{what} is missing, and REQUIRE_ALL is set")
-    pytest.skip(f"{what} is missing")
+hypothesis.settings.load_profile("stress" if STRESS else "default")
 
 
 @pytest.fixture(autouse=True)
@@ -33,6 +27,8 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def fake() -> AsyncIterator[FakeOpenRouter]:
+    from openrouter_async.testing import FakeOpenRouter
+
     async with FakeOpenRouter() as server:
         yield server
 

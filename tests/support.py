@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+"""The folder of the project."""
+
+STRESS = bool(os.environ.get("STRESS"))
+"""Whether large tallies run in full."""
+
+
+def missing(what: str) -> NoReturn:
+    """Skip for want of something outside the project, or fail where everything has to be there."""
+    if os.environ.get("REQUIRE_ALL"):
+        pytest.fail(f"{what} is missing, and REQUIRE_ALL is set")
+    pytest.skip(f"{what} is missing")

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import metadata
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+import openrouter_async
+from tests.support import ROOT
+
+EXTRAS = {
+    *("aiogram", "aiolimiter", "cryptography", "cyclopts", "discord", "fastapi", "keyring", "opentelemetry"),
+    *("orjson", "platformdirs", "redis", "rich", "segno", "starlette", "taskiq", "uvloop"),
+}
+
+
+def modules_after(*names: str) -> set[str]:
+    """The modules that a fresh interpreter has after importing these."""
+    code = f"import {', '.join(names)}, sys; print(*sorted(sys.modules))"
+    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+
+
+def test_every_exported_name_is_there_and_the_list_is_sorted() -> None:
+    exported = openrouter_async.__all__
+    constants = sorted(name for name in exported if name.isupper())
+    classes = sorted(name for name in exported if name[0].isupper() and not name.isupper())
+    others = sorted(name for name in exported if name[0].islower())
+    assert exported == [*constants, *classes, *others]
+    assert all(hasattr(openrouter_async, name) for name in exported)
+
+
+def test_the_names_of_the_contract_are_exported() -> None:
+    contract = (
+        "OpenRouter RequestOptions RetryPolicy Outcome UNSET CodeChallengeMethod UsageLimitType"
+        " ExchangeAuthCodeForAPIKeyRequest ExchangeAuthCodeForAPIKeyResponse"
+        " CreateAuthKeysCodeRequest CreateAuthKeysCodeResponse errors"
+    )
+    assert set(contract.split()) <= set(openrouter_async.__all__)
+
+
+def test_importing_the_package_imports_nothing_but_its_core_dependencies() -> None:
+    ours = modules_after("openrouter_async")
+    theirs = modules_after("aiohttp", "attrs", "cattrs", "cattrs.gen", "yarl")
+    added = {name.partition(".")[0] for name in ours - theirs} - set(sys.stdlib_module_names)
+    assert added == {"openrouter_async"}
+    assert ours.isdisjoint(EXTRAS)
+
+
+def test_the_plugin_imports_nothing_when_pytest_starts() -> None:
+    loaded = modules_after("openrouter_async.testing.plugin")
+    assert "aiohttp" not in loaded
+
+
+def test_the_version_is_that_of_the_distribution() -> None:
+    assert openrouter_async.__version__ == metadata.version("openrouter-async")
+
+
+def test_the_package_says_that_it_is_typed() -> None:
+    assert files("openrouter_async").joinpath("py.typed").is_file()
+
+
+MYPY = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--show-error-codes"]
+PYRIGHT = [sys.executable, "-m", "pyright"]
+
+
+@pytest.mark.parametrize("checker", [MYPY, PYRIGHT], ids=["mypy", "pyright"])
+def test_the_example_calls_are_accepted_by_type_checkers(checker: list[str]) -> None:
+    result = subprocess.run([*checker, "tests/typing/api.py"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.parametrize("checker", [MYPY, PYRIGHT], ids=["mypy", "pyright"])
+def test_each_wrong_call_is_rejected_by_type_checkers(checker: list[str]) -> None:
+    path = Path("tests/typing/wrong.py")
+    wrong = {
+        number for number, line in enumerate((ROOT / path).read_text().splitlines(), 1) if line.endswith("# wrong")
+    }
+    result = subprocess.run([*checker, str(path)], cwd=ROOT, capture_output=True, text=True, check=False)
+    reported = {
+        int(line.split(path.name)[1].split(":")[1])
+        for line in result.stdout.splitlines()
+        if path.name + ":" in line and "error" in line
+    }
+    assert reported == wrong, result.stdout

@@ -1,0 +1,120 @@
+"""Calls as users write them; type checkers have to accept each, and to infer what it gives."""
+
+from __future__ import annotations
+
+import ssl
+from datetime import UTC, datetime
+from typing import assert_type
+from uuid import UUID
+
+import aiohttp
+from yarl import URL
+
+from openrouter_async import (
+    UNSET,
+    Attempt,
+    CodeChallengeMethod,
+    CreateAuthKeysCodeRequest,
+    CreateAuthKeysCodeResponse,
+    ExchangeAuthCodeForAPIKeyRequest,
+    ExchangeAuthCodeForAPIKeyResponse,
+    Handler,
+    OpenRouter,
+    Outcome,
+    Request,
+    RequestOptions,
+    Response,
+    RetryPolicy,
+    UsageLimitType,
+    errors,
+)
+
+
+async def key_from_vault() -> str | None:
+    return None
+
+
+async def middleware(request: Request, call_next: Handler) -> Response:
+    return await call_next(request)
+
+
+async def store(request: ExchangeAuthCodeForAPIKeyRequest, response: ExchangeAuthCodeForAPIKeyResponse) -> None:
+    print(response.user_id)
+
+
+def tell(request: Request, attempt: Attempt) -> None:
+    print(request.operation, attempt.number, attempt.error.outcome, attempt.wait)
+
+
+async def construct(session: aiohttp.ClientSession) -> None:
+    OpenRouter()
+    OpenRouter("sk-or-v1-x")
+    OpenRouter(None)
+    OpenRouter(lambda: "sk-or-v1-x")
+    OpenRouter(key_from_vault)
+    OpenRouter(
+        base_url=URL("https://openrouter.ai/api/v1"),
+        timeout=10,
+        retry=RetryPolicy(max_attempts=2, statuses={429, 503}),
+        middlewares=[middleware],
+        attempt_middlewares=(middleware,),
+        session=session,
+        proxy="http://proxy.example:8080",
+        ssl=ssl.create_default_context(),
+        headers={"X-App": "1"},
+        on_key=store,
+        on_retry=tell,
+    )
+
+
+async def exchange(client: OpenRouter) -> None:
+    oauth = client.oauth
+    result = await oauth.exchange_auth_code_for_api_key(code="c", code_verifier="v", code_challenge_method="S256")
+    assert_type(result, ExchangeAuthCodeForAPIKeyResponse)
+    assert_type(result.key, str)
+    assert_type(result.user_id, str | None)
+    assert_type(result.http_meta.attempts, int)
+    await oauth.exchange_auth_code_for_api_key(code="c", code_challenge_method=CodeChallengeMethod.PLAIN)
+    await oauth.exchange_auth_code_for_api_key(code="c", code_challenge_method=None)
+    await oauth.exchange_auth_code_for_api_key(code="c", code_challenge_method=UNSET)
+    await oauth.exchange_auth_code_for_api_key(
+        ExchangeAuthCodeForAPIKeyRequest(code="c"), options=RequestOptions(timeout=5, retry=RetryPolicy.none())
+    )
+
+
+async def create(client: OpenRouter) -> None:
+    result = await client.oauth.create_auth_code(
+        callback_url="https://app.example/cb",
+        code_challenge="c",
+        code_challenge_method="S256",
+        limit=10,
+        usage_limit_type=UsageLimitType.MONTHLY,
+        expires_at=datetime.now(UTC),
+        key_label="label",
+        workspace_id=UUID(int=0),
+    )
+    assert_type(result, CreateAuthKeysCodeResponse)
+    assert_type(result.data.created_at, datetime)
+    await client.oauth.create_auth_code(CreateAuthKeysCodeRequest(callback_url=URL("https://app.example/cb")))
+    await client.oauth.create_auth_code(callback_url=URL("https://app.example/cb"), expires_at=None)
+
+
+async def derive(client: OpenRouter) -> None:
+    async with client.with_options(api_key=None, timeout=5, on_key=None, headers={"X-App": "1"}) as other:
+        assert_type(other, OpenRouter)
+    await client.aclose(timeout=3)
+
+
+async def handle(client: OpenRouter) -> None:
+    try:
+        await exchange(client)
+    except errors.APIError as error:
+        assert_type(error.status_code, int)
+        assert_type(error.retry_after, float | None)
+    except TimeoutError:
+        pass
+    except errors.KeyDeliveryError as error:
+        assert_type(error.response, ExchangeAuthCodeForAPIKeyResponse)
+    except errors.OpenRouterError as error:
+        assert_type(error.outcome, Outcome)
+        assert_type(error.restart_login, bool)

@@ -1,0 +1,28 @@
+"""Calls that type checkers have to reject: each line that ends so, and no other."""
+
+# mypy: warn-unused-ignores=False
+
+from __future__ import annotations
+
+from openrouter_async import CreateAuthKeysCodeRequest, ExchangeAuthCodeForAPIKeyRequest, OpenRouter, RetryPolicy
+
+
+async def calls(client: OpenRouter, creation: CreateAuthKeysCodeRequest) -> None:
+    await client.oauth.exchange_auth_code_for_api_key()  # wrong
+    await client.oauth.exchange_auth_code_for_api_key("c")  # wrong
+    await client.oauth.exchange_auth_code_for_api_key(code=7)  # wrong
+    await client.oauth.exchange_auth_code_for_api_key(code="c", verifier="v")  # wrong
+    await client.oauth.exchange_auth_code_for_api_key(creation)  # wrong
+    await client.oauth.exchange_auth_code_for_api_key(ExchangeAuthCodeForAPIKeyRequest(code="c"), code="c")  # wrong
+    await client.oauth.create_auth_code(callback_url=None)  # wrong
+    await client.oauth.create_auth_code(callback_url="https://a.example", limit="100")  # wrong
+    await client.oauth.create_auth_code(callback_url="https://a.example", expires_at="2027-12-31")  # wrong
+    client.with_options(pool_size=3)  # wrong
+    client.with_options(timeout="5")  # wrong
+
+
+def constructions() -> None:
+    OpenRouter(7)  # wrong
+    OpenRouter(retry=3)  # wrong
+    RetryPolicy(attempts=3)  # wrong
+    ExchangeAuthCodeForAPIKeyRequest("c")  # wrong
