@@ -100,7 +100,7 @@ class PKCEPair:
         Raises:
             RequestValidationError: The method is not valid.
         """
-        return cls(code_verifier=generate_code_verifier(), code_challenge_method=method)  # type: ignore[arg-type]
+        return cls(code_verifier=generate_code_verifier(), code_challenge_method=method)
 
     @property
     def code_challenge(self) -> str:

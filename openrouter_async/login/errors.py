@@ -1,0 +1,161 @@
+"""What can go wrong with a login, beside the exchange itself.
+
+::
+
+    OpenRouterError
+    └── LoginError                        a login cannot go on
+        ├── InvalidCallbackError          the callback is malformed, or too large
+        ├── StateMismatchError            its state is missing, forged, or contradicts itself
+        ├── UnknownLoginError             no such login: never started here, or long over
+        ├── LoginBindingError             it belongs to another browser or chat
+        ├── InvalidCookieError            its cookie is altered, cut off, or sealed with a retired key
+        ├── LoginExpiredError             it took too long
+        ├── LoginAlreadyUsedError         it is over, or its key is not for this callback
+        ├── LoginInProgressError          another callback of it is still at work
+        ├── LoginLostError                a worker died with it; its code may be used
+        ├── AuthorizationError            OpenRouter sent the user back without a code
+        │   └── AuthorizationDeniedError  because the user said no
+        ├── LoginTimeoutError             nobody finished it in time (TimeoutError)
+        ├── LoopbackUnavailableError      no local port can be listened on
+        └── LoginStoreError               the store cannot be reached, or holds what it should not
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Final
+
+from openrouter_async.errors import OpenRouterError, Outcome
+
+__all__ = [
+    "AuthorizationDeniedError",
+    "AuthorizationError",
+    "InvalidCallbackError",
+    "InvalidCookieError",
+    "LoginAlreadyUsedError",
+    "LoginBindingError",
+    "LoginError",
+    "LoginExpiredError",
+    "LoginInProgressError",
+    "LoginLostError",
+    "LoginStoreError",
+    "LoginTimeoutError",
+    "LoopbackUnavailableError",
+    "StateMismatchError",
+    "UnknownLoginError",
+]
+
+_TOOK_TOO_LONG: Final = "This sign-in took too long. Please sign in again."
+
+
+class LoginError(OpenRouterError):
+    """A login cannot go on. Nothing was sent, unless the outcome says so."""
+
+    _user_message: ClassVar[str | None] = "This sign-in is not valid. Please sign in again."
+    _restart_login: ClassVar[bool] = True
+
+    @property
+    def user_message(self) -> str:
+        """A sentence that is safe to show to the person who signs in."""
+        return self._user_message or super().user_message
+
+    @property
+    def restart_login(self) -> bool:
+        """Whether the login has to start anew."""
+        return self._restart_login
+
+
+class InvalidCallbackError(LoginError):
+    """The callback, or what was pasted, is not what OpenRouter sends."""
+
+
+class StateMismatchError(LoginError):
+    """The state of the callback is missing, is none of ours, or differs between path and query."""
+
+
+class UnknownLoginError(LoginError):
+    """No login with this state: it was never started here, is long over, or its cookie is in another browser."""
+
+    _user_message = (
+        "This sign-in is not known here, or not any more. Please sign in again, in one and the same browser."
+    )
+
+
+class LoginBindingError(LoginError):
+    """The login was started in another browser or chat than the one that came back."""
+
+    _user_message = "This sign-in was started in another browser. Please finish it there, or sign in again here."
+
+
+class InvalidCookieError(LoginError):
+    """The cookie of the login is altered, cut off, of another login, or sealed with a key that is retired."""
+
+
+class LoginExpiredError(LoginError):
+    """The login took longer than its lifetime."""
+
+    _user_message = _TOOK_TOO_LONG
+
+
+class LoginAlreadyUsedError(LoginError):
+    """The login is over, and its result is not for this callback, or not kept any more."""
+
+    _user_message = "This sign-in is already finished. Please sign in again if you are not signed in."
+
+
+class LoginInProgressError(LoginError):
+    """Another callback of the same login is still at work; this one may be tried again."""
+
+    _user_message = "This sign-in is still being finished. Please reload in a moment."
+    _restart_login = False
+
+
+class LoginLostError(LoginError):
+    """A worker died while it exchanged the code, which is refused now: the key may exist, and nobody has it."""
+
+    _user_message = None
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, outcome=Outcome.UNKNOWN)
+
+
+class AuthorizationError(LoginError):
+    """OpenRouter sent the user back with an error instead of a code (RFC 6749, section 4.1.2.1).
+
+    Attributes:
+        error: The error code, such as ``server_error``.
+        context: What the app gave to the login; None when the callback does not tell which one it was.
+        return_to: Where the app wanted to lead the user; None without.
+    """
+
+    _user_message = "OpenRouter did not allow the sign-in. Please try again."
+
+    def __init__(self, error: str, *, context: Any = None, return_to: str | None = None) -> None:
+        super().__init__(f"OpenRouter sent the user back with the error {error!r}", outcome=Outcome.REFUSED)
+        self.error = error
+        self.context = context
+        self.return_to = return_to
+
+
+class AuthorizationDeniedError(AuthorizationError):
+    """The user did not consent."""
+
+    _user_message = "You did not allow the sign-in."
+
+
+class LoginTimeoutError(LoginError, TimeoutError):
+    """Nobody finished the login in time."""
+
+    _user_message = _TOOK_TOO_LONG
+
+
+class LoopbackUnavailableError(LoginError):
+    """No local port can be listened on."""
+
+    _user_message = "This computer does not let the app wait for the browser. Please sign in with a code instead."
+
+
+class LoginStoreError(LoginError):
+    """The store of pending logins cannot be reached, or what it holds cannot be read."""
+
+    _user_message = "Signing in is not possible at the moment. Please try again in a moment."
+    _restart_login = False

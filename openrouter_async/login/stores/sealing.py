@@ -1,0 +1,78 @@
+"""Encryption of what leaves the process; needs the extra ``cookie``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final, TypeAlias
+
+from openrouter_async.errors import RequestValidationError
+
+try:
+    from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+except ImportError as missing:
+    raise ImportError("encrypting logins needs cryptography: pip install 'openrouter-async[cookie]'") from missing
+
+Keys: TypeAlias = str | bytes | Iterable[str | bytes]
+"""A Fernet key, or some: the first one seals, all of them open. `generate_key` makes one."""
+
+_PADDING: Final = b"="
+
+
+def generate_key() -> str:
+    """A new key for `CookieStore` and `RedisStore`: keep it as secret as a password, and the same in all workers."""
+    return Fernet.generate_key().decode("ascii")
+
+
+class SealError(Exception):
+    """What should be opened is altered, cut off, sealed for something else, or with a key that is not there."""
+
+
+class Sealer:
+    """Encrypts and authenticates by Fernet: AES-128-CBC and HMAC-SHA256.
+
+    Fernet knows no associated data, so what a value is sealed for is sealed with it: one login's data cannot be put in
+    the place of another's, nor a pending login in the place of a result.
+
+    Args:
+        keys: See `Keys`.
+
+    Raises:
+        RequestValidationError: There is no key, or one is not 32 bytes in base64url.
+    """
+
+    def __init__(self, keys: Keys) -> None:
+        several = (keys,) if isinstance(keys, (str, bytes)) else tuple(keys)
+        if not several:
+            raise RequestValidationError("keys", "must hold a key at least")
+        try:
+            self._fernet = MultiFernet([Fernet(key) for key in several])
+        except (ValueError, TypeError):
+            raise RequestValidationError("keys", "must be Fernet keys: 32 bytes in base64url") from None
+
+    def seal(self, purpose: str, data: bytes) -> bytes:
+        """Encrypt.
+
+        Args:
+            purpose: What it is for; it takes the same to open it.
+            data: What to encrypt.
+
+        Returns:
+            Characters of base64url, without padding, which some parsers of cookies would put in quotes.
+        """
+        return self._fernet.encrypt(purpose.encode() + b"\n" + data).rstrip(_PADDING)
+
+    def open(self, purpose: str, sealed: bytes) -> bytes:
+        """Decrypt.
+
+        Raises:
+            SealError: It was not sealed so, with one of the keys, for this purpose.
+        """
+        try:
+            data = self._fernet.decrypt(sealed + _PADDING * (-len(sealed) % 4))
+        except InvalidToken:
+            raise SealError from None
+        found, _, data = data.partition(b"\n")
+        # It is authenticated by now, so how long this takes tells nothing that is secret.
+        if found != purpose.encode():
+            raise SealError
+        return data
