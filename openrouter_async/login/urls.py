@@ -128,7 +128,9 @@ def validate_return_to(field: str, value: object) -> str:
     return value
 
 
-def _is_template(_instance: object, attribute: attrs.Attribute[str], value: str) -> None:
+def _is_template(_instance: object, attribute: attrs.Attribute[str], value: object) -> None:
+    if not isinstance(value, str):
+        raise RequestValidationError(attribute.name, "must be a string or a URL")
     if value.count(_PLACEHOLDER) > 1:
         raise RequestValidationError(attribute.name, "must not have more than one {state}")
     nonce = "s" * 43
@@ -155,7 +157,7 @@ class CallbackTemplate:
 
     callback_url: str = attrs.field(
         converter=_to_template,
-        validator=[attrs.validators.instance_of(str), _is_template],
+        validator=_is_template,
     )
 
     def fill(self, state: str) -> str:

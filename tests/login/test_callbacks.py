@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import time
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from multidict import MultiDict
+from yarl import URL
+
+from openrouter_async.login import InvalidCallbackError, LoginError, StateMismatchError
+from openrouter_async.login.callbacks import Callback, read_callback, read_pasted
+from openrouter_async.login.urls import CallbackTemplate
+
+STATE = "Zk9-" + "s" * 39
+OTHER = "Zk9-" + "t" * 39
+CODE = "auth_code_Abc-123"
+TEMPLATE = CallbackTemplate("https://app.example/cb/{state}")
+FINISHED = Callback(state=STATE, code=CODE)
+
+
+class ListsOnly(dict[str, Any]):
+    """What Django, Starlette and Werkzeug have in common."""
+
+    def __getitem__(self, name: str) -> str:
+        return str(super().__getitem__(name)[-1])
+
+    def getlist(self, name: str) -> list[str]:
+        return list(super().__getitem__(name))
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [
+        f"https://app.example/cb/{STATE}?code={CODE}&state={STATE}",
+        f"https://app.example/cb/{STATE}?code={CODE}",
+        f"http://inside:8080/cb/{STATE}?code={CODE}",
+        f"/cb/{STATE}?code={CODE}",
+        URL(f"https://app.example/cb/{STATE}?code={CODE}"),
+        f"https://app.example/elsewhere?code={CODE}&state={STATE}&next=https://app.example/?code=x",
+        f"?code={CODE}&state={STATE}",
+        f"code={CODE}&state={STATE}&next=https://app.example/",
+        {"code": CODE, "state": STATE},
+        {"code": [CODE], "state": (STATE,), "other": ["a", "b"]},
+        MultiDict([("code", CODE), ("state", STATE), ("tag", "a"), ("tag", "b")]),
+        ListsOnly(code=[CODE], state=[STATE]),
+    ],
+)
+def test_a_callback_is_read_in_whatever_form_a_framework_has_it(callback: Any) -> None:
+    assert read_callback(callback, TEMPLATE) == FINISHED
+
+
+@given(st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=80))
+def test_a_code_of_any_visible_characters_survives(code: str) -> None:
+    expected = Callback(state=STATE, code=code)
+
+    assert read_callback(f"/cb/{STATE}?{urlencode({'code': code})}", TEMPLATE) == expected
+    assert read_callback({"code": code, "state": STATE}, None) == expected
+
+
+@given(st.one_of(st.text(max_size=300), st.dictionaries(st.sampled_from(["code", "state", "error", "x"]), st.text())))
+def test_whatever_comes_is_read_or_refused_as_our_own_error(callback: Any) -> None:
+    try:
+        read = read_callback(callback, TEMPLATE)
+    except LoginError:
+        return
+
+    assert (read.code is None) != (read.error is None)
+    assert read.code is None or read.state is not None
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [
+        f"/cb/{STATE}",
+        f"/cb/{STATE}?code={CODE}&error=access_denied",
+        f"/cb/{STATE}?code={CODE}&code={CODE}",
+        f"/cb/{STATE}?code={CODE}&code=other",
+        f"/cb/{STATE}?code={CODE}&state={STATE}&state={STATE}",
+        f"/cb/{STATE}?error=access_denied&error=other",
+        f"/cb/{STATE}?code=",
+        f"/cb/{STATE}?code=a%00b",
+        f"/cb/{STATE}?code=a%0d%0ab",
+        f"/cb/{STATE}?code=a\r\nb",
+        f"/cb/{STATE}\x00?code={CODE}",
+        f"/cb/{STATE}?code=%ff",
+        f"/cb/{STATE}?code=%C3%BC",
+        f"/cb/{STATE}?code=" + "x" * 1025,
+        f"https://[half/cb?code={CODE}",
+        "?" + "&".join(f"x{number}=1" for number in range(100)) + f"&code={CODE}&state={STATE}",
+        MultiDict([("code", CODE), ("code", "other"), ("state", STATE)]),
+        ListsOnly(code=[CODE, "other"], state=[STATE]),
+        {"code": [CODE, CODE], "state": STATE},
+        {"code": 7, "state": STATE},
+        {"code": [b"bytes"], "state": STATE},
+        {"code": "x" * 10_000, "state": STATE},
+        {"code": "a\x00b", "state": STATE},
+        {},
+        "",
+    ],
+)
+def test_a_malformed_callback_is_refused(callback: Any) -> None:
+    with pytest.raises(InvalidCallbackError) as caught:
+        read_callback(callback, TEMPLATE)
+
+    assert CODE not in str(caught.value)
+    assert STATE not in str(caught.value)
+
+
+def test_a_megabyte_is_refused_before_it_is_parsed() -> None:
+    callback = f"/cb/{STATE}?code={CODE}&" + "x=1&" * 250_000
+    started = time.perf_counter()
+
+    with pytest.raises(InvalidCallbackError, match="at most 8192 characters"):
+        read_callback(callback, TEMPLATE)
+
+    assert time.perf_counter() - started < 0.05
+
+
+@pytest.mark.parametrize(
+    ("callback", "message"),
+    [
+        (f"/cb?code={CODE}", "has no state"),
+        (f"/elsewhere/{STATE}?code={CODE}", "has no state"),
+        (f"/cb/{STATE}?code={CODE}&state={OTHER}", "one state in its path and another"),
+        (f"/cb/{STATE}?code={CODE}&state=", "not one that was made here"),
+        (f"/cb/{STATE}?code={CODE}&state=forged", "not one that was made here"),
+        (f"/cb/{STATE}?error=access_denied&state={OTHER}", "one state in its path and another"),
+        ({"code": CODE}, "has no state"),
+        ({"code": CODE, "state": STATE + "\x00"}, None),
+    ],
+)
+def test_a_state_that_is_missing_or_odd_is_refused(callback: Any, message: str | None) -> None:
+    with pytest.raises((StateMismatchError, InvalidCallbackError), match=message or "control characters") as caught:
+        read_callback(callback, TEMPLATE)
+
+    assert STATE not in str(caught.value)
+    assert OTHER not in str(caught.value)
+
+
+def test_an_error_is_read_with_the_state_of_the_path() -> None:
+    read = read_callback(f"/cb/{STATE}?error=access_denied&error_description=no", TEMPLATE)
+
+    assert read == Callback(state=STATE, error="access_denied")
+
+
+def test_an_error_without_a_state_is_still_an_error() -> None:
+    assert read_callback("?error=access_denied", TEMPLATE) == Callback(state=None, error="access_denied")
+
+
+@pytest.mark.parametrize("error", ["<script>alert(1)</script>", "x" * 65, "", "a b", "\u202e"])
+def test_an_error_that_does_not_look_like_one_is_not_repeated(error: str) -> None:
+    assert read_callback(f"/cb/{STATE}?error={quote(error)}", TEMPLATE).error == "unknown"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        CODE,
+        f"  {CODE}\r\n",
+        f"code={CODE}",
+        f"?code={CODE}",
+        f"state={STATE}&code={CODE}",
+        f"http://127.0.0.1:3000/callback?code={CODE}",
+        f" https://app.example/cb/{STATE}?code={CODE}&state={STATE} ",
+        f"HTTPS://app.example/?code={CODE}#fragment",
+    ],
+)
+def test_a_code_is_found_in_what_users_paste(text: str) -> None:
+    assert read_pasted(text, TEMPLATE, STATE) == FINISHED
+
+
+def test_a_pasted_denial_is_a_denial() -> None:
+    read = read_pasted("http://127.0.0.1/cb?error=access_denied", None, STATE)
+
+    assert read == Callback(state=STATE, error="access_denied")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "   ", "two words", "https://app.example/", f"code={CODE}&code=other", "x" * 1025, "x" * 1_000_000, "ü"],
+)
+def test_what_holds_no_code_is_refused(text: str) -> None:
+    with pytest.raises(InvalidCallbackError):
+        read_pasted(text, TEMPLATE, STATE)
+
+
+@pytest.mark.parametrize(
+    "text", [f"code={CODE}&state={OTHER}", f"https://app.example/cb/{OTHER}?code={CODE}", f"code={CODE}&state=forged"]
+)
+def test_a_pasted_url_of_another_login_is_refused(text: str) -> None:
+    with pytest.raises(StateMismatchError):
+        read_pasted(text, TEMPLATE, STATE)
+
+
+def test_a_handle_that_is_no_state_is_refused() -> None:
+    with pytest.raises(StateMismatchError):
+        read_pasted(CODE, None, "made-up")
+
+
+def test_a_callback_shows_neither_its_state_nor_its_code() -> None:
+    assert repr(FINISHED) == "Callback(state=***, code=***, error=None)"

@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from http.cookies import SimpleCookie
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from openrouter_async.errors import RequestValidationError
+from openrouter_async.login import (
+    Claimant,
+    ClaimStatus,
+    CookieStore,
+    InvalidCookieError,
+    LoginCookie,
+    LoginRecord,
+    generate_key,
+)
+from openrouter_async.login.stores.sealing import Sealer, SealError
+from tests.login.support import NOW, make_claimant, make_login, make_result
+
+OLD, NEW = generate_key(), generate_key()
+
+
+async def make_cookie(store: CookieStore, login: LoginRecord) -> LoginCookie:
+    cookie = await store.put(login, now=NOW)
+    assert cookie is not None
+    return cookie
+
+
+def with_value(claimant: Claimant, cookie: LoginCookie, value: str) -> Claimant:
+    return attrs.evolve(claimant, cookies={cookie.name: value})
+
+
+async def test_the_cookie_is_for_this_host_https_and_no_script() -> None:
+    cookie = await make_cookie(CookieStore(NEW), make_login())
+
+    assert cookie.name.startswith("__Host-openrouter-login-")
+    morsel = SimpleCookie(cookie.header)[cookie.name]
+    assert morsel.value == cookie.value
+    assert (morsel["path"], morsel["secure"], morsel["httponly"], morsel["samesite"], morsel["max-age"]) == (
+        "/",
+        True,
+        True,
+        "Lax",
+        "600",
+    )
+    assert morsel["domain"] == ""
+
+
+async def test_over_plain_http_the_cookie_has_no_prefix_that_browsers_would_refuse() -> None:
+    cookie = await make_cookie(CookieStore(NEW, secure=False), make_login())
+
+    assert cookie.name.startswith("openrouter-login-")
+    assert "Secure" not in cookie.header
+
+
+async def test_two_tabs_have_two_cookies() -> None:
+    store = CookieStore(NEW)
+    first, second = make_login(), make_login()
+    cookies = {
+        cookie.name: cookie.value for cookie in [await make_cookie(store, first), await make_cookie(store, second)]
+    }
+
+    assert len(cookies) == 2
+    for login in (first, second):
+        claim = await store.claim(attrs.evolve(make_claimant(login), cookies=cookies), now=NOW, lease=15)
+        assert claim.login == login
+
+
+async def test_the_largest_login_fits_into_a_cookie() -> None:
+    login = attrs.evolve(make_login(), context="x" * 1022, return_to="/" + "y" * 511)
+
+    cookie = await make_cookie(CookieStore(NEW), login)
+
+    assert len(cookie.header) < 4096
+
+
+async def test_a_login_that_is_too_large_for_a_cookie_is_refused() -> None:
+    with pytest.raises(RequestValidationError, match="context: must be smaller"):
+        await CookieStore(NEW).put(attrs.evolve(make_login(), context="x" * 3000), now=NOW)
+
+
+async def test_a_cookie_of_a_retired_key_is_refused_and_one_of_an_older_key_accepted() -> None:
+    login = make_login()
+    cookie = await make_cookie(CookieStore(OLD), login)
+    claimant = make_claimant(login, cookie)
+
+    assert (await CookieStore([NEW, OLD]).claim(claimant, now=NOW, lease=15)).login == login
+    with pytest.raises(InvalidCookieError):
+        await CookieStore(NEW).claim(claimant, now=NOW, lease=15)
+
+
+async def test_after_a_rotation_the_new_key_seals() -> None:
+    login = make_login()
+    cookie = await make_cookie(CookieStore([NEW, OLD]), login)
+
+    assert (await CookieStore(NEW).claim(make_claimant(login, cookie), now=NOW, lease=15)).login == login
+
+
+async def test_no_altered_or_shortened_cookie_is_accepted() -> None:
+    store = CookieStore(NEW)
+    login = make_login()
+    cookie = await make_cookie(store, login)
+    claimant = make_claimant(login, cookie)
+    value = cookie.value
+    forgeries = [
+        *(value[:length] for length in range(0, len(value), 7)),
+        *(value[:at] + ("A" if value[at] != "A" else "B") + value[at + 1 :] for at in range(0, len(value) - 1, 5)),
+        value + "AAAA",
+        value[::-1],
+        value.swapcase(),
+        "é" * 10,
+        "x" * 1_000_000,
+    ]
+
+    for forgery in forgeries:
+        with pytest.raises(InvalidCookieError) as caught:
+            await store.claim(with_value(claimant, cookie, forgery), now=NOW, lease=15)
+        assert login.pkce.code_verifier not in str(caught.value)
+    assert (await store.claim(claimant, now=NOW, lease=15)).status is ClaimStatus.CLAIMED
+
+
+async def test_the_cookie_of_one_login_is_none_of_another() -> None:
+    store = CookieStore(NEW)
+    mine, other = make_login(), make_login()
+    my_cookie, other_cookie = await make_cookie(store, mine), await make_cookie(store, other)
+
+    with pytest.raises(InvalidCookieError):
+        await store.claim(with_value(make_claimant(mine), my_cookie, other_cookie.value), now=NOW, lease=15)
+
+
+async def test_without_its_cookie_a_login_is_unknown_even_while_it_is_being_finished() -> None:
+    store = CookieStore(NEW)
+    login = make_login()
+    claimant = make_claimant(login, await make_cookie(store, login))
+    await store.claim(claimant, now=NOW, lease=15)
+    await store.finish(claimant, make_result(), now=NOW, keep=60)
+
+    claim = await store.claim(make_claimant(login), now=NOW, lease=15)
+
+    assert claim.status is ClaimStatus.UNKNOWN
+    assert claim.result is None
+
+
+async def test_a_replayed_cookie_does_not_start_a_spent_login_anew() -> None:
+    store = CookieStore(NEW)
+    login = make_login()
+    claimant = make_claimant(login, await make_cookie(store, login))
+    await store.claim(claimant, now=NOW, lease=15)
+    await store.finish(claimant, None, now=NOW, keep=60)
+
+    assert (await store.claim(claimant, now=NOW, lease=15)).status is ClaimStatus.SPENT
+
+
+async def test_the_cookie_lives_as_long_as_the_result() -> None:
+    store = CookieStore(NEW)
+    login = make_login()
+    cookie = await make_cookie(store, login)
+    claimant = make_claimant(login, cookie)
+    await store.claim(claimant, now=NOW, lease=15)
+
+    kept = await store.finish(claimant, make_result(), now=NOW, keep=60)
+    refused = await store.finish(claimant, None, now=NOW, keep=60)
+
+    assert kept == attrs.evolve(cookie, max_age=60)
+    assert refused == attrs.evolve(cookie, value="", max_age=0)
+
+
+@given(st.binary(max_size=300), st.text("abc:", max_size=8), st.text("abc:", max_size=8))
+def test_what_is_sealed_is_opened_for_the_same_purpose_only(data: bytes, purpose: str, other: str) -> None:
+    sealer = Sealer(NEW)
+    sealed = sealer.seal(purpose, data)
+
+    assert sealer.open(purpose, sealed) == data
+    if purpose != other:
+        with pytest.raises(SealError):
+            sealer.open(other, sealed)
+
+
+@given(st.binary(max_size=400))
+def test_nothing_foreign_is_opened(sealed: bytes) -> None:
+    with pytest.raises(SealError):
+        Sealer(NEW).open("login", sealed)
+
+
+@pytest.mark.parametrize("keys", ["", "short", [], ["short"], b"\xff" * 44, [7], "é" * 44])
+def test_keys_that_are_none_are_refused_and_not_repeated(keys: Any) -> None:
+    with pytest.raises(RequestValidationError, match="keys") as caught:
+        CookieStore(keys)
+
+    assert "short" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a;b", "a=b", "ü", "a\r\nb"])
+def test_a_name_that_would_break_the_header_is_refused(name: str) -> None:
+    with pytest.raises(RequestValidationError, match="name"):
+        CookieStore(NEW, name=name)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "extra"), [("cryptography", "CookieStore", "cookie"), ("redis", "RedisStore", "redis")]
+)
+def test_a_missing_extra_is_named(module: str, name: str, extra: str) -> None:
+    program = (
+        f"import sys; sys.modules[{module!r}] = None\n"
+        "import openrouter_async.login as login\n"
+        f"try: login.{name}\n"
+        "except ImportError as error: print(error)"
+    )
+
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+
+    assert shown.strip().endswith(f"pip install 'openrouter-async[{extra}]'")
+
+
+def test_the_package_imports_no_extra_and_no_server() -> None:
+    program = (
+        "import sys, openrouter_async.login\n"
+        "print([name for name in ('cryptography', 'redis', 'aiohttp.web') if name in sys.modules])"
+    )
+
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+
+    assert shown == "[]\n"

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import gc
+import tracemalloc
+
+import pytest
+
+from openrouter_async.errors import RequestValidationError
+from openrouter_async.login import ClaimStatus, MemoryStore
+from tests.login.support import NOW, make_claimant, make_login, make_result
+
+
+async def test_a_hundred_thousand_pending_logins_stay_within_the_bound() -> None:
+    store = MemoryStore(max_logins=100_000)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        for _ in range(100_000):
+            await store.put(make_login(), now=NOW)
+        full, _ = tracemalloc.get_traced_memory()
+        for _ in range(50_000):
+            await store.put(make_login(), now=NOW)
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    print(f"100,000 pending logins: {full / 2**20:.1f} MiB; after 50,000 more: {after / 2**20:.1f} MiB")
+    assert len(store) == 100_000
+    assert full < 150 * 2**20
+    # Dictionaries grow by steps.
+    assert after < full * 1.15
+
+
+async def test_the_oldest_are_forgotten_when_there_are_too_many() -> None:
+    store = MemoryStore(max_logins=2)
+    first, second, third = (make_login() for _ in range(3))
+    for login in (first, second, third):
+        await store.put(login, now=NOW)
+
+    assert (await store.claim(make_claimant(first), now=NOW, lease=15)).status is ClaimStatus.UNKNOWN
+    assert (await store.claim(make_claimant(second), now=NOW, lease=15)).status is ClaimStatus.CLAIMED
+    assert (await store.claim(make_claimant(third), now=NOW, lease=15)).status is ClaimStatus.CLAIMED
+
+
+async def test_a_login_that_was_pressed_out_can_still_be_finished() -> None:
+    store = MemoryStore(max_logins=1)
+    login = make_login()
+    claimant = make_claimant(login)
+    await store.put(login, now=NOW)
+    await store.claim(claimant, now=NOW, lease=15)
+    await store.put(make_login(), now=NOW)
+
+    await store.restore(claimant, now=NOW)
+    await store.finish(claimant, make_result(), now=NOW, keep=60)
+
+    assert len(store) == 1
+    assert (await store.claim(claimant, now=NOW, lease=15)).result == make_result()
+
+
+async def test_results_are_bounded_too() -> None:
+    store = MemoryStore(max_logins=2)
+    claimants = [make_claimant(make_login()) for _ in range(3)]
+    for claimant in claimants:
+        await store.finish(claimant, make_result(), now=NOW, keep=60)
+
+    statuses = [(await store.claim(claimant, now=NOW, lease=15)).status for claimant in claimants]
+    assert statuses == [ClaimStatus.UNKNOWN, ClaimStatus.FINISHED, ClaimStatus.FINISHED]
+
+
+async def test_everything_is_forgotten_in_its_time() -> None:
+    store = MemoryStore()
+    login = make_login()
+    claimant = make_claimant(login)
+    await store.put(login, now=NOW)
+    await store.put(make_login(), now=NOW)
+    await store.claim(claimant, now=NOW, lease=15)
+    await store.finish(claimant, make_result(), now=NOW, keep=60)
+
+    assert (await store.claim(claimant, now=NOW + 59, lease=15)).status is ClaimStatus.FINISHED
+    assert (await store.claim(claimant, now=NOW + 60, lease=15)).status is ClaimStatus.SPENT
+    assert (await store.claim(claimant, now=NOW + 659, lease=15)).status is ClaimStatus.SPENT
+    assert (await store.claim(claimant, now=NOW + 660, lease=15)).status is ClaimStatus.UNKNOWN
+    assert len(store) == 0
+
+
+async def test_a_login_behind_one_that_lives_longer_ends_in_its_own_time() -> None:
+    store = MemoryStore()
+    await store.put(make_login(lifetime=6000), now=NOW)
+    login = make_login(lifetime=600)
+    await store.put(login, now=NOW)
+
+    assert (await store.claim(make_claimant(login), now=NOW + 660, lease=15)).status is ClaimStatus.UNKNOWN
+    assert len(store) == 1
+
+
+async def test_a_login_that_is_being_finished_outlives_its_end() -> None:
+    store = MemoryStore()
+    login = make_login()
+    claimant = make_claimant(login)
+    await store.put(login, now=NOW)
+    await store.claim(claimant, now=NOW + 655, lease=15)
+
+    assert (await store.claim(make_claimant(login), now=NOW + 665, lease=15)).status is ClaimStatus.BUSY
+
+
+@pytest.mark.parametrize("most", [0, -1, 1.5, True, "2", None])
+def test_a_bound_that_is_none_is_refused(most: int) -> None:
+    with pytest.raises(RequestValidationError, match="max_logins"):
+        MemoryStore(max_logins=most)

