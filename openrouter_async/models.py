@@ -63,26 +63,30 @@ class UsageLimitType(enum.StrEnum):
 Validator: TypeAlias = Callable[[Any, "attrs.Attribute[Any]", Any], None]
 
 
-def _choice(field: str, kind: type[enum.StrEnum], value: object) -> Any:
-    try:
-        return kind(value)  # type: ignore[arg-type]
-    except ValueError:
-        choices = ", ".join(kind)
-        raise RequestValidationError(field, f"must be one of {choices}") from None
+# A look-up costs a fifth of calling the enum.
+_METHODS: Final[Mapping[object, CodeChallengeMethod | None | Unset]] = {
+    **{method.value: method for method in CodeChallengeMethod},
+    None: None,
+    UNSET: UNSET,
+}
+_USAGE_LIMIT_TYPES: Final[Mapping[object, UsageLimitType | None]] = {
+    **{limit_type.value: limit_type for limit_type in UsageLimitType},
+    None: None,
+}
 
 
 def _to_method(value: object) -> CodeChallengeMethod | None | Unset:
-    if value is None or isinstance(value, (Unset, CodeChallengeMethod)):
-        return value
-    method: CodeChallengeMethod = _choice("code_challenge_method", CodeChallengeMethod, value)
-    return method
+    try:
+        return _METHODS[value]
+    except (KeyError, TypeError):
+        raise RequestValidationError("code_challenge_method", "must be one of S256, plain") from None
 
 
 def _to_usage_limit_type(value: object) -> UsageLimitType | None:
-    if value is None or isinstance(value, UsageLimitType):
-        return value
-    limit_type: UsageLimitType = _choice("usage_limit_type", UsageLimitType, value)
-    return limit_type
+    try:
+        return _USAGE_LIMIT_TYPES[value]
+    except (KeyError, TypeError):
+        raise RequestValidationError("usage_limit_type", "must be one of daily, weekly, monthly") from None
 
 
 def _to_workspace_id(value: object) -> str | None:
