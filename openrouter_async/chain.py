@@ -104,11 +104,6 @@ class Response:
     elapsed: float
     history: tuple[Attempt, ...] = ()
 
-    @property
-    def request_id(self) -> str | None:
-        """What to quote to OpenRouter's support: ``X-Request-Id``, else ``CF-Ray``."""
-        return self.headers.get("X-Request-Id") or self.headers.get("CF-Ray")
-
 
 Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
 """Sends a request and gives its answer."""

@@ -245,6 +245,11 @@ class CreateAuthKeysCodeRequest:
             raise RequestValidationError("code_challenge_method", "must come with a code_challenge")
 
 
+def request_id_of(headers: Mapping[str, str]) -> str | None:
+    """What an answer is to be quoted by: its ``X-Request-Id``, else its ``CF-Ray``."""
+    return headers.get("X-Request-Id") or headers.get("CF-Ray")
+
+
 @attrs.frozen(kw_only=True)
 class HttpMeta:
     """How an answer came about.
@@ -254,14 +259,17 @@ class HttpMeta:
         headers: The headers of the answer.
         attempts: How often the request was sent until it was answered so.
         elapsed: Seconds from the call to the answer, waits included.
-        request_id: What to quote to OpenRouter's support; None when the answer names none.
     """
 
     status_code: int = 200
     headers: Mapping[str, str] = attrs.field(factory=dict[str, str], repr=False, hash=False)
     attempts: int = 1
     elapsed: float = 0.0
-    request_id: str | None = None
+
+    @property
+    def request_id(self) -> str | None:
+        """What to quote to OpenRouter's support: ``X-Request-Id``, else ``CF-Ray``; None without either."""
+        return request_id_of(self.headers)
 
 
 @attrs.frozen(kw_only=True)

@@ -268,7 +268,6 @@ class OAuth:
                 headers=response.headers,
                 attempts=len(response.history) + 1,
                 elapsed=time.perf_counter() - started,
-                request_id=response.request_id,
             )
             try:
                 return converter.load(kind, response.body, http_meta)

@@ -14,6 +14,7 @@ from openrouter_async.chain import Request, Response
 from openrouter_async.clock import Clock
 from openrouter_async.converter import MalformedBodyError, load_json
 from openrouter_async.errors import APIError, OpenRouterError, Outcome, ResponseValidationError
+from openrouter_async.models import request_id_of
 from openrouter_async.redaction import scrub
 
 _MESSAGE_LENGTH: Final = 200
@@ -49,7 +50,7 @@ def error_from(request: Request, response: Response, clock: Clock) -> OpenRouter
         metadata=metadata,
         body=text[:_BODY_LENGTH],
         headers=response.headers,
-        request_id=response.request_id,
+        request_id=request_id_of(response.headers),
         retry_after=parse_retry_after(response.headers, clock.time()),
     )
 

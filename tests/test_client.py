@@ -297,12 +297,15 @@ async def test_a_borrowed_session_is_neither_closed_nor_changed() -> None:
         response: aiohttp.ClientResponse = await handler(request)
         return response
 
-    async with answering(ANSWER) as server, aiohttp.ClientSession(
-        middlewares=[native],
-        raise_for_status=True,
-        headers={"X-Session": "kept"},
-        timeout=aiohttp.ClientTimeout(total=0.000001),
-    ) as session:
+    async with (
+        answering(ANSWER) as server,
+        aiohttp.ClientSession(
+            middlewares=[native],
+            raise_for_status=True,
+            headers={"X-Session": "kept"},
+            timeout=aiohttp.ClientTimeout(total=0.000001),
+        ) as session,
+    ):
         before = dict(vars(session)) if hasattr(session, "__dict__") else {}
         async with OpenRouter(None, base_url=server.base_url, session=session) as client:
             assert (await exchange(client)).key == KEY

@@ -46,7 +46,7 @@ EXAMPLES = [
     ),
     ExchangeAuthCodeForAPIKeyResponse(key=KEY, user_id="user_1", http_meta=HttpMeta(headers={"Date": "today"})),
     CreateAuthKeysCodeResponse(data=AuthKeysCode(id="code-1", app_id=1, created_at=datetime(2025, 8, 24, tzinfo=UTC))),
-    HttpMeta(status_code=200, headers={"Date": "today"}, attempts=2, elapsed=0.5, request_id="r"),
+    HttpMeta(status_code=200, headers={"Date": "today"}, attempts=2, elapsed=0.5),
     RequestOptions(server_url="https://gateway.example/v1", timeout=5, headers={"X-App": "1"}),
     RetryPolicy(statuses=[500, 503]),
 ]
