@@ -43,7 +43,9 @@ class InFlight(Generic[T]):
     def __len__(self) -> int:
         return len(self._flights)
 
-    async def join(self, key: Hashable, start: Callable[[Delivery], Coroutine[Any, Any, T]]) -> T:
+    async def join(
+        self, key: Hashable, start: Callable[[Delivery], Coroutine[Any, Any, T]], *, patient: bool = False
+    ) -> T:
         """Wait for the exchange with this key; start it when there is none on its way.
 
         A caller that is cancelled leaves it running, unless nobody else waits for it and no server can have carried
@@ -52,25 +54,19 @@ class InFlight(Generic[T]):
         Args:
             key: What makes two exchanges equal.
             start: Makes the coroutine of a new exchange; it keeps the `Delivery` up to date.
+            patient: Whether a caller that is cancelled once waits all the same for an exchange that a server may have
+                carried out, and gets its result instead of the cancellation.
 
         Raises:
             ClientClosedError: The client was closed, and the exchange did not end in time.
         """
-        loop = asyncio.get_running_loop()
         flight = self._joinable.get(key)
         if flight is None:
             flight = self._joinable[key] = _Flight(key)
-            flight.task = loop.create_task(self._fly(flight, start))
+            flight.task = asyncio.get_running_loop().create_task(self._fly(flight, start))
             self._flights.add(flight)
-        landed: asyncio.Future[None] = loop.create_future()
-        flight.callers.append(landed)
         flight.delivery.abandoned = False
-        try:
-            await landed
-        except asyncio.CancelledError:
-            flight.callers.remove(landed)
-            self._abandon(flight)
-            raise
+        await self._wait(flight, patient=patient)
         if flight.error is not None:
             # Each caller raises the same error; the frames of one must not show in another.
             raise flight.error.with_traceback(flight.traceback)
@@ -80,6 +76,22 @@ class InFlight(Generic[T]):
                 outcome=Outcome.UNKNOWN if flight.delivery.pending else Outcome.NOT_SENT,
             )
         return flight.result
+
+    async def _wait(self, flight: _Flight[T], *, patient: bool) -> None:
+        task = asyncio.current_task()
+        landed: asyncio.Future[None] = flight.task.get_loop().create_future()
+        flight.callers.append(landed)
+        try:
+            await landed
+        except asyncio.CancelledError:
+            flight.callers.remove(landed)
+            has_landed = flight.task.done()
+            if task is None or not patient or not (has_landed or flight.delivery.pending):
+                self._abandon(flight)
+                raise
+            task.uncancel()
+            if not has_landed:
+                await self._wait(flight, patient=False)
 
     def _abandon(self, flight: _Flight[T]) -> None:
         """The last caller is gone: a flight that no server can have heard of ends, any other runs on."""

@@ -159,12 +159,7 @@ class OAuth:
         model = _to_model(ExchangeAuthCodeForAPIKeyRequest, request, fields)
         # A traceback that shows local variables would show the code.
         del request, fields
-        caller = self._caller
-        caller.check_usable()
-        bearer = await caller.resolve_bearer()
-        return await caller.in_flight.join(
-            (caller, bearer, model, options), functools.partial(self._exchange, model, bearer, options)
-        )
+        return await self._join(model, options)
 
     @overload
     async def create_auth_code(
@@ -227,6 +222,18 @@ class OAuth:
         if not any(name.lower() == "authorization" for name in call.headers):
             raise RequestValidationError("api_key", "must be given: creating a code needs a bearer token")
         return await self._call(call, CreateAuthKeysCodeResponse)
+
+    async def _join(
+        self, model: ExchangeAuthCodeForAPIKeyRequest, options: RequestOptions | None, *, patient: bool = False
+    ) -> ExchangeAuthCodeForAPIKeyResponse:
+        caller = self._caller
+        caller.check_usable()
+        bearer = await caller.resolve_bearer()
+        return await caller.in_flight.join(
+            (caller, bearer, model, options),
+            functools.partial(self._exchange, model, bearer, options),
+            patient=patient,
+        )
 
     async def _exchange(
         self,
