@@ -1,0 +1,798 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import re
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from yarl import URL
+
+from openrouter_async import (
+    ExchangeAuthCodeForAPIKeyResponse,
+    Handler,
+    OpenRouter,
+    Outcome,
+    Request,
+    Response,
+)
+from openrouter_async.errors import (
+    APIError,
+    KeyDeliveryError,
+    OpenRouterError,
+    RequestValidationError,
+    TooManyRequestsResponseError,
+    TransportError,
+)
+from openrouter_async.login import (
+    AuthorizationDeniedError,
+    AuthorizationError,
+    AuthorizationFlow,
+    CookieStore,
+    Grant,
+    KeyRecord,
+    LoginAlreadyUsedError,
+    LoginBindingError,
+    LoginCookie,
+    LoginExpiredError,
+    LoginInProgressError,
+    LoginLostError,
+    LoginRecord,
+    LoginStoreError,
+    MemoryStore,
+    PendingLogin,
+    Store,
+    UnknownLoginError,
+)
+from openrouter_async.login.records import Claim, Claimant
+from openrouter_async.pkce import code_challenge
+from tests.login.support import (
+    BINDING,
+    BROKEN,
+    BUSY,
+    CALLBACK,
+    GRANTED,
+    KEY,
+    NOW,
+    ONCE,
+    REFUSED,
+    Gate,
+    Server,
+    Time,
+    consent,
+    free_port,
+)
+from tests.raw import http
+
+if TYPE_CHECKING:
+    from openrouter_async.testing import FakeOpenRouter
+
+
+@contextlib.asynccontextmanager
+async def flowing(
+    *answers: bytes, store: Store | None = None, client: dict[str, Any] | None = None, **settings: Any
+) -> AsyncIterator[tuple[AuthorizationFlow, Server]]:
+    async with (
+        Server(*answers) as server,
+        OpenRouter(None, base_url=server.base_url, retry=ONCE, **client or {}) as made,
+    ):
+        flow = AuthorizationFlow(made, callback_url=CALLBACK, store=store, **settings)
+        yield flow, server
+        await flow.drain()
+
+
+def back(pending: PendingLogin, *, code: str = "the-code") -> str:
+    return f"/callback/{pending.state}?code={code}&state={pending.state}"
+
+
+def jar(*cookies: LoginCookie | None) -> dict[str, str]:
+    return {cookie.name: cookie.value for cookie in cookies if cookie is not None}
+
+
+# The whole way, against the fake OpenRouter, with every store.
+
+
+async def test_a_user_is_signed_in(fake: FakeOpenRouter, client: OpenRouter, store: Store) -> None:
+    flow = AuthorizationFlow(client, callback_url=CALLBACK, store=store)
+
+    pending = await flow.start(key_label="My app", context={"user": 7}, return_to="/settings", binding=BINDING)
+    grant = await flow.finish(consent(fake, pending), binding=BINDING, cookies=jar(pending.cookie))
+
+    assert grant.key.startswith("sk-or-v1-")
+    assert grant.key_hash == hashlib.sha256(grant.key.encode()).hexdigest()
+    assert grant.logs_url == f"https://openrouter.ai/logs?api_key_hash={grant.key_hash}"
+    assert grant.settings_url == f"https://openrouter.ai/keys/{grant.key_hash}"
+    assert grant.user_id
+    assert grant.context == {"user": 7}
+    assert grant.return_to == "/settings"
+    assert len(fake.issued_keys) == 1
+
+
+async def test_a_user_without_a_callback_is_signed_in(fake: FakeOpenRouter, client: OpenRouter, store: Store) -> None:
+    flow = AuthorizationFlow(client, store=store)
+
+    pending = await flow.start(headless=True, key_label="My bot", binding=12345)
+    code = consent(fake, pending)
+    grant = await flow.finish_code(pending.state, f" {code}\n", binding=12345, cookies=jar(pending.cookie))
+
+    assert pending.headless
+    assert set(URL(pending.url).query) == {"code_challenge", "code_challenge_method", "key_label"}
+    assert grant.key.startswith("sk-or-v1-")
+
+
+async def test_callbacks_that_come_at_once_or_again_get_one_and_the_same_grant(
+    fake: FakeOpenRouter, client: OpenRouter, store: Store
+) -> None:
+    flow = AuthorizationFlow(client, callback_url=CALLBACK, store=store)
+    pending = await flow.start(binding=BINDING)
+    callback, cookies = consent(fake, pending), jar(pending.cookie)
+
+    grants = await asyncio.gather(*(flow.finish(callback, binding=BINDING, cookies=cookies) for _ in range(5)))
+    grants.append(await flow.finish(callback, binding=BINDING, cookies=cookies))
+
+    assert len({grant.key for grant in grants}) == 1
+    assert len(fake.issued_keys) == 1
+
+
+async def test_many_users_get_each_their_own_key(fake: FakeOpenRouter, client: OpenRouter, store: Store) -> None:
+    flow = AuthorizationFlow(client, callback_url=CALLBACK, store=store)
+
+    async def sign_in(number: int) -> Grant:
+        pending = await flow.start(context=number, binding=number)
+        return await flow.finish(consent(fake, pending), binding=number, cookies=jar(pending.cookie))
+
+    grants = await asyncio.gather(*(sign_in(number) for number in range(40)))
+
+    assert [grant.context for grant in grants] == list(range(40))
+    assert len({grant.key for grant in grants}) == 40
+
+
+async def test_a_code_of_another_verifier_is_refused(fake: FakeOpenRouter, client: OpenRouter, store: Store) -> None:
+    flow = AuthorizationFlow(client, callback_url=CALLBACK, store=store)
+    mine, other = await flow.start(binding=BINDING), await flow.start(binding=BINDING)
+    stolen = URL(consent(fake, other)).query["code"]
+
+    with pytest.raises(APIError) as caught:
+        await flow.finish(back(mine, code=stolen), binding=BINDING, cookies=jar(mine.cookie))
+
+    assert caught.value.is_code_rejected
+    assert caught.value.restart_login
+    assert not fake.issued_keys
+
+
+async def test_with_a_plain_challenge_the_way_is_the_same(fake: FakeOpenRouter, client: OpenRouter) -> None:
+    flow = AuthorizationFlow(client, callback_url=CALLBACK, code_challenge_method="plain")
+
+    pending = await flow.start(binding=BINDING)
+
+    assert URL(pending.url).query["code_challenge_method"] == "plain"
+    assert (await flow.finish(consent(fake, pending), binding=BINDING)).key
+
+
+# The start.
+
+
+async def test_the_url_carries_the_state_in_path_and_query_and_a_challenge_of_the_stored_verifier() -> None:
+    store = Spy()
+    async with flowing(GRANTED, store=store, client={"clock": Time().clock}) as (flow, _):
+        pending = await flow.start(binding=BINDING, limit=5, key_label="My app")
+
+    query = parse_qs(urlsplit(pending.url).query)
+    (record,) = store.held
+    assert query["callback_url"] == [CALLBACK.replace("{state}", pending.state)]
+    assert query["state"] == [pending.state]
+    assert query["code_challenge"] == [code_challenge(record.pkce.code_verifier)]
+    assert query["code_challenge_method"] == ["S256"]
+    assert query["limit"] == ["5"]
+    assert query["key_label"] == ["My app"]
+    assert pending.expires_at == datetime.fromtimestamp(NOW + 600, UTC)
+    assert record.pkce.code_verifier not in repr(pending) + pending.url + pending.state
+
+
+async def test_states_are_of_256_bits_and_never_the_same() -> None:
+    async with flowing(GRANTED) as (flow, _):
+        states = {(await flow.start()).state for _ in range(500)}
+
+    assert len(states) == 500
+    assert all(re.fullmatch(r"[A-Za-z0-9_-]{43}", state) for state in states)
+
+
+async def test_nothing_shows_a_state_a_key_or_a_url() -> None:
+    async with flowing(GRANTED) as (flow, _):
+        pending = await flow.start(binding=BINDING)
+        grant = await flow.finish(back(pending), binding=BINDING)
+
+    shown = repr((flow, pending, grant))
+    assert pending.state not in shown
+    assert KEY not in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        ({"context": object()}, "context"),
+        ({"context": "x" * 1023}, "context"),
+        ({"context": float("nan")}, "context"),
+        ({"context": {1, 2}}, "context"),
+        ({"return_to": "https://evil.example"}, "return_to"),
+        ({"return_to": "//evil.example"}, "return_to"),
+        ({"binding": ""}, "binding"),
+        ({"binding": True}, "binding"),
+        ({"binding": b"bytes"}, "binding"),
+        ({"binding": "x" * 1025}, "binding"),
+        ({"key_label": "x" * 101}, "key_label"),
+        ({"limit": -1}, "limit"),
+    ],
+)
+async def test_a_start_with_what_is_not_valid_is_refused_by_name(arguments: dict[str, Any], field: str) -> None:
+    async with flowing(GRANTED) as (flow, _):
+        with pytest.raises(RequestValidationError) as caught:
+            await flow.start(**arguments)
+
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        ({"callback_url": "http://app.example/"}, "callback_url"),
+        ({"auth_url": "http://openrouter.ai/auth"}, "auth_url"),
+        ({"code_challenge_method": "s256"}, "code_challenge_method"),
+        ({"lifetime": 0}, "lifetime"),
+        ({"result_lifetime": -1}, "result_lifetime"),
+        ({"lease": 0}, "lease"),
+        ({"wait": float("inf")}, "wait"),
+    ],
+)
+async def test_a_flow_with_what_is_not_valid_is_refused_by_name(arguments: dict[str, Any], field: str) -> None:
+    async with OpenRouter(None) as client:
+        with pytest.raises(RequestValidationError) as caught:
+            AuthorizationFlow(client, **arguments)
+
+    assert caught.value.field == field
+
+
+async def test_without_a_callback_url_only_a_headless_login_starts() -> None:
+    async with OpenRouter(None) as client:
+        flow = AuthorizationFlow(client)
+        with pytest.raises(RequestValidationError, match="callback_url"):
+            await flow.start()
+        assert (await flow.start(headless=True)).headless
+
+
+async def test_context_comes_back_as_json_carries_it() -> None:
+    async with flowing(GRANTED) as (flow, _):
+        context: dict[str, Any] = {"a": (1, 2)}
+        pending = await flow.start(context=context)
+        context["a"] = "changed"
+        grant = await flow.finish(back(pending))
+
+    assert grant.context == {"a": [1, 2]}
+
+
+# Attacks. None of them sends anything, and the login goes on where it is the victim's.
+
+
+async def test_a_forged_state_is_unknown() -> None:
+    async with flowing(GRANTED) as (flow, server):
+        await flow.start(binding=BINDING)
+        with pytest.raises(UnknownLoginError) as caught:
+            await flow.finish(f"/callback/{'A' * 43}?code=x", binding=BINDING)
+
+    assert caught.value.restart_login
+    assert not server.requests
+
+
+@pytest.mark.parametrize("binding", ["another-browser", None, 7])
+async def test_a_callback_from_another_browser_is_refused_and_does_not_disturb_the_login(
+    binding: str | int | None,
+) -> None:
+    async with flowing(GRANTED) as (flow, server):
+        pending = await flow.start(binding=BINDING)
+        with pytest.raises(LoginBindingError) as caught:
+            await flow.finish(back(pending), binding=binding)
+        assert not server.requests
+        grant = await flow.finish(back(pending), binding=BINDING)
+
+    assert grant.key == KEY
+    assert "browser" in caught.value.user_message
+
+
+async def test_a_victim_cannot_be_made_to_finish_an_attackers_login() -> None:
+    async with flowing(GRANTED) as (flow, server):
+        attackers = await flow.start(binding="attackers-browser")
+        with pytest.raises(LoginBindingError):
+            await flow.finish(back(attackers, code="attackers-code"), binding="victims-browser")
+
+    assert not server.requests
+
+
+async def test_a_victims_login_does_not_take_a_code_that_comes_with_the_attackers_state() -> None:
+    async with flowing(GRANTED) as (flow, server):
+        victims = await flow.start(binding="victim")
+        attackers = await flow.start(binding="attacker")
+        crossed = f"/callback/{victims.state}?code=attackers-code&state={attackers.state}"
+        with pytest.raises(OpenRouterError, match="one state in its path and another"):
+            await flow.finish(crossed, binding="victim")
+        assert not server.requests
+        assert (await flow.finish(back(victims), binding="victim")).key == KEY
+
+
+async def test_a_callback_that_is_replayed_from_another_browser_gets_nothing() -> None:
+    async with flowing(GRANTED) as (flow, server):
+        pending = await flow.start(binding=BINDING)
+        await flow.finish(back(pending), binding=BINDING)
+        with pytest.raises(LoginBindingError):
+            await flow.finish(back(pending), binding="thief")
+
+    assert len(server.requests) == 1
+
+
+async def test_without_a_binding_a_second_callback_gets_nothing() -> None:
+    gate = Gate()
+    async with flowing(GRANTED, client={"middlewares": [gate]}) as (flow, server):
+        pending = await flow.start()
+        first = asyncio.create_task(flow.finish(back(pending)))
+        await gate.reached.wait()
+        with pytest.raises(LoginAlreadyUsedError):
+            await flow.finish(back(pending))
+        gate.open.set()
+        assert (await first).key == KEY
+        with pytest.raises(LoginAlreadyUsedError):
+            await flow.finish(back(pending))
+
+    assert len(server.requests) == 1
+
+
+async def test_a_finished_login_gives_nothing_for_another_code() -> None:
+    async with flowing(GRANTED) as (flow, server):
+        pending = await flow.start(binding=BINDING)
+        await flow.finish(back(pending), binding=BINDING)
+        with pytest.raises(LoginAlreadyUsedError):
+            await flow.finish(back(pending, code="another-code"), binding=BINDING)
+        with pytest.raises(LoginAlreadyUsedError):
+            await flow.finish(f"/callback/{pending.state}?error=access_denied", binding=BINDING)
+
+    assert len(server.requests) == 1
+
+
+async def test_a_stolen_url_is_worth_nothing_without_the_cookie() -> None:
+    from openrouter_async.login import generate_key
+
+    async with flowing(GRANTED, store=CookieStore(generate_key())) as (flow, server):
+        pending = await flow.start()
+        with pytest.raises(UnknownLoginError):
+            await flow.finish(back(pending), cookies={})
+        assert not server.requests
+        first = await flow.finish(back(pending), cookies=jar(pending.cookie))
+        again = await flow.finish(back(pending), cookies=jar(first.cookie))
+        with pytest.raises(UnknownLoginError):
+            await flow.finish(back(pending))
+
+    assert first == again
+    assert len(server.requests) == 1
+
+
+async def test_an_expired_login_is_told_by_our_own_clock() -> None:
+    time = Time()
+    async with flowing(GRANTED, client={"clock": time.clock}) as (flow, server):
+        pending = await flow.start(binding=BINDING)
+        time.now += 600
+        with pytest.raises(LoginExpiredError) as caught:
+            await flow.finish(back(pending), binding=BINDING)
+        with pytest.raises(LoginAlreadyUsedError):
+            await flow.finish(back(pending), binding=BINDING)
+
+    assert "too long" in caught.value.user_message
+    assert not server.requests
+
+
+async def test_a_login_is_good_until_its_last_second() -> None:
+    time = Time()
+    async with flowing(GRANTED, clock=time.clock) as (flow, _):
+        pending = await flow.start()
+        time.now += 599.9
+        assert (await flow.finish(back(pending))).key == KEY
+
+
+async def test_a_result_is_kept_for_its_time_and_no_longer() -> None:
+    time = Time()
+    async with flowing(GRANTED, client={"clock": time.clock}) as (flow, server):
+        pending = await flow.start(binding=BINDING)
+        await flow.finish(back(pending), binding=BINDING)
+        time.now += 59
+        assert (await flow.finish(back(pending), binding=BINDING)).key == KEY
+        time.now += 1
+        with pytest.raises(LoginAlreadyUsedError):
+            await flow.finish(back(pending), binding=BINDING)
+
+    assert len(server.requests) == 1
+
+
+async def test_no_binding_is_too_odd_to_be_compared() -> None:
+    async with flowing(GRANTED) as (flow, _):
+        pending = await flow.start(binding="\udcff é")
+        with pytest.raises(LoginBindingError):
+            await flow.finish(back(pending), binding="\udcfe é")
+        assert (await flow.finish(back(pending), binding="\udcff é")).key == KEY
+
+
+async def test_a_redirect_goes_to_the_own_site_whatever_a_callback_says() -> None:
+    async with flowing(GRANTED) as (flow, _):
+        pending = await flow.start(return_to="/settings", context={"next": "/ok"})
+        grant = await flow.finish(back(pending) + "&return_to=//evil.example&context=x&next=https://evil.example")
+
+    assert grant.return_to == "/settings"
+    assert grant.context == {"next": "/ok"}
+
+
+# When OpenRouter sends no code.
+
+
+async def test_a_denial_ends_the_login_and_gives_back_its_context() -> None:
+    async with flowing(GRANTED) as (flow, server):
+        pending = await flow.start(context={"user": 7}, return_to="/settings", binding=BINDING)
+        with pytest.raises(AuthorizationDeniedError) as caught:
+            await flow.finish(f"/callback/{pending.state}?error=access_denied", binding=BINDING)
+        with pytest.raises(LoginAlreadyUsedError):
+            await flow.finish(back(pending), binding=BINDING)
+
+    assert caught.value.context == {"user": 7}
+    assert caught.value.return_to == "/settings"
+    assert caught.value.user_message == "You did not allow the sign-in."
+    assert caught.value.outcome is Outcome.REFUSED
+    assert not server.requests
+
+
+async def test_a_denial_without_a_state_is_told_and_touches_no_login() -> None:
+    async with flowing(GRANTED) as (flow, _):
+        pending = await flow.start()
+        with pytest.raises(AuthorizationDeniedError) as caught:
+            await flow.finish("?error=access_denied")
+        assert (await flow.finish(back(pending))).key == KEY
+
+    assert caught.value.context is None
+
+
+async def test_a_forged_denial_does_not_end_a_login() -> None:
+    async with flowing(GRANTED) as (flow, _):
+        pending = await flow.start(binding=BINDING)
+        with pytest.raises(LoginBindingError):
+            await flow.finish(f"/callback/{pending.state}?error=access_denied", binding="attacker")
+        assert (await flow.finish(back(pending), binding=BINDING)).key == KEY
+
+
+async def test_another_error_is_no_denial() -> None:
+    async with flowing(GRANTED) as (flow, _):
+        pending = await flow.start()
+        with pytest.raises(AuthorizationError, match="'server_error'") as caught:
+            await flow.finish(f"/callback/{pending.state}?error=server_error")
+
+    assert type(caught.value) is AuthorizationError
+
+
+# What becomes of a login when the exchange fails.
+
+
+async def test_a_login_is_given_back_when_nothing_was_sent() -> None:
+    async with OpenRouter(None, base_url=f"http://127.0.0.1:{free_port()}/api/v1", retry=ONCE) as unreachable:
+        async with flowing(GRANTED, store=(store := MemoryStore())) as (good, server):
+            bad = AuthorizationFlow(unreachable, callback_url=CALLBACK, store=store)
+            pending = await bad.start(binding=BINDING)
+            with pytest.raises(TransportError) as caught:
+                await bad.finish(back(pending), binding=BINDING)
+            grant = await good.finish(back(pending), binding=BINDING)
+
+    assert caught.value.outcome is Outcome.NOT_SENT
+    assert grant.key == KEY
+    assert server.codes == ["the-code"]
+
+
+async def test_a_login_is_given_back_when_openrouter_is_busy() -> None:
+    async with flowing(BUSY, GRANTED) as (flow, _):
+        pending = await flow.start(binding=BINDING)
+        with pytest.raises(TooManyRequestsResponseError):
+            await flow.finish(back(pending), binding=BINDING)
+        assert (await flow.finish(back(pending), binding=BINDING)).key == KEY
+
+
+@pytest.mark.parametrize("answer", [REFUSED, BROKEN, http(200, b"{}")])
+async def test_a_login_is_spent_when_its_code_was_refused_or_may_be_used(answer: bytes) -> None:
+    async with flowing(answer, GRANTED) as (flow, server):
+        pending = await flow.start(binding=BINDING)
+        with pytest.raises(OpenRouterError) as caught:
+            await flow.finish(back(pending), binding=BINDING)
+        with pytest.raises(LoginAlreadyUsedError):
+            await flow.finish(back(pending), binding=BINDING)
+
+    assert caught.value.restart_login
+    assert len(server.requests) == 1
+
+
+async def test_a_key_that_its_safe_place_refused_is_in_the_error_also_after_a_reload() -> None:
+    async def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    async with flowing(GRANTED, client={"on_key": fail}) as (flow, server):
+        pending = await flow.start(binding=BINDING)
+        for _ in range(2):
+            with pytest.raises(KeyDeliveryError) as caught:
+                await flow.finish(back(pending), binding=BINDING)
+            assert caught.value.response.key == KEY
+
+    assert len(server.requests) == 1
+
+
+async def test_what_a_middleware_raises_reaches_the_caller_and_spends_the_login() -> None:
+    async def fail(request: Request, call_next: Handler) -> Response:
+        await call_next(request)
+        raise ZeroDivisionError
+
+    async with flowing(GRANTED, client={"middlewares": [fail]}) as (flow, server):
+        pending = await flow.start(binding=BINDING)
+        with pytest.raises(ZeroDivisionError):
+            await flow.finish(back(pending), binding=BINDING)
+        with pytest.raises(LoginAlreadyUsedError):
+            await flow.finish(back(pending), binding=BINDING)
+
+    assert len(server.requests) == 1
+
+
+# When callers go away.
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before it is sent", "after it is answered"])
+async def test_a_caller_that_goes_away_leaves_a_grant_for_the_reload(
+    after: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate = Gate(after=after)
+    async with flowing(GRANTED, client={"middlewares": [gate]}) as (flow, server):
+        pending = await flow.start(binding=BINDING)
+        leaving = asyncio.create_task(flow.finish(back(pending), binding=BINDING))
+        await gate.reached.wait()
+        leaving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+        reload = asyncio.create_task(flow.finish(back(pending), binding=BINDING))
+        gate.open.set()
+
+        assert (await reload).key == KEY
+        assert (await flow.finish(back(pending), binding=BINDING)).key == KEY
+
+    assert len(server.requests) == 1
+    assert "only a reload gets its key" in caplog.text
+
+
+async def test_a_key_in_a_safe_place_is_not_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    kept: list[str] = []
+
+    async def keep(_: object, response: ExchangeAuthCodeForAPIKeyResponse) -> None:
+        kept.append(response.key)
+
+    gate = Gate()
+    async with flowing(GRANTED, client={"middlewares": [gate], "on_key": keep}) as (flow, _):
+        pending = await flow.start()
+        leaving = asyncio.create_task(flow.finish(back(pending)))
+        await gate.reached.wait()
+        leaving.cancel()
+        gate.open.set()
+        await flow.drain()
+
+    assert kept == [KEY]
+    assert not caplog.records
+
+
+async def test_a_failure_that_nobody_waits_for_is_logged_without_secrets(caplog: pytest.LogCaptureFixture) -> None:
+    gate = Gate()
+    async with flowing(REFUSED, client={"middlewares": [gate]}) as (flow, _):
+        pending = await flow.start()
+        leaving = asyncio.create_task(flow.finish(back(pending)))
+        await gate.reached.wait()
+        leaving.cancel()
+        gate.open.set()
+        await flow.drain()
+
+    assert "a login whose caller was cancelled failed: 403" in caplog.text
+    assert "the-code" not in caplog.text
+    assert pending.state not in caplog.text
+
+
+async def test_draining_is_bounded() -> None:
+    gate = Gate()
+    async with flowing(GRANTED, client={"middlewares": [gate]}) as (flow, _):
+        pending = await flow.start()
+        leaving = asyncio.create_task(flow.finish(back(pending)))
+        await gate.reached.wait()
+        leaving.cancel()
+
+        await flow.drain(timeout=0.01)
+        assert not gate.open.is_set()
+
+        gate.open.set()
+
+
+# When workers die, stall, or lose their store.
+
+
+class Spy(MemoryStore):
+    """A store that can be watched, and made to fail."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: list[LoginRecord] = []
+        self.claims: list[Claimant] = []
+        self.claimed = asyncio.Event()
+        self.fail: set[str] = set()
+
+    async def put(self, login: LoginRecord, *, now: float) -> LoginCookie | None:
+        self.held.append(login)
+        return await super().put(login, now=now)
+
+    async def claim(self, claimant: Claimant, *, now: float, lease: float) -> Claim:
+        self.claims.append(claimant)
+        if len(self.claims) > 2:
+            self.claimed.set()
+        self._check("claim")
+        return await super().claim(claimant, now=now, lease=lease)
+
+    async def restore(self, claimant: Claimant, *, now: float) -> None:
+        self._check("restore")
+        await super().restore(claimant, now=now)
+
+    async def finish(
+        self, claimant: Claimant, result: KeyRecord | None, *, now: float, keep: float
+    ) -> LoginCookie | None:
+        self._check("finish")
+        return await super().finish(claimant, result, now=now, keep=keep)
+
+    def _check(self, operation: str) -> None:
+        if operation in self.fail:
+            raise LoginStoreError("out of reach")
+
+
+async def die(flow: AuthorizationFlow, store: Spy, pending: PendingLogin, lease: float = 1) -> None:
+    """Leave behind what a worker does that is killed while it exchanges."""
+    with pytest.raises(LoginBindingError):
+        await flow.finish(back(pending), binding="a stranger, to learn what a claimant looks like")
+    (login,) = store.held
+    dead = Claimant(login_id=login.id, binding=login.binding, is_bound=True, token="dead")
+    await store.claim(dead, now=NOW, lease=lease)
+
+
+async def test_a_login_whose_worker_died_is_taken_over() -> None:
+    time, store = Time(), Spy()
+    async with flowing(GRANTED, store=store, clock=time.clock) as (flow, _):
+        pending = await flow.start(binding=BINDING)
+        await die(flow, store, pending)
+        time.now += 1
+
+        assert (await flow.finish(back(pending), binding=BINDING)).key == KEY
+
+
+async def test_when_a_dead_workers_code_is_used_the_error_says_that_nobody_knows() -> None:
+    time, store = Time(), Spy()
+    async with flowing(REFUSED, store=store, clock=time.clock) as (flow, _):
+        pending = await flow.start(binding=BINDING)
+        await die(flow, store, pending)
+        time.now += 1
+
+        with pytest.raises(LoginLostError) as caught:
+            await flow.finish(back(pending), binding=BINDING)
+        with pytest.raises(LoginAlreadyUsedError):
+            await flow.finish(back(pending), binding=BINDING)
+
+    assert caught.value.outcome is Outcome.UNKNOWN
+    assert caught.value.restart_login
+    assert "could not be confirmed" in caught.value.user_message
+    assert isinstance(caught.value.__cause__, APIError)
+
+
+async def test_who_overtook_a_worker_that_only_stalled_gets_its_key() -> None:
+    time, store = Time(), Spy()
+    gate = Gate(after=True)
+    async with (
+        flowing(GRANTED, store=store, clock=time.clock, client={"middlewares": [gate]}) as (slow, _),
+        flowing(REFUSED, store=store, clock=time.clock, client={"middlewares": [heir_gate := Gate(after=True)]}) as (
+            heir,
+            _,
+        ),
+    ):
+        pending = await slow.start(binding=BINDING)
+        stalled = asyncio.create_task(slow.finish(back(pending), binding=BINDING))
+        await gate.reached.wait()
+        time.now += 15
+        overtaking = asyncio.create_task(heir.finish(back(pending), binding=BINDING))
+        await heir_gate.reached.wait()
+        gate.open.set()
+        await stalled
+        heir_gate.open.set()
+
+        assert (await overtaking).key == KEY
+
+
+async def test_a_claim_is_renewed_while_the_exchange_runs(caplog: pytest.LogCaptureFixture) -> None:
+    store, gate = Spy(), Gate()
+    async with flowing(GRANTED, store=store, lease=0.03, client={"middlewares": [gate]}) as (flow, _):
+        pending = await flow.start(binding=BINDING)
+        finishing = asyncio.create_task(flow.finish(back(pending), binding=BINDING))
+        await gate.reached.wait()
+        store.fail.add("claim")
+        await store.claimed.wait()
+        store.fail.clear()
+        store.claimed.clear()
+        await store.claimed.wait()
+        gate.open.set()
+
+        assert (await finishing).key == KEY
+    assert len({claimant.token for claimant in store.claims}) == 1
+    assert "a claim could not be renewed: out of reach" in caplog.text
+
+
+async def test_who_waits_too_long_for_another_callback_is_told_to_come_again() -> None:
+    gate = Gate()
+    async with flowing(GRANTED, wait=0, client={"middlewares": [gate]}) as (flow, _):
+        pending = await flow.start(binding=BINDING)
+        first = asyncio.create_task(flow.finish(back(pending), binding=BINDING))
+        await gate.reached.wait()
+        with pytest.raises(LoginInProgressError) as caught:
+            await flow.finish(back(pending), binding=BINDING)
+        gate.open.set()
+        await first
+
+    assert not caught.value.restart_login
+    assert "reload" in caught.value.user_message
+
+
+async def test_a_key_is_given_although_the_store_is_out_of_reach(caplog: pytest.LogCaptureFixture) -> None:
+    store = Spy()
+    store.fail.add("finish")
+    async with flowing(GRANTED, store=store) as (flow, _):
+        pending = await flow.start(binding=BINDING)
+
+        assert (await flow.finish(back(pending), binding=BINDING)).key == KEY
+    assert "could not be marked so: out of reach" in caplog.text
+
+
+async def test_the_reason_is_told_although_the_store_is_out_of_reach(caplog: pytest.LogCaptureFixture) -> None:
+    store = Spy()
+    store.fail.add("restore")
+    async with flowing(BUSY, store=store) as (flow, _):
+        pending = await flow.start(binding=BINDING)
+
+        with pytest.raises(TooManyRequestsResponseError):
+            await flow.finish(back(pending), binding=BINDING)
+    assert "could not be given back" in caplog.text
+
+
+async def test_a_store_out_of_reach_ends_no_login() -> None:
+    store = Spy()
+    async with flowing(GRANTED, store=store) as (flow, server):
+        pending = await flow.start(binding=BINDING)
+        store.fail.add("claim")
+        with pytest.raises(LoginStoreError) as caught:
+            await flow.finish(back(pending), binding=BINDING)
+        assert not server.requests
+        store.fail.clear()
+        assert (await flow.finish(back(pending), binding=BINDING)).key == KEY
+
+    assert not caught.value.restart_login
+
+
+async def test_a_flow_that_is_torn_down_leaves_nothing_running(caplog: pytest.LogCaptureFixture) -> None:
+    gate = Gate()
+    async with flowing(GRANTED, client={"middlewares": [gate]}) as (flow, server):
+        pending = await flow.start()
+        leaving = asyncio.create_task(flow.finish(back(pending)))
+        await gate.reached.wait()
+        leaving.cancel()
+        running = [task for task in asyncio.all_tasks() if "_settle" in repr(task)]
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, leaving, return_exceptions=True)
+
+    assert not server.requests
+    assert not caplog.records

@@ -1,0 +1,525 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import html
+import logging
+import os
+import random
+import socket
+import threading
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import pytest
+from yarl import URL
+
+from openrouter_async import OpenRouter
+from openrouter_async.errors import APIError, KeyDeliveryError, OpenRouterError, RequestValidationError
+from openrouter_async.login import (
+    AuthorizationDeniedError,
+    InvalidCallbackError,
+    LoginError,
+    LoginTimeoutError,
+    LoopbackLogin,
+    LoopbackUnavailableError,
+    StateMismatchError,
+    ports,
+)
+from tests.login.support import BUSY, GRANTED, KEY, ONCE, REFUSED, Gate, Server, consent, free_port
+
+if TYPE_CHECKING:
+    from openrouter_async.testing import FakeOpenRouter
+
+
+@contextlib.asynccontextmanager
+async def logging_in(
+    *answers: bytes, client: dict[str, Any] | None = None, **settings: Any
+) -> AsyncIterator[tuple[LoopbackLogin, Server]]:
+    async with (
+        Server(*answers) as server,
+        OpenRouter(None, base_url=server.base_url, retry=ONCE, **client or {}) as made,
+        LoopbackLogin(made, **settings) as login,
+    ):
+        yield login, server
+
+
+def address(login: LoopbackLogin, code: str = "the-code") -> URL:
+    query = URL(login.url).query
+    return URL(query["callback_url"]).update_query(code=code, state=query["state"])
+
+
+class Page:
+    def __init__(self, response: aiohttp.ClientResponse, text: str) -> None:
+        self.status = response.status
+        self.headers = response.headers
+        self.text = text
+
+
+async def visit(url: URL | str, *, method: str = "GET", **headers: str) -> Page:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.request(method, url, headers=headers, allow_redirects=False) as response,
+    ):
+        return Page(response, await response.text())
+
+
+async def send(login: LoopbackLogin, data: bytes) -> bytes:
+    """Send bytes as they are, and give what comes back."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", login.port)
+    try:
+        writer.write(data)
+        with contextlib.suppress(ConnectionError):
+            await writer.drain()
+        return await reader.read()
+    except ConnectionError:
+        return b""
+    finally:
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+async def test_the_user_of_this_computer_is_signed_in(fake: FakeOpenRouter, client: OpenRouter) -> None:
+    async with LoopbackLogin(client, key_label="My tool") as login:
+        callback = consent(fake, login.pending)
+        page, grant = await asyncio.gather(visit(callback), login.wait())
+
+    assert page.status == 200
+    assert "You are signed in" in page.text
+    assert grant.key in str(fake.issued_keys) or grant.key.startswith("sk-or-v1-")
+    assert len(fake.issued_keys) == 1
+
+
+async def test_it_listens_before_the_url_exists_on_loopback_alone() -> None:
+    async with logging_in(GRANTED) as (login, _):
+        callback = URL(login.pending.url).query["callback_url"]
+        assert callback == f"http://127.0.0.1:{login.port}/callback/{login.pending.state}"
+        assert (await visit(f"http://127.0.0.1:{login.port}/")).status == 404
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]"])
+async def test_the_callback_may_come_by_either_family(host: str) -> None:
+    async with logging_in(GRANTED, host="localhost") as (login, _):
+        assert URL(URL(login.url).query["callback_url"]).host == "localhost"
+        assert (await visit(f"http://{host}:{login.port}{address(login).raw_path_qs}")).status == 200
+        assert (await login.wait()).key == KEY
+
+
+async def test_a_port_may_be_given_and_is_free_again_afterwards() -> None:
+    port = free_port()
+    for _ in range(2):
+        async with logging_in(GRANTED, port=port) as (login, _server):
+            assert login.port == port
+            assert (await visit(address(login))).status == 200
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+async def test_a_port_that_is_taken_in_either_family_is_an_error(family: socket.AddressFamily) -> None:
+    with socket.socket(family) as taken:
+        taken.bind(("127.0.0.1" if family == socket.AF_INET else "::1", 0))
+        taken.listen()
+        with pytest.raises(LoopbackUnavailableError, match="the port is in use") as caught:
+            async with logging_in(GRANTED, port=taken.getsockname()[1]):
+                pytest.fail("it must not listen")
+
+    assert "code" in caught.value.user_message
+
+
+def refuse(family: socket.AddressFamily, number: int) -> Callable[..., socket.socket]:
+    bind = ports._bind
+
+    def refusing(wanted: socket.AddressFamily, host: str, port: int) -> socket.socket:
+        if wanted == family:
+            raise OSError(number, os.strerror(number))
+        return bind(wanted, host, port)
+
+    return refusing
+
+
+async def test_a_computer_without_ipv6_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    import errno
+
+    monkeypatch.setattr(ports, "_bind", refuse(socket.AF_INET6, errno.EADDRNOTAVAIL))
+    async with logging_in(GRANTED) as (login, _):
+        assert (await visit(address(login))).status == 200
+
+
+async def test_when_no_port_is_free_in_both_families_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    import errno
+
+    monkeypatch.setattr(ports, "_bind", refuse(socket.AF_INET6, errno.EADDRINUSE))
+    with pytest.raises(LoopbackUnavailableError, match="no port is free on both"):
+        async with logging_in(GRANTED):
+            pytest.fail("it must not listen")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        ({"port": -1}, "port"),
+        ({"port": 65536}, "port"),
+        ({"port": "80"}, "port"),
+        ({"host": "0.0.0.0"}, "host"),
+        ({"host": "::1"}, "host"),
+    ],
+)
+async def test_what_is_not_valid_is_refused_by_name(arguments: dict[str, Any], field: str) -> None:
+    async with OpenRouter(None) as client:
+        with pytest.raises(RequestValidationError) as caught:
+            LoopbackLogin(client, **arguments)
+
+    assert caught.value.field == field
+
+
+async def test_a_start_that_fails_leaves_no_port_open() -> None:
+    port = free_port()
+    async with OpenRouter(None) as client:
+        with pytest.raises(RequestValidationError, match="key_label"):
+            async with LoopbackLogin(client, port=port, key_label="x" * 101):
+                pytest.fail("it must not start")
+
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+# What else may come.
+
+
+async def test_stray_and_malicious_requests_change_nothing() -> None:
+    async with logging_in(GRANTED) as (login, server):
+        real = address(login)
+        root = URL(f"http://127.0.0.1:{login.port}")
+        tries = {
+            "another path": (await visit(root / "favicon.ico")).status,
+            "no nonce": (await visit(root / "callback" % {"code": "x"})).status,
+            "a wrong nonce": (await visit(root / "callback" / ("A" * 43) % {"code": "x"})).status,
+            "an encoded path": (await visit(URL(f"{root}/%63allback/x?code=x", encoded=True))).status,
+            "another state in the query": (await visit(real.update_query(state="A" * 43))).status,
+            "an odd state": (await visit(real.update_query(state="forged"))).status,
+            "no code": (await visit(real.with_query(None))).status,
+            "two codes": (await visit(URL(f"{real}&code=other", encoded=True))).status,
+            "a code with a NUL": (await visit(URL(str(real).replace("the-code", "a%00b"), encoded=True))).status,
+            "another method": (await visit(real, method="POST")).status,
+            "another host": (await visit(real, Host=f"evil.example:{login.port}")).status,
+            "another port": (await visit(real, Host="127.0.0.1:1")).status,
+            "no port": (await visit(real, Host="127.0.0.1")).status,
+        }
+        assert not server.requests
+        assert tries == {
+            "another path": 404,
+            "no nonce": 404,
+            "a wrong nonce": 404,
+            "an encoded path": 404,
+            "another state in the query": 400,
+            "an odd state": 400,
+            "no code": 400,
+            "two codes": 400,
+            "a code with a NUL": 400,
+            "another method": 405,
+            "another host": 421,
+            "another port": 421,
+            "no port": 421,
+        }
+        assert (await visit(real)).status == 200
+        assert (await login.wait()).key == KEY
+
+
+async def test_two_hosts_no_host_and_an_absolute_target_are_refused() -> None:
+    async with logging_in(GRANTED) as (login, server):
+        path = address(login).raw_path_qs
+        host = f"127.0.0.1:{login.port}"
+        for data in (
+            f"GET {path} HTTP/1.1\r\nHost: {host}\r\nHost: evil.example\r\nConnection: close\r\n\r\n",
+            f"GET {path} HTTP/1.0\r\n\r\n",
+            f"GET http://evil.example{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n",
+        ):
+            assert (await send(login, data.encode())).startswith((b"HTTP/1.1 4", b"HTTP/1.0 4"))
+        assert not server.requests
+
+
+async def test_repeats_are_answered_with_409() -> None:
+    gate = Gate()
+    async with logging_in(GRANTED, client={"middlewares": [gate]}) as (login, server):
+        first = asyncio.create_task(visit(address(login)))
+        await gate.reached.wait()
+        while_running = await visit(address(login))
+        gate.open.set()
+        done = await first
+        afterwards = await visit(address(login))
+
+        assert (while_running.status, done.status, afterwards.status) == (409, 200, 409)
+        assert (await login.wait()).key == KEY
+        assert (await login.wait()).key == KEY
+        assert len(server.requests) == 1
+
+
+async def test_pages_are_escaped_and_kept_by_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with logging_in(GRANTED, app_name="<script>alert(1)</script>") as (login, _):
+        pages = [await visit(f"http://127.0.0.1:{login.port}/<b>"), await visit(address(login))]
+
+    assert html.escape("<script>alert(1)</script>") in pages[1].text
+    for page in pages:
+        assert "<script>" not in page.text
+        assert "<b>" not in page.text
+        assert login.pending.state not in page.text
+        assert page.headers["Cache-Control"] == "no-store"
+        assert page.headers["Referrer-Policy"] == "no-referrer"
+        assert page.headers["Content-Security-Policy"].startswith("default-src 'none'")
+        assert page.headers["Content-Type"].startswith("text/html")
+    assert "the-code" not in caplog.text
+    assert login.pending.state not in caplog.text + repr(login)
+    assert not [record for record in caplog.records if record.name.startswith("aiohttp")]
+
+
+async def test_a_thousand_hostile_requests_do_not_keep_the_user_out(caplog: pytest.LogCaptureFixture) -> None:
+    chance = random.Random(7)
+    async with logging_in(GRANTED) as (login, server):
+        host = f"Host: 127.0.0.1:{login.port}\r\nConnection: close\r\n\r\n"
+        path = f"/callback/{login.pending.state}"
+        hostile = [
+            f"GET /callback/{'A' * 43}?code=x HTTP/1.1\r\n{host}".encode(),
+            f"GET {path}?code=x&state={'B' * 43} HTTP/1.1\r\n{host}".encode(),
+            f"GET {path}?code=x&code=y HTTP/1.1\r\n{host}".encode(),
+            f"GET {path}?code=x%0d%0ay HTTP/1.1\r\n{host}".encode(),
+            f"GET {path}?code=x HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n".encode(),
+            f"GET {path}?{'x' * 20_000} HTTP/1.1\r\n{host}".encode(),
+            f"GET / HTTP/1.1\r\nX: {'x' * 100_000}\r\n{host}".encode(),
+            f"POST {path}?code=x HTTP/1.1\r\nContent-Length: 1000000\r\n{host}".encode(),
+            f"POST {path}?code=x HTTP/1.1\r\nTransfer-Encoding: chunked\r\n{host}zz\r\n".encode(),
+            b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+            b"GET / HTTP/9.9\r\n\r\n",
+            bytes(chance.randrange(256) for _ in range(500)) + b"\r\n\r\n",
+        ]
+        # Some say nothing, or half of something, and stay.
+        idle = [await asyncio.open_connection("127.0.0.1", login.port) for _ in range(100)]
+        for _, writer in idle[::2]:
+            writer.write(f"GET {path}?code".encode())
+        limit = asyncio.Semaphore(50)
+
+        async def attack(data: bytes) -> bytes:
+            async with limit:
+                return await asyncio.wait_for(send(login, data), 10)
+
+        async with asyncio.timeout(30):
+            answers = await asyncio.gather(*(attack(hostile[number % len(hostile)]) for number in range(1000)))
+            assert not server.requests
+            page = await visit(address(login))
+            grant = await login.wait()
+        for _, writer in idle:
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+
+    statuses: dict[str, int] = {}
+    for answer in answers:
+        status = answer[9:12].decode() or "closed"
+        statuses[status] = statuses.get(status, 0) + 1
+    print(f"1,000 hostile requests and 100 idle connections: {dict(sorted(statuses.items()))}, then {page.status}")
+    assert "200" not in statuses
+    assert page.status == 200
+    assert grant.key == KEY
+    assert len(server.requests) == 1
+    assert not caplog.records
+
+
+# How it ends otherwise.
+
+
+async def test_a_denial_is_told_to_who_waits_and_to_the_user() -> None:
+    async with logging_in(GRANTED) as (login, _):
+        page = await visit(address(login).with_query(error="access_denied"))
+        with pytest.raises(AuthorizationDeniedError):
+            await login.wait()
+
+    assert "You did not allow the sign-in." in page.text
+
+
+async def test_a_refused_code_is_told_to_who_waits_and_to_the_user() -> None:
+    async with logging_in(REFUSED) as (login, _):
+        page = await visit(address(login))
+        with pytest.raises(APIError):
+            await login.wait()
+
+    assert "Please sign in again" in page.text
+    assert "the-code" not in page.text
+
+
+async def test_when_openrouter_is_busy_a_reload_goes_on() -> None:
+    async with logging_in(BUSY, GRANTED) as (login, _):
+        assert (await visit(address(login))).status == 503
+        with pytest.raises(LoginTimeoutError):
+            await login.wait(timeout=0.01)
+        assert (await visit(address(login))).status == 200
+        assert (await login.wait()).key == KEY
+
+
+async def test_what_a_middleware_raises_is_told_to_who_waits() -> None:
+    async def fail(_request: object, _call_next: object) -> Any:
+        raise ZeroDivisionError
+
+    async with logging_in(GRANTED, client={"middlewares": [fail]}) as (login, _):
+        assert (await visit(address(login))).status == 500
+        with pytest.raises(ZeroDivisionError):
+            await login.wait()
+
+
+async def test_a_key_that_its_safe_place_refused_is_with_who_waits() -> None:
+    async def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    async with logging_in(GRANTED, client={"on_key": fail}) as (login, _):
+        await visit(address(login))
+        with pytest.raises(KeyDeliveryError) as caught:
+            await login.wait()
+
+    assert caught.value.response.key == KEY
+
+
+async def test_an_outcome_that_nobody_waits_for_is_no_mistake(caplog: pytest.LogCaptureFixture) -> None:
+    async with logging_in(REFUSED) as (login, _):
+        await visit(address(login))
+
+    assert not caplog.records
+
+
+async def test_waiting_is_bounded() -> None:
+    async with logging_in(GRANTED) as (login, _):
+        with pytest.raises(LoginTimeoutError) as caught:
+            await login.wait(timeout=0.01)
+        assert isinstance(caught.value, TimeoutError)
+        assert (await visit(address(login))).status == 200
+        assert (await login.wait(timeout=None)).key == KEY
+
+
+async def test_an_exchange_under_way_is_not_cut_off_by_the_timeout() -> None:
+    gate = Gate(after=True)
+    async with logging_in(GRANTED, client={"middlewares": [gate]}) as (login, _):
+        visiting = asyncio.create_task(visit(address(login)))
+        await gate.reached.wait()
+        waiting = asyncio.create_task(login.wait(timeout=0.001))
+        await asyncio.wait((waiting,), timeout=0.05)
+        assert not waiting.done()
+        gate.open.set()
+
+        assert (await waiting).key == KEY
+        assert (await visiting).status == 200
+
+
+async def test_cancelling_closes_the_port_and_nothing_is_left() -> None:
+    entered = asyncio.Event()
+    port = free_port()
+
+    async def sign_in() -> None:
+        async with logging_in(GRANTED, port=port) as (login, _):
+            entered.set()
+            await login.wait()
+
+    task = asyncio.create_task(sign_in())
+    await entered.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+# Pasting.
+
+
+def typing(*texts: str) -> tuple[Callable[[OpenRouterError | None], Any], list[OpenRouterError | None]]:
+    """A user who pastes one text after the other, and then nothing more."""
+    told: list[OpenRouterError | None] = []
+    left = list(texts)
+
+    async def prompt(error: OpenRouterError | None) -> str:
+        told.append(error)
+        if not left:
+            await asyncio.Event().wait()
+        return left.pop(0)
+
+    return prompt, told
+
+
+@pytest.mark.parametrize("form", ["the-code", "code=the-code", "url"])
+async def test_a_pasted_code_is_as_good_as_a_callback(form: str) -> None:
+    async with logging_in(GRANTED) as (login, server):
+        prompt, _ = typing(str(address(login)) if form == "url" else form)
+        assert (await login.wait(prompt=prompt)).key == KEY
+        assert (await visit(address(login))).status == 409
+        assert server.codes == ["the-code"]
+
+
+async def test_a_callback_wins_over_a_user_who_pastes_nothing() -> None:
+    async with logging_in(GRANTED) as (login, _):
+        prompt, told = typing()
+        waiting = asyncio.create_task(login.wait(prompt=prompt))
+        assert (await visit(address(login))).status == 200
+
+        assert (await waiting).key == KEY
+        assert told == [None]
+
+
+async def test_who_pastes_nonsense_is_asked_again_and_told_why() -> None:
+    async with logging_in(BUSY, GRANTED) as (login, _):
+        prompt, told = typing("not a code", f"code=x&state={'A' * 43}", "the-code", "the-code")
+
+        assert (await login.wait(prompt=prompt)).key == KEY
+    assert [type(error) for error in told[:3]] == [type(None), InvalidCallbackError, StateMismatchError]
+    assert isinstance(told[3], APIError)
+
+
+async def test_a_prompt_that_fails_ends_the_waiting() -> None:
+    async def prompt(_: object) -> str:
+        raise EOFError
+
+    async with logging_in(GRANTED) as (login, _):
+        with pytest.raises(EOFError):
+            await login.wait(prompt=prompt)
+
+
+# The browser.
+
+
+async def test_the_browser_is_opened_in_a_thread_and_not_waited_for() -> None:
+    called, proceed = threading.Event(), threading.Event()
+    seen: list[tuple[str, bool]] = []
+
+    def opener(url: str) -> bool:
+        seen.append((url, threading.current_thread() is threading.main_thread()))
+        called.set()
+        return proceed.wait(10)
+
+    async with logging_in(GRANTED, opener=opener) as (login, _):
+        login.open_browser()
+        assert await asyncio.to_thread(called.wait, 10)
+        assert seen == [(login.url, False)]
+        assert (await visit(address(login))).status == 200
+        proceed.set()
+
+
+async def test_a_browser_that_cannot_be_opened_is_no_error() -> None:
+    called = threading.Event()
+
+    def opener(_: str) -> bool:
+        called.set()
+        raise OSError("no display")
+
+    async with logging_in(GRANTED, opener=opener) as (login, _):
+        login.open_browser()
+        assert await asyncio.to_thread(called.wait, 10)
+        assert (await visit(address(login))).status == 200
+
+
+def test_every_error_of_a_login_has_a_sentence_for_the_user() -> None:
+    kinds = [LoginError, *LoginError.__subclasses__()]
+
+    for kind in kinds:
+        error = kind("x")
+        assert error.user_message.endswith((".", "settings/keys."))
+        assert isinstance(error.restart_login, bool)
