@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Iterable
+
+from openrouter_async import Clock
+
+EPOCH = 1_800_000_000.0
+"""The time of day at which a `FakeClock` starts: 2027-01-15 08:00:00 UTC."""
+
+
+class FakeClock:
+    """A clock that moves when somebody sleeps, and remembers for how long each slept.
+
+    Args:
+        chances: What ``random`` gives, over and over.
+    """
+
+    def __init__(self, chances: Iterable[float] = (0.5,)) -> None:
+        self.now = 1000.0
+        self.waits: list[float] = []
+        self._chances = itertools.cycle(chances)
+        self.clock = Clock(
+            monotonic=lambda: self.now,
+            time=lambda: EPOCH + self.now - 1000.0,
+            sleep=self.sleep,
+            random=lambda: next(self._chances),
+        )
+
+    async def sleep(self, seconds: float) -> None:
+        self.waits.append(seconds)
+        wake_up = self.now + seconds
+        await asyncio.sleep(0)
+        self.now = max(self.now, wake_up)
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class StoppedClock(FakeClock):
+    """A clock that stands still: who sleeps goes on when the test says so."""
+
+    def __init__(self, chances: Iterable[float] = (0.5,)) -> None:
+        super().__init__(chances)
+        self._sleepers: list[tuple[float, asyncio.Future[None]]] = []
+
+    async def sleep(self, seconds: float) -> None:
+        self.waits.append(seconds)
+        awake: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._sleepers.append((self.now + seconds, awake))
+        await awake
+
+    def advance(self, seconds: float) -> None:
+        super().advance(seconds)
+        for due, awake in self._sleepers:
+            if due <= self.now and not awake.done():
+                awake.set_result(None)
+        self._sleepers = [sleeper for sleeper in self._sleepers if not sleeper[1].done()]
+
+    @property
+    def sleeping(self) -> int:
+        return sum(not awake.done() for _, awake in self._sleepers)

@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+import attrs
+import pytest
+
+from openrouter_async import OpenRouter, Outcome, RetryPolicy, errors
+from tests.wire.audit import Audit
+from tests.wire.clock import EPOCH, FakeClock
+from tests.wire.server import (
+    BEARER,
+    BYTEWISE,
+    CHUNKED,
+    CLOSE,
+    CONTINUE,
+    CUT_BODY,
+    CUT_CHUNKED_BODY,
+    CUT_ENDLESS_BODY,
+    DRIP,
+    EARLY_HINTS,
+    HTTP_1_0,
+    OK,
+    RESET_IN_BODY,
+    TWICE,
+    UNTIL_END,
+    Act,
+    WireServer,
+    code_of,
+    cut_headers,
+    drop,
+    garbage,
+    hang,
+    http_date,
+    reset,
+    saying,
+    status,
+    verifier_of,
+)
+
+KEY = "key"
+"""Stands for success in a row."""
+
+SHORT = 0.05
+
+
+@attrs.frozen
+class Row:
+    """What a script of the server comes to."""
+
+    script: list[Act]
+    requests: int
+    result: str | type[errors.OpenRouterError] = KEY
+    outcome: Outcome | None = None
+    waits: list[float] = attrs.field(factory=list)
+    timeout: float = attrs.field(default=30.0, kw_only=True)
+    cause: type[errors.OpenRouterError] | None = attrs.field(default=None, kw_only=True)
+    retry_after: float | None = attrs.field(default=None, kw_only=True)
+    retry: RetryPolicy = attrs.field(factory=RetryPolicy, kw_only=True)
+
+
+UNKNOWN, REFUSED = Outcome.UNKNOWN, Outcome.REFUSED
+Rejected, Forbidden = errors.BadRequestResponseError, errors.ForbiddenResponseError
+Broken, Late, Odd = errors.TransportError, errors.RequestTimeoutError, errors.ResponseValidationError
+Busy, Failed = errors.TooManyRequestsResponseError, errors.InternalServerResponseError
+
+# Chance always says one half, so the backoff is 0.25, 0.5 and 1 s.
+FIRST, TWO, ALL = [0.25], [0.25, 0.5], [0.25, 0.5, 1.0]
+
+ROWS: dict[str, Row] = {
+    # Every way to say yes.
+    "answered": Row([OK], 1),
+    "answered in chunks": Row([CHUNKED], 1),
+    "answered and closed": Row([CLOSE], 1),
+    "answered until the end of the connection": Row([UNTIL_END], 1),
+    "answered by HTTP/1.0": Row([HTTP_1_0], 1),
+    "answered byte by byte": Row([BYTEWISE], 1),
+    "answered twice": Row([TWICE], 1),
+    "answered after 100 Continue": Row([CONTINUE], 1),
+    "answered after 103 Early Hints": Row([EARLY_HINTS], 1),
+    # The connection ends before the server did anything.
+    "dropped before the key": Row([drop(after=False)], 2, KEY, None, FIRST),
+    "dropped before the key, twice": Row([drop(after=False)] * 2, 3, KEY, None, TWO),
+    "dropped before the key, always": Row([drop(after=False)] * 9, 4, Broken, UNKNOWN, ALL),
+    "reset before the key": Row([reset(after=False)], 2, KEY, None, FIRST),
+    "reset before the key, always": Row([reset(after=False)] * 9, 4, Broken, UNKNOWN, ALL),
+    "headers cut before the key": Row([cut_headers(after=False)], 2, KEY, None, FIRST),
+    "garbage before the key": Row([garbage(after=False)], 2, KEY, None, FIRST),
+    # The server issues the key and the answer gets lost: the code is used, and the error says what that means.
+    "dropped after the key": Row([drop(after=True)], 2, Rejected, UNKNOWN, FIRST, cause=Broken),
+    "reset after the key": Row([reset(after=True)], 2, Rejected, UNKNOWN, FIRST, cause=Broken),
+    "headers cut after the key": Row([cut_headers(after=True)], 2, Rejected, UNKNOWN, FIRST, cause=Broken),
+    "garbage after the key": Row([garbage(after=True)], 2, Rejected, UNKNOWN, FIRST, cause=Broken),
+    "body cut": Row([CUT_BODY], 2, Rejected, UNKNOWN, FIRST, cause=Broken),
+    "body reset": Row([RESET_IN_BODY], 2, Rejected, UNKNOWN, FIRST, cause=Broken),
+    "chunked body cut": Row([CUT_CHUNKED_BODY], 2, Rejected, UNKNOWN, FIRST, cause=Broken),
+    "body without length cut": Row([CUT_ENDLESS_BODY], 1, Odd, UNKNOWN),
+    # Statuses, before and after the key.
+    "408 before the key": Row([status(408)], 2, KEY, None, FIRST),
+    "408 after the key": Row([status(408, after=True)], 2, Rejected, UNKNOWN, FIRST, cause=errors.APIError),
+    "408 always": Row([status(408)] * 9, 4, errors.APIError, UNKNOWN, ALL),
+    "500 before the key": Row([status(500)], 2, KEY, None, FIRST),
+    "500 after the key": Row([status(500, after=True)], 2, Rejected, UNKNOWN, FIRST, cause=Failed),
+    "500 always": Row([status(500)] * 9, 4, Failed, UNKNOWN, ALL, cause=Failed),
+    "HTML 502 before the key": Row([status(502, html=True)], 2, KEY, None, FIRST),
+    "HTML 502 after the key": Row([status(502, html=True, after=True)], 2, Rejected, UNKNOWN, FIRST),
+    "503 before the key": Row([status(503)], 2, KEY, None, FIRST),
+    "503 after the key": Row([status(503, after=True)], 2, Rejected, UNKNOWN, FIRST),
+    "504 before the key": Row([status(504)], 2, KEY, None, FIRST),
+    "504 after the key": Row([status(504, after=True)], 2, Rejected, UNKNOWN, FIRST),
+    "500 after the key, then 503": Row(
+        [status(500, after=True), status(503)], 3, Rejected, UNKNOWN, TWO, cause=Failed
+    ),
+    "500 after the key, then always 429": Row(
+        [status(500, after=True), *[status(429)] * 9], 4, Busy, UNKNOWN, ALL, cause=Failed
+    ),
+    "500 before the key, then 401": Row(
+        [status(500), status(401)], 2, errors.UnauthorizedResponseError, UNKNOWN, FIRST, cause=Failed
+    ),
+    "501": Row([status(501)], 1, errors.APIError, UNKNOWN),
+    "520 after the key": Row([status(520, html=True, after=True)], 1, errors.APIError, UNKNOWN),
+    # The server says no.
+    "400": Row([status(400, message="Invalid code")], 1, Rejected, REFUSED),
+    "401": Row([status(401)], 1, errors.UnauthorizedResponseError, REFUSED),
+    "403": Row([status(403, message="Invalid code or code_verifier")], 1, Forbidden, REFUSED),
+    "403 after 429": Row([status(429), status(403)], 2, Forbidden, REFUSED, FIRST),
+    "404": Row([status(404)], 1, errors.APIError, REFUSED),
+    "405": Row([status(405)], 1, errors.APIError, REFUSED),
+    "409": Row([status(409)], 1, errors.ConflictResponseError, REFUSED),
+    "422": Row([status(422)], 1, errors.APIError, REFUSED),
+    "429": Row([status(429)], 2, KEY, None, FIRST),
+    "429 always": Row([status(429)] * 9, 4, Busy, REFUSED, ALL),
+    # What the API does not document.
+    "307": Row([status(307, "Location: https://elsewhere.example/")], 1, Odd, UNKNOWN),
+    "empty 200": Row([Act("", True, saying(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"))], 1, Odd, UNKNOWN),
+    "HTML 200": Row([status(200, html=True, after=True)], 1, Odd, UNKNOWN),
+    # A server that does not answer in time.
+    "hangs once before the key": Row([hang(after=False)], 2, KEY, None, FIRST, timeout=SHORT),
+    "hangs once after the key": Row(
+        [hang(after=True)], 2, Rejected, UNKNOWN, FIRST, timeout=SHORT, cause=Late
+    ),
+    "hangs forever": Row([hang(after=False)] * 9, 4, Late, UNKNOWN, ALL, timeout=SHORT, cause=Late),
+    "drips": Row([DRIP], 2, Rejected, UNKNOWN, FIRST, timeout=SHORT, cause=Late),
+    # Without retries.
+    "dropped, retries off": Row([drop(after=False)], 1, Broken, UNKNOWN, retry=RetryPolicy.none()),
+    "503, retries off": Row([status(503, "Retry-After: 1")], 1, errors.APIError, UNKNOWN,
+                            retry=RetryPolicy.none(), retry_after=1.0),
+    "dropped, connection errors not retried": Row(
+        [drop(after=False)], 1, Broken, UNKNOWN, retry=RetryPolicy(retry_connection_errors=False)
+    ),
+    "503, connection errors not retried": Row(
+        [status(503)], 2, KEY, None, FIRST, retry=RetryPolicy(retry_connection_errors=False)
+    ),
+    "503, not among the statuses": Row(
+        [status(503)], 1, errors.APIError, UNKNOWN, retry=RetryPolicy(statuses={500})
+    ),
+}  # fmt: skip
+
+# A pause that the server asks for is lengthened by a tenth here: up to a fifth, by a chance of one half.
+WAITS: dict[str, tuple[str, list[float]]] = {
+    "seconds": ("Retry-After: 2", [2.2]),
+    "a fraction of a second": ("Retry-After: 0.5", [0.55]),
+    "milliseconds": ("Retry-After-Ms: 1500", [1.65]),
+    "a date": (f"Retry-After: {http_date(EPOCH + 20)}", [22.0]),
+    "zero": ("Retry-After: 0", FIRST),
+    "a date in the past": (f"Retry-After: {http_date(EPOCH - 20)}", FIRST),
+    "garbage": ("Retry-After: soon", FIRST),
+    "negative": ("Retry-After: -7", FIRST),
+    "nan": ("Retry-After: nan", FIRST),
+    "inf": ("Retry-After: inf", FIRST),
+    "exponent": ("Retry-After: 1e3", FIRST),
+    "nothing": ("Retry-After: ", FIRST),
+    "more digits than a float holds": (f"Retry-After: {'9' * 400}", FIRST),
+    "nan milliseconds": ("Retry-After-Ms: nan", FIRST),
+}
+for _code in (429, 503):
+    for _name, (_header, _waits) in WAITS.items():
+        ROWS[f"{_code}, Retry-After is {_name}"] = Row([status(_code, _header)], 2, KEY, None, _waits)
+    ROWS[f"{_code}, Retry-After is one hour"] = Row(
+        [status(_code, "Retry-After: 3600")], 1, errors.APIError, REFUSED if _code == 429 else UNKNOWN, retry_after=3600
+    )
+    ROWS[f"{_code} after the key, Retry-After is 1"] = Row(
+        [status(_code, "Retry-After: 1", after=True)], 2, Rejected, REFUSED if _code == 429 else UNKNOWN, [1.1]
+    )
+# Other statuses pause nobody else, so their wait is as the server says.
+ROWS["500, Retry-After is 2 seconds"] = Row([status(500, "Retry-After: 2")], 2, KEY, None, [2.0])
+
+
+@pytest.mark.parametrize("row", ROWS.values(), ids=ROWS.keys())
+async def test_a_script_of_the_server_comes_to(row: Row, audit: Audit) -> None:
+    clock = FakeClock()
+    async with (
+        WireServer(row.script) as server,
+        OpenRouter(BEARER, base_url=server.base_url, timeout=row.timeout, retry=row.retry, clock=clock.clock) as client,
+    ):
+        exchange = client.oauth.exchange_auth_code_for_api_key(code=code_of(1), code_verifier=verifier_of(1))
+        if isinstance(row.result, str):
+            response = await exchange
+            assert response.key == server.authority.issued[code_of(1)]
+            assert response.http_meta.attempts == row.requests
+        else:
+            with pytest.raises(row.result) as caught:
+                await exchange
+            error = caught.value
+            audit.read_error(error)
+            assert error.outcome is row.outcome
+            assert error.attempts == row.requests
+            assert len(error.history) == row.requests - 1
+            assert error not in [attempt.error for attempt in error.history]
+            assert error.retry_after == row.retry_after
+            if row.cause is not None:
+                assert type(error.__cause__) is row.cause
+        assert len(server.requests) == row.requests
+        assert clock.waits == pytest.approx(row.waits)
+
+
+async def test_the_connection_after_a_fault_is_a_good_one() -> None:
+    clock = FakeClock()
+    faults = [TWICE, CLOSE, HTTP_1_0, UNTIL_END, CONTINUE, CUT_ENDLESS_BODY, CHUNKED, status(404), EARLY_HINTS]
+    async with (
+        WireServer(faults) as server,
+        OpenRouter(BEARER, base_url=server.base_url, clock=clock.clock) as client,
+    ):
+        for number in range(2 * len(faults)):
+            try:
+                response = await client.oauth.exchange_auth_code_for_api_key(code=code_of(number))
+            except (errors.APIError, errors.ResponseValidationError):
+                assert faults[number].name in (CUT_ENDLESS_BODY.name, status(404).name)
+            else:
+                assert response.key == server.authority.issued[code_of(number)]
+    assert len(server.requests) == 2 * len(faults)
