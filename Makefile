@@ -26,8 +26,8 @@ demo: .venv/.package
 	@$(BIN)/python -m openrouter_async.testing.demo
 
 test: .venv/.test
-	$(BIN)/python -X dev -m coverage erase
-	$(BIN)/python -X dev -m coverage run -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m coverage erase
+	PYTHONDEVMODE=1 $(BIN)/python -m coverage run -m pytest --numprocesses auto --dist worksteal $(PYTEST_ARGS)
 	@$(BIN)/python -m coverage combine --quiet
 	@$(BIN)/python -m coverage report
 
