@@ -95,6 +95,7 @@ class Response:
         headers: The headers, looked up without regard to case.
         body: The body, decompressed.
         elapsed: Seconds from the start of the attempt to the last byte.
+        waited: Those of them that passed before the request was written: for a connection of the pool, or a new one.
         history: The attempts before this one.
     """
 
@@ -102,6 +103,7 @@ class Response:
     headers: Mapping[str, str] = attrs.field(repr=redact_headers)
     body: bytes = attrs.field(repr=False)
     elapsed: float
+    waited: float = 0.0
     history: tuple[Attempt, ...] = ()
 
 

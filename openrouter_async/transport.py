@@ -48,6 +48,7 @@ class _Body(BytesPayload):
     def __init__(self, body: bytes, delivery: Delivery, known: weakref.WeakSet[object]) -> None:
         super().__init__(body, content_type="application/json")
         self.written = False
+        self.written_at = 0.0
         self.reused = False
         self._delivery = delivery
         self._known = known
@@ -60,6 +61,7 @@ class _Body(BytesPayload):
                 self._known.add(protocol)
         if writer.transport is not None and not writer.transport.is_closing():
             self.written = self._delivery.pending = True
+            self.written_at = time.perf_counter()
         await super().write_with_length(writer, content_length)
 
 
@@ -170,6 +172,7 @@ class Transport:
             headers=answer.headers.copy(),
             body=content,
             elapsed=time.perf_counter() - started,
+            waited=max(0.0, body.written_at - started),
         )
 
     async def _read(self, answer: aiohttp.ClientResponse) -> bytes:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from openrouter_async import OpenRouter, Outcome, Request, RetryPolicy, errors
+from openrouter_async import Handler, OpenRouter, Outcome, Request, Response, RetryPolicy, errors
 from openrouter_async.transport import BODY_LIMIT, Transport
 from tests.raw import RawServer, answering, http
 
@@ -74,6 +74,18 @@ async def test_the_request_on_the_wire_is_what_the_api_documents() -> None:
     assert headers["x-openrouter-title"] == "App"
     assert headers["user-agent"].startswith("openrouter-async/")
     assert len(lines) - 1 == len(headers)
+
+
+async def test_the_time_that_a_request_waited_for_its_connection_is_a_part_of_the_whole() -> None:
+    responses: list[Response] = []
+
+    async def watch(request: Request, call_next: Handler) -> Response:
+        responses.append(await call_next(request))
+        return responses[-1]
+
+    async with answering(http(200, BODY)) as server, make(server.base_url, attempt_middlewares=[watch]) as client:
+        await client.oauth.exchange_auth_code_for_api_key(code="code-1")
+    assert 0 < responses[0].waited < responses[0].elapsed
 
 
 def deflate(body: bytes) -> bytes:
