@@ -1,0 +1,247 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import keyring
+import keyring.errors
+import pytest
+from keyring.backend import KeyringBackend
+from keyring.backends import fail, null
+
+from openrouter_async import OpenRouter
+from openrouter_async import sinks as package
+from openrouter_async.clock import Clock
+from openrouter_async.errors import KeyDeliveryError, OpenRouterError, RequestValidationError
+from openrouter_async.sinks import CallbackSink, FileSink, KeyringSink, KeySink, KeySinkError, KeyVault, StoredKey
+from tests.login.support import GRANTED, KEY, NOW, ONCE, Server
+
+CLOCK = Clock(time=lambda: NOW + 0.7)
+STORED = StoredKey(key=KEY, user_id="user_1", created_at=datetime.fromtimestamp(NOW, UTC))
+
+
+class Ring(KeyringBackend):
+    """A keyring in memory that remembers in which threads it was used."""
+
+    priority = 1
+
+    def __init__(self, failure: Exception | None = None) -> None:
+        self.entries: dict[tuple[str, str], str] = {}
+        self.threads: set[int] = set()
+        self.failure = failure
+
+    def _use(self) -> None:
+        self.threads.add(threading.get_ident())
+        if self.failure is not None:
+            raise self.failure
+
+    def get_password(self, service: str, username: str) -> str | None:
+        self._use()
+        return self.entries.get((service, username))
+
+    def set_password(self, service: str, username: str, password: str) -> None:
+        self._use()
+        self.entries[service, username] = password
+
+    def delete_password(self, service: str, username: str) -> None:
+        self._use()
+        del self.entries[service, username]
+
+
+@pytest.fixture
+def system_keyring() -> Iterator[Ring]:
+    before = keyring.get_keyring()
+    ring = Ring()
+    keyring.set_keyring(ring)
+    yield ring
+    keyring.set_keyring(before)
+
+
+@pytest.fixture(params=["file", "keyring"])
+def vault(request: pytest.FixtureRequest, tmp_path: Path) -> KeyVault:
+    if request.param == "file":
+        return FileSink(tmp_path / "key", clock=CLOCK)
+    return KeyringSink("my app", backend=Ring(), clock=CLOCK)
+
+
+async def sign_in(sink: KeySink) -> None:
+    async with (
+        Server(GRANTED) as server,
+        OpenRouter(None, base_url=server.base_url, retry=ONCE, on_key=sink) as client,
+    ):
+        await client.oauth.exchange_auth_code_for_api_key(code="the-code")
+
+
+async def test_the_key_of_an_exchange_is_in_the_vault_until_it_is_deleted(vault: KeyVault) -> None:
+    assert await vault.load() is None
+
+    await sign_in(vault)
+    assert await vault.load() == STORED
+
+    await vault.save("sk-or-v1-another")
+    assert await vault.load() == StoredKey(key="sk-or-v1-another", created_at=STORED.created_at)
+
+    assert await vault.delete()
+    assert await vault.load() is None
+    assert not await vault.delete()
+
+
+async def test_a_key_of_any_characters_comes_back_as_it_was(vault: KeyVault) -> None:
+    for key in ("ä\n\0'\"", "\ud800", "🔑" * 100):
+        await vault.save(key, user_id=key)
+        stored = await vault.load()
+        assert stored is not None
+        assert (stored.key, stored.user_id) == (key, key)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{", "[]", "7", "null", KEY, "[" * 100_000, "{}"),
+        *('{"key": ""}', '{"key": "k", "user_id": null}', '{"key": 7, "user_id": null, "created_at": "2027-01-01"}'),
+        '{"key": "k", "user_id": null, "created_at": "2027-01-15T08:00:00"}',
+        '{"key": "k", "user_id": 7, "created_at": "2027-01-15T08:00:00Z"}',
+        '{"key": "", "user_id": null, "created_at": "2027-01-15T08:00:00Z"}',
+    ],
+)
+def test_what_was_not_stored_by_this_library_is_refused_without_being_quoted(text: str) -> None:
+    with pytest.raises(KeySinkError, match="not a key that was stored") as caught:
+        StoredKey.from_json(text)
+    assert KEY not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_stored_key_is_json_and_fields_of_later_versions_are_ignored() -> None:
+    fields = json.loads(STORED.to_json())
+    assert fields == {"key": KEY, "user_id": "user_1", "created_at": "2027-01-15T08:00:00Z"}
+    assert StoredKey.from_json(json.dumps(fields | {"later": 1})) == STORED
+
+
+def test_the_repr_of_a_stored_key_does_not_show_it() -> None:
+    assert KEY not in repr(STORED)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"), [({"key": ""}, "key"), ({"key": 7}, "key"), ({"key": "k", "user_id": 7}, "user_id")]
+)
+async def test_what_is_no_key_is_refused(arguments: dict[str, Any], field: str) -> None:
+    taken: list[StoredKey] = []
+    with pytest.raises(RequestValidationError) as caught:
+        await CallbackSink(taken.append).save(**arguments)
+    assert caught.value.field == field
+    assert taken == []
+
+
+async def test_a_blocking_callback_runs_in_a_thread() -> None:
+    taken: list[tuple[StoredKey, int]] = []
+    await sign_in(CallbackSink(lambda stored: taken.append((stored, threading.get_ident())), clock=CLOCK))
+    [(stored, thread)] = taken
+    assert stored == STORED
+    assert thread != threading.get_ident()
+
+
+class Awaited:
+    def __init__(self) -> None:
+        self.taken: list[tuple[StoredKey, int]] = []
+
+    async def __call__(self, stored: StoredKey) -> None:
+        await asyncio.sleep(0)
+        self.taken.append((stored, threading.get_ident()))
+
+
+async def test_an_async_callback_is_awaited_in_the_loop() -> None:
+    for wrap in (lambda it: it, lambda it: it.__call__, lambda it: lambda stored: it(stored)):
+        callback = Awaited()
+        await CallbackSink(wrap(callback), clock=CLOCK).save(KEY, user_id="user_1")
+        assert callback.taken == [(STORED, threading.get_ident())]
+
+
+async def test_a_callback_that_raises_costs_no_key() -> None:
+    def refuse(stored: StoredKey) -> None:
+        raise LookupError("no room")
+
+    with pytest.raises(KeyDeliveryError) as caught:
+        await sign_in(CallbackSink(refuse))
+    assert caught.value.response.key == KEY
+    assert isinstance(caught.value.__cause__, KeySinkError)
+    assert isinstance(caught.value.__cause__.__cause__, LookupError)
+
+
+def test_a_callback_must_be_callable() -> None:
+    with pytest.raises(RequestValidationError, match=r"^callback: must be callable$"):
+        CallbackSink(7)  # type: ignore[arg-type]
+
+
+async def test_the_error_of_a_sink_says_that_signing_in_again_is_no_help() -> None:
+    error = KeySinkError("x")
+    assert isinstance(error, OpenRouterError)
+    assert not error.restart_login
+    assert "operator" in error.user_message
+
+
+async def test_the_keyring_of_the_system_is_the_default_and_used_in_threads_alone(system_keyring: Ring) -> None:
+    await KeyringSink(clock=CLOCK).save(KEY)
+    assert list(system_keyring.entries) == [("openrouter-async", "default")]
+    assert threading.get_ident() not in system_keyring.threads
+
+
+async def test_keys_of_several_users_are_kept_apart() -> None:
+    ring = Ring()
+    ada, ben = (KeyringSink("app", username=name, backend=ring) for name in ("ada", "ben"))
+    await ada.save("sk-or-v1-ada")
+    assert await ben.load() is None
+    assert not await ben.delete()
+    assert await ada.delete()
+
+
+async def test_a_computer_without_a_keyring_is_told_of_plainly() -> None:
+    sink = KeyringSink(backend=fail.Keyring())  # type: ignore[no-untyped-call]
+    for call in (sink.save(KEY), sink.load(), sink.delete()):
+        with pytest.raises(KeySinkError, match="no keyring that can be used; store the key in a file") as caught:
+            await call
+        assert KEY not in "".join(traceback.format_exception(caught.value))
+
+
+async def test_a_keyring_that_is_switched_off_is_not_taken_for_a_safe_place() -> None:
+    with pytest.raises(KeySinkError, match="does not give it back"):
+        await KeyringSink(backend=null.Keyring()).save(KEY)  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize("failure", [keyring.errors.KeyringLocked(KEY), OSError(KEY), RuntimeError(KEY)])
+async def test_whatever_a_keyring_raises_is_one_of_our_errors_and_quotes_nothing(failure: Exception) -> None:
+    with pytest.raises(KeySinkError, match=type(failure).__name__) as caught:
+        await KeyringSink(backend=Ring(failure)).save(KEY)
+    assert KEY not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("names", [{"service": ""}, {"service": 7}, {"username": ""}, {"username": None}])
+def test_a_keyring_entry_needs_names(names: dict[str, Any]) -> None:
+    with pytest.raises(RequestValidationError) as caught:
+        KeyringSink(**names)
+    assert [caught.value.field] == list(names)
+
+
+def test_the_repr_of_a_keyring_sink_names_its_entry() -> None:
+    assert repr(KeyringSink("app", username="ada")) == "<KeyringSink app ada>"
+
+
+def test_the_keyring_is_imported_on_demand_and_its_absence_names_the_extra() -> None:
+    code = (
+        "import sys, openrouter_async.sinks as sinks; assert 'keyring' not in sys.modules; "
+        "sys.modules['keyring'] = None; sinks.KeyringSink"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "pip install 'openrouter-async[keyring]'" in result.stderr.splitlines()[-1]
+
+
+def test_the_names_of_the_package_are_all_there() -> None:
+    assert all(hasattr(package, name) for name in package.__all__)
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = package.nothing
