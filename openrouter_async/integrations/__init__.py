@@ -1,0 +1,1 @@
+"""Ready-made parts for frameworks, each behind an extra of its own."""
