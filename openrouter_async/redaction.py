@@ -1,11 +1,12 @@
-"""What may be shown of a secret: masks for reprs, headers and foreign text."""
+"""What may be shown of a secret: masks for reprs, headers, foreign text and logs."""
 
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import Any, Final
 from urllib.parse import quote
 
 MASK: Final = "***"
@@ -36,6 +37,20 @@ _SHOWN_HEADERS: Final = frozenset(
 _KEY_PREFIX: Final = "sk-or-v1-"
 _ANY_KEY: Final = re.compile(r"sk-or-[\w-]+")
 _MASKABLE_LENGTH: Final = 24
+# Where a secret may stand in text that somebody else wrote; what is kept comes before it.
+_PLACES: Final = (
+    re.compile(
+        r"((?:\b|(?<=%3F)|(?<=%26))(?:code|code_verifier|state)(?:=|%3D))(?:(?!%26)[^&\s\"'<>])+", re.IGNORECASE
+    ),
+    re.compile(r"([\"'](?:code|code_verifier|state|key)[\"']\s*:\s*[\"'])[^\"']*", re.IGNORECASE),
+    re.compile(r"(\bbearer\s+)[\x21-\x7e]+", re.IGNORECASE),
+    # The state of a login, where the callback URL has it in its path.
+    re.compile(r"(/)[\w-]{43}(?=[/?#\s\"']|$)", re.ASCII),
+)
+_FORMATTER: Final = logging.Formatter()
+_SECRET_NAMES: Final = frozenset({"api_key", "authorization", "code", "code_verifier", "key", "state"})
+# What logging itself puts into a record; the message is masked when its arguments are in it.
+_OWN_ATTRIBUTES: Final = frozenset(vars(logging.makeLogRecord({}))) - {"args", "exc_text"}
 
 
 def mask(_secret: object) -> str:
@@ -73,3 +88,52 @@ def scrub(text: str, secrets: Iterable[str]) -> str:
         for form in {secret, json.dumps(secret)[1:-1], quote(secret, safe="")}:
             text = text.replace(form, MASK)
     return _ANY_KEY.sub(MASK, text)
+
+
+def redact_text(text: str) -> str:
+    """Mask what looks like a secret in text of any kind: a log line, a URL, JSON, a header."""
+    for place in _PLACES:
+        text = place.sub(rf"\1{MASK}", text)
+    return _ANY_KEY.sub(MASK, text)
+
+
+class SecretFilter(logging.Filter):
+    """Masks API keys, bearer tokens, and the codes, verifiers and states of logins in log records.
+
+    This library writes none of them. Access logs of web servers do, for the callback's URL holds a code and a state,
+    and so may an app. Put it on handlers, for a logger's filters do not see what its children write::
+
+        for handler in logging.getLogger().handlers:
+            handler.addFilter(SecretFilter())
+        logging.getLogger("uvicorn.access").addFilter(SecretFilter())  # or aiohttp.access, or hypercorn.access
+
+    The message, its arguments, the fields of ``extra`` and the traceback are masked; what has nothing to mask stays as
+    it is.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Mask a record; it is never dropped."""
+        if record.exc_info and not record.exc_text:
+            # Formatters take this text instead of making their own.
+            record.exc_text = _FORMATTER.formatException(record.exc_info)
+        for name, value in vars(record).items():
+            if name not in _OWN_ATTRIBUTES:
+                setattr(record, name, _redact_value(value, name))
+        # The arguments are masked one by one, for some formatters read them. Put together they may show more.
+        try:
+            message = record.getMessage()
+        except Exception:  # noqa: BLE001 - a call of the app that does not fit; its handler will say so
+            return True
+        if (masked := redact_text(message)) != message:
+            record.msg, record.args = masked, ()
+        return True
+
+
+def _redact_value(value: Any, name: object = None) -> Any:
+    if isinstance(value, str):
+        return MASK if str(name).lower() in _SECRET_NAMES else redact_text(value)
+    if type(value) in (tuple, list):
+        return type(value)(map(_redact_value, value))
+    if isinstance(value, dict):
+        return {inner_name: _redact_value(inner, inner_name) for inner_name, inner in value.items()}
+    return value

@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import asyncio
+import io
+import logging
+from typing import Any
+
+import aiohttp
+import attrs
+import pytest
+from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
+from uvicorn.logging import AccessFormatter
+from yarl import URL
+
+from openrouter_async.redaction import MASK, SecretFilter, mask_key, mask_optional, redact_text, scrub
+
+CODE = "auth_code_c0ffee"
+STATE = "s" * 43
+KEY = "sk-or-v1-" + "a" * 64
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("GET /callback?code=auth_code_c0ffee&state=abc HTTP/1.1", "GET /callback?code=***&state=*** HTTP/1.1"),
+        ("/callback?error=access_denied", "/callback?error=access_denied"),
+        (f"GET /callback/{STATE}?code={CODE} HTTP/1.1", "GET /callback/***?code=*** HTTP/1.1"),
+        (f"/callback/{STATE}", "/callback/***"),
+        ("/auth?to=%2Fa%3Fcode%3Dabc%26x%3D1", "/auth?to=%2Fa%3Fcode%3D***%26x%3D1"),
+        ('{"code": "abc", "code_verifier": "def"}', '{"code": "***", "code_verifier": "***"}'),
+        ("{'key': 'sk-or-v1-abc', 'user_id': 'user_1'}", "{'key': '***', 'user_id': 'user_1'}"),
+        ("Authorization: Bearer sk-or-v1-abc", "Authorization: Bearer ***"),
+        (f"the key is {KEY}.", "the key is ***."),
+        ("a status code of 403, in a state of alarm", "a status code of 403, in a state of alarm"),
+        ("exit_code=1", "exit_code=1"),
+    ],
+)  # fmt: skip
+def test_what_looks_like_a_secret_is_masked_and_nothing_else(text: str, masked: str) -> None:
+    assert redact_text(text) == masked
+
+
+@given(text=st.text())
+def test_masking_twice_is_masking_once(text: str) -> None:
+    once = redact_text(text)
+    assert redact_text(once) == once
+
+
+@given(code=st.text(min_size=1, alphabet=st.characters(exclude_characters="&\"'<>", exclude_categories=["Z", "C"])))
+def test_a_code_in_a_query_never_shows(code: str) -> None:
+    assert redact_text(f"GET /callback?x=1&code={code}&y=2 HTTP/1.1") == f"GET /callback?x=1&code={MASK}&y=2 HTTP/1.1"
+
+
+@attrs.frozen
+class Log:
+    """A logger of its own, and what its handler writes."""
+
+    logger: logging.Logger
+    handler: logging.Handler
+    stream: io.StringIO
+
+    @property
+    def text(self) -> str:
+        return self.stream.getvalue()
+
+
+@pytest.fixture
+def log() -> Log:
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.addFilter(SecretFilter())
+    handler.setFormatter(logging.Formatter("%(message)s %(extra_field)s", defaults={"extra_field": "-"}))
+    logger = logging.Logger("of the test")
+    logger.addHandler(handler)
+    return Log(logger, handler, stream)
+
+
+@pytest.mark.parametrize(
+    ("message", "arguments"),
+    [
+        ("at " + f"/callback?code={CODE}", ()),
+        ("at %s", (f"/callback?code={CODE}",)),
+        ("at %(url)s", ({"url": f"/callback?code={CODE}"},)),
+        ("at %s", (URL(f"https://app.example/callback?code={CODE}"),)),
+        ("at /callback?code=%s", (CODE,)),
+        (ValueError(f"code={CODE}"), ()),
+        ("%d of %s", (3, {"code": CODE})),
+    ],
+)
+def test_a_log_record_shows_no_code_however_it_is_put_together(log: Log, message: object, arguments: Any) -> None:
+    log.logger.error(message, *arguments)
+    assert CODE not in log.text
+    assert MASK in log.text
+
+
+def test_fields_beside_the_message_and_tracebacks_are_masked_too(log: Log) -> None:
+    try:
+        raise ValueError(f"no key in {KEY}")
+    except ValueError:
+        log.logger.exception("failed", extra={"extra_field": {"path": [f"code={CODE}"], "url": f"/?code={CODE}"}})
+    assert "Traceback" in log.text
+    assert "ValueError: no key in ***" in log.text
+    assert "'url': '/?code=***'" in log.text
+    assert KEY not in log.text
+    assert CODE not in log.text
+
+
+def test_a_field_is_masked_by_its_name(log: Log) -> None:
+    log.logger.warning("failed", extra={"extra_field": {"code": CODE, "headers": {"Authorization": "x y"}, "n": 1}})
+    assert log.text == "failed {'code': '***', 'headers': {'Authorization': '***'}, 'n': 1}\n"
+
+
+def test_a_call_whose_arguments_do_not_fit_is_left_to_the_handler_to_report() -> None:
+    record = logging.makeLogRecord({"msg": "%d", "args": (f"code={CODE}",)})
+    assert SecretFilter().filter(record)
+    assert (record.msg, record.args) == ("%d", ("code=***",))
+
+
+def test_a_record_without_secrets_stays_as_it_is(log: Log) -> None:
+    record = logging.makeLogRecord({"msg": "%s of %d", "args": ("one", 2)})
+    before = dict(vars(record))
+    assert SecretFilter().filter(record)
+    assert vars(record) == before
+
+
+async def test_the_access_log_of_aiohttp_shows_no_code() -> None:
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.addFilter(SecretFilter())
+    handler.setFormatter(logging.Formatter("%(message)s %(first_request_line)s"))
+    logger = logging.Logger("aiohttp.access of the test")
+    logger.addHandler(handler)
+
+    async def callback(_request: web.Request) -> web.Response:
+        return web.Response(text="signed in")
+
+    app = web.Application()
+    app.router.add_get("/callback/{state}", callback)
+    runner = web.AppRunner(app, access_log=logger)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    address = runner.addresses[0]
+    async with aiohttp.ClientSession() as session:
+        async with session.get(f"http://127.0.0.1:{address[1]}/callback/{STATE}?code={CODE}") as response:
+            assert response.status == 200
+    await asyncio.wait_for(runner.cleanup(), 5)
+
+    assert '"GET /callback/***?code=*** HTTP/1.1" 200' in stream.getvalue()
+    assert CODE not in stream.getvalue()
+    assert STATE not in stream.getvalue()
+
+
+def test_the_access_log_of_uvicorn_shows_no_code_and_keeps_its_form() -> None:
+    record = logging.makeLogRecord(
+        {
+            "msg": '%s - "%s %s HTTP/%s" %d',
+            "args": ("127.0.0.1:1234", "GET", f"/callback/{STATE}?code={CODE}", "1.1", 303),
+        }
+    )
+    SecretFilter().filter(record)
+    line = AccessFormatter('%(client_addr)s "%(request_line)s" %(status_code)s', use_colors=False).format(record)
+    assert line == '127.0.0.1:1234 "GET /callback/***?code=*** HTTP/1.1" 303 See Other'
+
+
+def test_a_key_is_shown_by_its_ends_or_not_at_all() -> None:
+    assert mask_key(KEY) == "sk-or-v1-…aaaa"
+    assert mask_key("b" * 30) == "…bbbb"
+    assert mask_key("short") == MASK
+    assert (mask_optional(None), mask_optional("x")) == ("None", MASK)
+
+
+def test_secrets_of_a_request_are_found_in_each_of_their_spellings() -> None:
+    assert scrub('a"b a\\"b a%22b sk-or-v1-x', ['a"b']) == "*** *** *** ***"
