@@ -4,20 +4,15 @@ import asyncio
 import re
 import secrets
 import socket
-from typing import TYPE_CHECKING
 
 import attrs
-from yarl import URL
 
 from openrouter_async import Handler, Request, Response, RetryPolicy
 from openrouter_async.clock import Clock
-from openrouter_async.login import Claimant, KeyRecord, LoginCookie, LoginRecord, PendingLogin
+from openrouter_async.login import Claimant, KeyRecord, LoginCookie, LoginRecord
 from openrouter_async.login.records import digest, login_id
 from openrouter_async.pkce import PKCEPair
 from tests.raw import RawServer, http
-
-if TYPE_CHECKING:
-    from openrouter_async.testing import FakeOpenRouter
 
 NOW = 1_800_000_000.0
 CALLBACK = "https://app.example/callback/{state}"
@@ -85,20 +80,6 @@ def make_claimant(login: LoginRecord, cookie: LoginCookie | None = None) -> Clai
 
 def make_result(key: str = "sk-or-v1-" + "a" * 64) -> KeyRecord:
     return KeyRecord(key=key, user_id="user_1", code="c" * 64, context={"user": 7}, return_to="/settings")
-
-
-def consent(fake: FakeOpenRouter, pending: PendingLogin) -> str:
-    """What the user's browser brings back after consent: the callback's URL, or the code on the screen."""
-    query = URL(pending.url).query
-    callback = query.get("callback_url")
-    code: str = fake.issue_code(
-        code_challenge=query["code_challenge"],
-        code_challenge_method=query["code_challenge_method"],
-        callback_url=callback,
-    )
-    if callback is None:
-        return code
-    return str(URL(callback).update_query(code=code, state=query["state"]))
 
 
 class Gate:

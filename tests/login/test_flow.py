@@ -63,7 +63,6 @@ from tests.login.support import (
     Gate,
     Server,
     Time,
-    consent,
     free_port,
 )
 from tests.raw import http
@@ -100,7 +99,7 @@ async def test_a_user_is_signed_in(fake: FakeOpenRouter, client: OpenRouter, sto
     flow = AuthorizationFlow(client, callback_url=CALLBACK, store=store)
 
     pending = await flow.start(key_label="My app", context={"user": 7}, return_to="/settings", binding=BINDING)
-    grant = await flow.finish(consent(fake, pending), binding=BINDING, cookies=jar(pending.cookie))
+    grant = await flow.finish(fake.consent(pending.url), binding=BINDING, cookies=jar(pending.cookie))
 
     assert grant.key.startswith("sk-or-v1-")
     assert grant.key_hash == hashlib.sha256(grant.key.encode()).hexdigest()
@@ -116,7 +115,7 @@ async def test_a_user_without_a_callback_is_signed_in(fake: FakeOpenRouter, clie
     flow = AuthorizationFlow(client, store=store)
 
     pending = await flow.start(headless=True, key_label="My bot", binding=12345)
-    code = consent(fake, pending)
+    code = fake.consent(pending.url)
     grant = await flow.finish_code(pending.state, f" {code}\n", binding=12345, cookies=jar(pending.cookie))
 
     assert pending.headless
@@ -129,7 +128,7 @@ async def test_callbacks_that_come_at_once_or_again_get_one_and_the_same_grant(
 ) -> None:
     flow = AuthorizationFlow(client, callback_url=CALLBACK, store=store)
     pending = await flow.start(binding=BINDING)
-    callback, cookies = consent(fake, pending), jar(pending.cookie)
+    callback, cookies = fake.consent(pending.url), jar(pending.cookie)
 
     grants = await asyncio.gather(*(flow.finish(callback, binding=BINDING, cookies=cookies) for _ in range(5)))
     grants.append(await flow.finish(callback, binding=BINDING, cookies=cookies))
@@ -143,7 +142,7 @@ async def test_many_users_get_each_their_own_key(fake: FakeOpenRouter, client: O
 
     async def sign_in(number: int) -> Grant:
         pending = await flow.start(context=number, binding=number)
-        return await flow.finish(consent(fake, pending), binding=number, cookies=jar(pending.cookie))
+        return await flow.finish(fake.consent(pending.url), binding=number, cookies=jar(pending.cookie))
 
     grants = await asyncio.gather(*(sign_in(number) for number in range(40)))
 
@@ -154,7 +153,7 @@ async def test_many_users_get_each_their_own_key(fake: FakeOpenRouter, client: O
 async def test_a_code_of_another_verifier_is_refused(fake: FakeOpenRouter, client: OpenRouter, store: Store) -> None:
     flow = AuthorizationFlow(client, callback_url=CALLBACK, store=store)
     mine, other = await flow.start(binding=BINDING), await flow.start(binding=BINDING)
-    stolen = URL(consent(fake, other)).query["code"]
+    stolen = URL(fake.consent(other.url)).query["code"]
 
     with pytest.raises(APIError) as caught:
         await flow.finish(back(mine, code=stolen), binding=BINDING, cookies=jar(mine.cookie))
@@ -170,7 +169,7 @@ async def test_with_a_plain_challenge_the_way_is_the_same(fake: FakeOpenRouter, 
     pending = await flow.start(binding=BINDING)
 
     assert URL(pending.url).query["code_challenge_method"] == "plain"
-    assert (await flow.finish(consent(fake, pending), binding=BINDING)).key
+    assert (await flow.finish(fake.consent(pending.url), binding=BINDING)).key
 
 
 # The start.

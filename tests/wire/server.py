@@ -392,7 +392,7 @@ class Upstream:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for _, writer in self._idle:
+        for _reader, writer in self._idle:
             writer.close()
             await writer.wait_closed()
 

@@ -1,0 +1,41 @@
+"""The sandbox: ``python -m openrouter_async.testing`` serves the fake OpenRouter until it is interrupted."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import sys
+from collections.abc import Sequence
+
+from openrouter_async.testing import Dialect, FakeOpenRouter
+
+
+async def serve(fake: FakeOpenRouter) -> None:
+    """Serve until cancelled."""
+    async with fake:
+        sys.stdout.write(
+            "The fake OpenRouter listens. It is a sandbox: its codes and keys are worth nothing.\n"
+            f"  API           {fake.base_url}\n"
+            f"  consent page  {fake.auth_url}\n"
+            f"  bearer token  {fake.token}\n"
+        )
+        sys.stdout.flush()
+        await asyncio.Event().wait()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the arguments and serve."""
+    parser = argparse.ArgumentParser(prog="python -m openrouter_async.testing", description="A fake OpenRouter.")
+    parser.add_argument(
+        "--port", type=int, default=4010, help="the port to listen on; 0 takes a free one (%(default)s)"
+    )
+    parser.add_argument("--token", action="append", help="a bearer token to accept; may be given more than once")
+    parser.add_argument("--dialect", type=Dialect, choices=list(Dialect), default=Dialect.DOCUMENTED)
+    options = parser.parse_args(arguments)
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(serve(FakeOpenRouter(port=options.port, tokens=options.token, dialect=options.dialect)))
+
+
+if __name__ == "__main__":
+    main()

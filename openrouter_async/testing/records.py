@@ -1,0 +1,84 @@
+"""What the fake saw."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, Final, TypeVar, overload
+
+import attrs
+
+from openrouter_async.redaction import MASK, redact_headers
+
+T = TypeVar("T")
+
+_SHOWN_FIELDS: Final = frozenset(
+    {"code_challenge_method", "expires_at", "key_label", "limit", "usage_limit_type", "workspace_id"}
+)
+
+
+def _redact_body(body: object) -> str:
+    if not isinstance(body, Mapping):
+        return repr(None) if body is None else MASK
+    return repr({name: value if name in _SHOWN_FIELDS else MASK for name, value in body.items()})
+
+
+@attrs.define(kw_only=True)
+class RecordedRequest:
+    """A request to the API.
+
+    Attributes:
+        method: The HTTP method.
+        path: The path.
+        headers: The headers; their names are found in any case.
+        body: The body as JSON gives it; None when it is empty or not JSON.
+        content: The body as it came.
+        status: The status that was answered; None while none was, and when the connection was dropped.
+    """
+
+    method: str
+    path: str
+    headers: Mapping[str, str] = attrs.field(repr=redact_headers)
+    body: Any = attrs.field(default=None, repr=_redact_body)
+    content: bytes = attrs.field(default=b"", repr=False)
+    status: int | None = None
+
+
+class History(Sequence[T]):
+    """What came last, up to a number.
+
+    Args:
+        capacity: How many are kept; older ones are forgotten.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self._kept: deque[T] = deque(maxlen=capacity)
+
+    def add(self, item: T) -> None:
+        """Keep one more."""
+        self._kept.append(item)
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[T]: ...
+    def __getitem__(self, index: int | slice) -> T | Sequence[T]:
+        if isinstance(index, slice):
+            start, stop, step = index.indices(len(self._kept))
+            return [*islice(self._kept, start, stop, step)] if step > 0 else list(self._kept)[index]
+        return self._kept[index]
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self._kept)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return repr(list(self._kept))
