@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING
 
 import hypothesis
@@ -11,6 +11,8 @@ from openrouter_async import OpenRouter
 from tests.support import STRESS
 
 if TYPE_CHECKING:
+    from playwright.async_api import BrowserContext
+
     from openrouter_async.testing import FakeOpenRouter
 
 hypothesis.settings.register_profile("default", deadline=None, max_examples=60)
@@ -37,3 +39,21 @@ async def fake() -> AsyncIterator[FakeOpenRouter]:
 async def client(fake: FakeOpenRouter) -> AsyncIterator[OpenRouter]:
     async with OpenRouter(fake.token, base_url=fake.base_url) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Where a Chromium is driven that all tests share."""
+    from tests.browser import run_chromium
+
+    with run_chromium(tmp_path_factory.mktemp("chromium")) as address:
+        yield address
+
+
+@pytest.fixture
+async def browser(chromium: str) -> AsyncIterator[BrowserContext]:
+    """A browser with a fresh profile: `await browser.new_page()`."""
+    from tests.browser import browse
+
+    async with browse(chromium) as context:
+        yield context

@@ -1,0 +1,71 @@
+"""A real Chromium for tests, started once and given to each test with a fresh profile."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+from playwright.async_api import BrowserContext, async_playwright
+
+from tests.support import missing
+
+_ARGUMENTS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--no-default-browser-check",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--remote-debugging-port=0",
+)
+
+
+@contextlib.contextmanager
+def run_chromium(folder: Path) -> Iterator[str]:
+    """Chromium with a profile in this folder; gives the address at which it is driven."""
+    program = shutil.which("chromium")
+    if program is None:
+        missing("chromium")
+    process = subprocess.Popen(
+        [program, *_ARGUMENTS, f"--user-data-dir={folder}", "about:blank"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        port, path = _wait_for(process, folder / "DevToolsActivePort").splitlines()
+        yield f"ws://127.0.0.1:{port}{path}"
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def _wait_for(process: subprocess.Popen[bytes], file: Path) -> str:
+    give_up_at = time.monotonic() + 30
+    while True:
+        # Its name is there a little before all that it says is.
+        text = file.read_text() if file.exists() else ""
+        if text.count("\n") == 1:
+            return text
+        assert process.poll() is None, "Chromium ended before it listened"
+        assert time.monotonic() < give_up_at, "Chromium does not listen"
+        time.sleep(0.02)
+
+
+@contextlib.asynccontextmanager
+async def browse(address: str) -> AsyncIterator[BrowserContext]:
+    """A fresh profile, bound to the running loop."""
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.connect_over_cdp(address)
+        context = await browser.new_context()
+        try:
+            yield context
+        finally:
+            await context.close()
+            await browser.close()
