@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import time
+from collections import Counter
+from typing import Final
+
+import pytest
+
+from openrouter_async import Handler, OpenRouter, Request, Response, errors
+from openrouter_async.login import AuthorizationError, AuthorizationFlow, PendingLogin
+from tests.fuzz.mutation import mutate, read_corpus
+from tests.support import STRESS
+
+CALLBACKS: Final = 50_000 if STRESS else 2_000
+LONGEST: Final = 1.0
+"""Seconds that no callback may take."""
+
+CORPUS: Final = read_corpus("callbacks")
+KEY: Final = "sk-or-v1-" + "a" * 64
+
+
+def check_error(error: errors.OpenRouterError, pending: PendingLogin) -> str:
+    """Look at what an error says; what to count it as."""
+    assert pending.state not in str(error)
+    assert str(error).isprintable()
+    return type(error).__name__
+
+
+@pytest.mark.stress
+async def test_whatever_comes_back_is_an_error_of_ours_or_a_grant_of_the_very_login() -> None:
+    exchanged: list[bytes] = []
+
+    async def answer(request: Request, _call_next: Handler) -> Response:
+        exchanged.append(request.body)
+        return Response(status=200, headers={}, body=f'{{"key": "{KEY}", "user_id": null}}'.encode(), elapsed=0.0)
+
+    tally: Counter[str] = Counter()
+    slowest = 0.0
+    async with OpenRouter(None, middlewares=[answer]) as client:
+        flow = AuthorizationFlow(client, callback_url="https://app.example/callback/{state}")
+        pending: PendingLogin | None = None
+        for seed in range(CALLBACKS):
+            pending = pending or await flow.start(binding="browser")
+            raw = mutate(CORPUS, seed).replace(b"{STATE}", pending.state.encode())
+            callback = raw.decode("utf-8", "surrogateescape" if seed % 2 else "replace")
+            started = time.perf_counter()
+            sent = len(exchanged)
+            try:
+                if seed % 5 == 0:
+                    await flow.finish_code(pending.state, callback, binding="browser")
+                else:
+                    await flow.finish(callback, binding="browser")
+            except errors.OpenRouterError as error:
+                tally[check_error(error, pending)] += 1
+                ended, exchanges = isinstance(error, AuthorizationError), 0
+            else:
+                tally["a grant"] += 1
+                ended, exchanges = True, 1
+            assert len(exchanged) == sent + exchanges
+            pending = None if ended else pending
+            slowest = max(slowest, time.perf_counter() - started)
+    print(f"\n{CALLBACKS} callbacks, slowest {slowest:.3f} s: {dict(tally.most_common())}")
+    assert sum(tally.values()) == CALLBACKS
+    assert slowest < LONGEST
+    assert tally["a grant"] > CALLBACKS * 0.02

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections import Counter
+from typing import Any, Final
+
+import pytest
+
+from openrouter_async import OpenRouter, RetryPolicy, errors
+from tests.fuzz.mutation import mutate, read_corpus
+from tests.support import STRESS
+from tests.wire.clock import FakeClock
+
+RESPONSES: Final = 200_000 if STRESS else 2_000
+CONCURRENCY: Final = 64
+LONGEST: Final = 5.0
+"""Seconds that no exchange may take, though most servers here never finish their answer."""
+
+CORPUS: Final = read_corpus("responses")
+
+
+class FuzzServer(asyncio.Protocol):
+    """Answers the request with code N by input N, and closes."""
+
+    def __init__(self) -> None:
+        self._request = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._request += data
+        found = re.search(rb'"code":"(\d+)"', self._request)
+        if found is not None:
+            self._transport.write(mutate(CORPUS, int(found[1])))
+            self._transport.close()
+
+
+def check_error(error: errors.OpenRouterError) -> str:
+    """Look at what an error says; what to count it as."""
+    assert error.outcome is not errors.Outcome.COMPLETED
+    assert len(str(error)) < 500
+    assert str(error).isprintable()
+    return f"{type(error).__name__}, {error.outcome}"
+
+
+@pytest.mark.stress
+async def test_whatever_a_server_answers_is_a_key_or_an_error_of_ours_in_bounded_time() -> None:
+    server = await asyncio.get_running_loop().create_server(FuzzServer, "127.0.0.1", 0)
+    base_url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/api/v1"
+    numbers = iter(range(RESPONSES))
+    tally: Counter[str] = Counter()
+    slowest = 0.0
+
+    async def work(client: OpenRouter) -> None:
+        nonlocal slowest
+        for number in numbers:
+            started = time.perf_counter()
+            try:
+                result = await client.oauth.exchange_auth_code_for_api_key(code=str(number))
+            except errors.OpenRouterError as error:
+                tally[check_error(error)] += 1
+            else:
+                tally["a key"] += 1
+                assert isinstance(result.key, str)
+                assert result.key
+                assert result.user_id is None or isinstance(result.user_id, str)
+            slowest = max(slowest, time.perf_counter() - started)
+
+    # Pauses that the answers ask for take no time.
+    options: dict[str, Any] = {"retry": RetryPolicy.none(), "timeout": LONGEST, "clock": FakeClock().clock}
+    async with server, OpenRouter(None, base_url=base_url, **options) as client:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(CONCURRENCY):
+                group.create_task(work(client))
+    print(f"\n{RESPONSES} answers, slowest {slowest:.2f} s: {dict(tally.most_common())}")
+    assert sum(tally.values()) == RESPONSES
+    assert slowest < LONGEST
+    assert tally["a key"] > RESPONSES * 0.02
