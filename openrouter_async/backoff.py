@@ -53,6 +53,11 @@ def _is_count(_instance: object, attribute: attrs.Attribute[Any], value: object)
         raise RequestValidationError(attribute.name, "must be an integer from 1")
 
 
+def _is_flag(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not isinstance(value, bool):
+        raise RequestValidationError(attribute.name, "must be True or False")
+
+
 def _is_budget(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if value is not None:
         check_number(attribute.name, value, least=0)
@@ -75,18 +80,22 @@ class RetryPolicy:
     A code lives ten minutes and is single-use, so the defaults end well inside its life, and a repeated exchange can
     never make a second key.
 
+    The wait between two attempts is the backoff, or what the server asks for by ``Retry-After`` when that is longer.
+    When it does not fit into the time that is left, the failure is raised at once.
+
     Attributes:
         max_attempts: How often a request is sent at the most; a dead pooled connection does not count.
         initial_interval: Seconds that the first wait is at the most.
         max_interval: Seconds that any backoff is at the most.
         exponent: By what the bound grows from one wait to the next.
-        max_elapsed_time: Seconds for the whole call, attempts and waits.
+        max_elapsed_time: Seconds for the whole call, attempts and waits; an attempt's timeout is cut to what is left.
         retry_connection_errors: Whether the lack of an HTTP answer is retried, too.
         statuses: The HTTP statuses that are retried.
         jitter: Whether a wait is drawn evenly from 0 to its bound ("full jitter"), or is the bound itself.
         retry_budget: Tokens that a client's retries towards one host may be ahead of its successes. A retry costs 5,
             after a timeout 10; a success gives its retry's cost back, or 1. So the first 100 retries are free, and
-            when a server is down the rest of the traffic is not multiplied. None: no such bound.
+            when a server is down the rest of the traffic is not multiplied. None: no such bound; 0: no retry at all,
+            but for dead pooled connections.
 
     Raises:
         RequestValidationError: A field is out of its range.
@@ -97,9 +106,9 @@ class RetryPolicy:
     max_interval: float = attrs.field(default=8.0, validator=_is_interval)
     exponent: float = attrs.field(default=2.0, validator=_is_exponent)
     max_elapsed_time: float = attrs.field(default=60.0, validator=_is_duration)
-    retry_connection_errors: bool = True
+    retry_connection_errors: bool = attrs.field(default=True, validator=_is_flag)
     statuses: frozenset[int] = attrs.field(default=RETRIED_STATUSES, converter=_to_statuses)
-    jitter: bool = True
+    jitter: bool = attrs.field(default=True, validator=_is_flag)
     retry_budget: float | None = attrs.field(default=500, validator=_is_budget)
 
     @classmethod
@@ -126,7 +135,7 @@ def backoff(policy: RetryPolicy, failures: int, chance: float) -> float:
     try:
         bound = min(policy.max_interval, policy.initial_interval * policy.exponent ** (failures - 1))
     except OverflowError:
-        bound = policy.max_interval
+        bound = policy.max_interval if policy.initial_interval else 0.0
     return bound * chance if policy.jitter else bound
 
 

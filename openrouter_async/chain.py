@@ -20,14 +20,16 @@ class Delivery:
 
     Attributes:
         pending: True from the moment a request body is written until an answer shows that it was refused.
-        abandoned: Whether no caller is left to take the result.
+        withdrawn: Whether the call was given up; nothing more of it is to be written.
+        kept: Whether the result is in its safe place, whoever takes it.
     """
 
-    __slots__ = ("abandoned", "pending")
+    __slots__ = ("kept", "pending", "withdrawn")
 
     def __init__(self) -> None:
         self.pending = False
-        self.abandoned = False
+        self.withdrawn = False
+        self.kept = False
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -97,6 +99,7 @@ class Response:
         elapsed: Seconds from the start of the attempt to the last byte.
         waited: Those of them that passed before the request was written: for a connection of the pool, or a new one.
         history: The attempts before this one.
+        notes: What else there is to say, such as why it was not retried; an error made of the answer carries them.
     """
 
     status: int
@@ -105,6 +108,7 @@ class Response:
     elapsed: float
     waited: float = 0.0
     history: tuple[Attempt, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
@@ -115,7 +119,10 @@ Middleware: TypeAlias = Callable[[Request, Handler], Awaitable[Response]]
 
 It may change the request, answer without sending, call ``call_next`` more than once, and change the answer. It sees
 every HTTP status as a `Response`; only the lack of an answer is raised, as a `TransportError`. What it raises itself
-reaches the caller as it is.
+reaches the caller as it is. One that sends a request again puts the attempts that failed before what it has in the
+``history`` of the answer or the error: the outcome is told from there. The time that it takes itself is its own
+business: `Request.timeout` bounds what the transport does, and `RetryPolicy.max_elapsed_time` when another attempt may
+begin.
 """
 
 

@@ -13,17 +13,21 @@ class Deadline:
         expired: Whether it came, and the task was cancelled for it.
     """
 
-    __slots__ = ("_cancelling", "expired", "task", "when")
+    __slots__ = ("_cancelling", "_is_settled", "expired", "task", "when")
 
     def __init__(self, task: asyncio.Task[object], when: float) -> None:
         self.task = task
         self.when = when
         self.expired = False
+        self._is_settled = False
         self._cancelling = task.cancelling()
 
-    def caused_cancellation(self) -> bool:
-        """Whether a `CancelledError` in the task comes from this deadline alone; to be asked once."""
-        return self.expired and self.task.uncancel() <= self._cancelling
+    def settle(self) -> bool:
+        """Take back the cancellation that the deadline asked for; whether it was the only one."""
+        if not self.expired or self._is_settled:
+            return False
+        self._is_settled = True
+        return self.task.uncancel() <= self._cancelling
 
 
 class Deadlines:
@@ -55,15 +59,21 @@ class Deadlines:
     def stop(self, deadline: Deadline) -> None:
         """Forget a deadline, whether it came or not."""
         self._active.discard(deadline)
+        if deadline.expired:
+            deadline.settle()
 
     def close(self) -> None:
-        """Stop the timer."""
+        """Stop the timer, unless a deadline still runs: over a borrowed session a call can outlive its client."""
+        if not self._active:
+            self._stop_timer()
+
+    def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def _set_timer(self, loop: asyncio.AbstractEventLoop, when: float) -> None:
-        self.close()
+        self._stop_timer()
         self._timer = loop.call_at(when, self._expire, loop)
 
     def _expire(self, loop: asyncio.AbstractEventLoop) -> None:

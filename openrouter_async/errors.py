@@ -60,6 +60,8 @@ _UNCONFIRMED = (
     "a key that is not used may be listed at https://openrouter.ai/settings/keys."
 )
 _BUSY = "OpenRouter is busy. Please try again in a moment."
+# What comes from the login; other input is the app's own.
+_LOGIN_FIELDS: Final = frozenset({"code", "code_verifier", "code_challenge_method"})
 _MISCONFIGURED = "Signing in is not possible at the moment. Please tell the operator of this app."
 
 
@@ -140,12 +142,12 @@ class RequestValidationError(OpenRouterError, ValueError):
     @property
     def user_message(self) -> str:
         """A sentence that is safe to show to the person who signs in."""
-        return _LOG_IN_AGAIN
+        return _LOG_IN_AGAIN if self.restart_login else _MISCONFIGURED
 
     @property
     def restart_login(self) -> bool:
-        """Whether the login has to start anew."""
-        return True
+        """Whether the login has to start anew: when it is what the login gave that is not valid."""
+        return self.field in _LOGIN_FIELDS
 
 
 class APIError(OpenRouterError):
@@ -287,6 +289,12 @@ class TransportError(OpenRouterError):
     ) -> None:
         super().__init__(message, outcome=outcome, attempts=attempts, retry_after=retry_after)
         self.stale_connection = stale_connection
+
+    @property
+    def user_message(self) -> str:
+        """A sentence that is safe to show to the person who signs in."""
+        is_held_back = self.outcome is Outcome.NOT_SENT and self.retry_after is not None
+        return _BUSY if is_held_back else super().user_message
 
 
 class RequestTimeoutError(TransportError, TimeoutError):

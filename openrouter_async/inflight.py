@@ -6,14 +6,18 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Hashable
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from openrouter_async.chain import Delivery
-from openrouter_async.errors import ClientClosedError, Outcome
+from openrouter_async.errors import ClientClosedError, KeyDeliveryError, Outcome
+from openrouter_async.events import Event
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_GRACE: Final = 1.0
+"""Seconds that a cancelled exchange has for its end."""
 
 
 class _Flight(Generic[T]):
@@ -60,52 +64,71 @@ class InFlight(Generic[T]):
         Raises:
             ClientClosedError: The client was closed, and the exchange did not end in time.
         """
+        loop = asyncio.get_running_loop()
+        landed = loop.create_future()
         flight = self._joinable.get(key)
-        if flight is None:
+        if flight is not None:
+            flight.callers.append(landed)
+        else:
             flight = self._joinable[key] = _Flight(key)
-            flight.task = asyncio.get_running_loop().create_task(self._fly(flight, start))
             self._flights.add(flight)
-        flight.delivery.abandoned = False
-        await self._wait(flight, patient=patient)
+            flight.callers.append(landed)
+            # It may be over when this returns: a loop can have an eager task factory.
+            flight.task = loop.create_task(self._fly(flight, start))
+        await self._wait(flight, landed, patient=patient)
         if flight.error is not None:
             # Each caller raises the same error; the frames of one must not show in another.
             raise flight.error.with_traceback(flight.traceback)
         if flight.result is None:
+            if not flight.delivery.withdrawn:
+                # Nobody cancelled it: something inside raised this, and callers get what was raised.
+                raise asyncio.CancelledError
             raise ClientClosedError(
                 "the client was closed before the exchange ended",
                 outcome=Outcome.UNKNOWN if flight.delivery.pending else Outcome.NOT_SENT,
             )
         return flight.result
 
-    async def _wait(self, flight: _Flight[T], *, patient: bool) -> None:
-        task = asyncio.current_task()
-        landed: asyncio.Future[None] = flight.task.get_loop().create_future()
-        flight.callers.append(landed)
+    async def _wait(self, flight: _Flight[T], landed: asyncio.Future[None], *, patient: bool) -> None:
         try:
             await landed
         except asyncio.CancelledError:
             flight.callers.remove(landed)
+            task = asyncio.current_task()
             has_landed = flight.task.done()
             if task is None or not patient or not (has_landed or flight.delivery.pending):
                 self._abandon(flight)
                 raise
             task.uncancel()
             if not has_landed:
-                await self._wait(flight, patient=False)
+                again = flight.task.get_loop().create_future()
+                flight.callers.append(again)
+                await self._wait(flight, again, patient=False)
 
     def _abandon(self, flight: _Flight[T]) -> None:
-        """The last caller is gone: a flight that no server can have heard of ends, any other runs on."""
-        if flight.callers or flight.task.done():
+        """A caller is gone. When it was the last: what no server can have heard of ends, anything else runs on."""
+        if flight.callers:
             return
-        flight.delivery.abandoned = True
-        if not flight.delivery.pending:
-            flight.task.cancel()
-            self._land(flight)
+        if flight.task.done():
+            _tell_of_loss(flight)
+        elif not flight.delivery.pending:
+            self._cancel(flight)
+
+    def _cancel(self, flight: _Flight[T]) -> None:
+        """End a flight before its time: it stays among the flights until its task is over, and nobody can join it."""
+        flight.delivery.withdrawn = True
+        self._close_door(flight)
+        # A task that is cancelled before its first step never lands by itself.
+        flight.task.add_done_callback(lambda _: self._land(flight))
+        flight.task.cancel()
+
+    def _close_door(self, flight: _Flight[T]) -> None:
+        if self._joinable.get(flight.key) is flight:
+            del self._joinable[flight.key]
 
     def _land(self, flight: _Flight[T]) -> None:
         self._flights.discard(flight)
-        if self._joinable.get(flight.key) is flight:
-            del self._joinable[flight.key]
+        self._close_door(flight)
         for landed in flight.callers:
             if not landed.done():
                 landed.set_result(None)
@@ -115,9 +138,9 @@ class InFlight(Generic[T]):
             flight.result = await start(flight.delivery)
         except Exception as error:  # noqa: BLE001 - it is raised in the callers
             flight.error, flight.traceback = error, error.__traceback__
-            if not flight.callers:
-                logger.warning("an exchange whose caller was cancelled failed: %s", error)
         finally:
+            if not flight.callers:
+                _tell_of_loss(flight)
             self._land(flight)
 
     async def drain(self, timeout: float) -> int:
@@ -129,19 +152,35 @@ class InFlight(Generic[T]):
         Returns:
             How many did not end in time.
         """
-        flights = tuple(self._flights)
-        if not flights:
+        if not self._flights:
             return 0
-        tasks = [flight.task for flight in flights]
         try:
-            _, late = await asyncio.wait(tasks, timeout=timeout)
+            _, late = await asyncio.wait([flight.task for flight in self._flights], timeout=timeout)
         finally:
-            for task in tasks:
-                task.cancel()
+            for flight in tuple(self._flights):
+                self._cancel(flight)
         if late:
-            await asyncio.wait(late)
-            logger.warning("the client was closed with %d exchange(s) still on their way", len(late))
-        for flight in flights:
-            # A task that is cancelled before its first step never lands by itself.
-            self._land(flight)
+            await asyncio.wait(late, timeout=_GRACE)
+            for flight in tuple(self._flights):
+                self._land(flight)
+            logger.warning(
+                "the client was closed with %d exchange(s) still on their way",
+                len(late),
+                extra={"event": Event.CUT_OFF, "exchanges": len(late)},
+            )
         return len(late)
+
+
+def _tell_of_loss(flight: _Flight[Any]) -> None:
+    """Log what an exchange came to when no caller is left to take it, unless that is taken care of."""
+    if isinstance(flight.error, KeyDeliveryError):
+        logger.error("a key is lost: its caller was cancelled, and %s", flight.error, extra={"event": Event.KEY_LOST})
+    elif flight.error is not None:
+        logger.warning(
+            "an exchange whose caller was cancelled failed: %s", flight.error, extra={"event": Event.UNSEEN_FAILURE}
+        )
+    elif flight.result is not None and not flight.delivery.kept:
+        logger.error(
+            "a key is lost: its caller was cancelled while it was on its way, and no on_key is set",
+            extra={"event": Event.KEY_LOST},
+        )

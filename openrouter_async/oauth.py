@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
-import logging
 import time
 from collections.abc import Awaitable, Callable
 from datetime import datetime
@@ -31,8 +31,6 @@ from openrouter_async.models import (
 )
 from openrouter_async.options import Bearer, RequestOptions
 from openrouter_async.outcomes import error_from, settle
-
-logger = logging.getLogger(__name__)
 
 OnKey: TypeAlias = Callable[[ExchangeAuthCodeForAPIKeyRequest, ExchangeAuthCodeForAPIKeyResponse], Awaitable[object]]
 """Puts a key into its safe place. It is awaited before any caller gets the key, and also when no caller is left."""
@@ -227,8 +225,9 @@ class OAuth:
         self, model: ExchangeAuthCodeForAPIKeyRequest, options: RequestOptions | None, *, patient: bool = False
     ) -> ExchangeAuthCodeForAPIKeyResponse:
         caller = self._caller
-        caller.check_usable()
         bearer = await caller.resolve_bearer()
+        # Only now, as the client may have been closed meanwhile, and nobody would wait for this exchange to end.
+        caller.check_usable()
         return await caller.in_flight.join(
             (caller, bearer, model, options),
             functools.partial(self._exchange, model, bearer, options),
@@ -249,16 +248,15 @@ class OAuth:
         del secrets
         response = await self._call(call, ExchangeAuthCodeForAPIKeyResponse)
         on_key = self._caller.on_key
-        if on_key is None:
-            if delivery.abandoned:
-                logger.warning("a key is lost: its caller was cancelled while it was on its way, and no on_key is set")
-            return response
-        try:
-            await on_key(model, response)
-        except Exception as failure:
-            raise KeyDeliveryError(
-                f"on_key raised {type(failure).__name__}; the key is in .response", response=response
-            ) from failure
+        if on_key is not None:
+            try:
+                await on_key(model, response)
+            except (Exception, asyncio.CancelledError) as failure:
+                # Also when it was cancelled, by itself or because the client was closed: the key must not go with it.
+                raise KeyDeliveryError(
+                    f"on_key raised {type(failure).__name__}; the key is in .response", response=response
+                ) from failure
+            delivery.kept = True
         return response
 
     async def _call(self, request: Request, kind: type[_Result]) -> _Result:

@@ -26,13 +26,22 @@ _LOOKS_LIKE_HTML: Final = re.compile(r"\s*<(!doctype|html|head|body)", re.IGNORE
 def outcome_of(status: int) -> Outcome:
     """The outcome that an error status stands for.
 
-    A 5XX, or a 408 from something in between, may come from a server that did its work and failed afterwards.
+    A 5XX, or a 408 from something in between, may come from a server that did its work and failed afterwards. Any other
+    4XX, a 429 among them, is believed: it says that the request was not carried out (RFC 9110, section 15.5; RFC 6585,
+    section 4), and no client could see through a server that says so after it redeemed the code.
     """
     return Outcome.UNKNOWN if status >= 500 or status == 408 else Outcome.REFUSED
 
 
 def error_from(request: Request, response: Response, clock: Clock) -> OpenRouterError:
     """The error for an answer that is not a 2xx."""
+    error = _error_from(request, response, clock)
+    for note in response.notes:
+        error.add_note(note)
+    return error
+
+
+def _error_from(request: Request, response: Response, clock: Clock) -> OpenRouterError:
     if response.status < 400:
         kind = "a redirect, which is never followed" if response.status >= 300 else "an informational answer"
         return ResponseValidationError(

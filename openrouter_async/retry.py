@@ -8,10 +8,11 @@ from typing import TypeAlias
 
 import attrs
 
-from openrouter_async.backoff import RetryPolicy, backoff
+from openrouter_async.backoff import RetryPolicy, backoff, parse_retry_after
 from openrouter_async.chain import Attempt, Handler, Request, Response
 from openrouter_async.clock import SYSTEM_CLOCK, Clock
 from openrouter_async.errors import OpenRouterError, Outcome, RequestTimeoutError, TransportError
+from openrouter_async.events import Event
 from openrouter_async.outcomes import error_from
 from openrouter_async.overload import RETRY_COST, SUCCESS_REFUND, TIMEOUT_COST, Overload
 
@@ -29,7 +30,8 @@ class RetryMiddleware:
     """Tries a request again as its `RetryPolicy` says, and remembers what happened.
 
     The attempts that failed are the ``history`` of the answer, or of the error. A 429 or 503 with ``Retry-After`` holds
-    back every call that shares the same `Overload`, until the time that the server named.
+    back every call to that host that shares the same `Overload`, until the time that the server named; then they go on
+    one by one, spread over a fifth of that time.
 
     Args:
         overload: What is known of the hosts' trouble; None makes one of its own.
@@ -74,7 +76,7 @@ class RetryMiddleware:
             attempt.number,
             attempt.error,
             extra={
-                "event": "retry",
+                "event": Event.RETRY,
                 "operation": request.operation,
                 "attempt": attempt.number,
                 "wait": attempt.wait,
@@ -86,7 +88,7 @@ class RetryMiddleware:
         try:
             self._on_retry(request, attempt)
         except Exception:
-            logger.exception("on_retry raised; the retry goes on")
+            logger.exception("on_retry raised; the retry goes on", extra={"event": Event.HOOK_FAILED})
 
 
 @attrs.frozen
@@ -95,6 +97,11 @@ class _Failure:
 
     error: OpenRouterError
     response: Response | None = None
+
+    @property
+    def history(self) -> tuple[Attempt, ...]:
+        """The attempts of a middleware further in that sent the request again on its own."""
+        return self.error.history if self.response is None else self.response.history
 
     @property
     def is_stale_connection(self) -> bool:
@@ -107,15 +114,16 @@ class _Call:
     __slots__ = (
         "_clock",
         "_deadline",
-        "_due",
         "_failures",
         "_history",
+        "_note",
         "_now",
         "_origin",
         "_overload",
         "_policy",
         "_refund",
         "_request",
+        "_wait",
     )
 
     def __init__(self, request: Request, overload: Overload, clock: Clock) -> None:
@@ -124,20 +132,42 @@ class _Call:
         self._overload = overload
         self._clock = clock
         self._origin = request.url.origin()
-        self._now = self._due = clock.monotonic()
+        self._now = clock.monotonic()
         self._deadline = self._now + request.retry.max_elapsed_time
+        self._wait = 0.0
         self._failures = 0
         self._refund = SUCCESS_REFUND
         self._history: list[Attempt] = []
+        self._note: str | None = None
 
     def wait(self) -> float | None:
-        """Seconds until the host's pause and the backoff end; None when they do not end in time."""
+        """Seconds to wait for the next attempt, 0 when it may start; None when it would come too late."""
+        wait, self._wait = self._wait, 0.0
+        if wait > 0:
+            return wait
         self._now = self._clock.monotonic()
-        wait = self._due - self._now
+        left = self._deadline - self._now
+        # Also after a wait: another call may have met a longer pause meanwhile.
+        wait = self._behind_pause(0.0, left)
+        if wait >= left:
+            self._note = "not retried: the host's pause does not end in time"
+            return None
+        if wait > 0:
+            logger.debug(
+                "%s: waiting %.2f s, as the server asked of all calls",
+                self._request.operation,
+                wait,
+                extra={"event": Event.PAUSE, "operation": self._request.operation, "wait": wait},
+            )
+        return wait
+
+    def _behind_pause(self, wait: float, left: float) -> float:
+        """A wait, lengthened to the end of the host's pause and a bit: those who wait do not leave it as a herd."""
         pause = self._overload.paused(self._origin)
-        if pause > 0:
-            wait = max(wait, pause + self._overload.spread(self._origin))
-        return None if self._now + max(wait, 0.0) >= self._deadline else wait
+        if pause <= 0:
+            return wait
+        # At least half of the time that is left after the pause is for the attempt.
+        return max(wait, pause + min(self._overload.spread(self._origin), max(0.0, left - pause) / 2))
 
     def next_request(self) -> Request:
         """The request for the next attempt, its timeout cut to what is left of the call's time."""
@@ -149,39 +179,51 @@ class _Call:
     def plan_retry(self, failure: _Failure) -> Attempt | None:
         """Decide about another attempt; None when there shall be none."""
         now = self._clock.monotonic()
+        self._history.extend(failure.history)
         if failure.error.outcome is not Outcome.UNKNOWN and not any(a.is_ambiguous for a in self._history):
             self._request.delivery.pending = False
         wait = self._wait_after(failure)
-        if wait is None or now + wait >= self._deadline or not self._pay_for(failure):
+        if wait is None:
             return None
-        self._due = now + wait
+        left = self._deadline - now
+        wait = self._behind_pause(wait, left)
+        if wait >= left:
+            self._note = f"not retried: a wait of {wait:.3g} s does not fit into what is left of the call's time"
+            return None
+        if not self._pay_for(failure):
+            self._note = f"not retried: the retry budget of {self._policy.retry_budget:g} is used up"
+            return None
+        self._wait = wait
         attempt = Attempt(number=len(self._history) + 1, error=failure.error, elapsed=now - self._now, wait=wait)
         self._history.append(attempt)
         return attempt
 
     def _wait_after(self, failure: _Failure) -> float | None:
-        """Seconds to wait after a failure; None when it is not to be retried."""
+        """Seconds to wait after a failure, but for pauses; None when it is not to be retried."""
         error, response = failure.error, failure.response
-        if response is None and not (isinstance(error, TransportError) and self._policy.retry_connection_errors):
+        if response is not None:
+            self._heed(response.status, error.retry_after)
+        elif not (isinstance(error, TransportError) and self._policy.retry_connection_errors):
             return None
         if failure.is_stale_connection:
-            # The server closed an idle connection as it may: not its failure, and no reason to wait.
+            # The server closed an idle connection as it may: not its failure, and no reason to wait. There are no more
+            # of these than successes before, as each takes a connection out of the pool that a success left there.
             return 0.0
         self._failures += 1
-        if response is not None and response.status in _PAUSING_STATUSES and error.retry_after is not None:
-            self._overload.pause(self._origin, error.retry_after)
         if self._failures >= self._policy.max_attempts:
             return None
-        if error.retry_after is not None:
-            return error.retry_after
-        return backoff(self._policy, self._failures, self._clock.random())
+        # The server's wish is a lower bound: a 0 or a date in the past must not make a storm of retries.
+        return max(backoff(self._policy, self._failures, self._clock.random()), error.retry_after or 0.0)
+
+    def _heed(self, status: int, retry_after: float | None) -> None:
+        if status in _PAUSING_STATUSES and retry_after is not None:
+            self._overload.pause(self._origin, retry_after)
 
     def _pay_for(self, failure: _Failure) -> bool:
         if failure.is_stale_connection:
             return True
         cost = TIMEOUT_COST if isinstance(failure.error, RequestTimeoutError) else RETRY_COST
         if not self._overload.spend(self._origin, self._policy.retry_budget, cost):
-            failure.error.add_note(f"not retried: the retry budget of {self._policy.retry_budget:g} is used up")
             return False
         self._refund = cost
         return True
@@ -189,6 +231,7 @@ class _Call:
     def not_sent(self) -> _Failure:
         """The failure of a call that could not wait for the end of its host's pause."""
         pause = self._overload.paused(self._origin)
+        self._note = None
         return _Failure(
             TransportError(
                 f"not sent: the server asked for a pause, {pause:.1f} s of which are left",
@@ -202,14 +245,20 @@ class _Call:
         """The answer that is not retried, with the attempts before it."""
         if response.status < 300:
             self._overload.refund(self._origin, self._policy.retry_budget, self._refund)
-        return self._with_history(response)
+        elif response.status in _PAUSING_STATUSES:
+            self._heed(response.status, parse_retry_after(response.headers, self._clock.time()))
+        if not self._history:
+            return response
+        return attrs.evolve(response, history=(*self._history, *response.history))
 
     def give_up(self, failure: _Failure) -> Response:
         """The last answer or error, with the attempts before it."""
+        # A retry that was planned and then held back for too long is none.
+        history = tuple(attempt for attempt in self._history if attempt.error is not failure.error)
         if failure.response is not None:
-            return self._with_history(failure.response)
-        failure.error.history = tuple(self._history)
+            notes = failure.response.notes if self._note is None else (*failure.response.notes, self._note)
+            return attrs.evolve(failure.response, history=history, notes=notes)
+        failure.error.history = history
+        if self._note is not None:
+            failure.error.add_note(self._note)
         raise failure.error
-
-    def _with_history(self, response: Response) -> Response:
-        return attrs.evolve(response, history=tuple(self._history)) if self._history else response

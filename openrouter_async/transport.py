@@ -9,7 +9,7 @@ import weakref
 import zlib
 from contextlib import suppress
 from ssl import SSLContext
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import aiohttp
 from aiohttp.abc import AbstractStreamWriter
@@ -27,6 +27,9 @@ from openrouter_async.errors import (
     TransportError,
 )
 
+if TYPE_CHECKING:
+    from aiohttp.client_proto import ResponseHandler
+
 BODY_LIMIT: Final = 1_048_576
 """The most bytes that a body may have, before and after decompression."""
 
@@ -42,6 +45,10 @@ class _UndecodableBodyError(Exception):
     pass
 
 
+class _EarlyAnswerError(Exception):
+    pass
+
+
 class _Body(BytesPayload):
     """A request body that knows whether it was written, and whether its connection had been used before."""
 
@@ -50,15 +57,27 @@ class _Body(BytesPayload):
         self.written = False
         self.written_at = 0.0
         self.reused = False
+        self.refused = False
         self._delivery = delivery
         self._known = known
 
-    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
-        protocol = getattr(writer, "protocol", None)
+    def know(self, protocol: ResponseHandler | None) -> None:
+        """Tell a connection that was used before from a new one."""
         if protocol is not None:
             self.reused = protocol in self._known
             if not self.reused:
                 self._known.add(protocol)
+
+    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+        if self._delivery.withdrawn:
+            # Before Python 3.12, aiohttp writes one pass of the loop later, and the call may have been given up in it.
+            raise asyncio.CancelledError
+        protocol = getattr(writer, "protocol", None)
+        self.know(protocol)
+        if protocol is not None and protocol.should_close:
+            # There is an answer already. It belongs to an earlier request, and so does the key in it.
+            self.refused = True
+            raise ConnectionAbortedError
         if writer.transport is not None and not writer.transport.is_closing():
             self.written = self._delivery.pending = True
             self.written_at = time.perf_counter()
@@ -135,7 +154,7 @@ class Transport:
         try:
             return await self._exchange(session, request, body, started)
         except asyncio.CancelledError:
-            if not deadline.caused_cancellation():
+            if not deadline.settle():
                 raise
             error = _translate(TimeoutError(), request, body)
         except OpenRouterError:
@@ -162,6 +181,11 @@ class Transport:
             proxy=self._proxy,
             ssl=self._ssl,
         )
+        if not body.written and (body.refused or answer.connection is not None):
+            if not body.refused and answer.connection is not None:
+                body.know(answer.connection.protocol)
+            answer.close()
+            raise _EarlyAnswerError
         try:
             content = await self._read(answer)
         except BaseException:
@@ -249,6 +273,7 @@ def _decompress(body: bytes, encoding: str | None) -> bytes:
 
 _REASONS: Final[tuple[tuple[type[Exception], str], ...]] = (
     # The most special first. The exceptions' own texts are not used: some quote what the server sent.
+    (_EarlyAnswerError, "there was an answer before the request"),
     (aiohttp.ClientHttpProxyError, "the proxy refused the connection"),
     (aiohttp.ClientProxyConnectionError, "cannot connect to the proxy"),
     (aiohttp.ClientConnectorDNSError, "the host name cannot be resolved"),
@@ -280,5 +305,5 @@ def _translate(caught: Exception, request: Request, body: _Body) -> OpenRouterEr
     return TransportError(
         f"{place}: {reason}",
         outcome=outcome,
-        stale_connection=body.reused and isinstance(caught, aiohttp.ClientConnectionError),
+        stale_connection=body.reused and isinstance(caught, (_EarlyAnswerError, aiohttp.ClientConnectionError)),
     )

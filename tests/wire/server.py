@@ -351,7 +351,8 @@ class WireServer:
         wire = Wire(reader, writer)
         try:
             await self._serve(wire)
-        except (asyncio.IncompleteReadError, ConnectionError):
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            # asyncio.streams complains of a connection's task that was cancelled.
             pass
         finally:
             self._tasks.discard(task)

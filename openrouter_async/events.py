@@ -1,0 +1,26 @@
+"""The names of what the library logs: the ``event`` of each record, for filters and metrics."""
+
+from __future__ import annotations
+
+import enum
+
+
+class Event(enum.StrEnum):
+    """What a log record tells of."""
+
+    ATTEMPT_ANSWERED = "attempt_answered"
+    """An attempt ended with an HTTP answer, whatever its status. DEBUG."""
+    ATTEMPT_FAILED = "attempt_failed"
+    """An attempt ended without an HTTP answer. DEBUG."""
+    RETRY = "retry"
+    """A request is going to be tried again. INFO."""
+    PAUSE = "pause"
+    """A request waits because its server asked all calls to wait. DEBUG."""
+    HOOK_FAILED = "hook_failed"
+    """``on_retry`` raised. ERROR."""
+    KEY_LOST = "key_lost"
+    """A key arrived, no caller was left to take it, and ``on_key`` is not set or failed. ERROR."""
+    UNSEEN_FAILURE = "unseen_failure"
+    """An exchange failed, and no caller was left to be told. WARNING."""
+    CUT_OFF = "cut_off"
+    """The client was closed before its exchanges had ended. WARNING."""
