@@ -61,3 +61,9 @@ class StoppedClock(FakeClock):
     @property
     def sleeping(self) -> int:
         return sum(not awake.done() for _, awake in self._sleepers)
+
+
+async def passes(count: int = 10) -> None:
+    """Let the loop run some passes, in which it also reads from its sockets."""
+    for _ in range(count):
+        await asyncio.sleep(0)

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import json
+
 import attrs
 import pytest
 
 from openrouter_async import OpenRouter, Outcome, RetryPolicy, errors
 from tests.wire.audit import Audit
-from tests.wire.clock import EPOCH, FakeClock
+from tests.wire.clock import EPOCH, FakeClock, passes
 from tests.wire.server import (
     BEARER,
     BYTEWISE,
@@ -20,10 +22,13 @@ from tests.wire.server import (
     HTTP_1_0,
     OK,
     RESET_IN_BODY,
+    SECRET,
     TWICE,
     UNTIL_END,
     Act,
+    Wire,
     WireServer,
+    answer,
     code_of,
     cut_headers,
     drop,
@@ -187,43 +192,67 @@ ROWS["500, Retry-After is 2 seconds"] = Row([status(500, "Retry-After: 2")], 2, 
 @pytest.mark.parametrize("row", ROWS.values(), ids=ROWS.keys())
 async def test_a_script_of_the_server_comes_to(row: Row, audit: Audit) -> None:
     clock = FakeClock()
-    async with (
-        WireServer(row.script) as server,
-        OpenRouter(BEARER, base_url=server.base_url, timeout=row.timeout, retry=row.retry, clock=clock.clock) as client,
-    ):
-        exchange = client.oauth.exchange_auth_code_for_api_key(code=code_of(1), code_verifier=verifier_of(1))
-        if isinstance(row.result, str):
-            response = await exchange
-            assert response.key == server.authority.issued[code_of(1)]
-            assert response.http_meta.attempts == row.requests
-        else:
-            with pytest.raises(row.result) as caught:
-                await exchange
-            error = caught.value
-            audit.read_error(error)
-            assert error.outcome is row.outcome
-            assert error.attempts == row.requests
-            assert len(error.history) == row.requests - 1
-            assert error not in [attempt.error for attempt in error.history]
-            assert error.retry_after == row.retry_after
-            if row.cause is not None:
-                assert type(error.__cause__) is row.cause
-        assert len(server.requests) == row.requests
-        assert clock.waits == pytest.approx(row.waits)
+    async with WireServer(row.script) as server:
+        async with OpenRouter(
+            BEARER, base_url=server.base_url, timeout=row.timeout, retry=row.retry, clock=clock.clock
+        ) as client:
+            exchange = client.oauth.exchange_auth_code_for_api_key(code=code_of(1), code_verifier=verifier_of(1))
+            if isinstance(row.result, str):
+                response = await exchange
+                assert response.key == server.authority.issued[code_of(1)]
+                assert response.http_meta.attempts == row.requests
+            else:
+                with pytest.raises(row.result) as caught:
+                    await exchange
+                error = caught.value
+                audit.read_error(error)
+                assert error.outcome is row.outcome
+                assert error.attempts == row.requests
+                assert len(error.history) == row.requests - 1
+                assert error not in [attempt.error for attempt in error.history]
+                assert error.retry_after == row.retry_after
+                if row.cause is not None:
+                    assert type(error.__cause__) is row.cause
+        await server.until_closed()
+    assert len(server.requests) == row.requests
+    assert clock.waits == pytest.approx(row.waits)
 
 
 async def test_the_connection_after_a_fault_is_a_good_one() -> None:
     clock = FakeClock()
     faults = [TWICE, CLOSE, HTTP_1_0, UNTIL_END, CONTINUE, CUT_ENDLESS_BODY, CHUNKED, status(404), EARLY_HINTS]
-    async with (
-        WireServer(faults) as server,
-        OpenRouter(BEARER, base_url=server.base_url, clock=clock.clock) as client,
-    ):
-        for number in range(2 * len(faults)):
-            try:
-                response = await client.oauth.exchange_auth_code_for_api_key(code=code_of(number))
-            except (errors.APIError, errors.ResponseValidationError):
-                assert faults[number].name in (CUT_ENDLESS_BODY.name, status(404).name)
-            else:
-                assert response.key == server.authority.issued[code_of(number)]
+    async with WireServer(faults) as server:
+        async with OpenRouter(BEARER, base_url=server.base_url, clock=clock.clock) as client:
+            for number in range(2 * len(faults)):
+                try:
+                    response = await client.oauth.exchange_auth_code_for_api_key(code=code_of(number))
+                except (errors.APIError, errors.ResponseValidationError):
+                    assert faults[number].name in (CUT_ENDLESS_BODY.name, status(404).name)
+                else:
+                    assert response.key == server.authority.issued[code_of(number)]
+        await server.until_closed()
     assert len(server.requests) == 2 * len(faults)
+
+
+async def test_an_answer_that_comes_by_itself_is_never_the_answer_to_the_next_request() -> None:
+    # A key that was given to the wrong user would be worse than one that is lost.
+    clock = FakeClock()
+    idle: list[Wire] = []
+
+    async def note(wire: Wire) -> None:
+        idle.append(wire)
+
+    async with WireServer() as server:
+        server.idle_act = note
+        async with OpenRouter(BEARER, base_url=server.base_url, clock=clock.clock) as client:
+            for number in range(5):
+                response = await client.oauth.exchange_auth_code_for_api_key(code=code_of(number))
+                assert response.key == server.authority.issued[code_of(number)]
+                await idle.pop().send(
+                    answer(200, json.dumps({"key": f"sk-or-v1-{SECRET}-of-another", "user_id": None}))
+                )
+                await passes()
+        await server.until_closed()
+    assert [request.code for request in server.requests] == [code_of(number) for number in range(5)]
+    assert server.connections == 5
+    assert clock.waits == []
