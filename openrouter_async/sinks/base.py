@@ -24,7 +24,7 @@ class KeySinkError(OpenRouterError):
     @property
     def user_message(self) -> str:
         """A sentence that is safe to show to the person who signs in."""
-        return "The key could not be stored or read. Please tell the operator of this app."
+        return "The key could not be stored, read or removed. Please tell the operator of this app."
 
     @property
     def restart_login(self) -> bool:

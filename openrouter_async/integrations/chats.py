@@ -1,0 +1,116 @@
+"""What a chat shows of a login, and what it brings back."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import re
+from datetime import UTC, datetime
+from typing import Final, Literal, Self
+
+import attrs
+
+from openrouter_async.login.errors import LoginStoreError
+from openrouter_async.redaction import mask
+
+TICKET: Final = re.compile(r"ticket-[A-Za-z0-9_-]{32}")
+"""What `BotLogin.hold` gives."""
+
+# Words of a language have neither digits nor underscores, and not so many letters.
+_CODE: Final = re.compile(r"(?=.*[\d_]|.{24})[\x21-\x7e]{16,1024}")
+_PARAMETER: Final = re.compile(r"(?:^|[?&])(?:code|error)=")
+
+
+def looks_like_code(text: str) -> bool:
+    """Whether a chat message may be what a user copied from OpenRouter's page.
+
+    A bot hears much else, and should neither delete that nor answer it with an error.
+
+    Args:
+        text: The message.
+    """
+    text = text.strip()
+    if len(text.split()) != 1:
+        return False
+    return bool(_PARAMETER.search(text) or ("://" not in text and _CODE.fullmatch(text)))
+
+
+@attrs.frozen(kw_only=True)
+class LoginPrompt:
+    """What the bot shows to the user, and to nobody else.
+
+    Attributes:
+        url: The page that the user opens.
+        expires_at: When the login is over, in UTC.
+        headless: Whether the page shows a code, which the user pastes into the chat.
+    """
+
+    url: str = attrs.field(repr=mask)
+    expires_at: datetime
+    headless: bool
+
+    async def qr_code(self, kind: Literal["png", "svg"] = "png", *, scale: int = 4) -> bytes:
+        """The URL as a QR code, for a user whose browser is on another device. It needs the extra ``bots``.
+
+        Args:
+            kind: The format of the image.
+            scale: Pixels of a module, the smallest square.
+        """
+        try:
+            import segno
+        except ImportError as missing:
+            raise ImportError("QR codes need segno: pip install 'openrouter-async[bots]'") from missing
+
+        def draw() -> bytes:
+            image = io.BytesIO()
+            segno.make_qr(self.url, error="l").save(image, kind=kind, scale=scale)
+            return image.getvalue()
+
+        # A login's URL fills a QR code of 60 modules and more, which takes longer than a loop should stand still.
+        return await asyncio.to_thread(draw)
+
+
+@attrs.frozen(kw_only=True)
+class ChatLogin:
+    """The latest login of a user, as a shelf holds it.
+
+    Attributes:
+        state: Its handle.
+        url: The page that the user opens.
+        renew_at: When half of its time is over, in seconds since the epoch.
+        expires_at: When all of it is.
+        headless: Whether the page shows a code.
+        finished: The hash of the key that it gave; None when it gave none yet.
+    """
+
+    state: str = attrs.field(repr=mask)
+    url: str = attrs.field(repr=mask)
+    renew_at: float
+    expires_at: float
+    headless: bool
+    finished: str | None = None
+
+    @property
+    def prompt(self) -> LoginPrompt:
+        """What the user is shown."""
+        return LoginPrompt(
+            url=self.url, expires_at=datetime.fromtimestamp(self.expires_at, UTC), headless=self.headless
+        )
+
+    def to_json(self) -> bytes:
+        """The login as bytes; they hold its state."""
+        return json.dumps(attrs.asdict(self)).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Self:
+        """The login of bytes that `to_json` made.
+
+        Raises:
+            LoginStoreError: They are something else.
+        """
+        try:
+            return cls(**json.loads(data))
+        except (ValueError, TypeError):
+            # The errors of these quote what they were given.
+            raise LoginStoreError("what the shelf holds is not a login") from None
