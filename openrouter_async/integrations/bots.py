@@ -285,15 +285,20 @@ class BotLogin:
             held = await self._shelf.get(text, now=self._clock.time()) if TICKET.fullmatch(text) else None
             entry = await self._find(name)
             if held is not None:
-                return await self._settle(name, user_id, entry, self._flow.finish(held.decode(), binding=user_id))
-            if entry is None:
+                finishing = self._flow.finish(held.decode(), binding=user_id)
+            elif entry is not None:
+                finishing = self._flow.finish_code(entry.state, text, binding=user_id)
+            else:
                 raise UnknownLoginError("this user has no login under way")
-            return await self._settle(name, user_id, entry, self._flow.finish_code(entry.state, text, binding=user_id))
+            del text, held
+            return await self._settle(name, user_id, entry, finishing)
 
     async def _finish(self, name: str, user_id: UserId, callback: CallbackInput) -> Grant:
         async with self._alone(name):
             entry = await self._find(name)
-            return await self._settle(name, user_id, entry, self._flow.finish(callback, binding=user_id))
+            finishing = self._flow.finish(callback, binding=user_id)
+            del callback
+            return await self._settle(name, user_id, entry, finishing)
 
     async def _settle(
         self, name: str, user_id: UserId, entry: ChatLogin | None, finishing: Coroutine[Any, Any, Grant]

@@ -1,0 +1,656 @@
+from __future__ import annotations
+
+import asyncio
+import io
+import logging
+import subprocess
+import sys
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import attrs
+import pytest
+import zxingcpp
+from PIL import Image
+from redis.asyncio import Redis
+from yarl import URL
+
+from openrouter_async import OpenRouter
+from openrouter_async.errors import (
+    APIError,
+    KeyDeliveryError,
+    OpenRouterError,
+    Outcome,
+    RequestValidationError,
+    TooManyRequestsResponseError,
+)
+from openrouter_async.integrations.bots import (
+    BotLogin,
+    LoginPrompt,
+    MemoryShelf,
+    RedisShelf,
+    Shelf,
+    UserId,
+    looks_like_code,
+)
+from openrouter_async.login import (
+    AuthorizationDeniedError,
+    AuthorizationFlow,
+    CookieStore,
+    Grant,
+    InvalidCallbackError,
+    LoginAlreadyUsedError,
+    LoginBindingError,
+    LoginExpiredError,
+    LoginStoreError,
+    MemoryStore,
+    RedisStore,
+    StateMismatchError,
+    Store,
+    UnknownLoginError,
+    generate_key,
+)
+from openrouter_async.sinks import KeySinkError
+from openrouter_async.testing import FakeOpenRouter, Fault
+from tests.login.conftest import valkey_url
+from tests.login.support import NOW, ONCE, Gate, Time, free_port
+
+__all__ = ["valkey_url"]
+
+ADA, BEN = 7, 8
+CALLBACK = "https://bot.example/callback/{state}"
+
+
+@attrs.define
+class Keys:
+    """Where the bot of these tests keeps keys; it can be broken."""
+
+    logins: list[tuple[UserId, str]] = attrs.field(factory=list[tuple[UserId, str]])
+    logouts: list[UserId] = attrs.field(factory=list[UserId])
+    notified: list[UserId] = attrs.field(factory=list[UserId])
+    failure: Exception | None = None
+
+    def _work(self) -> None:
+        if self.failure is not None:
+            raise self.failure
+
+    async def put(self, user_id: UserId, grant: Grant) -> None:
+        self._work()
+        self.logins.append((user_id, grant.key))
+
+    async def remove(self, user_id: UserId) -> None:
+        self._work()
+        self.logouts.append(user_id)
+
+    async def notify(self, user_id: UserId, grant: Grant) -> None:
+        self._work()
+        self.notified.append(user_id)
+
+
+class Broken:
+    """A shelf that breaks on demand."""
+
+    def __init__(self) -> None:
+        self.inner = MemoryShelf()
+        self.broken: set[str] = set()
+
+    def _use(self, operation: str) -> MemoryShelf:
+        if operation in self.broken:
+            raise LoginStoreError("the shelf is broken")
+        return self.inner
+
+    async def put(self, name: str, value: bytes, *, now: float, until: float) -> None:
+        await self._use("put").put(name, value, now=now, until=until)
+
+    async def get(self, name: str, *, now: float) -> bytes | None:
+        return await self._use("get").get(name, now=now)
+
+    async def remove(self, name: str) -> None:
+        await self._use("remove").remove(name)
+
+
+@pytest.fixture
+def keys() -> Keys:
+    return Keys()
+
+
+def make_login(
+    client: OpenRouter, keys: Keys, *, flow: dict[str, Any] | None = None, time: Time | None = None, **settings: Any
+) -> BotLogin:
+    clock = (time or Time()).clock
+    made = AuthorizationFlow(client, callback_url=CALLBACK, clock=clock, **flow or {})
+    return BotLogin(made, on_login=keys.put, on_logout=keys.remove, notify=keys.notify, clock=clock, **settings)
+
+
+@pytest.fixture
+async def once(fake: FakeOpenRouter) -> AsyncIterator[OpenRouter]:
+    """A client that tries once."""
+    async with OpenRouter(fake.token, base_url=fake.base_url, retry=ONCE) as made:
+        yield made
+
+
+@pytest.fixture
+def login(once: OpenRouter, keys: Keys) -> BotLogin:
+    return make_login(once, keys)
+
+
+async def test_a_user_signs_in_by_pasting_the_code(login: BotLogin, fake: FakeOpenRouter, keys: Keys) -> None:
+    assert not await login.is_pending(ADA)
+    prompt = await login.begin(ADA)
+    assert prompt.headless
+    assert prompt.expires_at.timestamp() == NOW + 600
+    assert await login.is_pending(ADA)
+    assert not await login.is_pending(BEN)
+
+    grant = await login.complete(ADA, f"  {fake.consent(prompt.url)}\n")
+
+    assert grant.key == fake.issued_keys[0].key
+    assert keys.logins == [(ADA, grant.key)]
+    assert keys.notified == []
+    assert not await login.is_pending(ADA)
+
+
+async def test_the_page_is_told_the_label_and_the_limit_of_the_key(once: OpenRouter, keys: Keys) -> None:
+    prompt = await make_login(once, keys, key_label="My bot", limit=5).begin(ADA)
+    query = URL(prompt.url).query
+    assert (query["key_label"], query["limit"]) == ("My bot", "5")
+    assert "callback_url" not in query
+
+
+async def test_a_code_of_another_user_is_of_no_use(login: BotLogin, fake: FakeOpenRouter, keys: Keys) -> None:
+    code = fake.consent((await login.begin(ADA)).url)
+    with pytest.raises(UnknownLoginError):
+        await login.complete(BEN, code)
+    await login.begin(BEN)
+    with pytest.raises(APIError) as caught:
+        await login.complete(BEN, code)
+    assert caught.value.is_code_rejected
+    assert keys.logins == []
+
+
+async def test_beginning_again_gives_the_same_url_so_that_either_tab_works(once: OpenRouter, keys: Keys) -> None:
+    time = Time()
+    login = make_login(once, keys, time=time)
+    first = await login.begin(ADA)
+    time.now += 299
+    assert await login.begin(ADA) == first
+    both = await asyncio.gather(login.begin(BEN), login.begin(BEN))
+    assert both[0] == both[1]
+    time.now += 1
+    renewed = await login.begin(ADA)
+    assert renewed.url != first.url
+    assert renewed.expires_at.timestamp() == NOW + 900
+
+
+async def test_a_user_who_is_signed_in_can_sign_in_again(login: BotLogin, fake: FakeOpenRouter, keys: Keys) -> None:
+    for _ in range(2):
+        await login.complete(ADA, fake.consent((await login.begin(ADA)).url))
+    assert keys.logins == [(ADA, issued.key) for issued in fake.issued_keys]
+    assert len(fake.issued_keys) == 2
+
+
+async def test_a_code_that_is_pasted_twice_is_exchanged_and_delivered_once(
+    login: BotLogin, fake: FakeOpenRouter, keys: Keys
+) -> None:
+    code = fake.consent((await login.begin(ADA)).url)
+    first, second = await asyncio.gather(login.complete(ADA, code), login.complete(ADA, code))
+    third = await login.complete(ADA, code)
+    assert first.key == second.key == third.key
+    assert keys.logins == [(ADA, first.key)]
+    assert len(fake.requests) == 1
+    with pytest.raises(LoginAlreadyUsedError):
+        await login.complete(ADA, "auth_code_another")
+
+
+async def test_what_is_no_code_leaves_the_login_as_it_is(login: BotLogin, fake: FakeOpenRouter) -> None:
+    prompt = await login.begin(ADA)
+    for text, kind in (
+        ("two words", InvalidCallbackError),
+        ("", InvalidCallbackError),
+        ("https://other.example/?x=1", InvalidCallbackError),
+        (f"https://bot.example/callback/{'s' * 43}?code=c", StateMismatchError),
+        (7, InvalidCallbackError),
+    ):
+        with pytest.raises(kind):
+            await login.complete(ADA, text)  # type: ignore[arg-type]
+    assert fake.requests == ()
+    assert (await login.complete(ADA, fake.consent(prompt.url))).key
+
+
+async def test_after_a_code_that_is_refused_the_user_gets_a_new_url(login: BotLogin) -> None:
+    prompt = await login.begin(ADA)
+    with pytest.raises(APIError) as caught:
+        await login.complete(ADA, "auth_code_that_is_wrong")
+    assert caught.value.restart_login
+    assert not await login.is_pending(ADA)
+    assert (await login.begin(ADA)).url != prompt.url
+
+
+async def test_when_openrouter_is_busy_the_same_code_can_be_pasted_again(login: BotLogin, fake: FakeOpenRouter) -> None:
+    code = fake.consent((await login.begin(ADA)).url)
+    fake.script(Fault.status(429))
+    with pytest.raises(TooManyRequestsResponseError):
+        await login.complete(ADA, code)
+    assert await login.is_pending(ADA)
+    assert (await login.complete(ADA, code)).key
+
+
+async def test_a_login_that_took_too_long_is_told_of_as_such(
+    once: OpenRouter, keys: Keys, fake: FakeOpenRouter
+) -> None:
+    time = Time()
+    login = make_login(once, keys, time=time)
+    code = fake.consent((await login.begin(ADA)).url)
+    time.now += 600
+    assert not await login.is_pending(ADA)
+    with pytest.raises(LoginExpiredError):
+        await login.complete(ADA, code)
+    with pytest.raises(UnknownLoginError):
+        await login.complete(ADA, code)
+    assert fake.requests == ()
+
+
+async def test_a_user_who_signs_out_has_neither_a_login_nor_a_key(
+    login: BotLogin, fake: FakeOpenRouter, keys: Keys
+) -> None:
+    prompt = await login.begin(ADA)
+    await login.logout(ADA)
+    assert keys.logouts == [ADA]
+    with pytest.raises(UnknownLoginError):
+        await login.complete(ADA, fake.consent(prompt.url))
+
+    keys.failure = OSError("disk full")
+    with pytest.raises(KeySinkError, match="on_logout raised OSError"):
+        await login.logout(ADA)
+
+
+async def test_a_bot_that_keeps_no_keys_needs_no_place_to_take_them_from(once: OpenRouter, keys: Keys) -> None:
+    await BotLogin(AuthorizationFlow(once), on_login=keys.put).logout(ADA)
+    assert keys.logouts == []
+
+
+# Keys are not lost.
+
+
+async def test_a_key_that_could_not_be_stored_is_stored_when_the_code_is_pasted_again(
+    login: BotLogin, fake: FakeOpenRouter, keys: Keys
+) -> None:
+    code = fake.consent((await login.begin(ADA)).url)
+    keys.failure = OSError("disk full")
+    with pytest.raises(KeyDeliveryError, match="on_login raised OSError") as caught:
+        await login.complete(ADA, code)
+    assert caught.value.response.key == fake.issued_keys[0].key
+    assert isinstance(caught.value.__cause__, OSError)
+
+    keys.failure = None
+    grant = await login.complete(ADA, code)
+    assert keys.logins == [(ADA, grant.key)]
+    assert len(fake.requests) == 1
+
+
+async def test_a_handler_that_is_cancelled_takes_no_key_with_it(fake: FakeOpenRouter, keys: Keys) -> None:
+    for after in (False, True):
+        gate = Gate(after=after)
+        async with OpenRouter(fake.token, base_url=fake.base_url, middlewares=[gate]) as client:
+            login = make_login(client, keys)
+            await login.drain()
+            code = fake.consent((await login.begin(ADA)).url)
+            handler = asyncio.create_task(login.complete(ADA, code))
+            await gate.reached.wait()
+            handler.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await handler
+            gate.open.set()
+            await login.drain()
+    assert keys.logins == [(ADA, issued.key) for issued in fake.issued_keys]
+    assert len(keys.logins) == 2
+
+
+async def test_a_key_that_the_clients_own_place_refused_goes_to_the_bots(fake: FakeOpenRouter, keys: Keys) -> None:
+    async def refuse(*_: object) -> None:
+        raise OSError("disk full")
+
+    async with OpenRouter(fake.token, base_url=fake.base_url, on_key=refuse) as client:
+        login = make_login(client, keys)
+        code = fake.consent((await login.begin(ADA)).url)
+        grants = [await login.complete(ADA, code) for _ in range(2)]
+    assert grants[0].key == grants[1].key == fake.issued_keys[0].key
+    assert keys.logins == [(ADA, grants[0].key)]
+
+
+async def test_a_shelf_that_breaks_during_the_exchange_costs_no_key(
+    once: OpenRouter, fake: FakeOpenRouter, keys: Keys, caplog: pytest.LogCaptureFixture
+) -> None:
+    shelf = Broken()
+    login = make_login(once, keys, shelf=shelf)
+    code = fake.consent((await login.begin(ADA)).url)
+    shelf.broken = {"put", "remove"}
+    grant = await login.complete(ADA, code)
+    assert keys.logins == [(ADA, grant.key)]
+    with pytest.raises(LoginAlreadyUsedError):
+        await login.complete(ADA, "auth_code_another")
+    assert [record.getMessage() for record in caplog.records if "marked" in record.getMessage()] == [
+        "a login that is over could not be marked so: the shelf is broken"
+    ] * 2
+
+    shelf.broken = {"get"}
+    for call in (login.begin(ADA), login.is_pending(ADA), login.complete(ADA, code)):
+        with pytest.raises(LoginStoreError) as caught:
+            await call
+        assert not caught.value.restart_login
+
+
+# A web app at the other end.
+
+
+@pytest.fixture
+def web(once: OpenRouter, keys: Keys) -> BotLogin:
+    return make_login(once, keys, headless=False)
+
+
+async def test_a_web_app_that_knows_its_user_finishes_the_login_and_the_chat_is_notified(
+    web: BotLogin, fake: FakeOpenRouter, keys: Keys
+) -> None:
+    prompt = await web.begin(ADA)
+    assert not prompt.headless
+    callback = fake.consent(prompt.url)
+    with pytest.raises(LoginBindingError):
+        await web.finish(callback, user_id=BEN)
+    grant = await web.finish(callback, user_id=ADA)
+    assert keys.logins == [(ADA, grant.key)]
+    assert keys.notified == [ADA]
+    assert not await web.is_pending(ADA)
+
+
+async def test_a_notification_that_fails_costs_nothing(
+    web: BotLogin, fake: FakeOpenRouter, keys: Keys, caplog: pytest.LogCaptureFixture
+) -> None:
+    callback = fake.consent((await web.begin(ADA)).url)
+    await web.complete(ADA, callback)
+    keys.failure = OSError("unreachable")
+    await web.finish(callback, user_id=ADA)
+    assert "a user could not be notified: OSError" in caplog.text
+
+
+async def test_without_a_notification_a_web_app_finishes_the_login_all_the_same(
+    once: OpenRouter, fake: FakeOpenRouter, keys: Keys
+) -> None:
+    login = BotLogin(AuthorizationFlow(once, callback_url=CALLBACK), on_login=keys.put, headless=False)
+    grant = await login.finish(fake.consent((await login.begin(ADA)).url), user_id=ADA)
+    assert keys.logins == [(ADA, grant.key)]
+
+
+async def test_a_ticket_finishes_the_login_of_the_user_who_began_it_and_of_no_other(
+    web: BotLogin, fake: FakeOpenRouter, keys: Keys
+) -> None:
+    # Ben sends his own URL to Ada, who consents; the ticket comes to Ada.
+    ticket = await web.hold(fake.consent((await web.begin(BEN)).url))
+    await web.begin(ADA)
+    with pytest.raises(LoginBindingError):
+        await web.complete(ADA, ticket)
+    assert await web.is_pending(ADA)
+    assert keys.logins == []
+    assert fake.requests == ()
+
+    ticket = await web.hold(URL(fake.consent((await web.begin(ADA)).url)))
+    assert len(ticket) <= 64, "the most that a link to a Telegram bot may carry"
+    grants = [await web.complete(ADA, ticket) for _ in range(2)]
+    assert {grant.key for grant in grants} == {fake.issued_keys[0].key}
+    assert keys.logins == [(ADA, grants[0].key)]
+
+
+async def test_a_ticket_outlives_the_record_of_who_began_the_login(
+    once: OpenRouter, fake: FakeOpenRouter, keys: Keys
+) -> None:
+    shelf = MemoryShelf()
+    web = make_login(once, keys, headless=False, shelf=shelf)
+    ticket = await web.hold(fake.consent((await web.begin(ADA)).url))
+    await shelf.remove(f"user-{ADA}")
+    grant = await web.complete(ADA, ticket)
+    assert keys.logins == [(ADA, grant.key)]
+
+
+async def test_a_ticket_is_over_with_its_code(once: OpenRouter, fake: FakeOpenRouter, keys: Keys) -> None:
+    time = Time()
+    web = make_login(once, keys, time=time, headless=False)
+    ticket = await web.hold(fake.consent((await web.begin(ADA)).url))
+    time.now += 600
+    await web.begin(ADA)
+    with pytest.raises(APIError):
+        await web.complete(ADA, ticket)
+    assert keys.logins == []
+
+
+async def test_a_denial_is_told_of_by_a_ticket_too(web: BotLogin, fake: FakeOpenRouter) -> None:
+    ticket = await web.hold(fake.deny((await web.begin(ADA)).url))
+    with pytest.raises(AuthorizationDeniedError):
+        await web.complete(ADA, ticket)
+    assert not await web.is_pending(ADA)
+
+
+@pytest.mark.parametrize("callback", [7, None, {"code": "c"}, "c" * 4097])
+async def test_what_is_no_callback_is_not_held(web: BotLogin, callback: Any) -> None:
+    with pytest.raises(InvalidCallbackError):
+        await web.hold(callback)
+
+
+async def test_a_malformed_callback_is_refused_when_its_ticket_comes(web: BotLogin) -> None:
+    await web.begin(ADA)
+    with pytest.raises(InvalidCallbackError):
+        await web.complete(ADA, await web.hold("\ud800"))
+    assert await web.is_pending(ADA)
+
+
+# What is refused, and what is shown.
+
+
+@pytest.mark.parametrize("user_id", [None, True, 1.5, "", "a\nb", "\ud800", "a" * 257, b"7"])
+async def test_what_is_no_user_is_refused(login: BotLogin, user_id: Any) -> None:
+    calls: list[Callable[[], Awaitable[object]]] = [
+        lambda: login.begin(user_id),
+        lambda: login.is_pending(user_id),
+        lambda: login.complete(user_id, "code"),
+        lambda: login.finish("?code=c", user_id=user_id),
+        lambda: login.logout(user_id),
+    ]
+    for call in calls:
+        with pytest.raises(RequestValidationError, match=r"^user_id: must be an int, or a string of 1 to 256"):
+            await call()
+
+
+async def test_a_store_that_needs_cookies_is_refused(once: OpenRouter, keys: Keys) -> None:
+    login = make_login(once, keys, flow={"store": CookieStore(generate_key())})
+    with pytest.raises(RequestValidationError, match=r"^flow: must have a store that needs no cookies$"):
+        await login.begin(ADA)
+
+
+async def test_nothing_secret_is_in_a_repr_a_traceback_or_a_log(
+    login: BotLogin, fake: FakeOpenRouter, keys: Keys, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    prompt = await login.begin(ADA)
+    entry = await login._find(f"user-{ADA}")
+    assert entry is not None
+    code = fake.consent(prompt.url)
+    shown = [repr(prompt), repr(entry), repr(login), repr(MemoryShelf())]
+    keys.failure = OSError("disk full")
+    with pytest.raises(KeyDeliveryError) as delivery:
+        await login.complete(ADA, code)
+    keys.failure = None
+    grant = await login.complete(ADA, code)
+    with pytest.raises(OpenRouterError) as refused:
+        await login.complete(ADA, "auth_code_another")
+    for caught in (delivery, refused):
+        report = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+        # The frames of this test hold all of them.
+        shown += [str(caught.value), repr(caught.value)]
+        shown += [str(frame.locals) for frame in report.stack if "openrouter_async" in frame.filename]
+    text = "\n".join([*shown, caplog.text, *(str(record.args) for record in caplog.records)])
+    assert "BotLogin" in text
+    for secret in (code, "auth_code_another", entry.state, prompt.url, grant.key):
+        assert secret not in text
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("auth_code_" + "x" * 32, True),
+        (" auth_code_" + "x" * 32 + "\n", True),
+        ("a" * 24, True),
+        ("6f1c0f1e-8a35-4b7e", True),
+        ("code=abc", True),
+        ("?code=abc", True),
+        ("https://app.example/callback?code=abc&state=s", True),
+        ("https://app.example/callback?error=access_denied", True),
+        ("ticket-" + "x" * 32, True),
+        ("congratulations!", False),
+        ("hello", False),
+        ("what is 1234567890123456?", False),
+        ("https://example.com/an-article-of-2027?page=1", False),
+        ("the code=abc", False),
+        ("приветприветприветпривет", False),
+        ("a" * 1025, False),
+        ("", False),
+    ],
+)
+def test_a_code_is_told_from_what_else_is_said_in_a_chat(text: str, expected: bool) -> None:
+    assert looks_like_code(text) is expected
+
+
+async def test_the_url_is_there_as_a_qr_code(login: BotLogin) -> None:
+    prompt = await login.begin(ADA)
+    png, svg = await prompt.qr_code(), await prompt.qr_code("svg", scale=2)
+    assert png.startswith(b"\x89PNG\r\n\x1a\n")
+    assert b"<svg" in svg
+    assert read_qr_code(png) == prompt.url
+
+
+def read_qr_code(png: bytes) -> str:
+    with Image.open(io.BytesIO(png)) as image:
+        [found] = zxingcpp.read_barcodes(image)
+    text: str = found.text
+    return text
+
+
+def test_without_segno_the_extra_is_named() -> None:
+    code = (
+        "import sys, asyncio, datetime; sys.modules['segno'] = None; "
+        "from openrouter_async.integrations.bots import LoginPrompt; "
+        "asyncio.run(LoginPrompt(url='u', expires_at=datetime.datetime.now(), headless=True).qr_code())"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "pip install 'openrouter-async[bots]'" in result.stderr.splitlines()[-1]
+
+
+# Restarts, several processes, and the shelves themselves.
+
+
+@pytest.fixture
+async def database(valkey_url: str) -> AsyncIterator[Redis]:
+    async with Redis.from_url(valkey_url) as connection:
+        await connection.flushall()
+        yield connection
+
+
+async def test_with_redis_another_process_finishes_what_one_began(
+    fake: FakeOpenRouter, keys: Keys, database: Redis
+) -> None:
+    secret = generate_key()
+
+    async def process(work: Callable[[BotLogin], Awaitable[Any]]) -> Any:
+        async with OpenRouter(fake.token, base_url=fake.base_url) as client:
+            flow = AuthorizationFlow(client, store=RedisStore(database, keys=secret))
+            return await work(BotLogin(flow, on_login=keys.put, shelf=RedisShelf(database)))
+
+    prompt: LoginPrompt = await process(lambda login: login.begin(ADA))
+    assert await process(lambda login: login.begin(ADA)) == prompt
+    code = fake.consent(prompt.url)
+    first, second = await asyncio.gather(*(process(lambda login: login.complete(ADA, code)) for _ in range(2)))
+    assert first.key == second.key
+    assert set(keys.logins) == {(ADA, first.key)}
+    assert len(fake.requests) == 1
+    for name in await database.keys():
+        if await database.type(name) == b"string":
+            assert first.key.encode() not in (await database.get(name) or b"")
+
+
+@pytest.mark.parametrize("restarted", ["the login", "the user"])
+async def test_when_a_restart_lost_a_part_the_user_begins_again(
+    once: OpenRouter, fake: FakeOpenRouter, keys: Keys, restarted: str
+) -> None:
+    store: Store = MemoryStore()
+    shelf: Shelf = MemoryShelf()
+    code = fake.consent((await make_login(once, keys, flow={"store": store}, shelf=shelf).begin(ADA)).url)
+    if restarted == "the login":
+        store = MemoryStore()
+    else:
+        shelf = MemoryShelf()
+    login = make_login(once, keys, flow={"store": store}, shelf=shelf)
+    with pytest.raises(UnknownLoginError):
+        await login.complete(ADA, code)
+    assert (await login.complete(ADA, fake.consent((await login.begin(ADA)).url))).key
+
+
+@pytest.fixture(params=["memory", "redis", "redis, decoded"])
+async def shelf(request: pytest.FixtureRequest) -> AsyncIterator[Shelf]:
+    if request.param == "memory":
+        yield MemoryShelf()
+    else:
+        url: str = request.getfixturevalue("valkey_url")
+        async with Redis.from_url(url, decode_responses=request.param.endswith("decoded")) as connection:
+            await connection.flushall()
+            yield RedisShelf(connection)
+
+
+async def test_a_shelf_holds_the_latest_value_of_a_name(shelf: Shelf) -> None:
+    for value in (b"one", b"two"):
+        await shelf.put("name", value, now=NOW, until=NOW + 60)
+        assert await shelf.get("name", now=NOW) == value
+    assert await shelf.get("another", now=NOW) is None
+    for _ in range(2):
+        await shelf.remove("name")
+        assert await shelf.get("name", now=NOW) is None
+
+
+async def test_a_shelf_in_memory_is_bounded_in_number_and_time() -> None:
+    shelf = MemoryShelf(max_values=3)
+    await shelf.put("short", b"", now=NOW, until=NOW + 1)
+    assert await shelf.get("short", now=NOW + 1) is None
+    for number in range(5):
+        await shelf.put(str(number), b"v", now=NOW + 1, until=NOW + 60)
+    assert repr(shelf) == "<MemoryShelf 3/3>"
+    assert [await shelf.get(str(number), now=NOW + 2) for number in range(5)] == [None, None, b"v", b"v", b"v"]
+
+
+@pytest.mark.parametrize("max_values", [0, True, 1.5, "3"])
+def test_a_shelf_in_memory_needs_room(max_values: Any) -> None:
+    with pytest.raises(RequestValidationError, match=r"^max_values: must be an integer from 1$"):
+        MemoryShelf(max_values=max_values)
+
+
+async def test_redis_forgets_a_value_by_itself(database: Redis) -> None:
+    shelf = RedisShelf(database, prefix="mine")
+    await shelf.put("name", b"v", now=NOW, until=NOW + 60)
+    assert 59_000 < await database.pttl("mine:name") <= 60_000
+    assert repr(shelf) == "<RedisShelf mine>"
+
+
+async def test_redis_that_cannot_be_reached_is_one_of_our_errors() -> None:
+    async with Redis.from_url(f"redis://127.0.0.1:{free_port()}") as connection:
+        shelf = RedisShelf(connection)
+        calls = shelf.put("n", b"v", now=NOW, until=NOW + 1), shelf.get("n", now=NOW), shelf.remove("n")
+        for call in calls:
+            with pytest.raises(LoginStoreError, match="Redis cannot be used: ConnectionError") as caught:
+                await call
+            assert caught.value.outcome is Outcome.NOT_SENT
+
+
+@pytest.mark.parametrize("value", [b"", b"{}", b"[]", b'{"state": 1}', b"\xff"])
+async def test_what_a_shelf_holds_and_is_no_login_is_one_of_our_errors(
+    once: OpenRouter, keys: Keys, value: bytes
+) -> None:
+    shelf = MemoryShelf()
+    await shelf.put(f"user-{ADA}", value, now=NOW, until=NOW + 60)
+    with pytest.raises(LoginStoreError, match="what the shelf holds is not a login"):
+        await make_login(once, keys, shelf=shelf).begin(ADA)
