@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import asyncio
+import builtins
+import json
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from yarl import URL
+
+from openrouter_async import OpenRouter, Outcome, Request, Response, RetryPolicy, errors
+from openrouter_async.middlewares import LoggingMiddleware, RateLimitMiddleware
+from tests.raw import RawServer, http
+from tests.wire.clock import passes
+
+SECRET = "5ec4e7"
+KEY = f"sk-or-v1-{SECRET}"
+ANSWER = http(200, json.dumps({"key": KEY, "user_id": "user_1"}).encode(), f"X-Request-Id: r-1\r\nX-Private: {SECRET}")
+
+
+def request_of(number: int = 1) -> Request:
+    return Request(
+        method="POST",
+        url=URL("https://openrouter.ai/api/v1/auth/keys"),
+        headers={},
+        body=b"{}",
+        operation="exchangeAuthCodeForAPIKey",
+        timeout=30,
+        retry=RetryPolicy(),
+        attempt=number,
+    )
+
+
+async def answer(request: Request) -> Response:
+    return Response(status=200, headers={}, body=b"", elapsed=0.0)
+
+
+# --- the log -------------------------------------------------------------------------------------------------------
+
+
+def fields_of(record: logging.LogRecord) -> Mapping[str, Any]:
+    names = ("event", "operation", "attempt", "server", "elapsed", "status", "request_id", "outcome", "error")
+    return {name: vars(record)[name] for name in names if name in vars(record)}
+
+
+async def test_each_attempt_is_logged_with_fields_and_without_secrets(caplog: pytest.LogCaptureFixture) -> None:
+    answers = iter([http(503), None, ANSWER])
+    with caplog.at_level(logging.DEBUG, "openrouter_async"):
+        async with (
+            RawServer(lambda _: next(answers)) as server,
+            OpenRouter(
+                f"sk-or-v1-{SECRET}",
+                base_url=server.base_url,
+                retry=RetryPolicy(initial_interval=0),
+                attempt_middlewares=[LoggingMiddleware()],
+            ) as client,
+        ):
+            await client.oauth.exchange_auth_code_for_api_key(code=f"code-{SECRET}")
+    attempts = [fields_of(record) for record in caplog.records if record.name == "openrouter_async.middlewares"]
+    assert all(0 < fields["elapsed"] < 10 for fields in attempts)
+    common = {"operation": "exchangeAuthCodeForAPIKey", "server": f"127.0.0.1:{server.port}"}
+    assert [{name: value for name, value in fields.items() if name != "elapsed"} for fields in attempts] == [
+        {**common, "event": "attempt_answered", "attempt": 1, "status": 503, "request_id": None},
+        {**common, "event": "attempt_failed", "attempt": 2, "outcome": "unknown", "error": "TransportError"},
+        {**common, "event": "attempt_answered", "attempt": 3, "status": 200, "request_id": "r-1"},
+    ]
+    assert [record.levelno for record in caplog.records if record.name == "openrouter_async.middlewares"] == [10] * 3
+    assert "attempt 3: answered 200 after" in caplog.text
+    assert SECRET not in caplog.text + str([vars(record) for record in caplog.records])
+
+
+async def test_the_logger_and_the_level_can_be_chosen(caplog: pytest.LogCaptureFixture) -> None:
+    log = logging.getLogger("my.app")
+    with caplog.at_level(logging.WARNING, "my.app"):
+        await LoggingMiddleware(log, level=logging.WARNING)(request_of(), answer)
+        await LoggingMiddleware(log, level=logging.INFO)(request_of(), answer)
+    assert [(record.name, record.levelname) for record in caplog.records] == [("my.app", "WARNING")]
+
+
+# --- the rate limit ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_rate": 0.5}, "max_rate: must be a finite number from 1"),
+        ({"max_rate": "10"}, "max_rate: must be"),
+        ({"max_rate": 10, "time_period": 0}, "time_period: must be a finite number above 0"),
+        ({"max_rate": 10, "max_wait": -1}, "max_wait: must be a finite number from 0"),
+    ],
+)
+def test_a_limit_that_makes_no_sense_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(errors.RequestValidationError) as caught:
+        RateLimitMiddleware(**options)
+    assert str(caught.value).startswith(message)
+
+
+async def test_requests_beyond_the_rate_wait_for_their_turn() -> None:
+    limit = RateLimitMiddleware(5, 0.1)
+    started = time.perf_counter()
+    await asyncio.gather(*(limit(request_of(), answer) for _ in range(5)))
+    assert time.perf_counter() - started < 0.1
+    await asyncio.gather(*(limit(request_of(), answer) for _ in range(5)))
+    assert time.perf_counter() - started >= 0.09
+
+
+async def test_clients_can_share_a_limit_and_retries_count_when_it_is_around_attempts() -> None:
+    answers = iter([http(503), ANSWER])
+    limit = RateLimitMiddleware(3, 3600, max_wait=0)
+    async with RawServer(lambda _: next(answers, ANSWER)) as server:
+        options: dict[str, Any] = {"base_url": server.base_url, "attempt_middlewares": [limit]}
+        retry = RetryPolicy(initial_interval=0, max_attempts=2)
+        async with OpenRouter(None, retry=retry, **options) as one, OpenRouter(None, retry=retry, **options) as other:
+            await one.oauth.exchange_auth_code_for_api_key(code="code-1")
+            await other.oauth.exchange_auth_code_for_api_key(code="code-2")
+            with pytest.raises(errors.RequestTimeoutError, match="more than 0 s for its turn") as caught:
+                await other.oauth.exchange_auth_code_for_api_key(code="code-3")
+    assert caught.value.outcome is Outcome.NOT_SENT
+    assert not caught.value.restart_login
+    assert len(server.requests) == 3
+
+
+async def test_a_call_that_waits_for_its_turn_can_be_cancelled_and_is_not_sent() -> None:
+    limit = RateLimitMiddleware(1, 3600)
+    async with RawServer(lambda _: ANSWER) as server:
+        async with OpenRouter(None, base_url=server.base_url, middlewares=[limit]) as client:
+            await client.oauth.exchange_auth_code_for_api_key(code="code-1")
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.01):
+                    await client.oauth.exchange_auth_code_for_api_key(code="code-2")
+            await passes()
+            assert len(client.in_flight) == 0
+    assert len(server.requests) == 1
+
+
+def test_a_limit_can_be_used_in_one_loop_after_another() -> None:
+    limit = RateLimitMiddleware(1, 3600)
+    for _ in range(2):
+        assert asyncio.run(limit(request_of(), answer)).status == 200
+
+
+def test_without_its_library_the_limit_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name == "aiolimiter":
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ImportError, match=r"pip install 'openrouter-async\[ratelimit\]'"):
+        RateLimitMiddleware(1)
