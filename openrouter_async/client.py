@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypedDict, Unpack
 import attrs
 from yarl import URL
 
+from openrouter_async import codec
 from openrouter_async.backoff import RetryPolicy, check_number
 from openrouter_async.chain import Delivery, Handler, Middleware, Request, Response, build_chain
 from openrouter_async.clock import SYSTEM_CLOCK, Clock
@@ -197,6 +198,8 @@ class OpenRouter:
         on_retry: OnRetry | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
+        # Here rather than within a call, which would have to wait for it.
+        codec.active()
         settings = _Settings(
             api_key=_from_environment("OPENROUTER_API_KEY") if isinstance(api_key, Unset) else api_key,
             base_url=base_url,

@@ -6,7 +6,6 @@ its errors. Here a wrong type is an error, and an error names the field and what
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -15,6 +14,7 @@ from typing import Any, Final, TypeVar
 import cattrs
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
+from openrouter_async import codec
 from openrouter_async.models import (
     AuthKeysCode,
     CreateAuthKeysCodeRequest,
@@ -88,12 +88,11 @@ def _make_converter(*, detailed: bool) -> cattrs.Converter:
 _converter: Final = _make_converter(detailed=False)
 # Collecting what is wrong costs more than half of the structuring, so it is done once something is.
 _explaining_converter: Final = _make_converter(detailed=True)
-_encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def dump(model: ExchangeAuthCodeForAPIKeyRequest | CreateAuthKeysCodeRequest) -> bytes:
     """Serialize a request; fields that are not set are left out."""
-    return _encode(_converter.unstructure(model)).encode()
+    return codec.dumps(_converter.unstructure(model))
 
 
 def load_json(body: bytes) -> Any:
@@ -103,14 +102,11 @@ def load_json(body: bytes) -> Any:
         MalformedBodyError: The body is not UTF-8 or not JSON.
     """
     try:
-        text = body.decode()
+        return codec.loads(body)
     except UnicodeDecodeError:
         raise MalformedBodyError("the body is not UTF-8") from None
-    try:
-        # RFC 8259, section 8.1, lets a parser overlook a byte order mark.
-        return json.loads(text.removeprefix("\ufeff"))
     except (ValueError, RecursionError):
-        raise MalformedBodyError("the body is not JSON" if text.strip() else "the body is empty") from None
+        raise MalformedBodyError("the body is not JSON" if body.strip() else "the body is empty") from None
 
 
 def load(kind: type[R], body: bytes, http_meta: HttpMeta) -> R:
@@ -124,6 +120,13 @@ def load(kind: type[R], body: bytes, http_meta: HttpMeta) -> R:
     Raises:
         MalformedBodyError: The body is not UTF-8, not JSON, or not what the API documents.
     """
+    payload = codec.quick_loads(body)
+    if isinstance(payload, dict):
+        payload["http_meta"] = http_meta
+        try:
+            return _converter.structure(payload, kind)
+        except (TypeError, ValueError, KeyError):
+            pass
     payload = load_json(body)
     if not isinstance(payload, dict):
         raise MalformedBodyError("the body is not a JSON object")

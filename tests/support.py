@@ -6,6 +6,8 @@ from typing import NoReturn
 
 import pytest
 
+from openrouter_async import codec
+
 ROOT = Path(__file__).resolve().parent.parent
 """The folder of the project."""
 
@@ -18,3 +20,13 @@ def missing(what: str) -> NoReturn:
     if os.environ.get("REQUIRE_ALL"):
         pytest.fail(f"{what} is missing, and REQUIRE_ALL is set")
     pytest.skip(f"{what} is missing")
+
+
+def codec_named(name: str) -> codec.Codec:
+    """The codec of this name."""
+    if name == codec.STANDARD.name:
+        return codec.STANDARD
+    found = codec.find()
+    if found.name != name:
+        missing(name)
+    return found

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -13,11 +14,22 @@ from openrouter_async import (
     ExchangeAuthCodeForAPIKeyRequest,
     ExchangeAuthCodeForAPIKeyResponse,
     HttpMeta,
+    codec,
 )
 from openrouter_async.converter import MalformedBodyError, dump, load
+from tests.support import codec_named
 
 META = HttpMeta(attempts=3)
 CREATED = {"data": {"id": "auth_code_xyz789", "app_id": 12345, "created_at": "2025-08-24T10:30:00Z"}}
+
+
+@pytest.fixture(params=["json", "orjson"], autouse=True)
+def _codec(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Whatever reads and writes the JSON, these tests hold."""
+    before = codec.active()
+    codec.select(codec_named(request.param))
+    yield
+    codec.select(before)
 
 
 def exchange(body: Any) -> ExchangeAuthCodeForAPIKeyResponse:
