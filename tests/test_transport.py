@@ -259,11 +259,17 @@ async def test_no_connection_in_time_was_not_sent() -> None:
 
 
 async def test_waiting_for_a_free_connection_counts_as_not_sent() -> None:
-    async with RawServer(lambda _: b"") as server, make(server.base_url, pool_size=1, timeout=0.1) as client:
-        results = await asyncio.gather(
-            *(client.oauth.exchange_auth_code_for_api_key(code=f"code-{n}") for n in range(2)), return_exceptions=True
-        )
-    assert [getattr(result, "outcome", None) for result in results] == [Outcome.UNKNOWN, Outcome.NOT_SENT]
+    async with RawServer(lambda _: b"") as server, make(server.base_url, pool_size=1) as client:
+        first = asyncio.create_task(client.oauth.exchange_auth_code_for_api_key(code="code-1"))
+        while not server.requests:
+            await asyncio.sleep(0)
+        with pytest.raises(errors.RequestTimeoutError) as caught:
+            await client.oauth.exchange_auth_code_for_api_key(code="code-2", options=RequestOptions(timeout=0.05))
+        await client.aclose(timeout=0)
+        with pytest.raises(errors.ClientClosedError):
+            await first
+    assert caught.value.outcome is Outcome.NOT_SENT
+    assert len(server.requests) == 1
 
 
 # --- TLS and proxies -----------------------------------------------------------------------------------------------
