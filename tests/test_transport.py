@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from openrouter_async import Handler, OpenRouter, Outcome, Request, Response, RetryPolicy, errors
+from openrouter_async import Handler, OpenRouter, Outcome, Request, RequestOptions, Response, RetryPolicy, errors
 from openrouter_async.transport import BODY_LIMIT, Transport
 from tests.raw import RawServer, answering, http
+from tests.wire.clock import until
 
 KEY = "sk-or-v1-" + "a" * 64
 BODY = json.dumps({"key": KEY, "user_id": "user_1"}).encode()
@@ -261,8 +262,7 @@ async def test_no_connection_in_time_was_not_sent() -> None:
 async def test_waiting_for_a_free_connection_counts_as_not_sent() -> None:
     async with RawServer(lambda _: b"") as server, make(server.base_url, pool_size=1) as client:
         first = asyncio.create_task(client.oauth.exchange_auth_code_for_api_key(code="code-1"))
-        while not server.requests:
-            await asyncio.sleep(0)
+        await until(lambda: bool(server.requests))
         with pytest.raises(errors.RequestTimeoutError) as caught:
             await client.oauth.exchange_auth_code_for_api_key(code="code-2", options=RequestOptions(timeout=0.05))
         await client.aclose(timeout=0)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from openrouter_async import Clock
 
@@ -67,3 +67,10 @@ async def passes(count: int = 10) -> None:
     """Let the loop run some passes, in which it also reads from its sockets."""
     for _ in range(count):
         await asyncio.sleep(0)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the loop run until something is the case."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - there is no event for everything
+            await asyncio.sleep(0)
