@@ -10,7 +10,7 @@ from typing import Any, Final, TypeAlias
 
 import attrs
 
-from openrouter_async.testing.authority import Authority, CodeRefusedError, IssuedKey, hash_key
+from openrouter_async.testing.authority import Authority, CodeRefusedError, IssuedKey
 from openrouter_async.testing.bodies import MalformedBodyError, read_creation, read_exchange
 from openrouter_async.testing.dialects import Answer, Dialect, error, malformed, refusal, wrong_http_method
 from openrouter_async.testing.records import History, RecordedRequest
@@ -32,7 +32,7 @@ class API:
         dialect: How refusals are worded.
         issued_keys: The keys that were issued.
         redeemed_codes: The codes that they were issued for.
-        counters: How often each operation came, and each of its answers.
+        counters: How often what happened.
         limit: The rate limit; None for none.
     """
 
@@ -75,6 +75,7 @@ class API:
             return refusal(self.dialect, refused.refusal)
         self.issued_keys.add(key)
         self.redeemed_codes.add(key.code)
+        self.counters["redeemed"] += 1
         return Answer(200, {"key": key.key, "user_id": key.user_id})
 
     def _create(self, record: RecordedRequest) -> Answer:
@@ -82,7 +83,7 @@ class API:
         if token is None:
             return error(401, "Missing Authentication header")
         if token not in self.tokens:
-            if self.authority.find_key(hash_key(token)) is not None:
+            if self.authority.find_valid_key(token) is not None:
                 return error(403, "Only management keys can perform this operation")
             return error(401, "Invalid credentials")
         try:
@@ -102,7 +103,7 @@ class API:
         token = bearer_of(record)
         if token is None:
             return error(401, "Missing Authentication header")
-        key = self.authority.find_key(hash_key(token))
+        key = self.authority.find_valid_key(token)
         return error(401, "Invalid credentials") if key is None else Answer(200, {"data": _describe(key)})
 
 

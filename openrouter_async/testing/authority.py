@@ -8,6 +8,7 @@ import hashlib
 import hmac
 import re
 import secrets
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -15,15 +16,14 @@ from typing import Final
 
 import attrs
 
-from openrouter_async.models import CodeChallengeMethod, Unset, UsageLimitType
+from openrouter_async.models import CodeChallengeMethod, UsageLimitType
 from openrouter_async.redaction import mask, mask_key, mask_optional
+from openrouter_async.testing.faults import FAULT_PREFIX
 
 USER_ID: Final = "user_sandbox"
 """Who consents, unless somebody else is named."""
 
 _VERIFIER: Final = re.compile(r"[A-Za-z0-9\-._~]{43,128}")
-# What a fault is named with at the start of a code; what follows may be a code that was issued without it.
-_FAULT: Final = re.compile(r"fault\.[a-z0-9.-]*~")
 
 
 class Refusal(enum.Enum):
@@ -125,7 +125,7 @@ class IssuedKey:
 class Authority:
     """Issues codes, and redeems each of them at most once.
 
-    Nothing in it waits, so what it does in one step is done in one step for everybody.
+    Each of its methods is one step for everybody, in other threads as well.
 
     Args:
         now: Gives seconds since the epoch.
@@ -137,6 +137,7 @@ class Authority:
         self._now = now
         self._lifetime = code_lifetime
         self._capacity = capacity
+        self._lock = threading.Lock()
         self._codes: OrderedDict[str, IssuedCode] = OrderedDict()
         self._keys: OrderedDict[str, IssuedKey] = OrderedDict()
 
@@ -166,8 +167,9 @@ class Authority:
             callback_url=callback_url,
             key=key,
         )
-        self._codes[issued.code] = issued
-        self._forget()
+        with self._lock:
+            self._codes[issued.code] = issued
+            self._forget()
         return issued
 
     def redeem(
@@ -185,30 +187,39 @@ class Authority:
         Raises:
             CodeRefusedError: It is not to be redeemed, or not so.
         """
-        found = self._codes.get(code) or self._codes.get(_FAULT.sub("", code, count=1))
-        if found is None:
-            raise CodeRefusedError(Refusal.INVALID_CODE)
-        if self._now() >= found.created_at + self._lifetime:
-            raise CodeRefusedError(Refusal.EXPIRED)
-        challenged_by = None if found.code_challenge is None else found.code_challenge_method
-        if code_challenge_method is not None and code_challenge_method is not challenged_by:
-            raise CodeRefusedError(Refusal.WRONG_METHOD)
-        if not _verifies(found, code_verifier):
-            raise CodeRefusedError(Refusal.WRONG_VERIFIER)
-        del self._codes[found.code]
-        return self._issue_key(found)
+        with self._lock:
+            return self._redeem(code, code_verifier, code_challenge_method)
 
     def find_key(self, key_hash: str) -> IssuedKey | None:
-        """The key with this hash; None when there is none, or it expired."""
-        key = self._keys.get(key_hash)
-        if key is not None and key.expires_at is not None and key.expires_at.timestamp() <= self._now():
+        """The key with this hash; None when there is none."""
+        return self._keys.get(key_hash)
+
+    def find_valid_key(self, key: str) -> IssuedKey | None:
+        """What is known of a key; None when it was not issued here, or has expired."""
+        issued = self._keys.get(hash_key(key))
+        if issued is not None and issued.expires_at is not None and issued.expires_at.timestamp() <= self._now():
             return None
-        return key
+        return issued
 
     @property
     def outstanding(self) -> int:
         """How many codes are remembered that were not redeemed."""
         return len(self._codes)
+
+    def _redeem(self, code: str, code_verifier: str | None, method: CodeChallengeMethod | None) -> IssuedKey:
+        # Who asks for a fault may put its name in front of a code that was issued without.
+        found = self._codes.get(code) or self._codes.get(FAULT_PREFIX.sub("", code, count=1))
+        if found is None:
+            raise CodeRefusedError(Refusal.INVALID_CODE)
+        if self._now() >= found.created_at + self._lifetime:
+            raise CodeRefusedError(Refusal.EXPIRED)
+        challenged_by = None if found.code_challenge is None else found.code_challenge_method
+        if method is not None and method is not challenged_by:
+            raise CodeRefusedError(Refusal.WRONG_METHOD)
+        if not _verifies(found, code_verifier):
+            raise CodeRefusedError(Refusal.WRONG_VERIFIER)
+        del self._codes[found.code]
+        return self._issue_key(found)
 
     def _issue_key(self, code: IssuedCode) -> IssuedKey:
         key = f"sk-or-v1-{secrets.token_hex(32)}"
@@ -243,11 +254,6 @@ def to_method(value: str | None) -> CodeChallengeMethod | None:
         ValueError: It is neither ``S256`` nor ``plain``.
     """
     return None if value is None else CodeChallengeMethod(value)
-
-
-def to_user_id(value: str | None | Unset) -> str | None:
-    """Whom a code is issued for: by default the sandbox's user."""
-    return USER_ID if isinstance(value, Unset) else value
 
 
 def _verifies(code: IssuedCode, verifier: str | None) -> bool:

@@ -1,69 +1,164 @@
-"""What a browser sees: the consent page and its answers."""
+"""What a browser meets: the consent page, the code, the keys."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
-from html import escape
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
 
 from aiohttp import web
 
-from openrouter_async.testing.authority import USER_ID, Authority
+from openrouter_async.errors import RequestValidationError
+from openrouter_async.testing import html
+from openrouter_async.testing.api import bearer_of
+from openrouter_async.testing.authority import USER_ID, Authority, IssuedKey, KeyOptions, hash_key
 from openrouter_async.testing.consent import Authorization, BadAuthorizationError
-from openrouter_async.testing.html import HEADERS, page
+from openrouter_async.testing.faults import Fault
+from openrouter_async.testing.records import RecordedRequest
+
+_LATELY: Final = 20
 
 
 class Pages:
     """The pages of the fake.
 
     Args:
-        authority: What knows the keys.
-        issue: Issues a code for what an app asked, and for a user.
+        authority: What issues codes and knows the keys.
+        issued_keys: The keys that were issued.
+        requests: The requests to the API.
         counters: Where consents and denials are counted.
     """
 
     def __init__(
-        self, authority: Authority, issue: Callable[[Authorization, str | None], str], counters: Counter[str]
+        self,
+        authority: Authority,
+        issued_keys: Sequence[IssuedKey],
+        requests: Sequence[RecordedRequest],
+        counters: Counter[str],
     ) -> None:
         self._authority = authority
-        self._issue = issue
+        self._issued_keys = issued_keys
+        self._requests = requests
         self._counters = counters
+        self._refused: deque[str] = deque(maxlen=_LATELY)
+
+    def consent(self, asked: Authorization, *, user_id: str | None, fault: str | None = None) -> str:
+        """Issue a code to an app, as a user does by consenting.
+
+        Args:
+            asked: What the app asks for.
+            user_id: Who consents.
+            fault: What its exchange meets, as `Fault.from_spec` takes it; None for nothing.
+
+        Raises:
+            RequestValidationError: There is no such fault.
+        """
+        self._counters["consent"] += 1
+        issued = self._authority.issue(
+            code_challenge=asked.code_challenge,
+            code_challenge_method=asked.code_challenge_method,
+            callback_url=asked.callback_url,
+            key=KeyOptions(user_id=user_id, label=asked.key_label, limit=asked.limit),
+            prefix=fault_prefix(fault),
+        )
+        return issued.code
+
+    def deny(self, asked: Authorization) -> str:
+        """Where a browser goes when the user says no.
+
+        Raises:
+            BadAuthorizationError: The login is headless, so the browser stays.
+        """
+        denied = asked.denied()
+        self._counters["denial"] += 1
+        return denied
 
     def add_routes(self, app: web.Application) -> None:
         """Put the pages in an app."""
-        app.router.add_get("/auth", self._ask)
-        app.router.add_post("/auth", self._decide)
+        app.router.add_get("/", self._home)
+        app.router.add_get("/auth", self._asking(self._ask))
+        app.router.add_post("/auth", self._asking(self._decide))
+        app.router.add_get("/keys/{hash}", self._key)
+        app.router.add_get("/logs", self._log)
 
-    async def _ask(self, request: web.Request) -> web.Response:
-        try:
-            asked = Authorization.from_query(request.query)
-        except BadAuthorizationError as bad:
-            return _page(400, "This sign-in cannot go on", f"<p>{escape(str(bad))}</p>")
-        return _page(
-            200,
-            "Allow this app to use OpenRouter?",
-            f"<p>Callback: {escape(asked.callback_host or 'none')}</p>\n<form method='post'>\n"
-            "<button name='decision' value='authorize'>Authorize</button>\n"
-            "<button name='decision' value='deny'>Deny</button>\n</form>",
-        )
+    def _asking(
+        self, handle: Callable[[web.Request, Authorization], Awaitable[web.Response]]
+    ) -> Callable[[web.Request], Awaitable[web.Response]]:
+        async def check(request: web.Request) -> web.Response:
+            try:
+                asked = Authorization.from_query(request.query)
+            except BadAuthorizationError as bad:
+                self._counters["refusal"] += 1
+                self._refused.append(str(bad))
+                if "callback_url" not in request.query:
+                    # OpenRouter says nothing to who is without a callback, and shows its home page.
+                    return _go("./")
+                return _show(html.message("This sign-in cannot go on", f"The app made a mistake: {bad}."), 400)
+            return await handle(request, asked)
 
-    async def _decide(self, request: web.Request) -> web.Response:
-        try:
-            asked = Authorization.from_query(request.query)
-        except BadAuthorizationError as bad:
-            return _page(400, "This sign-in cannot go on", f"<p>{escape(str(bad))}</p>")
-        decision = (await request.post()).get("decision")
-        if decision != "authorize":
-            self._counters["denial"] += 1
+        return check
+
+    async def _ask(self, _request: web.Request, asked: Authorization) -> web.Response:
+        return _show(html.consent_page(asked))
+
+    async def _decide(self, request: web.Request, asked: Authorization) -> web.Response:
+        form = await request.post()
+        if form.get("decision") == "deny":
             if asked.callback_url is None:
-                return _page(200, "You said no", "<p>You can close this window.</p>")
-            return web.Response(status=303, headers={"Location": asked.denied()})
-        self._counters["consent"] += 1
-        code = self._issue(asked, USER_ID)
+                self._counters["denial"] += 1
+                return _show(html.message("Not allowed", "The app gets no key. You can close this window."))
+            return _go(self.deny(asked))
+        if form.get("decision") != "authorize":
+            return _show(html.message("No decision", "Go back, and authorize or deny."), 400)
+        try:
+            user_id, fault = str(form.get("user_id") or USER_ID), str(form.get("fault") or "")
+            code = self.consent(asked, user_id=user_id, fault=fault or None)
+        except RequestValidationError as unknown:
+            return _show(html.message("No such fault", str(unknown)), 400)
         if asked.callback_url is None:
-            return _page(200, "Your code", f"<p>Paste it into the app: <code id='code'>{escape(code)}</code></p>")
-        return web.Response(status=303, headers={"Location": asked.granted(code)})
+            return _show(html.code_page(code))
+        return _go(asked.granted(code))
+
+    async def _home(self, _request: web.Request) -> web.Response:
+        return _show(html.home_page(self._issued_keys[-_LATELY:][::-1], reversed(self._refused)))
+
+    async def _key(self, request: web.Request) -> web.Response:
+        key = self._authority.find_key(request.match_info["hash"])
+        return _unknown_key() if key is None else _show(html.key_page(key))
+
+    async def _log(self, request: web.Request) -> web.Response:
+        key = self._authority.find_key(request.query.get("api_key_hash", ""))
+        if key is None:
+            return _unknown_key()
+        return _show(html.log_page(key, [made for made in self._requests if _made_with(made, key)]))
 
 
-def _page(status: int, title: str, content: str) -> web.Response:
-    return web.Response(status=status, text=page(title, content), content_type="text/html", headers=HEADERS)
+def fault_prefix(spec: str | None) -> str:
+    """What a code starts with whose exchange meets a fault.
+
+    Raises:
+        RequestValidationError: There is no such fault.
+    """
+    if spec is None:
+        return ""
+    Fault.from_spec(spec)
+    return f"fault.{spec}~"
+
+
+def _made_with(request: RecordedRequest, key: IssuedKey) -> bool:
+    token = bearer_of(request)
+    return token is not None and hash_key(token) == key.hash
+
+
+def _unknown_key() -> web.Response:
+    return _show(html.message("No such key", "No key with this hash was issued here."), 404)
+
+
+def _show(text: str, status: int = 200) -> web.Response:
+    # Half of a surrogate pair can come by JSON, and go nowhere.
+    body = text.encode(errors="replace")
+    return web.Response(status=status, body=body, content_type="text/html", charset="utf-8", headers=html.HEADERS)
+
+
+def _go(location: str) -> web.Response:
+    return web.Response(status=303, headers={**html.HEADERS, "Location": location})

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
+from openrouter_async.backoff import check_number
 from openrouter_async.clock import Clock
 
 
@@ -28,26 +30,35 @@ class MovableClock:
         return self._clock.monotonic() + self._ahead
 
     def advance(self, seconds: float) -> None:
-        """Move it forward, and wake who has slept enough."""
-        if not seconds >= 0:
-            raise ValueError("seconds: must be 0 or more")
+        """Move it forward, from whatever thread, and let who sleeps look at it.
+
+        Raises:
+            RequestValidationError: It is no finite number from 0.
+        """
+        check_number("seconds", seconds, least=0)
         self._ahead += seconds
-        for sleeper in self._sleepers:
-            if not sleeper.done():
-                sleeper.set_result(None)
+        for sleeper in list(self._sleepers):
+            # A loop that is closed has nobody sleeping in it.
+            with contextlib.suppress(RuntimeError):
+                sleeper.get_loop().call_soon_threadsafe(_wake, sleeper)
 
     async def sleep(self, seconds: float) -> None:
         """Wait until so many seconds went by, or the clock was moved as far."""
         due = self.monotonic() + seconds
         while (left := due - self.monotonic()) > 0:
             moved: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            waiting = asyncio.ensure_future(self._clock.sleep(left))
             self._sleepers.add(moved)
+            waiting = asyncio.ensure_future(self._clock.sleep(left))
             try:
-                done, _ = await asyncio.wait((moved, waiting), return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait((moved, waiting), return_when=asyncio.FIRST_COMPLETED)
             finally:
                 self._sleepers.discard(moved)
                 waiting.cancel()
-            if waiting in done:
-                # A clock may let its sleepers go on without moving.
+            if not moved.done():
+                # A clock may let its sleepers go on without having moved.
                 return
+
+
+def _wake(sleeper: asyncio.Future[None]) -> None:
+    if not sleeper.done():
+        sleeper.set_result(None)

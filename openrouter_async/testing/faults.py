@@ -1,23 +1,45 @@
-"""Faults: what a server and the way to it can do wrong, as values."""
+"""Faults: what a server, and the way to it, can do wrong, as values.
+
+A test in the same process scripts them. A client in another process or language asks for one by the code that it
+redeems: ``fault.status-429.retry-1.x2~`` in front of a code lets its first two exchanges meet a 429. The words between
+``fault.`` and ``~``, with a dot between them, are one of ``status-N``, ``html-N``, ``challenge-N``, ``text-N``,
+``empty-N``, ``zod-N``, ``drop``, ``cut``, ``hang`` and ``delay-Nms``, and then, where it is wanted, ``after`` (the code
+is redeemed before), ``retry-N`` (``Retry-After: N``) and ``xN`` (so many times).
+"""
 
 from __future__ import annotations
 
 import enum
 import json
-import math
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
 from typing import Any, Final, Self
 
 import attrs
 
+from openrouter_async.backoff import check_number
+from openrouter_async.errors import RequestValidationError
+
+FAULT_PREFIX: Final = re.compile(r"fault\.(?P<spec>[a-z0-9.-]{1,64})~")
+"""What a code starts with whose exchanges meet a fault."""
+
 _CHALLENGE: Final = """<!DOCTYPE html><html lang="en-US"><head><title>Just a moment...</title></head>
 <body><div id="challenge-error-text">Enable JavaScript and cookies to continue</div></body></html>
 """
-_BAD_GATEWAY: Final = """<!DOCTYPE html><html lang="en-US"><head><title>openrouter.ai | {status}</title></head>
+_ERROR_PAGE: Final = """<!DOCTYPE html><html lang="en-US"><head><title>openrouter.ai | {status}</title></head>
 <body><h1>Error {status}</h1><p>Ray ID: 8f2d1c0b9a7e6543</p><p>cloudflare</p></body></html>
 """
-_RAY: Final = {"CF-RAY": "8f2d1c0b9a7e6543-FRA", "Server": "cloudflare"}
+_EDGE: Final = {"CF-RAY": "8f2d1c0b9a7e6543-FRA", "Server": "cloudflare"}
 _ZOD: Final = [{"code": "invalid_type", "expected": "string", "path": ["code"], "message": "Required"}]
+_MESSAGES: Final = {
+    400: "Invalid code",
+    401: "Missing Authentication header",
+    403: "Invalid code or code_verifier",
+    409: "Resource conflict. Please try again later.",
+    429: "Rate limit exceeded",
+}
+_LONGEST_DELAY: Final = 600.0
 
 
 class FaultKind(enum.StrEnum):
@@ -40,18 +62,18 @@ def _to_headers(value: Mapping[str, str]) -> dict[str, str]:
 
 
 def _is_status(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    # Of what is below 200, clients wait for more.
     if isinstance(value, bool) or not isinstance(value, int) or not 200 <= value <= 599:
-        raise ValueError(f"{attribute.name}: must be an integer from 200 to 599")
+        raise RequestValidationError(attribute.name, "must be an integer from 200 to 599")
 
 
 def _is_duration(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"{attribute.name}: must be a finite number of seconds, 0 or more")
+    check_number(attribute.name, value, least=0)
 
 
 def _is_count(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{attribute.name}: must be an integer from 1")
+        raise RequestValidationError(attribute.name, "must be an integer from 1")
 
 
 @attrs.frozen(kw_only=True)
@@ -64,19 +86,22 @@ class Fault:
 
     Attributes:
         kind: What goes wrong.
-        after: Whether the request is carried out before; a code is used up then.
+        after: Whether the request is carried out before; its code is used up then.
         status_code: The status of another answer.
         headers: Its headers.
         body: Its body.
         seconds: How long a delay is.
         count: How many requests meet the fault.
+
+    Raises:
+        RequestValidationError: A field is not valid.
     """
 
-    kind: FaultKind
+    kind: FaultKind = attrs.field(converter=FaultKind)
     after: bool = False
     status_code: int = attrs.field(default=500, validator=_is_status)
     headers: Mapping[str, str] = attrs.field(factory=dict[str, str], converter=_to_headers, hash=False)
-    body: bytes = b""
+    body: bytes = attrs.field(default=b"", repr=False)
     seconds: float = attrs.field(default=0.0, validator=_is_duration)
     count: int = attrs.field(default=1, validator=_is_count)
 
@@ -86,7 +111,7 @@ class Fault:
         status_code: int,
         *,
         headers: Mapping[str, str] | None = None,
-        message: str = "Something went wrong",
+        message: str | None = None,
         body: bytes | str | None = None,
         after: bool = False,
     ) -> Self:
@@ -95,13 +120,13 @@ class Fault:
         Args:
             status_code: It.
             headers: Headers, such as ``Retry-After``; a ``Content-Type`` goes before the usual one.
-            message: The message of an error of the documented shape.
+            message: The message of an error of the documented shape; by default what fits the status.
             body: Another body than that.
             after: Whether the request is carried out before.
         """
         if body is None:
-            body = json.dumps({"error": {"code": status_code, "message": message}})
-        return cls._answering(status_code, body, "application/json", headers, after)
+            body = json.dumps({"error": {"code": status_code, "message": message or _message(status_code)}})
+        return cls._answering(status_code, body, "application/json", headers=headers, after=after)
 
     @classmethod
     def html(cls, status_code: int = 502, *, challenge: bool = False, after: bool = False) -> Self:
@@ -112,20 +137,25 @@ class Fault:
             challenge: Whether it is the page that wants to know whether a human is there.
             after: Whether the request is carried out before.
         """
-        headers = _RAY | ({"CF-Mitigated": "challenge"} if challenge else {})
-        page = _CHALLENGE if challenge else _BAD_GATEWAY.format(status=status_code)
-        return cls._answering(status_code, page, "text/html; charset=UTF-8", headers, after)
+        headers = _EDGE | ({"CF-Mitigated": "challenge"} if challenge else {})
+        page = _CHALLENGE if challenge else _ERROR_PAGE.format(status=status_code)
+        return cls._answering(status_code, page, "text/html; charset=UTF-8", headers=headers, after=after)
 
     @classmethod
-    def text(cls, status_code: int, text: str = "upstream connect error", *, after: bool = False) -> Self:
-        """Answer with plain text; an empty one is an empty body."""
-        return cls._answering(status_code, text, "text/plain; charset=utf-8", None, after)
+    def text(cls, status_code: int = 500, text: str = "upstream connect error", *, after: bool = False) -> Self:
+        """Answer with plain text."""
+        return cls._answering(status_code, text, "text/plain; charset=utf-8", after=after)
 
     @classmethod
-    def zod_error(cls, status_code: int = 400) -> Self:
+    def empty(cls, status_code: int = 500, *, after: bool = False) -> Self:
+        """Answer with nothing but a status."""
+        return cls(kind=FaultKind.STATUS, status_code=status_code, after=after)
+
+    @classmethod
+    def zod_error(cls, status_code: int = 400, *, after: bool = False) -> Self:
         """Answer with what OpenRouter's validation library says."""
         body = {"success": False, "error": {"name": "ZodError", "message": json.dumps(_ZOD, indent=2)}}
-        return cls._answering(status_code, json.dumps(body), "application/json", None, after=False)
+        return cls._answering(status_code, json.dumps(body), "application/json", after=after)
 
     @classmethod
     def drop(cls, *, after: bool = False) -> Self:
@@ -139,7 +169,7 @@ class Fault:
 
     @classmethod
     def delay(cls, seconds: float) -> Self:
-        """Carry the request out, and answer later: after so many seconds on the fake's clock."""
+        """Carry the request out, and answer after so many seconds on the fake's clock."""
         return cls(kind=FaultKind.DELAY, after=True, seconds=seconds)
 
     @classmethod
@@ -152,8 +182,37 @@ class Fault:
         return attrs.evolve(self, count=count)
 
     @classmethod
+    def from_spec(cls, spec: str) -> Fault:
+        """Parse what codes ask for faults with, such as ``status-429.retry-1.x2``.
+
+        Raises:
+            RequestValidationError: It is none of the words that this module's docstring names, or has them in another
+                order.
+        """
+        word, *modifiers = spec.split(".")
+        try:
+            fault = _parse(word)
+            for pattern, modify in _MODIFIERS.items():
+                if modifiers and (match := re.fullmatch(pattern, modifiers[0])):
+                    fault = modify(fault, match[1])
+                    del modifiers[0]
+            if modifiers:
+                raise ValueError
+        except ValueError:
+            raise RequestValidationError(
+                "fault", "must be like status-429.retry-1.x2: a fault, and then after, retry-N, xN in this order"
+            ) from None
+        return fault
+
+    @classmethod
     def _answering(
-        cls, status_code: int, body: bytes | str, content_type: str, headers: Mapping[str, str] | None, after: bool
+        cls,
+        status_code: int,
+        body: bytes | str,
+        content_type: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        after: bool,
     ) -> Self:
         given = dict(headers or {})
         if "content-type" not in {name.lower() for name in given}:
@@ -165,3 +224,38 @@ class Fault:
             headers=given,
             body=body.encode() if isinstance(body, str) else body,
         )
+
+
+def _message(status_code: int) -> str:
+    try:
+        return _MESSAGES.get(status_code) or HTTPStatus(status_code).phrase
+    except ValueError:
+        return "Unknown Error"
+
+
+_ANSWERS: Final[Mapping[str, Callable[[int], Fault]]] = {
+    "status": Fault.status,
+    "html": Fault.html,
+    "challenge": lambda status: Fault.html(status, challenge=True),
+    "text": Fault.text,
+    "empty": Fault.empty,
+    "zod": Fault.zod_error,
+}
+_OTHERS: Final[Mapping[str, Callable[[], Fault]]] = {"drop": Fault.drop, "cut": Fault.cut_body, "hang": Fault.hang}
+_MODIFIERS: Final[Mapping[str, Callable[[Fault, str], Fault]]] = {
+    "(after)": lambda fault, _: attrs.evolve(fault, after=True),
+    r"retry-(\d{1,6})": lambda fault, seconds: attrs.evolve(fault, headers={**fault.headers, "Retry-After": seconds}),
+    r"x(\d{1,6})": lambda fault, count: fault.times(int(count)),
+}
+
+
+def _parse(word: str) -> Fault:
+    if match := re.fullmatch(r"([a-z]+)-(\d{3})", word):
+        make = _ANSWERS.get(match[1])
+        if make is not None:
+            return make(int(match[2]))
+    if match := re.fullmatch(r"delay-(\d{1,6})ms", word):
+        return Fault.delay(min(int(match[1]) / 1000, _LONGEST_DELAY))
+    if word in _OTHERS:
+        return _OTHERS[word]()
+    raise ValueError

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import assert_never
 
 from aiohttp import web
 
@@ -14,46 +13,39 @@ from openrouter_async.testing.faults import Fault, FaultKind
 async def misbehave(
     fault: Fault, request: web.Request, answer: web.Response | None, *, clock: MovableClock, closing: asyncio.Event
 ) -> web.StreamResponse:
-    """Give the request a fault instead of its answer.
+    """Give a request a fault instead of its answer.
 
     Args:
         fault: It.
         request: The request.
-        answer: What the right answer is; None when the request was not carried out.
+        answer: The right answer; None when the request was not carried out.
         clock: What delays are measured by.
         closing: Set when the server goes, so that what hangs lets go.
     """
-    match fault.kind:
-        case FaultKind.STATUS:
-            return web.Response(status=fault.status_code, headers=fault.headers, body=fault.body)
-        case FaultKind.DELAY:
-            await clock.sleep(fault.seconds)
-        case FaultKind.HANG:
-            await closing.wait()
-            _close(request)
-        case FaultKind.DROP:
-            _close(request)
-        case FaultKind.CUT:
-            if answer is not None:
-                return await _cut(request, answer)
-            _close(request)
-        case _:  # pragma: no cover
-            assert_never(fault.kind)
-    return web.Response() if answer is None else answer
+    if fault.kind is FaultKind.STATUS:
+        return web.Response(status=fault.status_code, headers=fault.headers, body=fault.body)
+    if fault.kind is FaultKind.DELAY and answer is not None:
+        await clock.sleep(fault.seconds)
+        return answer
+    if fault.kind is FaultKind.CUT and answer is not None:
+        return await _cut(request, answer)
+    if fault.kind is FaultKind.HANG:
+        await closing.wait()
+    _close(request)
+    # It goes nowhere, as with clients that left.
+    return web.Response()
 
 
 async def _cut(request: web.Request, answer: web.Response) -> web.StreamResponse:
-    body = answer.body
-    content = body if isinstance(body, bytes) else b""
-    half = web.StreamResponse(status=answer.status, headers={"Content-Type": "application/json"})
-    half.content_length = len(content)
+    body = answer.body if isinstance(answer.body, bytes) else b""
+    half = web.StreamResponse(status=answer.status, headers=answer.headers)
+    half.content_length = len(body)
     await half.prepare(request)
-    await half.write(content[: len(content) // 2])
+    await half.write(body[: len(body) // 2])
     _close(request)
     return half
 
 
 def _close(request: web.Request) -> None:
-    # What is sent on a closed connection goes nowhere; aiohttp knows that from clients that left.
     if request.transport is not None:
         request.transport.close()

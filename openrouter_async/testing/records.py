@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
 from typing import Any, Final, TypeVar, overload
 
 import attrs
@@ -13,6 +12,7 @@ from openrouter_async.redaction import MASK, redact_headers
 
 T = TypeVar("T")
 
+# Values are shown for these fields alone, so one that nobody thought of cannot leak.
 _SHOWN_FIELDS: Final = frozenset(
     {"code_challenge_method", "expires_at", "key_label", "limit", "usage_limit_type", "workspace_id"}
 )
@@ -64,19 +64,17 @@ class History(Sequence[T]):
     @overload
     def __getitem__(self, index: slice) -> Sequence[T]: ...
     def __getitem__(self, index: int | slice) -> T | Sequence[T]:
-        if isinstance(index, slice):
-            start, stop, step = index.indices(len(self._kept))
-            return [*islice(self._kept, start, stop, step)] if step > 0 else list(self._kept)[index]
-        return self._kept[index]
+        return list(self._kept)[index] if isinstance(index, slice) else self._kept[index]
 
     def __len__(self) -> int:
         return len(self._kept)
 
     def __iter__(self) -> Iterator[T]:
-        return iter(self._kept)
+        # A copy: the server may be in another thread, and add meanwhile.
+        return iter(list(self._kept))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and list(self) == list(other)
+        return isinstance(other, (list, tuple, History)) and list(self) == list(other)
 
     __hash__ = None  # type: ignore[assignment]
 

@@ -2,34 +2,37 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import json
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import Final, Self
 
 from aiohttp import web
 
+from openrouter_async.backoff import check_number
 from openrouter_async.clock import SYSTEM_CLOCK, Clock
+from openrouter_async.errors import RequestValidationError
 from openrouter_async.login.ports import listen
 from openrouter_async.models import UNSET, CodeChallengeMethod, Unset, UsageLimitType
-from openrouter_async.testing.api import API, Operation
-from openrouter_async.testing.authority import Authority, IssuedKey, KeyOptions, to_method, to_user_id
-from openrouter_async.testing.browser import Pages
+from openrouter_async.pkce import to_code_challenge_method
+from openrouter_async.testing.api import API
+from openrouter_async.testing.app import Adapter
+from openrouter_async.testing.authority import USER_ID, Authority, IssuedKey, KeyOptions
+from openrouter_async.testing.browser import Pages, fault_prefix
 from openrouter_async.testing.clock import MovableClock
-from openrouter_async.testing.consent import Authorization
-from openrouter_async.testing.dialects import Answer, Dialect, error
+from openrouter_async.testing.consent import Authorization, BadAuthorizationError
+from openrouter_async.testing.dialects import Dialect
 from openrouter_async.testing.faults import Fault
-from openrouter_async.testing.misbehaviour import misbehave
 from openrouter_async.testing.records import History, RecordedRequest
 from openrouter_async.testing.scripts import RateLimit, Script
+from openrouter_async.testing.threads import in_thread
 
 TOKEN: Final = f"sk-or-v1-{'5a' * 32}"
-"""The bearer token of an app that is known by default."""
+"""The bearer token of the app that is known by default."""
 
+# Bounds on what is remembered, for servers that run for long.
 _MOST_CODES: Final = 200_000
 _MOST_REQUESTS: Final = 10_000
 _BACKLOG: Final = 1024
@@ -39,8 +42,16 @@ _SHUTDOWN: Final = 1.0
 class FakeOpenRouter:
     """A fake OpenRouter on a local port: the API, the pages, and faults on demand.
 
-    It can be entered as an async context manager, which listens on 127.0.0.1 and, where there is one, on ::1; or
-    its ``app`` can be put into another server.
+    ::
+
+        async with FakeOpenRouter() as fake, OpenRouter(fake.token, base_url=fake.base_url) as client:
+            pending = await AuthorizationFlow(client, callback_url="https://app.example/callback").start()
+            callback = fake.consent(pending.url)
+
+    While it is entered, it listens on 127.0.0.1 and, where there is one, on ::1. Entered with ``async with``, it runs
+    in the same loop; with ``with``, in a thread, for tests that have no loop. Or put ``app`` into a server of your own.
+
+    It remembers the last 200,000 codes and keys, and the last 10,000 requests.
 
     Args:
         port: The port to listen on; 0 takes a free one.
@@ -48,6 +59,10 @@ class FakeOpenRouter:
         dialect: How refusals are worded.
         clock: Where time comes from; `advance` moves ahead of it.
         code_lifetime: Seconds for which a code can be redeemed.
+
+    Raises:
+        RequestValidationError: An argument is not valid.
+        LoopbackUnavailableError: On entering: the port is in use.
     """
 
     def __init__(
@@ -55,12 +70,20 @@ class FakeOpenRouter:
         *,
         port: int = 0,
         tokens: Collection[str] | None = None,
-        dialect: Dialect = Dialect.DOCUMENTED,
+        dialect: Dialect | str = Dialect.DOCUMENTED,
         clock: Clock = SYSTEM_CLOCK,
         code_lifetime: float = 600.0,
     ) -> None:
-        self._port = port
-        self._tokens = [TOKEN] if tokens is None else list(tokens)
+        if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
+            raise RequestValidationError("port", "must be an integer from 0 to 65535")
+        if isinstance(tokens, str) or (tokens is not None and not tokens):
+            raise RequestValidationError("tokens", "must be strings, at least one")
+        if dialect not in list(Dialect):
+            raise RequestValidationError("dialect", f"must be one of {', '.join(Dialect)}")
+        check_number("code_lifetime", code_lifetime, least=0, exclusive=True)
+        self._wanted_port = port
+        self._port = 0
+        self._tokens = (TOKEN,) if tokens is None else tuple(tokens)
         self._clock = MovableClock(clock)
         self._script = Script()
         self._requests: History[RecordedRequest] = History(_MOST_REQUESTS)
@@ -73,19 +96,28 @@ class FakeOpenRouter:
             redeemed_codes=History(_MOST_CODES),
             counters=Counter(),
         )
-        self._cleanup = contextlib.AsyncExitStack()
+        self._pages = Pages(self._authority, self._api.issued_keys, self._requests, self._api.counters)
         self._app = self._make_app()
+        self._cleanup = contextlib.AsyncExitStack()
+        self._thread = contextlib.ExitStack()
+
+    def _make_app(self) -> web.Application:
+        adapter = Adapter(
+            api=self._api, pages=self._pages, script=self._script, clock=self._clock, requests=self._requests
+        )
+        return adapter.make_app()
 
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as cleanup:
-            sockets = listen(self._port)
+            sockets = listen(self._wanted_port)
             for listener in sockets:
                 cleanup.callback(listener.close)
-            runner = web.AppRunner(
-                self._app, access_log=None, handler_cancellation=True, shutdown_timeout=_SHUTDOWN, tcp_keepalive=False
-            )
-            await runner.setup()
+            # An app is for one runner; the next time that this is entered takes a new one.
+            app, self._app = self._app, self._make_app()
+            # A handler that hangs ends when its client leaves.
+            runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=_SHUTDOWN)
             cleanup.push_async_callback(runner.cleanup)
+            await runner.setup()
             for listener in sockets:
                 await web.SockSite(runner, listener, backlog=_BACKLOG).start()
             self._port = sockets[0].getsockname()[1]
@@ -95,10 +127,20 @@ class FakeOpenRouter:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._port = 0
         await self._cleanup.aclose()
 
+    def __enter__(self) -> Self:
+        self._thread.enter_context(in_thread(self))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._thread.close()
+
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._port or 'not listening'}>"
+        return f"<{type(self).__name__} {self.url if self._port else 'not listening'}>"
 
     @property
     def app(self) -> web.Application:
@@ -107,9 +149,9 @@ class FakeOpenRouter:
 
     @property
     def url(self) -> str:
-        """Where it is."""
+        """Where it listens: the page that says what it is, and what happened lately."""
         if not self._port:
-            raise RuntimeError("the fake OpenRouter does not listen yet: use `async with`")
+            raise RuntimeError("the fake OpenRouter does not listen: enter it first")
         return f"http://127.0.0.1:{self._port}"
 
     @property
@@ -144,7 +186,12 @@ class FakeOpenRouter:
 
     @property
     def counters(self) -> Counter[str]:
-        """How often each operation came, and each of its answers: ``exchange``, ``exchange 200``."""
+        """How often what happened.
+
+        ``exchange``, ``create``, ``key`` and ``other`` count requests, and with a status behind them, as in
+        ``exchange 200``, the answers; ``redeemed`` the keys; ``fault drop`` and so on the faults; ``consent``,
+        ``denial`` and ``refusal`` what came of authorization pages.
+        """
         return self._api.counters
 
     def issue_code(
@@ -156,9 +203,10 @@ class FakeOpenRouter:
         user_id: str | None | Unset = UNSET,
         key_label: str | None = None,
         limit: float | None = None,
-        usage_limit_type: UsageLimitType | None = None,
+        usage_limit_type: UsageLimitType | str | None = None,
         expires_at: datetime | None = None,
         workspace_id: str | None = None,
+        fault: str | None = None,
     ) -> str:
         """Issue a code, as if a user had consented.
 
@@ -166,44 +214,54 @@ class FakeOpenRouter:
             code_challenge: The challenge that it answers to; None for none.
             code_challenge_method: How it was derived; None means ``plain`` (RFC 7636, section 4.3).
             callback_url: Where the code is sent.
-            user_id: Who consented; None is a user whom OpenRouter does not name.
+            user_id: Who consented; by default the sandbox's user. None is one whom OpenRouter does not name.
             key_label: The name of the key.
-            limit: The credit limit of the key in US dollars.
-            usage_limit_type: When the limit resets.
-            expires_at: When the key expires.
+            limit: The credit limit of the key in US dollars; None is no limit.
+            usage_limit_type: When the limit resets; None is never.
+            expires_at: When the key expires, with a time zone; None is never.
             workspace_id: The workspace of the key.
+            fault: What its exchange meets, as `Fault.from_spec` takes it; None for nothing.
+
+        Raises:
+            RequestValidationError: An argument is not valid.
         """
+        if expires_at is not None and expires_at.utcoffset() is None:
+            raise RequestValidationError("expires_at", "must be a datetime with a time zone")
         issued = self._authority.issue(
             code_challenge=code_challenge,
-            code_challenge_method=to_method(code_challenge_method),
+            code_challenge_method=(
+                None if code_challenge_method is None else to_code_challenge_method(code_challenge_method)
+            ),
             callback_url=callback_url,
             key=KeyOptions(
-                user_id=to_user_id(user_id),
+                user_id=USER_ID if isinstance(user_id, Unset) else user_id,
                 label=key_label,
                 limit=limit,
-                usage_limit_type=usage_limit_type,
+                usage_limit_type=None if usage_limit_type is None else UsageLimitType(usage_limit_type),
                 expires_at=expires_at,
                 workspace_id=workspace_id,
             ),
+            prefix=fault_prefix(fault),
         )
         return issued.code
 
-    def consent(self, url: str, *, user_id: str | None | Unset = UNSET) -> str:
+    def consent(self, url: str, *, user_id: str | None | Unset = UNSET, fault: str | None = None) -> str:
         """What a browser brings back when the user consents on an authorization page.
 
         Args:
             url: The page's URL; its host does not matter.
-            user_id: Who consents.
+            user_id: Who consents; by default the sandbox's user.
+            fault: What the code's exchange meets, as `Fault.from_spec` takes it; None for nothing.
 
         Returns:
             The callback's URL with the code and the state; in a headless login the bare code.
 
         Raises:
-            BadAuthorizationError: The page would not be shown. It is a ValueError.
+            RequestValidationError: The page would not be shown, or there is no such fault.
         """
-        asked = Authorization.from_url(url)
-        self.counters["consent"] += 1
-        return asked.granted(self._issue_for(asked, to_user_id(user_id)))
+        asked = _to_authorization(url)
+        user = USER_ID if isinstance(user_id, Unset) else user_id
+        return asked.granted(self._pages.consent(asked, user_id=user, fault=fault))
 
     def deny(self, url: str) -> str:
         """What a browser brings back when the user says no on an authorization page.
@@ -215,14 +273,19 @@ class FakeOpenRouter:
             The callback's URL with an error, and without the state.
 
         Raises:
-            BadAuthorizationError: The page would not be shown, or the login is headless. It is a ValueError.
+            RequestValidationError: The page would not be shown, or the login is headless.
         """
-        denied = Authorization.from_url(url).denied()
-        self.counters["denial"] += 1
-        return denied
+        try:
+            return self._pages.deny(_to_authorization(url))
+        except BadAuthorizationError as headless:
+            raise RequestValidationError("url", str(headless)) from None
 
     def advance(self, seconds: float) -> None:
-        """Move its clock forward."""
+        """Move its clock forward.
+
+        Raises:
+            RequestValidationError: It is no finite number of seconds from 0.
+        """
         self._clock.advance(seconds)
 
     def script(self, *faults: Fault) -> None:
@@ -230,67 +293,21 @@ class FakeOpenRouter:
         self._script.add(*faults)
 
     def rate_limit(self, per_second: float | None) -> None:
-        """Answer 429 with an honest ``Retry-After`` to more requests than that; None ends it."""
+        """Answer 429 to more requests to the API than so many per second, with an honest ``Retry-After``.
+
+        Args:
+            per_second: How many; None ends it.
+
+        Raises:
+            RequestValidationError: It is not a finite number above 0.
+        """
+        if per_second is not None:
+            check_number("per_second", per_second, least=0, exclusive=True)
         self._api.limit = None if per_second is None else RateLimit(per_second, self._clock.monotonic)
 
-    def _issue_for(self, asked: Authorization, user_id: str | None) -> str:
-        issued = self._authority.issue(
-            code_challenge=asked.code_challenge,
-            code_challenge_method=asked.code_challenge_method,
-            callback_url=asked.callback_url,
-            key=KeyOptions(user_id=user_id, label=asked.key_label, limit=asked.limit),
-        )
-        return issued.code
 
-    def _make_app(self) -> web.Application:
-        app = web.Application()
-        for path, (name, method, operation) in self._api.routes.items():
-            app.router.add_route("*", f"/api/v1{path}", self._endpoint(name, method, operation))
-        app.router.add_route("*", "/api/{path:.*}", self._nowhere)
-        Pages(self._authority, self._issue_for, self.counters).add_routes(app)
-        app.on_startup.append(self._open)
-        app.on_shutdown.append(self._let_go)
-        return app
-
-    async def _open(self, _app: web.Application) -> None:
-        self._closing = asyncio.Event()
-
-    async def _let_go(self, _app: web.Application) -> None:
-        self._closing.set()
-
-    def _endpoint(
-        self, name: str, method: str, operation: Operation
-    ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-        async def handle(request: web.Request) -> web.StreamResponse:
-            record = await self._record(request)
-            self.counters[name] += 1
-            refused = self._api.refuse_early(record, method)
-            if refused is not None:
-                return self._finish(record, name, refused)
-            fault = self._script.next()
-            if fault is None:
-                return self._finish(record, name, operation(record))
-            self.counters[f"fault {fault.kind}"] += 1
-            answer = self._finish(record, name, operation(record)) if fault.after else None
-            response = await misbehave(fault, request, answer, clock=self._clock, closing=self._closing)
-            if response is not answer:
-                record.status = None
-            return response
-
-        return handle
-
-    async def _nowhere(self, request: web.Request) -> web.StreamResponse:
-        return self._finish(await self._record(request), "other", error(404, "Not Found"))
-
-    async def _record(self, request: web.Request) -> RecordedRequest:
-        record = RecordedRequest(method=request.method, path=request.path, headers=request.headers)
-        self._requests.add(record)
-        record.content = await request.read()
-        with contextlib.suppress(ValueError, RecursionError):
-            record.body = json.loads(record.content)
-        return record
-
-    def _finish(self, record: RecordedRequest, name: str, answer: Answer) -> web.Response:
-        record.status = answer.status
-        self.counters[f"{name} {answer.status}"] += 1
-        return web.json_response(answer.body, status=answer.status, headers=answer.headers)
+def _to_authorization(url: str) -> Authorization:
+    try:
+        return Authorization.from_url(url)
+    except BadAuthorizationError as bad:
+        raise RequestValidationError("url", str(bad)) from None
