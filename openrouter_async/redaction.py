@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
@@ -45,7 +46,7 @@ _PLACES: Final = (
     re.compile(r"([\"'](?:code|code_verifier|state|key)[\"']\s*:\s*[\"'])[^\"']*", re.IGNORECASE),
     re.compile(r"(\bbearer\s+)[\x21-\x7e]+", re.IGNORECASE),
     # The state of a login, where the callback URL has it in its path.
-    re.compile(r"(/)[\w-]{43}(?=[/?#\s\"']|$)", re.ASCII),
+    re.compile(r"(/|%2F)[\w-]{43}(?=[/?#&\s\"'%]|$)", re.ASCII | re.IGNORECASE),
 )
 _FORMATTER: Final = logging.Formatter()
 _SECRET_NAMES: Final = frozenset({"api_key", "authorization", "code", "code_verifier", "key", "state"})
@@ -116,6 +117,10 @@ class SecretFilter(logging.Filter):
         if record.exc_info and not record.exc_text:
             # Formatters take this text instead of making their own.
             record.exc_text = _FORMATTER.formatException(record.exc_info)
+        if isinstance(record.args, Mapping) and type(record.args) is not dict:
+            # Hypercorn's answers also for what it does not hold, which a copy would not.
+            with contextlib.suppress(Exception):
+                record.msg, record.args = record.getMessage(), ()
         for name, value in vars(record).items():
             if name not in _OWN_ATTRIBUTES:
                 setattr(record, name, _redact_value(value, name))

@@ -3,12 +3,14 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
+from types import MappingProxyType
 from typing import Any
 
 import aiohttp
 import attrs
 import pytest
 from aiohttp import web
+from hypercorn.logging import AccessLogAtoms
 from hypothesis import given
 from hypothesis import strategies as st
 from uvicorn.logging import AccessFormatter
@@ -162,6 +164,34 @@ def test_the_access_log_of_uvicorn_shows_no_code_and_keeps_its_form() -> None:
     SecretFilter().filter(record)
     line = AccessFormatter('%(client_addr)s "%(request_line)s" %(status_code)s', use_colors=False).format(record)
     assert line == '127.0.0.1:1234 "GET /callback/***?code=*** HTTP/1.1" 303 See Other'
+
+
+def test_the_access_log_of_hypercorn_shows_no_code_and_keeps_its_form() -> None:
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": f"/callback/{STATE}",
+        "query_string": f"code={CODE}".encode(),
+        "scheme": "http",
+        "headers": [(b"referer", f"http://localhost/callback/{STATE}?code={CODE}".encode())],
+    }
+    response = {"status": 303, "headers": [(b"location", f"/auth?callback_url=/callback/{STATE}&x=y".encode())]}
+    atoms = AccessLogAtoms(scope, response, 0.1)  # type: ignore[arg-type]
+    record = logging.LogRecord(
+        "hypercorn.access", 20, "", 0, '"%(R)s" %(s)s "%(f)s" %({Location}o)s %({X-Unknown}i)s', (atoms,), None
+    )
+    SecretFilter().filter(record)
+    assert record.getMessage() == (
+        '"GET /callback/***?code=*** ws" 303 "http://localhost/callback/***?code=***" '
+        "/auth?callback_url=/callback/***&x=y -"
+    )
+
+
+def test_arguments_by_name_that_do_not_fit_are_left_to_the_handler_to_report() -> None:
+    record = logging.makeLogRecord({"msg": "%(a)s", "args": MappingProxyType({"b": 1})})
+    assert SecretFilter().filter(record)
+    with pytest.raises(KeyError):
+        record.getMessage()
 
 
 def test_a_key_is_shown_by_its_ends_or_not_at_all() -> None:

@@ -25,7 +25,7 @@ from openrouter_async.login.errors import (
 )
 from openrouter_async.login.flow import AuthorizationFlow
 from openrouter_async.login.models import Grant, PendingLogin
-from openrouter_async.login.pages import HEADERS, render
+from openrouter_async.login.pages import PAGE_HEADERS, render
 from openrouter_async.login.ports import listen
 from openrouter_async.login.stores.memory import MemoryStore
 from openrouter_async.login.urls import AUTHORIZATION_URL
@@ -271,4 +271,5 @@ class LoopbackLogin:
 
 
 def _page(status: int, title: str, text: str) -> web.Response:
-    return web.Response(status=status, text=render(title, text), content_type="text/html", headers=HEADERS)
+    headers = PAGE_HEADERS | {"Connection": "close"}
+    return web.Response(status=status, text=render(title, text), content_type="text/html", headers=headers)

@@ -1,17 +1,23 @@
-"""The pages that a browser sees at the end of a login on the user's own computer."""
+"""The pages that a browser sees at the end of a login."""
 
 from __future__ import annotations
 
 import html
+from collections.abc import Iterable
 from typing import Final
 
-HEADERS: Final = {
+PRIVACY_HEADERS: Final = {
     # The address of the page has a code in it.
     "Cache-Control": "no-store",
     "Referrer-Policy": "no-referrer",
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
-    "Connection": "close",
+}
+"""What goes with every answer to a callback."""
+
+PAGE_HEADERS: Final = PRIVACY_HEADERS | {
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
 }
 """What goes with every page."""
 
@@ -23,17 +29,26 @@ _PAGE: Final = """<!doctype html>
 <title>{title}</title>
 <style>
 body {{ font: 1.1rem/1.5 system-ui, sans-serif; max-width: 32rem; margin: 20vh auto; padding: 0 1rem; }}
-@media (prefers-color-scheme: dark) {{ body {{ background: #111; color: #eee; }} }}
+@media (prefers-color-scheme: dark) {{ body {{ background: #111; color: #eee; }} a {{ color: #9cf; }} }}
 </style>
 </head>
 <body>
+<main>
 <h1>{title}</h1>
 <p>{text}</p>
+{links}</main>
 </body>
 </html>
 """
 
 
-def render(title: str, text: str) -> str:
-    """A page of a title and a sentence; both are escaped."""
-    return _PAGE.format(title=html.escape(title), text=html.escape(text))
+def render(title: str, text: str, links: Iterable[tuple[str, str]] = ()) -> str:
+    """A page of a title, a sentence and links; all are escaped.
+
+    Args:
+        title: It.
+        text: The sentence.
+        links: For each its text and its address; an empty address is that of the page itself.
+    """
+    anchors = (f'<p><a href="{html.escape(address)}">{html.escape(label)}</a></p>\n' for label, address in links)
+    return _PAGE.format(title=html.escape(title), text=html.escape(text), links="".join(anchors))

@@ -27,7 +27,8 @@ RETURN_TO_LENGTH: Final = 512
 
 _S256_CHALLENGE: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 _STATE: Final = re.compile(r"[A-Za-z0-9_-]{22,128}")
-_LOCAL_PATH: Final = re.compile(r"/(?!/)[\x21-\x5b\x5d-\x7e]*")
+# Nor with a slash that somebody on the way decodes, perhaps more than once.
+_LOCAL_PATH: Final = re.compile(r"/(?!/|%(?:25)*(?:2[Ff]|5[Cc]))[\x21-\x5b\x5d-\x7e]*")
 _PLACEHOLDER: Final = "{state}"
 # OpenRouter adds these, so they would be there twice; and a verifier must not be in a URL at all.
 _RESERVED: Final = frozenset({"code", "code_verifier", "error", "error_description", "state"})

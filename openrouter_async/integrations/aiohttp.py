@@ -1,0 +1,117 @@
+"""Sign-in with OpenRouter for apps of aiohttp.
+
+::
+
+    from openrouter_async.integrations import aiohttp as openrouter
+
+    async def on_login(request, grant):
+        ...  # keep grant.key
+
+    app = web.Application()
+    openrouter.setup(app, callback_url="https://app.example/callback/{state}", on_login=on_login)
+
+A link to ``/login?next=/settings`` signs a user in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Final, Unpack
+
+from aiohttp import web
+
+from openrouter_async.client import OpenRouter
+from openrouter_async.integrations.frameworks import LoginOptions, StartOptions, Visit
+from openrouter_async.integrations.web import WebLogin
+from openrouter_async.login.flow import AuthorizationFlow
+from openrouter_async.login.models import Grant, LoginCookie
+from openrouter_async.login.pages import PRIVACY_HEADERS
+
+CLIENT: Final = web.AppKey("openrouter_client", OpenRouter)
+"""Where the client is, while the app runs."""
+FLOW: Final = web.AppKey("openrouter_flow", AuthorizationFlow)
+"""Where the flow is, while the app runs."""
+_LOGIN: Final[web.AppKey[WebLogin[web.Request, web.StreamResponse]]] = web.AppKey("openrouter_login", WebLogin)
+_LOGIN_ROUTE: Final = "openrouter-login"
+_CALLBACK_ROUTE: Final = "openrouter-callback"
+
+
+def setup(app: web.Application, **options: Unpack[LoginOptions[web.Request, web.StreamResponse]]) -> None:
+    """Add the login to an app: its two routes, `CLIENT` and `FLOW`.
+
+    What is registered in ``app.cleanup_ctx`` before it is there as long as logins go on.
+
+    Args:
+        app: The app, or a sub-app.
+        options: As for `WebLogin`.
+
+    Raises:
+        RequestValidationError: An option is not valid.
+    """
+    login = app[_LOGIN] = WebLogin(_Framework(app), **options)
+    if login.login_path is not None:
+        app.router.add_get(login.login_path, start, name=_LOGIN_ROUTE, allow_head=False)
+    if login.callback_path is not None:
+        app.router.add_get(login.callback_path, finish, name=_CALLBACK_ROUTE, allow_head=False)
+
+    async def running(app: web.Application) -> AsyncIterator[None]:
+        async with login.run():
+            app[CLIENT], app[FLOW] = login.client, login.flow
+            yield
+
+    app.cleanup_ctx.append(running)
+
+
+def get_client(request: web.Request) -> OpenRouter:
+    """The client of the app."""
+    return request.config_dict[_LOGIN].client
+
+
+def get_flow(request: web.Request) -> AuthorizationFlow:
+    """The flow of the app."""
+    return request.config_dict[_LOGIN].flow
+
+
+async def start(request: web.Request, **options: Unpack[StartOptions]) -> web.StreamResponse:
+    """Start a login; see `WebLogin.start`. It is also the handler of ``login_path``."""
+    return await request.config_dict[_LOGIN].start(request, **options)
+
+
+async def finish(request: web.Request) -> web.StreamResponse:
+    """Finish a login; see `WebLogin.finish`. It is also the handler of ``callback_path``."""
+    try:
+        return await request.config_dict[_LOGIN].finish(request)
+    except web.HTTPException as raised:
+        # A handler may raise its response.
+        raised.headers.update(PRIVACY_HEADERS)
+        raise
+
+
+def redirect(request: web.Request, grant: Grant) -> web.StreamResponse:
+    """The response that leads a user who signed in back into the app; see `WebLogin.redirect`."""
+    return request.config_dict[_LOGIN].redirect(grant)
+
+
+class _Framework:
+    def __init__(self, app: web.Application) -> None:
+        self._app = app
+
+    def visit(self, request: web.Request, login_path: str | None) -> Visit:
+        route = self._app.router.get(_LOGIN_ROUTE)
+        return Visit(
+            method=request.method,
+            query=request.raw_path.partition("?")[2],
+            headers=request.headers,
+            cookies=request.cookies,
+            state=request.match_info.get("state"),
+            # Not the path that was set: the app may be a part of another one.
+            login_url=None if route is None else route.canonical,
+        )
+
+    def respond(self, status: int, page: str) -> web.StreamResponse:
+        return web.Response(status=status, text=page or None, content_type="text/html" if page else None)
+
+    def amend(self, response: web.StreamResponse, headers: Mapping[str, str], cookies: Sequence[LoginCookie]) -> None:
+        response.headers.update(headers)
+        for cookie in cookies:
+            response.headers.add("Set-Cookie", cookie.header)

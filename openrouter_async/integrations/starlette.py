@@ -1,0 +1,141 @@
+"""Sign-in with OpenRouter for apps of Starlette, and for any ASGI app; needs the extra ``starlette``.
+
+::
+
+    from openrouter_async.integrations import starlette as openrouter
+
+    async def on_login(request, grant):
+        ...  # keep grant.key
+
+    app = Starlette()
+    openrouter.setup(app, callback_url="https://app.example/callback/{state}", on_login=on_login)
+
+A link to ``/login?next=/settings`` signs a user in. `create_app` makes an app of its own of it, to be mounted in any
+other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Final, Unpack, cast
+
+from openrouter_async.client import OpenRouter
+from openrouter_async.integrations.frameworks import LoginOptions, StartOptions, Visit
+from openrouter_async.integrations.web import WebLogin
+from openrouter_async.login.flow import AuthorizationFlow
+from openrouter_async.login.models import Grant, LoginCookie
+
+try:
+    from starlette.applications import Starlette
+    from starlette.requests import HTTPConnection, Request
+    from starlette.responses import HTMLResponse, Response
+except ImportError as missing:
+    raise ImportError("the integration needs starlette: pip install 'openrouter-async[starlette]'") from missing
+
+_LOGIN: Final = "openrouter_login"
+
+
+def setup(app: Starlette, **options: Unpack[LoginOptions[Request, Response]]) -> None:
+    """Add the login to an app: its two routes, and what its lifespan needs.
+
+    It begins after the app's own lifespan has begun, and ends before that ends.
+
+    Args:
+        app: The app.
+        options: As for `WebLogin`.
+
+    Raises:
+        RequestValidationError: An option is not valid.
+    """
+    login = attach(app, **options)
+    if login.login_path is not None:
+        app.router.add_route(login.login_path, start, methods=["GET"], name="openrouter-login")
+    if login.callback_path is not None:
+        app.router.add_route(login.callback_path, finish, methods=["GET"], name="openrouter-callback")
+
+
+def create_app(**options: Unpack[LoginOptions[Request, Response]]) -> Starlette:
+    """An ASGI app of the two routes, for any framework that can mount one.
+
+    Most frameworks do not run the lifespan of what they mount: see `lifespan`. Mounted at ``/auth``, it takes
+    ``callback_url="https://app.example/auth/callback/{state}", callback_path="/callback/{state}"``.
+
+    Args:
+        options: As for `WebLogin`.
+
+    Raises:
+        RequestValidationError: An option is not valid.
+    """
+    app = Starlette()
+    setup(app, **options)
+    return app
+
+
+def lifespan(app: Starlette) -> contextlib.AbstractAsyncContextManager[object]:
+    """What has to be entered when the app that `app` is mounted in begins, and left when that ends."""
+    return app.router.lifespan_context(app)
+
+
+def attach(app: Starlette, **options: Unpack[LoginOptions[Request, Response]]) -> WebLogin[Request, Response]:
+    """Do as `setup`, but add no routes."""
+    login = WebLogin(_Framework(), **options)
+    setattr(app.state, _LOGIN, login)
+    outer = app.router.lifespan_context
+
+    @contextlib.asynccontextmanager
+    async def running(app: Any) -> AsyncIterator[Any]:
+        async with outer(app) as state, login.run():
+            yield state
+
+    app.router.lifespan_context = running
+    return login
+
+
+def get_client(request: HTTPConnection) -> OpenRouter:
+    """The client of the app."""
+    return _get_login(request).client
+
+
+def get_flow(request: HTTPConnection) -> AuthorizationFlow:
+    """The flow of the app."""
+    return _get_login(request).flow
+
+
+async def start(request: Request, **options: Unpack[StartOptions]) -> Response:
+    """Start a login; see `WebLogin.start`. It is also the endpoint of ``login_path``."""
+    return await _get_login(request).start(request, **options)
+
+
+async def finish(request: Request) -> Response:
+    """Finish a login; see `WebLogin.finish`. It is also the endpoint of ``callback_path``."""
+    return await _get_login(request).finish(request)
+
+
+def redirect(request: Request, grant: Grant) -> Response:
+    """The response that leads a user who signed in back into the app; see `WebLogin.redirect`."""
+    return _get_login(request).redirect(grant)
+
+
+def _get_login(request: HTTPConnection) -> WebLogin[Request, Response]:
+    return cast("WebLogin[Request, Response]", getattr(request.app.state, _LOGIN))
+
+
+class _Framework:
+    def visit(self, request: Request, login_path: str | None) -> Visit:
+        return Visit(
+            method=request.method,
+            query=request.scope["query_string"].decode("latin-1"),
+            headers=request.headers,
+            cookies=request.cookies,
+            state=request.path_params.get("state"),
+            login_url=None if login_path is None else request.scope.get("root_path", "") + login_path,
+        )
+
+    def respond(self, status: int, page: str) -> Response:
+        return HTMLResponse(page, status) if page else Response(None, status)
+
+    def amend(self, response: Response, headers: Mapping[str, str], cookies: Sequence[LoginCookie]) -> None:
+        response.headers.update(headers)
+        for cookie in cookies:
+            response.headers.append("Set-Cookie", cookie.header)

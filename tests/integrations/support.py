@@ -1,0 +1,223 @@
+"""Web apps that run, and browsers that can be looked into."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import os
+import re
+import socket
+import sys
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import aiohttp
+import attrs
+import uvicorn
+from aiohttp import web
+from yarl import URL
+
+from openrouter_async.testing import FakeOpenRouter
+from tests.support import ROOT
+
+GIVE_UP_AFTER = 30.0
+
+
+@attrs.define(kw_only=True)
+class Site:
+    """A web app that runs, and the OpenRouter that it uses."""
+
+    name: str
+    url: str
+    fake: FakeOpenRouter
+    log: Path | None = None
+
+    @property
+    def exchanges(self) -> int:
+        """How many exchanges reached OpenRouter."""
+        return self.fake.counters["exchange"]
+
+    @property
+    def keys(self) -> int:
+        """How many keys were issued."""
+        return len(self.fake.issued_keys)
+
+
+@attrs.frozen(kw_only=True)
+class Page:
+    """What came of a request."""
+
+    status: int
+    headers: Mapping[str, str]
+    cookies: tuple[str, ...]
+    text: str
+
+    @property
+    def location(self) -> str:
+        """Where it leads; a failure when it does not."""
+        assert self.status == 303, (self.status, self.text)
+        return self.headers["Location"]
+
+
+class Visitor:
+    """A browser without a screen: it keeps cookies, and follows nothing by itself.
+
+    Each request has a connection of its own, so that any worker may get it.
+    """
+
+    def __init__(self, site: Site, *, keeps_cookies: bool = True) -> None:
+        self._site = site
+        self._keeps_cookies = keeps_cookies
+
+    async def __aenter__(self) -> Self:
+        jar = aiohttp.CookieJar(unsafe=True) if self._keeps_cookies else aiohttp.DummyCookieJar()
+        connector = aiohttp.TCPConnector(force_close=True)
+        self.session = aiohttp.ClientSession(cookie_jar=jar, connector=connector)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.session.close()
+
+    async def open(self, address: str, *, method: str = "GET", headers: Mapping[str, str] | None = None) -> Page:
+        url = URL(self._site.url + address if address.startswith("/") else address, encoded=True)
+        async with self.session.request(method, url, headers=headers, allow_redirects=False) as response:
+            return Page(
+                status=response.status,
+                headers=response.headers,
+                cookies=tuple(response.headers.getall("Set-Cookie", ())),
+                text=await response.text(),
+            )
+
+    async def start(self, path: str = "/login") -> str:
+        """Start a login; give the address of the consent page."""
+        location = (await self.open(path)).location
+        assert location.startswith(self._site.fake.auth_url)
+        return location
+
+    async def consent(self, path: str = "/login") -> str:
+        """Start a login and consent; give the callback that the browser would open next."""
+        return self._site.fake.consent(await self.start(path))
+
+    async def key_shown(self) -> str | None:
+        """The end of the key that the app shows to who is signed in."""
+        found = re.search(r'id="key">(\w{4})<', (await self.open("/account")).text)
+        return None if found is None else found[1]
+
+    @property
+    def login_cookies(self) -> list[str]:
+        return [cookie.key for cookie in self.session.cookie_jar if "openrouter" in cookie.key]
+
+
+def load(name: str) -> ModuleType:
+    """A fresh copy of an example, which reads its settings when it is loaded."""
+    path = ROOT / "examples" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"examples_{name}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # Whoever looks for the annotations of a function looks here.
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def settings(fake: FakeOpenRouter, url: str) -> dict[str, str]:
+    """What an example reads from its environment."""
+    return {
+        "APP_URL": url,
+        "PORT": str(urlsplit(url).port),
+        "OPENROUTER_BASE_URL": fake.base_url,
+        "OPENROUTER_AUTH_URL": fake.auth_url,
+    }
+
+
+def bound_socket() -> tuple[socket.socket, str]:
+    """A socket on a free port, and the address of it."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+    listener.setblocking(False)
+    return listener, f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@contextlib.asynccontextmanager
+async def serve_aiohttp(app: web.Application, listener: socket.socket, **options: Any) -> AsyncIterator[None]:
+    runner = web.AppRunner(app, shutdown_timeout=1.0, **options)
+    await runner.setup()
+    try:
+        await web.SockSite(runner, listener).start()
+        yield
+    finally:
+        await runner.cleanup()
+        listener.close()
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Any:
+        # Interrupts are for pytest.
+        yield
+
+
+@contextlib.asynccontextmanager
+async def serve_asgi(app: Any, listener: socket.socket) -> AsyncIterator[None]:
+    config = uvicorn.Config(app, log_config=None, lifespan="on", ws="none", timeout_graceful_shutdown=5)
+    server = _Server(config)
+    task = asyncio.get_running_loop().create_task(server.serve(sockets=[listener]))
+    try:
+        while not server.started:
+            assert not task.done(), "the app did not start"
+            await asyncio.sleep(0.005)
+        yield
+    finally:
+        server.should_exit = True
+        await task
+
+
+@contextlib.asynccontextmanager
+async def serve_process(command: list[str], url: str, log: Path, environment: Mapping[str, str]) -> AsyncIterator[int]:
+    """Run a server in a process of its own; give its id."""
+    with log.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *command,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    try:
+        await _answers(url, process, log)
+        yield process.pid
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        try:
+            await asyncio.wait_for(process.wait(), GIVE_UP_AFTER)
+        except TimeoutError:
+            process.kill()
+            raise
+
+
+def read(log: Path) -> str:
+    return log.read_text()
+
+
+async def _answers(url: str, process: asyncio.subprocess.Process, log: Path) -> None:
+    loop = asyncio.get_running_loop()
+    give_up_at = loop.time() + GIVE_UP_AFTER
+    async with aiohttp.ClientSession() as session:
+        while True:
+            assert process.returncode is None, read(log)
+            assert loop.time() < give_up_at, read(log)
+            try:
+                async with session.get(url) as response:
+                    assert response.status == 200, read(log)
+                    return
+            except aiohttp.ClientError:
+                await asyncio.sleep(0.05)

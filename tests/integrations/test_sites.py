@@ -1,0 +1,279 @@
+"""What every web app that uses the integrations does: the examples, also with four workers."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from http.cookies import SimpleCookie
+from urllib.parse import quote
+
+import pytest
+from yarl import URL
+
+from tests.integrations.support import Site, Visitor
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+EVIL = (
+    "//evil.example",
+    "///evil.example",
+    "https://evil.example",
+    "https:evil.example",
+    "javascript:alert(1)",
+    "/\\evil.example",
+    "\\\\evil.example",
+    "\\/evil.example",
+    "/%2Fevil.example",
+    "/%2fevil.example",
+    "/%5Cevil.example",
+    "/%252Fevil.example",
+    "/%25255cevil.example",
+    "/\tevil.example",
+    "/\r\nSet-Cookie: a=b",
+    "/\x00/evil.example",
+    " /evil.example",
+    "/ evil",
+    "evil.example",
+    "/é",
+    "/" + "a" * 600,
+)
+
+
+async def test_a_user_is_signed_in_and_led_to_the_page_that_was_asked_for(site: Site, visitor: Visitor) -> None:
+    page = await visitor.open(await visitor.consent("/login?next=/account%3Ftab=1%26b=2"))
+
+    assert page.location == "/account?tab=1&b=2"
+    assert await visitor.key_shown() == site.fake.issued_keys[-1].key[-4:]
+    assert site.fake.issued_keys[-1].key not in page.text
+
+
+async def test_without_a_page_to_return_to_the_user_is_led_home(visitor: Visitor) -> None:
+    assert (await visitor.open(await visitor.consent())).location == "/"
+
+
+async def test_a_user_who_says_no_is_told_so_and_may_try_again(site: Site, visitor: Visitor) -> None:
+    exchanges = site.exchanges
+
+    page = await visitor.open(site.fake.deny(await visitor.start("/login?next=/account")))
+
+    assert page.status == 403
+    assert "You did not allow the sign-in." in page.text
+    assert 'href="/login?next=%2Faccount"' in page.text
+    assert site.exchanges == exchanges
+
+
+async def test_a_callback_that_is_reloaded_leads_to_the_same_key_and_no_second_exchange(
+    site: Site, visitor: Visitor
+) -> None:
+    callback, exchanges = await visitor.consent("/login?next=/account"), site.exchanges
+
+    for _ in range(3):
+        assert (await visitor.open(callback)).location == "/account"
+        assert await visitor.key_shown() == site.fake.issued_keys[-1].key[-4:]
+
+    assert site.exchanges == exchanges + 1
+
+
+async def test_a_double_click_leads_to_one_key_and_one_exchange(site: Site, visitor: Visitor) -> None:
+    callback, exchanges = await visitor.consent("/login?next=/account"), site.exchanges
+
+    pages = await asyncio.gather(*(visitor.open(callback) for _ in range(6)))
+
+    assert {page.location for page in pages} == {"/account"}
+    assert site.exchanges == exchanges + 1
+    assert await visitor.key_shown() == site.fake.issued_keys[-1].key[-4:]
+
+
+async def test_logins_in_two_tabs_at_once_both_succeed(site: Site, visitor: Visitor) -> None:
+    keys = site.keys
+
+    first, second = await asyncio.gather(visitor.start("/login?next=/?tab=1"), visitor.start("/login?next=/?tab=2"))
+    pages = await asyncio.gather(visitor.open(site.fake.consent(second)), visitor.open(site.fake.consent(first)))
+
+    assert [page.location for page in pages] == ["/?tab=2", "/?tab=1"]
+    assert site.keys == keys + 2
+
+
+async def test_the_back_button_and_a_second_consent_end_in_a_page_and_no_second_exchange(
+    site: Site, visitor: Visitor
+) -> None:
+    consent_page, exchanges = await visitor.start(), site.exchanges
+    await visitor.open(site.fake.consent(consent_page))
+
+    page = await visitor.open(site.fake.consent(consent_page))
+
+    assert page.status == 409
+    assert "already finished" in page.text
+    assert 'href="/"' in page.text
+    assert site.exchanges == exchanges + 1
+
+
+async def test_a_browser_without_cookies_is_told_so_and_its_code_is_not_spent(site: Site, visitor: Visitor) -> None:
+    callback, exchanges = await visitor.consent(), site.exchanges
+
+    async with Visitor(site, keeps_cookies=False) as other:
+        page = await other.open(callback)
+
+    assert page.status == 400
+    assert "Cookies are needed" in page.text
+    assert "allow cookies" in page.text
+    assert site.exchanges == exchanges
+    assert (await visitor.open(callback)).location == "/"
+
+
+async def test_a_callback_of_somebody_else_is_refused_in_a_browser_with_a_login_of_its_own(
+    site: Site, visitor: Visitor
+) -> None:
+    async with Visitor(site) as attacker:
+        callback = await attacker.consent()
+    await visitor.start()
+    exchanges = site.exchanges
+
+    page = await visitor.open(callback)
+
+    assert page.status == 400
+    assert site.exchanges == exchanges
+    assert await visitor.key_shown() is None
+
+
+async def test_a_cookie_that_is_altered_is_of_no_use(site: Site, visitor: Visitor) -> None:
+    callback = await visitor.consent()
+    (name,) = visitor.login_cookies
+    visitor.session.cookie_jar.update_cookies({name: "x" * 43}, URL(site.url))
+
+    assert (await visitor.open(callback)).status == 400
+    visitor.session.cookie_jar.update_cookies({name: '"' + "ä" * 4000}, URL(site.url))
+    assert (await visitor.open(callback)).status == 400
+
+
+@pytest.mark.parametrize("address", EVIL)
+async def test_no_login_is_started_that_would_lead_to_another_site(visitor: Visitor, address: str) -> None:
+    page = await visitor.open("/login?next=" + quote(address, safe=""))
+
+    assert page.status == 400
+    assert "evil" not in page.text
+    assert not page.cookies
+    assert "Location" not in page.headers
+
+
+async def test_a_page_to_return_to_that_is_there_twice_is_refused(visitor: Visitor) -> None:
+    assert (await visitor.open("/login?next=/a&next=//evil.example")).status == 400
+
+
+async def test_the_cookie_of_a_login_is_out_of_the_reach_of_scripts_and_of_other_sites(visitor: Visitor) -> None:
+    page = await visitor.open("/login")
+
+    (header,) = page.cookies
+    (cookie,) = SimpleCookie(header).values()
+    assert cookie["httponly"] is True
+    assert cookie["samesite"] == "Lax"
+    assert cookie["path"] == "/"
+    assert cookie["domain"] == ""
+    assert 600 < int(cookie["max-age"]) <= 86400
+    assert re.fullmatch(r"[\w-]{43}", cookie.value)
+
+
+async def test_a_browser_that_starts_many_logins_keeps_few_cookies(visitor: Visitor) -> None:
+    consent_pages = [await visitor.start() for _ in range(12)]
+
+    assert len(visitor.login_cookies) == 8
+    assert len(set(consent_pages)) == 12
+
+
+async def test_no_answer_is_kept_or_tells_where_the_browser_came_from(site: Site, visitor: Visitor) -> None:
+    consent_page = await visitor.open("/login")
+    callback = site.fake.consent(consent_page.location)
+    pages = [
+        consent_page,
+        await visitor.open(callback),
+        await visitor.open("/login?next=//evil.example"),
+        await visitor.open("/callback/forged?code=c"),
+        await visitor.open("/login", headers={"Sec-Purpose": "prefetch"}),
+    ]
+
+    for page in pages:
+        assert page.headers["Cache-Control"] == "no-store"
+        assert page.headers["Referrer-Policy"] == "no-referrer"
+        assert page.headers["X-Content-Type-Options"] == "nosniff"
+    for page in pages[2:4]:
+        policy = page.headers["Content-Security-Policy"]
+        assert policy.startswith("default-src 'none'; ")
+        assert {"base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'"} <= set(policy.split("; "))
+        assert page.headers["Content-Type"].partition(";")[0] == "text/html"
+
+
+@pytest.mark.parametrize("purpose", ["Sec-Purpose: prefetch;prerender", "Purpose: prefetch", "X-Moz: prefetch"])
+async def test_a_browser_that_prefetches_starts_no_login(visitor: Visitor, purpose: str) -> None:
+    name, _, value = purpose.partition(": ")
+
+    page = await visitor.open("/login", headers={name: value})
+
+    assert page.status == 503
+    assert not page.cookies
+
+
+async def test_only_get_starts_or_finishes_a_login(site: Site, visitor: Visitor) -> None:
+    callback, exchanges = await visitor.consent(), site.exchanges
+
+    for address in ("/login", callback):
+        for method in ("HEAD", "POST", "PUT"):
+            page = await visitor.open(address, method=method)
+            assert page.status == 405
+            assert not page.cookies
+
+    assert site.exchanges == exchanges
+    assert (await visitor.open(callback)).location == "/"
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [
+        "/callback/forged?code=c",
+        f"/callback/{'s' * 43}?code=c",
+        f"/callback/{'s' * 43}?code=c&state={'t' * 43}",
+        f"/callback/{'s' * 43}",
+        f"/callback/{'s' * 43}?code=c&code=d",
+        f"/callback/{'s' * 43}?code=c%00",
+        f"/callback/{'s' * 43}?code=c%0d%0aSet-Cookie:a=b",
+        f"/callback/{'s' * 43}?code=%ff%fe",
+        f"/callback/{'s' * 43}?error=access_denied&code=c",
+        f"/callback/{'s' * 43}?code=<script>alert(1)</script>",
+        "/callback/%3Cscript%3E?error=%3Cscript%3Ealert(1)%3C/script%3E",
+        "/callback/x?" + "&".join(f"p{number}=" for number in range(200)),
+    ],
+)
+async def test_a_callback_that_is_none_of_ours_gets_a_page_that_repeats_nothing_of_it(
+    site: Site, visitor: Visitor, callback: str
+) -> None:
+    exchanges = site.exchanges
+
+    page = await visitor.open(callback)
+
+    assert page.status in (400, 502)
+    assert "<script" not in page.text
+    assert not page.cookies
+    assert site.exchanges == exchanges
+
+
+async def test_codes_and_states_stay_out_of_the_access_log(
+    site: Site, visitor: Visitor, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        callback = await visitor.consent()
+        await visitor.open(callback, headers={"Referer": callback})
+
+    text = "\n".join(repr(vars(record)) for record in caplog.records) if site.log is None else site.log.read_text()
+    assert "/callback/***?code=***&state=***" in text
+    for secret in (URL(callback).query["code"], URL(callback).query["state"]):
+        assert secret not in text
+    assert "Traceback" not in text
+
+
+async def test_each_worker_takes_its_part(site: Site, visitor: Visitor) -> None:
+    if site.log is None:
+        return
+    await visitor.open(await visitor.consent())
+
+    pages = [await visitor.open("/account") for _ in range(40)]
+
+    assert len({re.findall(r"Worker (\d+)", page.text)[0] for page in pages}) > 1
