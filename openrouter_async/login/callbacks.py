@@ -23,7 +23,8 @@ _MOST_PARAMETERS: Final = 50
 _OURS: Final = ("code", "state", "error")
 _CODE: Final = re.compile(r"[\x21-\x7e]{1,1024}")
 _STATE: Final = re.compile(r"[A-Za-z0-9_-]{43}")
-_ERROR: Final = re.compile(r"[\w.:-]{1,64}", re.ASCII)
+# Shorter than a state, which then cannot show as one (RFC 6749, section 4.1.2.1, has the codes).
+_ERROR: Final = re.compile(r"[a-z][a-z0-9_.-]{0,39}")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _PASTED_QUERY: Final = re.compile(r"(?:^|[?&])(?:code|error)=")
 _ABSOLUTE: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")

@@ -1,0 +1,243 @@
+"""A pytest plugin that fails a test when a secret that it used shows anywhere it must not.
+
+Every API key, bearer token, authorization code, verifier and state that passes a model of the library, or is issued by
+the fake OpenRouter, is remembered for as long as its test runs. At the end it must not be found in any log record,
+warning, exception (its text, its repr, its traceback, its notes and causes), span, metric, or in what the test and its
+subprocesses wrote to stdout and stderr. A test that is about showing one says so: ``@pytest.mark.shows_secrets``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import subprocess
+import traceback
+from collections.abc import Callable, Generator, Iterator
+from typing import Any, Final
+
+import attrs
+import pytest
+from _pytest.raises import RaisesExc
+
+SHORTEST: Final = 16
+"""The fewest characters of a secret that is looked for: a shorter one would be found where it is not."""
+
+_SOURCES: Final = {
+    "openrouter_async.options": {"Bearer": ["token"]},
+    "openrouter_async.pkce": {"PKCEPair": ["code_verifier"]},
+    "openrouter_async.models": {
+        "ExchangeAuthCodeForAPIKeyRequest": ["code", "code_verifier"],
+        "ExchangeAuthCodeForAPIKeyResponse": ["key"],
+        "AuthKeysCode": ["id"],
+    },
+    "openrouter_async.login.models": {"PendingLogin": ["state"], "Grant": ["key"]},
+    "openrouter_async.login.records": {"KeyRecord": ["key"]},
+    "openrouter_async.testing.authority": {"IssuedCode": ["code"], "IssuedKey": ["key"]},
+}
+
+
+@attrs.define
+class Watch:
+    """The secrets of one test, and what it showed."""
+
+    secrets: set[str] = attrs.field(factory=set)
+    shown: list[tuple[str, str]] = attrs.field(factory=list)
+
+    def taint(self, value: object) -> None:
+        """Remember a secret."""
+        if isinstance(value, str) and len(value) >= SHORTEST:
+            self.secrets.add(value)
+
+    def show(self, place: str, text: str) -> None:
+        """Remember what was shown."""
+        self.shown.append((place, text))
+
+    def leaks(self) -> list[str]:
+        """Where a secret was shown, without showing it again."""
+        starts: dict[str, list[str]] = {}
+        for secret in self.secrets:
+            starts.setdefault(secret[:SHORTEST], []).append(secret)
+        return [place for place, text in dict.fromkeys(self.shown) if _holds_any(text, starts)]
+
+
+def _holds_any(text: str, starts: dict[str, list[str]]) -> bool:
+    # One look-up for each position, however many secrets there are.
+    return any(
+        text.startswith(secret, position)
+        for position in range(len(text) - SHORTEST + 1)
+        for secret in starts.get(text[position : position + SHORTEST], ())
+    )
+
+
+class _LogReader(logging.Handler):
+    def __init__(self, watch: Watch) -> None:
+        super().__init__(logging.DEBUG)
+        self._watch = watch
+
+    def emit(self, record: logging.LogRecord) -> None:
+        fields = {name: value for name, value in vars(record).items() if name not in ("msg", "args", "exc_info")}
+        text = f"{record.getMessage()} {fields}"
+        if record.exc_info:
+            text += "".join(traceback.format_exception(*record.exc_info))
+        self._watch.show(f"a log record of {record.name}", text)
+
+
+class Plugin:
+    """The hooks; one watch at a time."""
+
+    def __init__(self) -> None:
+        self.watch = Watch()
+        self.leaking_warnings: list[str] = []
+
+    def install(self) -> None:
+        """Listen where secrets are made and where things are shown."""
+        for module, classes in _SOURCES.items():
+            for name, fields in classes.items():
+                self._listen(getattr(__import__(module, fromlist=[name]), name), fields)
+        _wrap(RaisesExc, "__exit__", before=lambda _self, _kind, error, _trace: self._show_error(error))
+        _wrap(
+            _base_error(), "__init__", after=lambda error, _result: self.watch.show("the text of an error", str(error))
+        )
+        _wrap(subprocess.Popen, "communicate", after=lambda _process, output: self._show_output(output))
+        _wrap_async(asyncio.subprocess.Process, "communicate", lambda _process, output: self._show_output(output))
+        self._listen_to_telemetry()
+
+    def _listen(self, kind: type[Any], fields: list[str]) -> None:
+        def remember(made: Any, _result: object) -> None:
+            for field in fields:
+                self.watch.taint(getattr(made, field))
+
+        _wrap(kind, "__init__", after=remember)
+
+    def _listen_to_telemetry(self) -> None:
+        from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+        from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+        def show_spans(_exporter: object, spans: Any) -> None:
+            for span in spans:
+                self.watch.show("a span", span.to_json())
+
+        _wrap(InMemorySpanExporter, "export", before=show_spans)
+        _wrap(
+            InMemoryMetricReader,
+            "get_metrics_data",
+            after=lambda _reader, data: self.watch.show("a metric", repr(data)),
+        )
+
+    def _show_error(self, error: BaseException | None) -> None:
+        if error is not None:
+            self.watch.show(f"the text of {type(error).__name__}", f"{error} {error!r}")
+            # The frames of the tests themselves may name secrets in their source, so only the library's are shown.
+            self.watch.show(f"the traceback of {type(error).__name__}", "".join(_format_chain(error)))
+
+    def _show_output(self, output: tuple[str | bytes | None, str | bytes | None]) -> None:
+        for place, written in zip(("stdout", "stderr"), output, strict=True):
+            text = written.decode(errors="replace") if isinstance(written, bytes) else written
+            self.watch.show(f"the {place} of a subprocess", text or "")
+
+    def pytest_warning_recorded(self, warning_message: Any, nodeid: str) -> None:
+        """Read what was warned of; pytest tells it when the test is over, and has passed."""
+        watch = Watch(self.watch.secrets, [("a warning", str(warning_message.message))])
+        if watch.leaks():
+            self.leaking_warnings.append(nodeid)
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Fail the run for warnings that showed a secret."""
+        if self.leaking_warnings:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        """Say which tests they came from."""
+        for nodeid in self.leaking_warnings:
+            terminalreporter.write_line(f"a secret shows in a warning of {nodeid}")
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Read what the test printed, and fail it when it showed a secret."""
+        report = yield
+        if call.when != "call" or item.get_closest_marker("shows_secrets") is not None:
+            return report
+        for name, content in report.sections:
+            # The section of logs was read record by record.
+            if "std" in name:
+                self.watch.show(name, content)
+        leaks = self.watch.leaks()
+        if leaks and report.passed:
+            report.outcome = "failed"
+            report.longrepr = f"a secret shows in {', '.join(sorted(set(leaks)))}"
+        return report
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self) -> Generator[None, object, object]:
+        """Watch one test after the other, at the level of DEBUG."""
+        self.watch = Watch()
+        reader = _LogReader(self.watch)
+        root, ours = logging.getLogger(), logging.getLogger("openrouter_async")
+        root.addHandler(reader)
+        level = ours.level
+        ours.setLevel(logging.DEBUG)
+        try:
+            return (yield)
+        finally:
+            ours.setLevel(level)
+            root.removeHandler(reader)
+
+
+def _base_error() -> type[Exception]:
+    from openrouter_async.errors import OpenRouterError
+
+    return OpenRouterError
+
+
+def _format_chain(error: BaseException) -> Iterator[str]:
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        frames = [frame for frame in traceback.extract_tb(current.__traceback__) if "/tests/" not in frame.filename]
+        yield from traceback.format_list(frames)
+        yield from traceback.format_exception_only(current)
+        current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
+
+
+def _wrap(
+    kind: type[Any],
+    name: str,
+    *,
+    before: Callable[..., object] | None = None,
+    after: Callable[[Any, Any], object] | None = None,
+) -> None:
+    original = getattr(kind, name)
+
+    @functools.wraps(original)
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if before is not None:
+            before(self, *args, **kwargs)
+        result = original(self, *args, **kwargs)
+        if after is not None:
+            after(self, result)
+        return result
+
+    setattr(kind, name, wrapper)
+
+
+def _wrap_async(kind: type[Any], name: str, after: Callable[[Any, Any], object]) -> None:
+    original = getattr(kind, name)
+
+    @functools.wraps(original)
+    async def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        result = await original(self, *args, **kwargs)
+        after(self, result)
+        return result
+
+    setattr(kind, name, wrapper)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start to listen."""
+    plugin = Plugin()
+    plugin.install()
+    config.pluginmanager.register(plugin, "taint")
