@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import math
+from email.utils import format_datetime, formatdate
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from openrouter_async import RetryPolicy, errors
+from openrouter_async.backoff import backoff, parse_retry_after
+
+NOW = 1_800_000_000.0
+
+seconds = st.floats(0, 1e6)
+policies = st.builds(
+    RetryPolicy,
+    initial_interval=seconds,
+    max_interval=seconds,
+    exponent=st.one_of(st.floats(1, 1e6), st.integers(1, 10**6)),
+    jitter=st.booleans(),
+)
+
+
+# --- the policy ----------------------------------------------------------------------------------------------------
+
+
+def test_the_defaults_end_well_inside_the_life_of_a_code() -> None:
+    policy = RetryPolicy()
+    assert policy == RetryPolicy(
+        max_attempts=4,
+        initial_interval=0.5,
+        max_interval=8.0,
+        exponent=2.0,
+        max_elapsed_time=60.0,
+        retry_connection_errors=True,
+        statuses=[408, 429, 500, 502, 503, 504],
+        jitter=True,
+        retry_budget=500,
+    )
+    assert policy.max_elapsed_time < 600 / 2
+
+
+def test_no_retries_is_one_attempt_and_no_second_one_for_a_dead_connection() -> None:
+    policy = RetryPolicy.none(max_elapsed_time=5)
+    assert (policy.max_attempts, policy.retry_connection_errors, policy.max_elapsed_time) == (1, False, 5)
+
+
+@pytest.mark.parametrize(
+    ("field", "values", "requirement"),
+    [
+        ("max_attempts", [0, -1, 1.5, "3", True, None], "must be an integer from 1"),
+        ("initial_interval", [-0.1, math.inf, math.nan, "1", True, None], "must be a finite number from 0"),
+        ("max_interval", [-1, math.inf, None], "must be a finite number from 0"),
+        ("exponent", [0.9, 0, -2, math.inf], "must be a finite number from 1"),
+        ("max_elapsed_time", [0, -1, math.inf, math.nan], "must be a finite number above 0"),
+        ("retry_connection_errors", [1, None, "no"], "must be True or False"),
+        ("jitter", [0, None, "full"], "must be True or False"),
+        ("statuses", [[200], [399], [600], ["500"], 500, [None]], "must be HTTP statuses from 400 to 599"),
+        ("retry_budget", [-1, math.inf, "500"], "must be a finite number from 0"),
+    ],
+)
+def test_a_policy_that_makes_no_sense_is_refused(field: str, values: list[Any], requirement: str) -> None:
+    for value in values:
+        with pytest.raises(errors.RequestValidationError) as caught:
+            RetryPolicy(**{field: value})
+        assert str(caught.value) == f"{field}: {requirement}"
+
+
+# --- backoff -------------------------------------------------------------------------------------------------------
+
+
+def test_the_bound_doubles_up_to_the_longest_interval() -> None:
+    policy = RetryPolicy(jitter=False)
+    assert [backoff(policy, failures, 0.5) for failures in range(1, 8)] == [0.5, 1, 2, 4, 8, 8, 8]
+
+
+def test_jitter_draws_from_nothing_to_the_bound() -> None:
+    policy = RetryPolicy()
+    assert [backoff(policy, 3, chance) for chance in (0.0, 0.25, 0.5, 0.999)] == [0, 0.5, 1, 1.998]
+
+
+@given(policy=policies, failures=st.integers(1, 10**5), chance=st.floats(0, 1, exclude_max=True))
+@example(policy=RetryPolicy(initial_interval=0, exponent=3), failures=5000, chance=0.5)
+def test_no_backoff_is_negative_or_beyond_the_longest_interval(
+    policy: RetryPolicy, failures: int, chance: float
+) -> None:
+    wait = backoff(policy, failures, chance)
+    assert 0 <= wait <= policy.max_interval
+    if policy.initial_interval == 0:
+        assert wait == 0
+    if not policy.jitter:
+        assert wait <= backoff(policy, failures + 1, chance)
+
+
+# --- Retry-After ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "wait"),
+    [
+        ("0", 0.0),
+        ("7", 7.0),
+        (" 7 ", 7.0),
+        ("0.25", 0.25),
+        ("3.", 3.0),
+        ("3600", 3600.0),
+        (formatdate(NOW + 90, usegmt=True), 90.0),
+        (formatdate(NOW + 90, localtime=False), 90.0),
+        (formatdate(NOW - 90, usegmt=True), 0.0),
+        ("Fri, 15 Jan 2027 10:00:30 +0200", 30.0),
+        ("Friday, 15-Jan-27 08:00:30 GMT", 30.0),
+        ("Fri Jan 15 08:00:30 2027", 30.0),
+    ],
+)
+def test_seconds_and_dates_are_understood(text: str, wait: float) -> None:
+    assert parse_retry_after({"Retry-After": text}, NOW) == pytest.approx(wait)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", " ", "soon", "-7", "+7", "nan", "inf", "-inf", "Infinity", "1e3", "0x10", "1_000", "1,5", ".5", "٣", "²"),
+        *("9" * 400, "Fri, 99 Foo 2027 08:00:30 GMT", "Fri, 15 Jan 99999 08:00:30 GMT", "\x00", "1\r\n2", ";", "7, 8"),
+    ],
+)
+def test_nonsense_is_as_good_as_nothing(text: str) -> None:
+    assert parse_retry_after({"Retry-After": text}, NOW) is None
+    assert parse_retry_after({"Retry-After-Ms": text}, NOW) is None
+
+
+def test_milliseconds_go_first_unless_they_are_nonsense() -> None:
+    assert parse_retry_after({"Retry-After-Ms": "1500", "Retry-After": "9"}, NOW) == 1.5
+    assert parse_retry_after({"Retry-After-Ms": "nan", "Retry-After": "9"}, NOW) == 9
+    assert parse_retry_after({}, NOW) is None
+
+
+texts = st.one_of(
+    st.text(),
+    st.from_regex(r"[+-]?[0-9a-fA-F_.eE]{0,12}"),
+    st.datetimes().map(format_datetime),
+    st.from_regex(
+        r"(Mon|Fri), [0-9]{1,3} (Jan|Feb|Foo) [0-9]{1,6} [0-9]{1,2}:[0-9]{1,2}:[0-9]{1,2} ([+-][0-9]{4}|GMT|Z)?"
+    ),
+)
+
+
+@given(name=st.sampled_from(["Retry-After", "Retry-After-Ms"]), text=texts, now=st.floats(0, 1e11))
+def test_any_text_is_a_finite_wait_or_nothing_and_never_an_exception(name: str, text: str, now: float) -> None:
+    wait = parse_retry_after({name: text}, now)
+    assert wait is None or 0 <= wait < math.inf

@@ -1,0 +1,614 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from multidict import CIMultiDict
+from yarl import URL
+
+from openrouter_async import (
+    Attempt,
+    Handler,
+    OpenRouter,
+    Outcome,
+    Request,
+    RequestOptions,
+    Response,
+    RetryPolicy,
+    errors,
+)
+from openrouter_async.chain import build_chain
+from openrouter_async.outcomes import error_from, settle
+from openrouter_async.overload import Overload, RetryBudget
+from openrouter_async.retry import OnRetry, RetryMiddleware
+from tests.raw import RawServer, http
+from tests.wire.clock import FakeClock, StoppedClock, passes, until
+
+REQUEST = Request(
+    method="POST",
+    url=URL("https://openrouter.ai/api/v1/auth/keys"),
+    headers={},
+    body=b"{}",
+    operation="exchangeAuthCodeForAPIKey",
+    timeout=30,
+    retry=RetryPolicy(),
+)
+
+
+def status(code: int, **headers: str) -> Response:
+    named = CIMultiDict({name.replace("_", "-"): value for name, value in headers.items()})
+    return Response(status=code, headers=named, body=b"", elapsed=0.0)
+
+
+def dropped() -> errors.TransportError:
+    return errors.TransportError("dropped", outcome=Outcome.UNKNOWN)
+
+
+def unreachable() -> errors.TransportError:
+    return errors.TransportError("no route", outcome=Outcome.NOT_SENT)
+
+
+def stale() -> errors.TransportError:
+    return errors.TransportError("stale", outcome=Outcome.UNKNOWN, stale_connection=True)
+
+
+def late() -> errors.RequestTimeoutError:
+    return errors.RequestTimeoutError("late", outcome=Outcome.UNKNOWN)
+
+
+class Script:
+    """Stands in for the server: answers by a script, then by 200, and remembers what it got, and when."""
+
+    def __init__(self, clock: FakeClock, steps: Iterable[Response | Exception] = (), *, takes: float = 0.0) -> None:
+        self._clock = clock
+        self._steps = iter(steps)
+        self._takes = takes
+        self.requests: list[Request] = []
+        self.times: list[float] = []
+
+    async def __call__(self, request: Request) -> Response:
+        self.requests.append(request)
+        self.times.append(self._clock.now - 1000.0)
+        self._clock.advance(self._takes)
+        step = next(self._steps, status(200))
+        if isinstance(step, Exception):
+            raise step
+        return step
+
+
+def chain(
+    clock: FakeClock, server: Handler, *, on_retry: OnRetry | None = None, overload: Overload | None = None
+) -> Handler:
+    return build_chain(
+        "middlewares", [RetryMiddleware(clock=clock.clock, on_retry=on_retry, overload=overload)], server
+    )
+
+
+def with_retry(**options: Any) -> Request:
+    return attrs.evolve(REQUEST, retry=RetryPolicy(**options))
+
+
+def error_of(response: Response, clock: FakeClock) -> errors.OpenRouterError:
+    """The error that a caller gets for an answer."""
+    error = error_from(REQUEST, response, clock.clock)
+    error.history = response.history
+    settle(error)
+    return error
+
+
+# --- attempts and waits --------------------------------------------------------------------------------------------
+
+
+async def test_it_is_an_ordinary_middleware_that_anyone_can_put_into_a_chain() -> None:
+    clock = FakeClock()
+    server = Script(clock, [status(503), dropped()])
+    response = await chain(clock, server)(REQUEST)
+    assert response.status == 200
+    assert [attempt.number for attempt in response.history] == [1, 2]
+    assert [request.attempt for request in server.requests] == [1, 2, 3]
+    assert clock.waits == [0.25, 0.5]
+
+
+async def test_a_request_that_is_answered_at_once_passes_as_it_is() -> None:
+    clock = FakeClock()
+    server = Script(clock)
+    response = await chain(clock, server)(REQUEST)
+    assert server.requests == [REQUEST]
+    assert response.history == ()
+    assert clock.waits == []
+
+
+@pytest.mark.parametrize("code", [400, 401, 403, 404, 405, 409, 422, 425, 501, 505, 520, 301, 307, 201])
+async def test_other_statuses_are_not_retried(code: int) -> None:
+    clock = FakeClock()
+    server = Script(clock, [status(code)])
+    assert (await chain(clock, server)(REQUEST)).status == code
+    assert len(server.requests) == 1
+
+
+async def test_statuses_can_be_chosen() -> None:
+    clock = FakeClock()
+    server = Script(clock, [status(425), status(503)])
+    assert (await chain(clock, server)(with_retry(statuses=[425]))).status == 503
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        errors.ResponseValidationError("200: empty", status_code=200),
+        errors.ClientClosedError("closed"),
+        errors.RequestValidationError("code", "must be there"),
+    ],
+    ids=lambda failure: type(failure).__name__,
+)
+async def test_errors_that_are_not_of_the_transport_are_not_retried(failure: errors.OpenRouterError) -> None:
+    clock = FakeClock()
+    server = Script(clock, [failure])
+    with pytest.raises(type(failure)) as caught:
+        await chain(clock, server)(REQUEST)
+    assert caught.value is failure
+    assert len(server.requests) == 1
+
+
+async def test_a_foreign_exception_passes_as_it_is() -> None:
+    clock = FakeClock()
+    server = Script(clock, [KeyError("mine")])
+    with pytest.raises(KeyError):
+        await chain(clock, server)(REQUEST)
+    assert len(server.requests) == 1
+
+
+async def test_the_last_failure_is_given_back_with_those_before_it() -> None:
+    clock = FakeClock()
+    response = await chain(clock, Script(clock, [dropped(), late(), status(502), status(504)]))(REQUEST)
+    assert response.status == 504
+    assert [type(attempt.error).__name__ for attempt in response.history] == [
+        "TransportError",
+        "RequestTimeoutError",
+        "APIError",
+    ]
+    assert [attempt.wait for attempt in response.history] == clock.waits == [0.25, 0.5, 1.0]
+
+
+async def test_an_attempt_remembers_how_long_it_took() -> None:
+    clock = FakeClock()
+    response = await chain(clock, Script(clock, [status(503)], takes=3.0))(REQUEST)
+    assert response.history[0].elapsed == pytest.approx(3.0)
+
+
+async def test_connection_errors_can_be_left_alone() -> None:
+    clock = FakeClock()
+    server = Script(clock, [status(503), unreachable()])
+    with pytest.raises(errors.TransportError) as caught:
+        await chain(clock, server)(with_retry(retry_connection_errors=False))
+    assert len(caught.value.history) == 1
+
+
+async def test_the_longer_of_backoff_and_the_servers_wish_is_waited() -> None:
+    clock = FakeClock()
+    server = Script(clock, [status(500, Retry_After="0.1"), status(500, Retry_After="3"), status(500, Retry_After="0")])
+    await chain(clock, server)(REQUEST)
+    assert clock.waits == [0.25, 3.0, 1.0]
+
+
+headers = st.one_of(st.text(max_size=20), st.floats().map(str), st.integers().map(str))
+
+
+@given(
+    codes=st.lists(st.sampled_from([429, 500, 503]), min_size=1, max_size=6),
+    name=st.sampled_from(["Retry-After", "Retry-After-Ms"]),
+    texts=st.lists(headers, min_size=6, max_size=6),
+    limit=st.floats(0.01, 100),
+    chance=st.floats(0, 1, exclude_max=True),
+)
+async def test_whatever_a_server_asks_for_no_wait_is_negative_or_beyond_the_calls_time(
+    codes: list[int], name: str, texts: list[str], limit: float, chance: float
+) -> None:
+    clock = FakeClock([chance])
+    server = Script(
+        clock,
+        [
+            Response(status=code, headers={name: text}, body=b"", elapsed=0)
+            for code, text in zip(codes, texts, strict=False)
+        ],
+    )
+    await chain(clock, server)(with_retry(max_elapsed_time=limit, max_attempts=9))
+    assert all(0 <= wait < limit for wait in clock.waits)
+    assert clock.now - 1000.0 < limit
+
+
+# --- the time of the whole call ------------------------------------------------------------------------------------
+
+
+async def test_the_calls_time_bounds_attempts_and_waits_together() -> None:
+    clock = FakeClock()
+    server = Script(clock, [status(503)] * 100, takes=7.0)
+    response = await chain(clock, server)(with_retry(max_attempts=100, max_elapsed_time=20.0, jitter=False))
+    assert server.times == [0.0, 7.5, 15.5]
+    assert [request.timeout for request in server.requests] == [20.0, 12.5, 4.5]
+    assert len(response.history) == 2
+    assert error_of(response, clock).__notes__[0] == (
+        "not retried: a wait of 2 s does not fit into what is left of the call's time"
+    )
+
+
+async def test_a_wait_that_does_not_fit_is_not_begun() -> None:
+    clock = FakeClock()
+    response = await chain(clock, Script(clock, [status(503, Retry_After="61")]))(REQUEST)
+    assert clock.waits == []
+    error = error_of(response, clock)
+    assert error.retry_after == 61
+    assert error.attempts == 1
+    assert error.__notes__ == ["not retried: a wait of 61 s does not fit into what is left of the call's time"]
+
+
+async def test_a_machine_that_slept_through_a_wait_does_not_send_when_the_time_is_over() -> None:
+    clock = StoppedClock()
+    failure = dropped()
+    server = Script(clock, [failure])
+    call = asyncio.ensure_future(chain(clock, server)(REQUEST))
+    await until(lambda: clock.sleeping == 1)
+    clock.advance(3600)
+    with pytest.raises(errors.TransportError) as caught:
+        await call
+    assert caught.value is failure
+    # What was meant to be followed by another attempt and was not is no part of the history.
+    assert caught.value.history == ()
+    assert len(server.requests) == 1
+
+
+# --- pauses --------------------------------------------------------------------------------------------------------
+
+
+async def test_one_pause_holds_all_calls_of_a_client_and_they_leave_it_spread_out() -> None:
+    clock = StoppedClock([0.0, 0.25, 0.5, 0.75, 0.99])
+    server = Script(clock, [status(429, Retry_After="10")])
+    handler = chain(clock, server)
+    calls = [asyncio.ensure_future(handler(REQUEST))]
+    await until(lambda: clock.sleeping == 1)
+    calls += [asyncio.ensure_future(handler(REQUEST)) for _ in range(20)]
+    await until(lambda: clock.sleeping == 21)
+    assert server.times == [0.0]
+    for _ in range(130):
+        clock.advance(0.1)
+        await passes(3)
+    responses = await asyncio.gather(*calls)
+    assert {response.status for response in responses} == {200}
+    assert len(server.times) == 22
+    left = sorted(server.times[1:])
+    assert left[0] >= 10.0
+    assert left[-1] <= 12.1
+    # A fifth of ten seconds in steps of a tenth: no more than what chance gave to one step.
+    assert max(left.count(moment) for moment in left) <= 5
+    assert len(set(left)) >= 5
+
+
+@pytest.mark.parametrize("code", [429, 503])
+@pytest.mark.parametrize("policy", [RetryPolicy(), RetryPolicy.none(), RetryPolicy(statuses=[500])])
+async def test_a_pause_holds_whatever_the_policy_of_the_call_that_met_it(code: int, policy: RetryPolicy) -> None:
+    clock = FakeClock()
+    server = Script(clock, [status(code, Retry_After="10")])
+    handler = chain(clock, server)
+    await handler(attrs.evolve(REQUEST, retry=policy))
+    await handler(REQUEST)
+    assert server.times[-1] >= 10.0
+
+
+async def test_a_pause_is_for_one_host() -> None:
+    clock = StoppedClock()
+    server = Script(clock, [status(429, Retry_After="10")])
+    handler = chain(clock, server)
+    held = asyncio.ensure_future(handler(REQUEST))
+    await until(lambda: clock.sleeping == 1)
+    assert (await handler(attrs.evolve(REQUEST, url=URL("https://gateway.example/auth/keys")))).status == 200
+    assert server.times == [0.0, 0.0]
+    clock.advance(13)
+    assert (await held).status == 200
+
+
+async def test_a_longer_pause_is_not_shortened_by_a_shorter_one() -> None:
+    clock = FakeClock()
+    overload = Overload(clock.clock)
+    origin = REQUEST.url.origin()
+    overload.pause(origin, 10)
+    overload.pause(origin, 1)
+    assert overload.paused(origin) == pytest.approx(10)
+    clock.advance(10)
+    assert overload.paused(origin) == 0
+    assert overload.spread(origin) == 0
+
+
+async def test_a_pause_that_is_lengthened_meanwhile_is_heeded() -> None:
+    clock = StoppedClock([0.0])
+    server = Script(clock)
+    overload = Overload(clock.clock)
+    overload.pause(REQUEST.url.origin(), 5)
+    call = asyncio.ensure_future(chain(clock, server, overload=overload)(REQUEST))
+    await until(lambda: clock.sleeping == 1)
+    overload.pause(REQUEST.url.origin(), 20)
+    clock.advance(6)
+    await passes()
+    assert server.times == []
+    clock.advance(20)
+    assert (await call).status == 200
+
+
+async def test_a_call_that_cannot_wait_for_the_end_of_a_pause_is_not_sent_and_says_for_how_long() -> None:
+    clock = FakeClock()
+    server = Script(clock, [status(429, Retry_After="300")])
+    handler = chain(clock, server)
+    await handler(REQUEST)
+    with pytest.raises(errors.TransportError) as caught:
+        await handler(REQUEST)
+    assert caught.value.outcome is Outcome.NOT_SENT
+    assert caught.value.retry_after == pytest.approx(300)
+    assert caught.value.attempts == 0
+    assert "busy" in caught.value.user_message
+    assert not caught.value.restart_login
+    assert len(server.requests) == 1
+
+
+async def test_a_retry_that_a_longer_pause_of_another_call_prevents_is_no_attempt() -> None:
+    clock = StoppedClock()
+    failure = dropped()
+    server = Script(clock, [failure])
+    overload = Overload(clock.clock)
+    call = asyncio.ensure_future(chain(clock, server, overload=overload)(REQUEST))
+    await until(lambda: clock.sleeping == 1)
+    overload.pause(REQUEST.url.origin(), 300)
+    clock.advance(1)
+    with pytest.raises(errors.TransportError) as caught:
+        await call
+    assert caught.value is failure
+    assert caught.value.history == ()
+    assert "not retried: the host's pause does not end in time" in caught.value.__notes__
+
+
+async def test_one_odd_header_does_not_stop_a_client_for_a_day() -> None:
+    clock = FakeClock()
+    overload = Overload(clock.clock)
+    overload.pause(REQUEST.url.origin(), 1e300)
+    assert overload.paused(REQUEST.url.origin()) == pytest.approx(600)
+
+
+async def test_the_spread_leaves_half_of_what_is_left_to_the_attempt() -> None:
+    clock = FakeClock([0.99])
+    server = Script(clock, [status(429, Retry_After="58")])
+    await chain(clock, server)(REQUEST)
+    assert server.times[-1] == pytest.approx(59)
+    assert server.requests[-1].timeout == pytest.approx(1)
+
+
+# --- dead pooled connections ---------------------------------------------------------------------------------------
+
+
+async def test_dead_pooled_connections_cost_neither_time_nor_attempts_nor_budget() -> None:
+    clock = FakeClock()
+    server = Script(clock, [*(stale() for _ in range(50)), status(503), *(stale() for _ in range(50))])
+    response = await chain(clock, server)(with_retry(max_attempts=2, retry_budget=5))
+    assert response.status == 200
+    assert len(response.history) == 101
+    assert clock.waits == [0.25]
+
+
+async def test_dead_pooled_connections_end_with_the_calls_time() -> None:
+    clock = FakeClock()
+    server = Script(clock, [stale() for _ in range(100)], takes=1.0)
+    with pytest.raises(errors.TransportError):
+        await chain(clock, server)(with_retry(max_elapsed_time=10))
+    assert len(server.requests) == 10
+
+
+# --- the retry budget ----------------------------------------------------------------------------------------------
+
+
+def test_a_bucket_gives_what_it_holds_and_takes_back_what_it_can_hold() -> None:
+    bucket = RetryBudget(12)
+    assert [bucket.spend(5), bucket.spend(5), bucket.spend(5), bucket.spend(2)] == [True, True, False, True]
+    bucket.refund(100)
+    assert bucket.tokens == 12
+
+
+async def test_when_a_server_is_down_retries_end_and_the_traffic_is_not_multiplied() -> None:
+    clock = FakeClock()
+    server = Script(clock, [status(503)] * 10_000)
+    handler = chain(clock, server)
+    for _ in range(1000):
+        response = await handler(with_retry(retry_budget=500))
+    # 500 tokens are a hundred retries at 5 each.
+    assert len(server.requests) == 1000 + 100
+    assert error_of(response, clock).__notes__ == ["not retried: the retry budget of 500 is used up"]
+
+
+async def test_without_a_budget_every_call_is_retried() -> None:
+    clock = FakeClock()
+    server = Script(clock, [status(503)] * 10_000)
+    handler = chain(clock, server)
+    for _ in range(200):
+        await handler(with_retry(retry_budget=None))
+    assert len(server.requests) == 200 * 4
+
+
+async def test_a_timeout_costs_twice_and_a_used_up_budget_is_named_by_the_error() -> None:
+    clock = FakeClock()
+    handler = chain(clock, Script(clock, [late(), late(), late()]))
+    with pytest.raises(errors.RequestTimeoutError) as caught:
+        await handler(with_retry(retry_budget=20, max_attempts=9))
+    assert len(caught.value.history) == 2
+    assert caught.value.__notes__ == ["not retried: the retry budget of 20 is used up"]
+
+
+async def test_successes_refill_the_budget_and_a_retried_one_gives_back_what_it_cost() -> None:
+    clock = FakeClock()
+    steps = [status(503), status(503), status(200), *[status(200)] * 5, status(503), status(503), status(503)]
+    handler = chain(clock, Script(clock, steps))
+    request = with_retry(retry_budget=10, max_attempts=9)
+    assert len((await handler(request)).history) == 2  # empty, then 5 given back
+    for _ in range(5):
+        await handler(request)  # 1 given back by each
+    assert len((await handler(request)).history) == 2
+
+
+async def test_hosts_and_budgets_do_not_share_tokens() -> None:
+    clock = FakeClock()
+    handler = chain(clock, Script(clock, [status(503)] * 100))
+    one = with_retry(retry_budget=5, max_attempts=2)
+    assert len((await handler(one)).history) == 1
+    assert len((await handler(one)).history) == 0
+    assert len((await handler(attrs.evolve(one, url=URL("https://gateway.example/auth/keys")))).history) == 1
+    assert len((await handler(with_retry(retry_budget=6, max_attempts=2))).history) == 1
+
+
+# --- the hook and the log ------------------------------------------------------------------------------------------
+
+
+async def test_the_hook_is_told_of_each_retry_before_its_wait(caplog: pytest.LogCaptureFixture) -> None:
+    clock = FakeClock()
+    told: list[tuple[Request, Attempt, int]] = []
+
+    def hook(request: Request, attempt: Attempt) -> None:
+        told.append((request, attempt, len(clock.waits)))
+
+    with caplog.at_level(logging.INFO, "openrouter_async"):
+        response = await chain(clock, Script(clock, [status(503), dropped()]), on_retry=hook)(REQUEST)
+    assert [attempt for _, attempt, _ in told] == list(response.history)
+    assert [request for request, _, _ in told] == [REQUEST, REQUEST]
+    assert [waits for _, _, waits in told] == [0, 1]
+    assert [
+        (record.levelname, *(vars(record)[name] for name in ("event", "operation", "attempt", "wait", "outcome")))
+        for record in caplog.records
+    ] == [
+        ("INFO", "retry", "exchangeAuthCodeForAPIKey", 1, 0.25, "unknown"),
+        ("INFO", "retry", "exchangeAuthCodeForAPIKey", 2, 0.5, "unknown"),
+    ]
+    assert "retrying in 0.25 s after attempt 1: 503 Service Unavailable" in caplog.text
+
+
+async def test_a_hook_that_raises_changes_nothing_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    def hook(request: Request, attempt: Attempt) -> None:
+        raise LookupError("mine")
+
+    clock = FakeClock()
+    response = await chain(clock, Script(clock, [status(503)]), on_retry=hook)(REQUEST)
+    assert response.status == 200
+    assert [vars(record)["event"] for record in caplog.records if record.levelname == "ERROR"] == ["hook_failed"]
+    assert "LookupError: mine" in caplog.text
+
+
+async def test_the_wait_that_is_announced_is_the_wait_that_follows() -> None:
+    clock = FakeClock()
+    response = await chain(clock, Script(clock, [status(429, Retry_After="10")]))(REQUEST)
+    assert [attempt.wait for attempt in response.history] == clock.waits == [11.0]
+
+
+# --- outcomes over several attempts --------------------------------------------------------------------------------
+
+
+async def test_a_middleware_further_in_that_sends_again_hides_no_ambiguous_attempt() -> None:
+    clock = FakeClock()
+    server = Script(clock, [dropped(), status(429), status(429), status(403)])
+    inner = RetryMiddleware(clock=clock.clock)
+    outer = RetryMiddleware(clock=clock.clock)
+    handler = build_chain("middlewares", [outer, inner], server)
+    response = await handler(with_retry(max_attempts=2))
+    assert response.status == 403
+    assert [attempt.is_ambiguous for attempt in response.history] == [True, False, False]
+    assert error_of(response, clock).outcome is Outcome.UNKNOWN
+
+
+async def test_what_a_middleware_further_in_raises_keeps_its_history() -> None:
+    clock = FakeClock()
+    failure = dropped()
+    server = Script(clock, [failure, unreachable(), unreachable(), unreachable()])
+    inner = RetryMiddleware(clock=clock.clock)
+    outer = RetryMiddleware(clock=clock.clock)
+    with pytest.raises(errors.TransportError) as caught:
+        await build_chain("middlewares", [outer, inner], server)(with_retry(max_attempts=2))
+    assert caught.value.history[0].error is failure
+    settle(caught.value)
+    assert caught.value.outcome is Outcome.UNKNOWN
+
+
+def answers(*steps: bytes | None) -> Callable[[bytes], bytes | None]:
+    script = iter(steps)
+    return lambda _: next(script)
+
+
+def said(code: int, message: str, *headers: str) -> bytes:
+    return http(code, json.dumps({"error": {"code": code, "message": message}}).encode(), *headers)
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "outcome", "restart", "user_message"),
+    [
+        (None, said(400, "Invalid code"), Outcome.UNKNOWN, True, "could not be confirmed"),
+        (
+            said(500, "boom"),
+            said(403, "Invalid code or code_verifier"),
+            Outcome.UNKNOWN,
+            True,
+            "could not be confirmed",
+        ),
+        (said(429, "slow"), said(400, "Invalid code"), Outcome.REFUSED, True, "not valid any more"),
+        (said(429, "slow"), said(429, "slow"), Outcome.REFUSED, False, "busy"),
+        (said(503, "down"), said(429, "slow"), Outcome.UNKNOWN, True, "could not be confirmed"),
+        (said(429, "slow"), said(401, "Missing Authentication header"), Outcome.REFUSED, True, "operator"),
+    ],
+)
+async def test_a_caller_is_told_what_became_of_the_code_and_what_to_do(
+    first: bytes | None, then: bytes, outcome: Outcome, restart: bool, user_message: str
+) -> None:
+    clock = FakeClock()
+    async with RawServer(answers(first, then)) as server:
+        retry = RetryPolicy(max_attempts=2)
+        async with OpenRouter(None, base_url=server.base_url, retry=retry, clock=clock.clock) as client:
+            with pytest.raises(errors.OpenRouterError) as caught:
+                await client.oauth.exchange_auth_code_for_api_key(code="code-1")
+    error = caught.value
+    assert error.outcome is outcome
+    assert error.restart_login is restart
+    assert user_message in error.user_message
+    assert error.attempts == 2
+    assert len(error.__notes__) == 1
+    assert error.__notes__[0].startswith("attempt 1: ")
+    if outcome is Outcome.UNKNOWN:
+        assert error.__cause__ is error.history[0].error
+
+
+# --- deadlines from outside ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("script", [[], [said(503, "down")]], ids=["in an attempt", "in a wait"])
+async def test_a_deadline_of_the_caller_is_respected_and_not_swallowed(script: list[bytes]) -> None:
+    hanging = iter(script)
+    async with RawServer(lambda _: next(hanging, b"")) as server:
+        retry = RetryPolicy(initial_interval=30, max_interval=30, jitter=False)
+        async with OpenRouter(None, base_url=server.base_url, retry=retry) as client:
+            started = asyncio.get_running_loop().time()
+            with pytest.raises(TimeoutError) as caught:
+                async with asyncio.timeout(0.05):
+                    await client.oauth.exchange_auth_code_for_api_key(code="code-1")
+            assert not isinstance(caught.value, errors.OpenRouterError)
+            assert asyncio.get_running_loop().time() - started < 5
+            await client.aclose(timeout=0)
+
+
+async def test_an_attempts_timeout_and_the_calls_time_both_hold() -> None:
+    async with RawServer(lambda _: b"") as server, OpenRouter(None, base_url=server.base_url) as client:
+        for timeout, limit, attempts in ((0.02, 30.0, 3), (30.0, 0.05, 1)):
+            options = RequestOptions(
+                timeout=timeout, retry=RetryPolicy(max_attempts=3, initial_interval=0, max_elapsed_time=limit)
+            )
+            started = asyncio.get_running_loop().time()
+            with pytest.raises(errors.RequestTimeoutError) as caught:
+                await client.oauth.exchange_auth_code_for_api_key(code="code-1", options=options)
+            assert caught.value.attempts == attempts
+            assert asyncio.get_running_loop().time() - started < 5
