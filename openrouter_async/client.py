@@ -92,6 +92,11 @@ def _is_callable(_instance: object, attribute: attrs.Attribute[Any], value: obje
         raise RequestValidationError(attribute.name, "must be callable")
 
 
+def _is_hook(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if value is not None and (not callable(value) or inspect.iscoroutinefunction(value)):
+        raise RequestValidationError(attribute.name, "must be callable, and not async: it is not awaited")
+
+
 @attrs.frozen(kw_only=True)
 class _Settings:
     api_key: Bearer | ApiKeySource | None = attrs.field(converter=_to_api_key, repr=mask_optional)
@@ -105,7 +110,7 @@ class _Settings:
     x_open_router_categories: str | None = attrs.field(validator=_is_header_value)
     headers: Mapping[str, str] = attrs.field(converter=_to_headers, repr=redact_headers)
     on_key: OnKey | None = attrs.field(validator=_is_callable)
-    on_retry: OnRetry | None = attrs.field(validator=_is_callable)
+    on_retry: OnRetry | None = attrs.field(validator=_is_hook)
 
     def request_headers(self) -> dict[str, str]:
         """The headers that all requests have in common, but for the bearer token."""

@@ -73,6 +73,7 @@ async def exchange(client: OpenRouter, code: str = "code-1", **options: Any) -> 
         ({"headers": {"content-length": "1"}}, "headers: content-length is set by the transport"),
         ({"on_key": 7}, "on_key: must be callable"),
         ({"on_retry": 7}, "on_retry: must be callable"),
+        ({"on_retry": asyncio.sleep}, "on_retry: must be callable, and not async"),
     ],
 )
 def test_a_bad_argument_is_refused_in_one_line_that_names_it(options: dict[str, Any], message: str) -> None:

@@ -6,6 +6,7 @@ import json
 import pickle
 from typing import Any
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -278,7 +279,15 @@ def test_each_error_tells_the_user_what_to_do() -> None:
     unreachable = errors.TransportError("x", outcome=Outcome.NOT_SENT)
     assert "try again" in unreachable.user_message
     assert not unreachable.restart_login
-    assert errors.RequestValidationError("code", "must be there").restart_login
+    for field in ("code", "code_verifier", "code_challenge_method"):
+        assert errors.RequestValidationError(field, "must be there").restart_login
+        assert "sign in again" in errors.RequestValidationError(field, "must be there").user_message
+    # What the app did wrong does not make the login invalid.
+    for field in ("api_key", "headers", "callback_url"):
+        assert not errors.RequestValidationError(field, "must be there").restart_login
+        assert "operator" in errors.RequestValidationError(field, "must be there").user_message
+    held_back = errors.TransportError("x", outcome=Outcome.NOT_SENT, retry_after=3.0)
+    assert "busy" in held_back.user_message
 
 
 def test_a_refusal_after_an_ambiguous_attempt_is_unknown_and_says_what_to_do() -> None:
@@ -298,6 +307,11 @@ def test_a_refusal_after_an_ambiguous_attempt_is_unknown_and_says_what_to_do() -
         "attempt 1: no route after 0.10 s; waited 0.50 s",
         "attempt 2: 500 boom after 1.00 s; waited 0.25 s",
     ]
+
+
+def test_the_notes_of_an_answer_become_those_of_its_error() -> None:
+    noted = attrs.evolve(response(503), notes=("not retried: for a reason",))
+    assert error_from(REQUEST, noted, Clock()).__notes__ == ["not retried: for a reason"]
 
 
 def test_a_refusal_after_attempts_that_never_left_stays_a_refusal() -> None:
