@@ -355,10 +355,10 @@ class WireServer:
             # asyncio.streams complains of a connection's task that was cancelled.
             pass
         finally:
-            self._tasks.discard(task)
             writer.close()
             with contextlib.suppress(ConnectionError, asyncio.CancelledError):
                 await writer.wait_closed()
+            self._tasks.discard(task)
 
     async def _serve(self, wire: Wire) -> None:
         while wire.is_open:
