@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test stress check package bench docs clean
+.PHONY: demo test test-all stress check package bench docs clean
 .DELETE_ON_ERROR:
 
 .venv/.pip:
@@ -37,6 +37,7 @@ check: .venv/.test .venv/.check
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 	$(BIN)/pyright
+	$(BIN)/python .ci/audit
 
 # The wheel, in an environment where nothing else is.
 package: .venv/.pip
@@ -45,6 +46,9 @@ package: .venv/.pip
 	$(PYTHON) -m venv .cache/package
 	.cache/package/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
 	cd .cache && package/bin/python -m openrouter_async.testing.demo
+
+test-all:
+	bash .ci/matrix
 
 stress: .venv/.test
 	STRESS=1 $(BIN)/python -m pytest -s -m stress $(PYTEST_ARGS)
