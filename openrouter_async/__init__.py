@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from openrouter_async import errors
     from openrouter_async.backoff import RetryPolicy
+    from openrouter_async.batch import Batch, BatchProgress, ExchangeResult, Journal
     from openrouter_async.chain import Attempt, Handler, Middleware, Request, Response
     from openrouter_async.client import OpenRouter
     from openrouter_async.clock import Clock
@@ -29,6 +30,7 @@ __version__ = "0.1.0"
 # used. Where each name lives is said a second time for that.
 _MODULES: Final = {
     "backoff": ("RetryPolicy",),
+    "batch": ("Batch", "BatchProgress", "ExchangeResult", "Journal"),
     "chain": ("Attempt", "Handler", "Middleware", "Request", "Response"),
     "client": ("OpenRouter",),
     "clock": ("Clock",),
@@ -67,14 +69,18 @@ __all__ = [
     "UNSET",
     "Attempt",
     "AuthKeysCode",
+    "Batch",
+    "BatchProgress",
     "Clock",
     "CodeChallengeMethod",
     "CreateAuthKeysCodeRequest",
     "CreateAuthKeysCodeResponse",
     "ExchangeAuthCodeForAPIKeyRequest",
     "ExchangeAuthCodeForAPIKeyResponse",
+    "ExchangeResult",
     "Handler",
     "HttpMeta",
+    "Journal",
     "Middleware",
     "OpenRouter",
     "Outcome",

@@ -15,6 +15,7 @@
     ├── TransportError                          no HTTP answer
     │   └── RequestTimeoutError (TimeoutError)  none in time
     ├── KeyDeliveryError                        the key is there, but `on_key` failed
+    ├── JournalError                            a batch's journal cannot be used
     └── ClientClosedError                       the client cannot be used (any more, or here)
 """
 
@@ -38,6 +39,7 @@ __all__ = [
     "ConflictResponseError",
     "ForbiddenResponseError",
     "InternalServerResponseError",
+    "JournalError",
     "KeyDeliveryError",
     "OpenRouterError",
     "Outcome",
@@ -311,6 +313,10 @@ class KeyDeliveryError(OpenRouterError):
     def __init__(self, message: str, *, response: ExchangeAuthCodeForAPIKeyResponse) -> None:
         super().__init__(message, outcome=Outcome.COMPLETED, attempts=response.http_meta.attempts)
         self.response = response
+
+
+class JournalError(OpenRouterError):
+    """The journal of a batch is no journal, is open in another process, or cannot be written."""
 
 
 class ClientClosedError(OpenRouterError):

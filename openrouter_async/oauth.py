@@ -14,6 +14,17 @@ import attrs
 from yarl import URL
 
 from openrouter_async import converter
+from openrouter_async.batch import (
+    Batch,
+    ExchangeResult,
+    Journal,
+    OnProgress,
+    Plan,
+    Requests,
+    Run,
+    Source,
+    StopOn,
+)
 from openrouter_async.chain import Delivery, Request, Response
 from openrouter_async.clock import Clock
 from openrouter_async.errors import KeyDeliveryError, OpenRouterError, RequestValidationError, ResponseValidationError
@@ -55,6 +66,9 @@ class Operation:
 EXCHANGE: Final = Operation("exchangeAuthCodeForAPIKey", "/auth/keys")
 CREATE: Final = Operation("createAuthKeysCode", "/auth/keys/code")
 OPERATIONS: Final = (EXCHANGE, CREATE)
+
+REMEMBERED: Final = 4096
+"""How many results a stream remembers for equal requests that come later."""
 
 
 class Caller(Protocol):
@@ -220,6 +234,112 @@ class OAuth:
         if not any(name.lower() == "authorization" for name in call.headers):
             raise RequestValidationError("api_key", "must be given: creating a code needs a bearer token")
         return await self._call(call, CreateAuthKeysCodeResponse)
+
+    def exchange_many(
+        self,
+        requests: Requests,
+        /,
+        *,
+        concurrency: int = 16,
+        ordered: bool = False,
+        stop_on: StopOn | None = None,
+        deadline: float | None = None,
+        journal: Journal | None = None,
+        on_progress: OnProgress | None = None,
+        options: RequestOptions | None = None,
+    ) -> Batch:
+        """Exchange many authorization codes, and give each result as it comes.
+
+        ::
+
+            async for result in client.oauth.exchange_many(requests, concurrency=64):
+                if result.error is None:
+                    await store(result.response)
+
+        The results are as many as the requests, whatever becomes of each; one failure does not disturb the others. The
+        input is read no faster than results are taken, so it may be endless, and takes no more memory then. Requests
+        that are equal are sent once while the first is among the last 4,096; with a journal, for ever. What OpenRouter
+        asks to wait holds for the whole batch. See `Batch` for leaving it before its end.
+
+        Args:
+            requests: An iterable or async iterable of requests, or of bare codes that need no verifier. One that is not
+                async is read in the loop, and must not block it.
+            concurrency: Exchanges on their way at the same time; more than the client's ``pool_size`` only wait.
+            ordered: Whether the results come in the order of the input. At most twice ``concurrency`` requests are
+                taken before the result that comes next.
+            stop_on: Classes of errors, or a callable of a result, that end the batch: nothing more is taken or sent,
+                what was sent is answered, and what was taken and not sent fails with the outcome ``NOT_SENT``.
+            deadline: Seconds from the first result that is asked for until the batch ends so; None for no bound.
+            journal: An open journal. What it has a result for is skipped, and gives none here. What was about to be
+                sent when a process died is tried again, and if its code is rejected then, the outcome is ``UNKNOWN``.
+            on_progress: Called with a `BatchProgress` at most ten times a second, and at the end. It may be a coroutine
+                function. What it raises is logged.
+            options: What these calls do differently from their client.
+
+        Raises:
+            RequestValidationError: An argument is not valid; of the requests, each invalid one gives a result that says
+                so. A journal without keys needs a client with an ``on_key``.
+
+        The loop raises what the input raised, and for what ends a batch, after its last result:
+
+            JournalError: The journal cannot be written.
+            ClientClosedError: The client is closed.
+        """
+        return self._start_batch(
+            requests,
+            options,
+            concurrency=concurrency,
+            ordered=ordered,
+            stop_on=stop_on,
+            deadline=deadline,
+            journal=journal,
+            on_progress=on_progress,
+            remembered=REMEMBERED,
+        )
+
+    async def exchange_all(
+        self,
+        requests: Requests,
+        /,
+        *,
+        concurrency: int = 16,
+        stop_on: StopOn | None = None,
+        deadline: float | None = None,
+        journal: Journal | None = None,
+        on_progress: OnProgress | None = None,
+        options: RequestOptions | None = None,
+    ) -> list[ExchangeResult]:
+        """Exchange many authorization codes, and give all results in the order of the input.
+
+        It is for what fits into memory: equal requests are sent once, however far apart they are.
+
+        Args:
+            requests: As for `exchange_many`.
+            concurrency: As for `exchange_many`.
+            stop_on: As for `exchange_many`; requests that were not taken have no result.
+            deadline: As for `exchange_many`; requests that were not taken have no result.
+            journal: As for `exchange_many`; requests that are skipped have no result.
+            on_progress: As for `exchange_many`.
+            options: As for `exchange_many`.
+
+        Raises:
+            OpenRouterError: As for `exchange_many`. Results that there are then go only to ``on_key`` and the journal.
+        """
+        batch = self._start_batch(
+            requests,
+            options,
+            concurrency=concurrency,
+            stop_on=stop_on,
+            deadline=deadline,
+            journal=journal,
+            on_progress=on_progress,
+        )
+        return await batch.collect()
+
+    def _start_batch(self, requests: Requests, options: RequestOptions | None, **plan: Any) -> Batch:
+        made = Plan(has_on_key=self._caller.on_key is not None, **plan)
+        exchange = functools.partial(self._join, options=options, patient=True)
+        return Batch(Run(exchange, Source(requests), made, self._caller.clock))
 
     async def _join(
         self, model: ExchangeAuthCodeForAPIKeyRequest, options: RequestOptions | None, *, patient: bool = False

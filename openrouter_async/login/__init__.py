@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     from openrouter_async.login.loopback import LoopbackLogin
     from openrouter_async.login.stores.cookie import CookieStore
     from openrouter_async.login.stores.redis import RedisStore
-    from openrouter_async.login.stores.sealing import generate_key
+    from openrouter_async.sealing import generate_key
 
 # They need an extra, or aiohttp's server, which not every login does.
 _ON_DEMAND: Final = {
     "CookieStore": "openrouter_async.login.stores.cookie",
     "LoopbackLogin": "openrouter_async.login.loopback",
     "RedisStore": "openrouter_async.login.stores.redis",
-    "generate_key": "openrouter_async.login.stores.sealing",
+    "generate_key": "openrouter_async.sealing",
 }
 
 

@@ -20,7 +20,7 @@ from openrouter_async.login import (
     LoginRecord,
     generate_key,
 )
-from openrouter_async.login.stores.sealing import Sealer, SealError
+from openrouter_async.sealing import Sealer, SealError
 from tests.login.support import NOW, make_claimant, make_login, make_result
 
 OLD, NEW = generate_key(), generate_key()

@@ -12,7 +12,7 @@ from openrouter_async.login.errors import InvalidCookieError
 from openrouter_async.login.models import LoginCookie
 from openrouter_async.login.records import Claim, Claimant, ClaimStatus, KeyRecord, LoginRecord, Store
 from openrouter_async.login.stores.memory import MemoryStore
-from openrouter_async.login.stores.sealing import Keys, Sealer, SealError
+from openrouter_async.sealing import Keys, Sealer, SealError
 
 # Browsers must keep 4096 bytes of name, value and attributes (RFC 6265, section 6.1).
 _LARGEST: Final = 4000

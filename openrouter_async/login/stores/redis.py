@@ -20,7 +20,7 @@ except ImportError as missing:
 if TYPE_CHECKING:
     from redis.asyncio import RedisCluster
 
-    from openrouter_async.login.stores.sealing import Keys, Sealer
+    from openrouter_async.sealing import Keys, Sealer
 
 _Record = TypeVar("_Record", LoginRecord, KeyRecord)
 
@@ -191,7 +191,7 @@ class RedisStore:
     def _open(self, purpose: str, login_id: str, kind: type[_Record], data: Any) -> _Record:
         data = _bytes(data)
         if self._sealer is not None:
-            from openrouter_async.login.stores.sealing import SealError
+            from openrouter_async.sealing import SealError
 
             try:
                 data = self._sealer.open(f"{purpose} {login_id}", data)
@@ -217,7 +217,7 @@ class RedisStore:
 
 
 def _sealer(keys: Keys) -> Sealer:
-    from openrouter_async.login.stores.sealing import Sealer
+    from openrouter_async.sealing import Sealer
 
     return Sealer(keys)
 

@@ -1,4 +1,4 @@
-"""Encryption of what leaves the process; needs the extra ``cookie``."""
+"""Encryption of what leaves the process; needs the extra ``cookie`` or ``journal``, which are the same."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from openrouter_async.errors import RequestValidationError
 try:
     from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 except ImportError as missing:
-    raise ImportError("encrypting logins needs cryptography: pip install 'openrouter-async[cookie]'") from missing
+    raise ImportError("sealing needs cryptography: pip install 'openrouter-async[cookie]'") from missing
 
 Keys: TypeAlias = str | bytes | Iterable[str | bytes]
 """A Fernet key, or some: the first one seals, all of them open. `generate_key` makes one."""
@@ -19,7 +19,7 @@ _PADDING: Final = b"="
 
 
 def generate_key() -> str:
-    """A new key for `CookieStore` and `RedisStore`: keep it as secret as a password, and the same in all workers."""
+    """A new key for stores and journals: keep it as secret as a password, and the same in all workers."""
     return Fernet.generate_key().decode("ascii")
 
 

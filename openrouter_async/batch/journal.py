@@ -1,0 +1,272 @@
+"""The journal of a batch: what was about to be sent, and what came of it, in a file that outlives the process."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Self
+
+import attrs
+
+from openrouter_async.batch.journal_file import (
+    JournalEntry,
+    append,
+    open_journal,
+    purpose_of,
+    read_lines,
+    reason_of,
+    to_entry,
+    to_sealer,
+)
+from openrouter_async.batch.standing import Standing, cast_doubt, request_digest, standing_after
+from openrouter_async.clock import SYSTEM_CLOCK, Clock
+from openrouter_async.errors import JournalError, KeyDeliveryError, OpenRouterError, RequestValidationError
+from openrouter_async.models import ExchangeAuthCodeForAPIKeyRequest, ExchangeAuthCodeForAPIKeyResponse
+
+if TYPE_CHECKING:
+    from openrouter_async.sealing import Keys
+
+
+@attrs.define(eq=False)
+class _Group:
+    """Lines that are written, and made to last, together."""
+
+    lines: list[bytes] = attrs.field(factory=list[bytes])
+    written: asyncio.Event = attrs.field(factory=asyncio.Event)
+    failure: str | None = None
+
+
+class Journal:
+    """An append-only file, readable by its owner alone, of what a batch was about to send and of what came of it.
+
+    ::
+
+        async with Journal("keys.jsonl", keys=key) as journal:
+            async for result in client.oauth.exchange_many(requests, journal=journal):
+                ...
+
+    It holds a line of JSON an event. An intent is on the disk before its request leaves, a result before anybody gets
+    it; what comes at the same time shares one ``fsync``. A process that dies can leave a torn last line behind, which
+    the next one cuts off. One process at a time can have it open. There are neither codes nor verifiers in it: requests
+    go by their `request_digest`. It takes about 200 bytes of memory for each request it knows.
+
+    API keys are sealed when there are ``keys`` to seal them with. Without, they are not in it, and `exchange_many`
+    wants an ``on_key`` on the client: else a key would be lost with a process that dies before it is put anywhere.
+
+    Args:
+        path: Where the file is; it is made when there is none. It should be on a local disk.
+        keys: Fernet keys, by `openrouter_async.sealing.generate_key`: the first one seals, all of them open. They need
+            the extra ``journal``.
+        clear_keys: Whether API keys are written as they are. Whoever can read the file has them.
+        clock: Where time comes from.
+
+    Raises:
+        RequestValidationError: An argument is not valid.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        keys: Keys | None = None,
+        clear_keys: bool = False,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        if keys is not None and clear_keys:
+            raise RequestValidationError("clear_keys", "must not come with keys to seal with")
+        self._path = Path(path)
+        self._sealer = to_sealer(keys)
+        self._clear_keys = clear_keys
+        self._clock = clock
+        self._file: IO[bytes] | None = None
+        self._standings: dict[str, Standing] = {}
+        # Those under way: whether an earlier try of theirs is in doubt.
+        self._open: dict[str, bool] = {}
+        self._settled = asyncio.Event()
+        self._settled.set()
+        self._group: _Group | None = None
+        self._writer: asyncio.Task[None] | None = None
+        self._failure: str | None = None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._path} {'closed' if self._file is None else 'open'}>"
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def open(self) -> None:
+        """Lock the file and read what it says.
+
+        Raises:
+            JournalError: Another process has it open, it is no journal, or it cannot be used.
+        """
+        if self._file is not None:
+            raise JournalError(f"{self._path}: it is open already")
+        self._failure = None
+        self._file, self._standings = await asyncio.to_thread(open_journal, self._path)
+
+    async def aclose(self, *, timeout: float = 10.0) -> None:
+        """Wait for the results of what is under way, then close the file and give up the lock.
+
+        Args:
+            timeout: Seconds to wait; what has no result by then stays in doubt.
+        """
+        if self._file is None:
+            return
+        try:
+            async with asyncio.timeout(timeout):
+                await self._settled.wait()
+        except TimeoutError:
+            pass
+        finally:
+            self._failure = "it is closed"
+            if self._writer is not None:
+                await asyncio.wait((self._writer,))
+            with suppress(OSError):
+                # What could not be written before cannot be now.
+                self._file.close()
+            self._file = None
+            self._open.clear()
+            self._settled.set()
+
+    def standing(self, request: ExchangeAuthCodeForAPIKeyRequest | str) -> Standing | None:
+        """What is known of a request; None when it was never tried.
+
+        Args:
+            request: The request, or a bare code.
+        """
+        return self._standings.get(request_digest(request))
+
+    # What follows is the side that a batch sees. It names requests by their digest.
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the file is open."""
+        return self._file is not None
+
+    @property
+    def holds_keys(self) -> bool:
+        """Whether API keys can be had from the file."""
+        return self._sealer is not None or self._clear_keys
+
+    def is_final(self, digest: str) -> bool:
+        """Whether a request has a result that trying again cannot better."""
+        standing = self._standings.get(digest)
+        return standing is not None and standing.is_final
+
+    async def begin(self, digest: str) -> None:
+        """Note for good that a request is about to be sent.
+
+        Raises:
+            JournalError: It cannot be written; nothing may be sent.
+        """
+        # What is under way in this process is not in doubt: another batch will write its result.
+        doubted = digest not in self._open and self._standings.get(digest) is Standing.IN_DOUBT
+        await self._write({"event": "intent", "request": digest})
+        self._open[digest] = doubted
+        self._settled.clear()
+        self._standings[digest] = Standing.IN_DOUBT
+
+    async def record(self, digest: str, result: ExchangeAuthCodeForAPIKeyResponse | Exception) -> None:
+        """Note for good how it went.
+
+        A rejection of a code that an earlier run may have used is made to say so.
+
+        Raises:
+            JournalError: It cannot be written.
+        """
+        doubted = self._open.get(digest, False)
+        if doubted and isinstance(result, Exception):
+            cast_doubt(result)
+        standing = standing_after(result)
+        if doubted and standing is Standing.RETRYABLE:
+            standing = Standing.IN_DOUBT
+        try:
+            await self._write(
+                {"event": "result", "request": digest, "standing": standing, **self._tell(digest, result)}
+            )
+            self._standings[digest] = standing
+        finally:
+            self._open.pop(digest, None)
+            if not self._open:
+                self._settled.set()
+
+    def _tell(self, digest: str, result: ExchangeAuthCodeForAPIKeyResponse | Exception) -> dict[str, str | None]:
+        """What a line says of a result."""
+        said: dict[str, str | None] = {}
+        if isinstance(result, Exception):
+            # Only our own errors are known to show no secrets.
+            said["error"] = type(result).__name__ + (f": {result}" if isinstance(result, OpenRouterError) else "")
+        response = result.response if isinstance(result, KeyDeliveryError) else result
+        if isinstance(response, ExchangeAuthCodeForAPIKeyResponse):
+            said["user_id"] = response.user_id
+            said["key_hash"] = hashlib.sha256(response.key.encode()).hexdigest()
+            if self._sealer is not None:
+                said["sealed_key"] = self._sealer.seal(purpose_of(digest), response.key.encode()).decode()
+            elif self._clear_keys:
+                said["key"] = response.key
+        return said
+
+    async def _write(self, fields: dict[str, str | None]) -> None:
+        if self._file is None or self._failure is not None:
+            raise JournalError(f"{self._path}: {self._failure or 'it is not open'}")
+        group = self._group
+        if group is None:
+            group = self._group = _Group()
+            if self._writer is None:
+                self._writer = asyncio.get_running_loop().create_task(self._write_groups(self._file))
+        group.lines.append(json.dumps(fields | {"at": self._now()}).encode() + b"\n")
+        await group.written.wait()
+        if group.failure is not None:
+            raise JournalError(f"{self._path}: {group.failure}")
+
+    async def _write_groups(self, file: IO[bytes]) -> None:
+        while (group := self._group) is not None:
+            self._group = None
+            try:
+                await asyncio.to_thread(append, file, b"".join(group.lines))
+            except OSError as failure:
+                # A part of it may be there: whatever came after would be in the middle of a line.
+                self._failure = group.failure = f"it cannot be written: {reason_of(failure)}"
+            group.written.set()
+        self._writer = None
+
+    def _now(self) -> str:
+        return datetime.fromtimestamp(self._clock.time(), UTC).isoformat(timespec="milliseconds")
+
+    @staticmethod
+    def read(path: str | os.PathLike[str], *, keys: Keys | None = None) -> list[JournalEntry]:
+        """What a journal says, an entry a request, in the order of their first lines.
+
+        It may be in use meanwhile. This waits for the disk: in an event loop, call it by `asyncio.to_thread`.
+
+        Args:
+            path: Where the file is.
+            keys: The Fernet keys that it is sealed with; without, sealed keys are left out.
+
+        Raises:
+            JournalError: It is no journal, cannot be read, or was sealed with other keys.
+            RequestValidationError: ``keys`` are not valid.
+        """
+        sealer = to_sealer(keys)
+        entries: dict[str, JournalEntry] = {}
+        try:
+            with Path(path).open("rb") as file:
+                for _, fields in read_lines(file, Path(path)):
+                    entry = to_entry(fields, sealer, Path(path))
+                    entries[entry.request] = entry
+        except OSError as failure:
+            raise JournalError(f"{path}: it cannot be read: {reason_of(failure)}") from None
+        return list(entries.values())

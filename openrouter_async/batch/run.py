@@ -1,0 +1,361 @@
+"""A batch under way: a fixed number of workers between the input and the consumer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
+from typing import TypeAlias
+
+import attrs
+
+from openrouter_async.batch.plan import Plan
+from openrouter_async.batch.progress import BatchProgress, Reporter
+from openrouter_async.batch.results import ExchangeResult, StopOn
+from openrouter_async.batch.source import END, Source
+from openrouter_async.batch.standing import request_digest
+from openrouter_async.clock import Clock
+from openrouter_async.errors import (
+    ClientClosedError,
+    JournalError,
+    OpenRouterError,
+    Outcome,
+    RequestTimeoutError,
+    RequestValidationError,
+    TransportError,
+)
+from openrouter_async.events import Event
+from openrouter_async.models import ExchangeAuthCodeForAPIKeyRequest, ExchangeAuthCodeForAPIKeyResponse
+
+logger = logging.getLogger(__name__)
+
+_Request: TypeAlias = ExchangeAuthCodeForAPIKeyRequest
+_Response: TypeAlias = ExchangeAuthCodeForAPIKeyResponse
+
+Exchange: TypeAlias = Callable[[_Request], Awaitable[_Response]]
+"""Exchanges one code. Being cancelled, it raises `CancelledError` only when nothing was sent; else it ends first."""
+
+
+NotSent: TypeAlias = Callable[[], OpenRouterError]
+"""Makes the error for a request that was taken, but not sent."""
+
+
+class Run:
+    """A batch under way.
+
+    The workers pull: each takes the next request when it is done with its last one, so that an endless input needs no
+    more memory than a short one. They stop taking while twice as many requests as there are workers have no result that
+    the consumer took. A worker is cancelled only while it waits for input or for an exchange, and an exchange that was
+    sent ends first: so nothing has to be repaired afterwards.
+    """
+
+    def __init__(self, exchange: Exchange, source: Source, plan: Plan, clock: Clock) -> None:
+        self._exchange = exchange
+        self._source = source
+        self._plan = plan
+        self._clock = clock
+        self._reporter = None if plan.on_progress is None else Reporter(plan.on_progress, clock)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._workers: list[asyncio.Task[None]] = []
+        self._active = 0
+        self._cancellable: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.Task[None] | None = None
+        self._turn = asyncio.Lock()
+        self._places = 2 * plan.concurrency
+        self._room = asyncio.Event()
+        # Results that can be taken, and in an ordered batch those that wait for an earlier one: None if there is none.
+        self._results: deque[ExchangeResult] = deque()
+        self._early: dict[int, ExchangeResult | None] = {}
+        self._next_index = 0
+        self._news = asyncio.Event()
+        self._known: OrderedDict[_Request, asyncio.Future[ExchangeResult]] = OrderedDict()
+        self._not_sent: NotSent | None = None
+        self._failure: BaseException | None = None
+        self._is_exhausted = False
+        self._is_finished = False
+        self._is_abandoned = False
+        self._taken = self._succeeded = self._failed = self._unknown = self._repeated = self._skipped = 0
+        self._started: float | None = None
+        self._elapsed = 0.0
+
+    # The consumer's side.
+
+    async def next(self) -> ExchangeResult | None:
+        """The next result; None when no more will come.
+
+        Raises:
+            BaseException: What ended the batch, after its last result.
+        """
+        if self._started is None:
+            self._start()
+        while not self._results:
+            if self._is_finished:
+                failure, self._failure = self._failure, None
+                if failure is not None:
+                    raise failure
+                return None
+            self._news.clear()
+            await self._news.wait()
+        self._free_place()
+        return self._results.popleft()
+
+    def stop(self, not_sent: NotSent) -> None:
+        """Take and send nothing more."""
+        if self._not_sent is not None:
+            return
+        self._not_sent = not_sent
+        self._is_exhausted = True
+        self._room.set()
+        if self._started is None:
+            self._started = self._clock.monotonic()
+            self._is_finished = True
+        for worker in self._cancellable:
+            worker.cancel()
+
+    async def drain(self) -> None:
+        """Wait until what was sent is answered. It goes on when the caller is cancelled."""
+        if self._workers:
+            await asyncio.wait(self._workers)
+
+    def abandon(self) -> None:
+        """Stop, and take note that nobody will take the results. It may be called from any thread."""
+        if self._loop is None or (self._is_finished and not self._results):
+            return
+        # When the loop is closed, nothing is under way any more.
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._abandon)
+
+    def warn_of_loss(self, results: Iterable[ExchangeResult]) -> None:
+        """Say that the consumer will not get these results, if their keys are nowhere else."""
+        lost = sum(result.key is not None for result in results)
+        if lost and not self._plan.is_safe:
+            logger.error(
+                "%d key(s) of a batch are lost: it was left before its end, and no on_key is set",
+                lost,
+                extra={"event": Event.KEY_LOST, "keys": lost},
+            )
+
+    @property
+    def progress(self) -> BatchProgress:
+        """How far the batch has come."""
+        if self._started is not None and not self._is_finished:
+            self._elapsed = self._clock.monotonic() - self._started
+        return BatchProgress(
+            taken=self._taken,
+            succeeded=self._succeeded,
+            failed=self._failed,
+            unknown=self._unknown,
+            repeated=self._repeated,
+            skipped=self._skipped,
+            elapsed=self._elapsed,
+            total=self._source.total,
+            is_finished=self._is_finished,
+        )
+
+    def _start(self) -> None:
+        self._started = self._clock.monotonic()
+        self._loop = loop = asyncio.get_running_loop()
+        self._active = self._plan.concurrency
+        self._workers = [loop.create_task(self._work()) for _ in range(self._active)]
+        if self._plan.deadline is not None:
+            self._timer = loop.create_task(self._expire(self._plan.deadline))
+
+    async def _expire(self, seconds: float) -> None:
+        await self._clock.sleep(seconds)
+        self.stop(
+            lambda: RequestTimeoutError(
+                f"not sent: the batch's deadline of {seconds:g} s is over", outcome=Outcome.NOT_SENT, attempts=0
+            )
+        )
+
+    def _abandon(self) -> None:
+        self._is_abandoned = True
+        self.stop(closed)
+        self._forget_results()
+
+    def _forget_results(self) -> None:
+        self.warn_of_loss(self._results)
+        self._results.clear()
+
+    # The workers' side.
+
+    async def _work(self) -> None:
+        worker = asyncio.current_task()
+        assert worker is not None  # noqa: S101 - a coroutine of ours runs in a task
+        try:
+            while (taken := await self._take(worker)) is not None:
+                await self._carry_out(worker, *taken)
+        except (Exception, asyncio.CancelledError) as failure:  # noqa: BLE001 - it is raised in the consumer
+            self._fail(failure)
+        self._active -= 1
+        if not self._active:
+            await self._finish()
+
+    async def _take(self, worker: asyncio.Task[None]) -> tuple[int, object] | None:
+        async with self._turn:
+            while self._places <= 0 and not self._is_exhausted:
+                self._room.clear()
+                await self._room.wait()
+            if self._is_exhausted:
+                return None
+            self._cancellable.add(worker)
+            try:
+                item = await self._source.next()
+            except asyncio.CancelledError:
+                if self._not_sent is None:
+                    raise
+                worker.uncancel()
+                item = END
+            except Exception as failure:  # noqa: BLE001 - it is raised in the consumer
+                # There is no more input, which is no reason not to send what was taken.
+                self._failure = self._failure or failure
+                item = END
+            finally:
+                self._cancellable.discard(worker)
+            if item is END:
+                self._is_exhausted = True
+                return None
+            self._places -= 1
+            self._taken += 1
+            return self._taken - 1, item
+
+    async def _carry_out(self, worker: asyncio.Task[None], index: int, item: object) -> None:
+        try:
+            request = item if isinstance(item, _Request) else _Request(code=item)  # type: ignore[arg-type]
+        except RequestValidationError as invalid:
+            self._deliver(ExchangeResult(index=index, error=invalid.with_traceback(None)))
+            return
+        known = self._known.get(request)
+        if known is not None:
+            await asyncio.wait((known,))
+            self._repeated += 1
+            self._deliver(attrs.evolve(known.result(), index=index))
+            return
+        digest = ""
+        if self._plan.journal is not None:
+            digest = request_digest(request)
+            if self._plan.journal.is_final(digest):
+                self._skipped += 1
+                self._put(index, None)
+                # A long row of these must not keep the loop from its other work.
+                await asyncio.sleep(0)
+                return
+        landed = self._known[request] = worker.get_loop().create_future()
+        if self._plan.remembered is not None and len(self._known) > self._plan.remembered:
+            self._known.popitem(last=False)
+        try:
+            result = await self._exchange_one(worker, index, request, digest)
+            landed.set_result(result)
+        finally:
+            landed.cancel()
+        self._deliver(result)
+
+    async def _exchange_one(
+        self, worker: asyncio.Task[None], index: int, request: _Request, digest: str
+    ) -> ExchangeResult:
+        journal = self._plan.journal
+        outcome: _Response | Exception
+        try:
+            if journal is not None:
+                await journal.begin(digest)
+            if self._not_sent is not None:
+                raise self._not_sent()
+            outcome = await self._send(worker, request)
+        except Exception as error:  # noqa: BLE001 - it is the request's result
+            outcome = error
+        if isinstance(outcome, OpenRouterError):
+            # It says by itself what happened, and frames are large.
+            outcome.with_traceback(None)
+        if isinstance(outcome, (ClientClosedError, JournalError)):
+            # So would all others be.
+            self._fail(outcome)
+        if journal is not None and not isinstance(outcome, JournalError):
+            try:
+                await journal.record(digest, outcome)
+            except JournalError as failure:
+                self._fail(failure)
+        if isinstance(outcome, Exception):
+            return ExchangeResult(index=index, request=request, error=outcome)
+        return ExchangeResult(index=index, request=request, response=outcome)
+
+    async def _send(self, worker: asyncio.Task[None], request: _Request) -> _Response:
+        self._cancellable.add(worker)
+        try:
+            return await self._exchange(request)
+        except asyncio.CancelledError:
+            if self._not_sent is None:
+                raise
+            worker.uncancel()
+            raise self._not_sent() from None
+        finally:
+            self._cancellable.discard(worker)
+
+    def _deliver(self, result: ExchangeResult) -> None:
+        if result.error is None:
+            self._succeeded += 1
+        else:
+            self._failed += 1
+            self._unknown += result.outcome is Outcome.UNKNOWN
+        self._put(result.index, result)
+        if self._reporter is not None:
+            self._reporter.update(lambda: self.progress)
+        if self._plan.stop_on is not None and _matches(self._plan.stop_on, result):
+            self.stop(lambda: TransportError("not sent: stop_on ended the batch", outcome=Outcome.NOT_SENT, attempts=0))
+
+    def _put(self, index: int, result: ExchangeResult | None) -> None:
+        """Hand over a result, or None for a request that has none."""
+        if not self._plan.ordered:
+            self._hand_over(result)
+            return
+        self._early[index] = result
+        while self._next_index in self._early:
+            self._hand_over(self._early.pop(self._next_index))
+            self._next_index += 1
+
+    def _hand_over(self, result: ExchangeResult | None) -> None:
+        if result is None:
+            self._free_place()
+        else:
+            self._results.append(result)
+            self._news.set()
+
+    def _free_place(self) -> None:
+        self._places += 1
+        self._room.set()
+
+    def _fail(self, failure: BaseException) -> None:
+        self._failure = self._failure or failure
+        self.stop(lambda: TransportError("not sent: the batch failed", outcome=Outcome.NOT_SENT, attempts=0))
+
+    async def _finish(self) -> None:
+        """What the last worker does."""
+        try:
+            if self._timer is not None:
+                self._timer.cancel()
+                await asyncio.wait((self._timer,))
+            await self._source.aclose()
+        except Exception as failure:  # noqa: BLE001 - it is raised in the consumer
+            self._failure = self._failure or failure
+        finally:
+            last = attrs.evolve(self.progress, is_finished=True)
+            try:
+                if self._reporter is not None:
+                    await self._reporter.close(last)
+            finally:
+                self._is_finished = True
+                self._news.set()
+                if self._is_abandoned:
+                    self._forget_results()
+
+
+def closed() -> OpenRouterError:
+    """The error for a request that was not sent, since the batch was closed before."""
+    return TransportError("not sent: the batch was closed", outcome=Outcome.NOT_SENT, attempts=0)
+
+
+def _matches(stop_on: StopOn, result: ExchangeResult) -> object:
+    if isinstance(stop_on, (type, tuple)):
+        return isinstance(result.error, stop_on)
+    return stop_on(result)
