@@ -113,7 +113,7 @@ def append(file: IO[bytes], lines: bytes) -> None:
 
 def read_lines(file: IO[bytes], path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """The lines of a journal, each with the place where it ends; a torn one at the end is left out."""
-    header = file.readline()
+    header = file.readline(len(_HEADER))
     if header != _HEADER:
         if not _HEADER.startswith(header):
             raise JournalError(f"{path}: it is not a journal")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import assert_type
 from uuid import UUID
@@ -13,12 +14,16 @@ from yarl import URL
 from openrouter_async import (
     UNSET,
     Attempt,
+    Batch,
+    BatchProgress,
     CodeChallengeMethod,
     CreateAuthKeysCodeRequest,
     CreateAuthKeysCodeResponse,
     ExchangeAuthCodeForAPIKeyRequest,
     ExchangeAuthCodeForAPIKeyResponse,
+    ExchangeResult,
     Handler,
+    Journal,
     OpenRouter,
     Outcome,
     Request,
@@ -80,6 +85,46 @@ async def exchange(client: OpenRouter) -> None:
     await oauth.exchange_auth_code_for_api_key(
         ExchangeAuthCodeForAPIKeyRequest(code="c"), options=RequestOptions(timeout=5, retry=RetryPolicy.none())
     )
+
+
+async def codes() -> AsyncIterator[str]:
+    yield "c"
+
+
+async def requests() -> AsyncIterator[ExchangeAuthCodeForAPIKeyRequest]:
+    yield ExchangeAuthCodeForAPIKeyRequest(code="c")
+
+
+def show(progress: BatchProgress) -> None:
+    print(progress.finished, progress.total, progress.rate)
+
+
+async def show_later(progress: BatchProgress) -> None:
+    print(progress.in_flight, progress.unknown)
+
+
+async def exchange_many(client: OpenRouter) -> None:
+    oauth = client.oauth
+    oauth.exchange_many(["c"])
+    oauth.exchange_many(f"{number}" for number in range(3))
+    oauth.exchange_many([ExchangeAuthCodeForAPIKeyRequest(code="c"), "c"], stop_on=errors.UnauthorizedResponseError)
+    oauth.exchange_many(codes(), stop_on=(errors.APIError, errors.TransportError), on_progress=show)
+    oauth.exchange_many(requests(), stop_on=lambda result: result.outcome is Outcome.UNKNOWN, on_progress=show_later)
+    async with (
+        Journal("keys.jsonl", keys="k") as journal,
+        oauth.exchange_many(codes(), concurrency=64, ordered=True, deadline=500, journal=journal) as batch,
+    ):
+        assert_type(batch, Batch)
+        assert_type(batch.progress, BatchProgress)
+        async for result in batch:
+            assert_type(result, ExchangeResult)
+            assert_type(result.request, ExchangeAuthCodeForAPIKeyRequest | None)
+            assert_type(result.error, Exception | None)
+            assert_type(result.key, str | None)
+            assert_type(result.unwrap(), ExchangeAuthCodeForAPIKeyResponse)
+    assert_type(await oauth.exchange_all(codes(), options=RequestOptions(timeout=5)), list[ExchangeResult])
+    for entry in Journal.read("keys.jsonl", keys=["k", b"k"]):
+        assert_type(entry.key, str | None)
 
 
 async def create(client: OpenRouter) -> None:

@@ -17,6 +17,10 @@ async def calls(client: OpenRouter, creation: CreateAuthKeysCodeRequest) -> None
     await client.oauth.create_auth_code(callback_url=None)  # wrong
     await client.oauth.create_auth_code(callback_url="https://a.example", limit="100")  # wrong
     await client.oauth.create_auth_code(callback_url="https://a.example", expires_at="2027-12-31")  # wrong
+    client.oauth.exchange_many([7])  # wrong
+    client.oauth.exchange_many(["c"], 64)  # wrong
+    client.oauth.exchange_many(["c"], stop_on=int)  # wrong
+    client.oauth.exchange_many(["c"], journal="keys.jsonl")  # wrong
     client.with_options(pool_size=3)  # wrong
     client.with_options(timeout="5")  # wrong
 

@@ -1,0 +1,525 @@
+from __future__ import annotations
+
+import asyncio
+import errno
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from openrouter_async import (
+    BatchProgress,
+    ExchangeAuthCodeForAPIKeyRequest,
+    ExchangeAuthCodeForAPIKeyResponse,
+    ExchangeResult,
+    Handler,
+    Journal,
+    OpenRouter,
+    Outcome,
+    Request,
+    Response,
+    RetryPolicy,
+    errors,
+)
+from openrouter_async.batch import Standing, request_digest
+from openrouter_async.sealing import generate_key
+from openrouter_async.testing import FakeOpenRouter, Fault
+from tests.batch.support import Gate, Safe, issue, read, until
+from tests.support import ROOT
+
+KEY = generate_key()
+REFUSED = Fault.status(403, message="Invalid code or code_verifier")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "keys.jsonl"
+
+
+@pytest.fixture
+async def journal(path: Path) -> AsyncIterator[Journal]:
+    async with Journal(path, keys=KEY) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def client(fake: FakeOpenRouter) -> AsyncIterator[OpenRouter]:
+    async with OpenRouter(None, base_url=fake.base_url, retry=RetryPolicy.none()) as made:
+        yield made
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()[1:]]
+
+
+async def run(client: OpenRouter, path: Path, codes: list[str], **options: Any) -> list[ExchangeResult]:
+    """One run of a batch, as a process would do it that is started again and again."""
+    async with Journal(path, keys=KEY) as opened:
+        return await client.oauth.exchange_all(codes, journal=opened, **options)
+
+
+async def test_an_intent_and_a_result_are_written_for_each_request(
+    fake: FakeOpenRouter, client: OpenRouter, path: Path
+) -> None:
+    codes = issue(fake, 2)
+    await run(client, path, codes, concurrency=1)
+    assert [(line["event"], line["request"]) for line in lines(path)] == [
+        (event, request_digest(code)) for code in codes for event in ("intent", "result")
+    ]
+    entries = Journal.read(path, keys=KEY)
+    assert [entry.key for entry in entries] == [issued.key for issued in fake.issued_keys]
+    assert [entry.standing for entry in entries] == [Standing.DONE] * 2
+    assert [entry.user_id for entry in entries] == [issued.user_id for issued in fake.issued_keys]
+    assert entries[0].key_hash == hashlib.sha256(fake.issued_keys[0].key.encode()).hexdigest()
+    assert entries[0].at.tzinfo is not None
+
+
+async def test_an_intent_is_on_the_disk_before_its_request_leaves(fake: FakeOpenRouter, path: Path) -> None:
+    seen: list[list[str]] = []
+
+    async def look(request: Request, call_next: Handler) -> Response:
+        seen.append([line["event"] for line in lines(path)])
+        return await call_next(request)
+
+    async with OpenRouter(None, base_url=fake.base_url, attempt_middlewares=[look]) as client:
+        await run(client, path, issue(fake, 2), concurrency=1)
+    assert seen == [["intent"], ["intent", "result", "intent"]]
+
+
+async def test_a_result_is_on_the_disk_before_the_consumer_gets_it(
+    fake: FakeOpenRouter, client: OpenRouter, path: Path, journal: Journal
+) -> None:
+    async for result in client.oauth.exchange_many(issue(fake, 9), journal=journal, concurrency=3):
+        assert result.key in [entry.key for entry in Journal.read(path, keys=KEY)]
+
+
+async def test_with_a_key_nothing_secret_can_be_read_in_the_file(
+    fake: FakeOpenRouter, client: OpenRouter, path: Path
+) -> None:
+    requests: list[ExchangeAuthCodeForAPIKeyRequest | str] = [
+        ExchangeAuthCodeForAPIKeyRequest(code=fake.issue_code(), code_verifier="v" * 43),
+        fake.issue_code(),
+    ]
+    async with Journal(path, keys=[KEY]) as journal:
+        results = await client.oauth.exchange_all(requests, journal=journal)
+    assert results[1].key
+    text = path.read_text()
+    for secret in ("v" * 43, results[1].key, results[1].key.removeprefix("sk-or-v1-"), *fake.redeemed_codes):
+        assert secret not in text
+    assert Journal.read(path)[1].key is None
+    assert (path.stat().st_mode & 0o777) == 0o600
+    with pytest.raises(errors.JournalError, match="was not sealed with the given ones"):
+        Journal.read(path, keys=generate_key())
+
+
+async def test_a_key_that_is_sealed_for_one_request_is_not_taken_for_another(
+    fake: FakeOpenRouter, client: OpenRouter, path: Path
+) -> None:
+    await run(client, path, issue(fake, 1))
+    path.write_text(path.read_text().replace(lines(path)[0]["request"], "0" * 32))
+    with pytest.raises(errors.JournalError, match="was not sealed"):
+        Journal.read(path, keys=KEY)
+
+
+async def test_without_a_key_to_seal_with_no_api_key_is_written_and_on_key_is_wanted(
+    fake: FakeOpenRouter, client: OpenRouter, path: Path
+) -> None:
+    safe = Safe()
+    async with Journal(path) as journal:
+        with pytest.raises(errors.RequestValidationError, match="journal: must have keys, or the client an on_key"):
+            client.oauth.exchange_many(["c"], journal=journal)
+        async with client.with_options(on_key=safe) as safe_client:
+            await safe_client.oauth.exchange_all(issue(fake, 1), journal=journal)
+    key = fake.issued_keys[0].key
+    assert list(safe.keys.values()) == [key]
+    assert key not in path.read_text()
+    (entry,) = Journal.read(path, keys=KEY)
+    assert (entry.key, entry.standing) == (None, Standing.DONE)
+    assert entry.key_hash == hashlib.sha256(key.encode()).hexdigest()
+
+
+async def test_api_keys_are_written_as_they_are_only_when_that_is_asked_for(
+    fake: FakeOpenRouter, client: OpenRouter, path: Path
+) -> None:
+    async with Journal(path, clear_keys=True) as journal:
+        await client.oauth.exchange_all(issue(fake, 1), journal=journal)
+    assert Journal.read(path)[0].key == fake.issued_keys[0].key
+    with pytest.raises(errors.RequestValidationError, match="clear_keys: must not come with keys"):
+        Journal(path, keys=KEY, clear_keys=True)
+
+
+async def test_a_key_that_on_key_did_not_take_is_in_the_journal(fake: FakeOpenRouter, path: Path) -> None:
+    async def refuse(*_: object) -> None:
+        raise OSError
+
+    async with OpenRouter(None, base_url=fake.base_url, on_key=refuse) as client:
+        await run(client, path, issue(fake, 1))
+    (entry,) = Journal.read(path, keys=KEY)
+    assert (entry.key, entry.standing) == (fake.issued_keys[0].key, Standing.DONE)
+    assert entry.error == "KeyDeliveryError: on_key raised OSError; the key is in .response"
+
+
+async def test_a_file_that_others_can_read_is_taken_from_them(path: Path) -> None:
+    path.touch(0o644)
+    async with Journal(path):
+        assert (path.stat().st_mode & 0o777) == 0o600
+
+
+async def test_what_is_done_or_refused_for_good_is_not_sent_again(
+    fake: FakeOpenRouter, client: OpenRouter, path: Path
+) -> None:
+    fake.script(Fault.delay(0), REFUSED, Fault.status(400, message="Invalid code_challenge_method"))
+    codes = issue(fake, 4)
+    first = await run(client, path, codes[:3], concurrency=1)
+    assert [result.outcome for result in first] == [Outcome.COMPLETED, Outcome.REFUSED, Outcome.REFUSED]
+    progress: list[BatchProgress] = []
+    second = await run(client, path, codes, on_progress=progress.append)
+    assert [result.index for result in second] == [3]
+    assert len(fake.requests) == 4
+    assert (progress[-1].skipped, progress[-1].finished, progress[-1].in_flight) == (3, 1, 0)
+
+
+async def test_an_ordered_batch_passes_over_what_is_skipped(
+    fake: FakeOpenRouter, client: OpenRouter, path: Path
+) -> None:
+    codes = issue(fake, 60)
+    await run(client, path, codes[:40])
+    async with Journal(path, keys=KEY) as journal:
+        batch = client.oauth.exchange_many(
+            [codes[50], *codes[:50], *codes[51:]], journal=journal, concurrency=2, ordered=True
+        )
+        assert [result.index async for result in batch] == [0, *range(41, 60)]
+
+
+@pytest.mark.parametrize("status", [401, 403, 409, 429])
+async def test_what_was_refused_for_a_reason_that_passes_is_sent_again(
+    fake: FakeOpenRouter, client: OpenRouter, path: Path, status: int
+) -> None:
+    fake.script(Fault.status(status, message="No"))
+    codes = issue(fake, 1)
+    (refused,) = await run(client, path, codes)
+    assert refused.outcome is Outcome.REFUSED
+    assert [entry.standing for entry in Journal.read(path)] == [Standing.RETRYABLE]
+    (done,) = await run(client, path, codes)
+    assert done.error is None
+
+
+async def test_what_never_left_is_sent_again(fake: FakeOpenRouter, client: OpenRouter, path: Path) -> None:
+    codes = issue(fake, 1)
+    async with OpenRouter(None, base_url="http://127.0.0.1:1/", retry=RetryPolicy.none()) as lost:
+        (result,) = await run(lost, path, codes)
+    assert result.outcome is Outcome.NOT_SENT
+    (done,) = await run(client, path, codes)
+    assert done.error is None
+
+
+async def test_an_intent_without_a_result_is_tried_again_and_may_succeed(
+    fake: FakeOpenRouter, client: OpenRouter, path: Path
+) -> None:
+    codes = issue(fake, 1)
+    async with Journal(path, keys=KEY) as journal:
+        assert journal.standing(codes[0]) is None
+        await journal.begin(request_digest(codes[0]))
+        await journal.aclose(timeout=0)
+    assert [entry.standing for entry in Journal.read(path)] == [Standing.IN_DOUBT]
+    (result,) = await run(client, path, codes)
+    assert result.key == fake.issued_keys[0].key
+    assert [entry.standing for entry in Journal.read(path)] == [Standing.DONE]
+
+
+async def test_an_intent_without_a_result_whose_code_is_refused_is_unknown(
+    fake: FakeOpenRouter, client: OpenRouter, path: Path
+) -> None:
+    codes = issue(fake, 1)
+    async with Journal(path, keys=KEY) as journal:
+        await journal.begin(request_digest(codes[0]))
+        await client.oauth.exchange_all(codes)
+        # The process dies here.
+        await journal.aclose(timeout=0)
+    (result,) = await run(client, path, codes)
+    assert isinstance(result.error, errors.ForbiddenResponseError)
+    assert result.outcome is Outcome.UNKNOWN
+    assert "an earlier run may have used the code" in str(result.error)
+    assert isinstance(result.error.__cause__, errors.TransportError)
+    (entry,) = Journal.read(path)
+    assert entry.standing is Standing.LOST
+    assert entry.error
+    assert await run(client, path, codes) == []
+
+
+async def test_a_doubt_outlives_a_refusal_that_passes(fake: FakeOpenRouter, client: OpenRouter, path: Path) -> None:
+    codes = issue(fake, 1)
+    fake.script(Fault.status(500, message="Broken", after=True), Fault.status(429))
+    for expected in (Outcome.UNKNOWN, Outcome.REFUSED, Outcome.UNKNOWN):
+        (result,) = await run(client, path, codes)
+        assert result.outcome is expected
+    assert [line["standing"] for line in lines(path) if line["event"] == "result"] == ["in_doubt", "in_doubt", "lost"]
+
+
+async def test_what_a_middleware_raised_leaves_a_doubt_and_only_its_name(fake: FakeOpenRouter, path: Path) -> None:
+    async def fail(request: Request, call_next: Handler) -> Response:
+        raise ValueError("a secret")
+
+    async with OpenRouter(None, base_url=fake.base_url, middlewares=[fail]) as client:
+        await run(client, path, issue(fake, 1))
+    (entry,) = Journal.read(path)
+    assert (entry.standing, entry.error) == (Standing.IN_DOUBT, "ValueError")
+
+
+async def test_a_doubtful_request_that_fails_for_another_reason_keeps_its_error(
+    fake: FakeOpenRouter, client: OpenRouter, path: Path
+) -> None:
+    codes = issue(fake, 1)
+    fake.script(Fault.drop(), Fault.drop())
+    for _ in range(2):
+        (result,) = await run(client, path, codes)
+        assert type(result.error) is errors.TransportError
+    assert [entry.standing for entry in Journal.read(path)] == [Standing.IN_DOUBT]
+
+
+async def test_what_was_taken_but_not_sent_when_a_batch_ended_is_sent_again(fake: FakeOpenRouter, path: Path) -> None:
+    gate = Gate()
+    codes = issue(fake, 2)
+    async with OpenRouter(None, base_url=fake.base_url, attempt_middlewares=[gate]) as client:
+        async with Journal(path, keys=KEY) as journal:
+            async with client.oauth.exchange_many(codes, journal=journal) as batch:
+                reading = asyncio.ensure_future(anext(batch))
+                await until(lambda: gate.waiting == 2)
+            await asyncio.wait((reading,))
+        assert [entry.standing for entry in Journal.read(path)] == [Standing.RETRYABLE] * 2
+        gate.let(2)
+        assert [result.error for result in await run(client, path, codes)] == [None, None]
+
+
+async def test_a_batch_that_is_closed_while_intents_are_written_sends_none_of_them(
+    fake: FakeOpenRouter, client: OpenRouter, path: Path
+) -> None:
+    async with Journal(path, keys=KEY) as journal:
+        batch = client.oauth.exchange_many(issue(fake, 3), journal=journal, concurrency=3)
+        reading = asyncio.ensure_future(anext(batch))
+        await until(lambda: batch.progress.taken == 3)
+        await batch.aclose()
+        await asyncio.wait((reading,))
+    assert [entry.standing for entry in Journal.read(path)] == [Standing.RETRYABLE] * 3
+    assert len(fake.requests) == 0
+
+
+async def test_the_journal_waits_for_what_is_under_way_when_it_is_closed(
+    fake: FakeOpenRouter, client: OpenRouter, path: Path
+) -> None:
+    fake.script(Fault.delay(0), Fault.delay(60))
+    async with Journal(path, keys=KEY) as journal:
+        async for _ in client.oauth.exchange_many(issue(fake, 2), journal=journal, concurrency=2):
+            break
+        await until(lambda: len(fake.redeemed_codes) == 2)
+        fake.advance(60)
+    assert {entry.key for entry in Journal.read(path, keys=KEY)} == {issued.key for issued in fake.issued_keys}
+
+
+async def test_a_journal_that_is_closed_in_the_middle_of_writing_writes_all_of_it(path: Path) -> None:
+    journal = await Journal(path).__aenter__()
+    first = asyncio.ensure_future(journal.begin(request_digest("one")))
+    await until(lambda: journal._writer is not None and journal._group is None)
+    second = asyncio.ensure_future(journal.begin(request_digest("two")))
+    await until(lambda: journal._group is not None)
+    await journal.aclose(timeout=0)
+    await asyncio.gather(first, second)
+    assert len(lines(path)) == 2
+    with pytest.raises(errors.JournalError, match="it is closed"):
+        await journal.begin(request_digest("three"))
+
+
+async def test_batches_can_share_a_journal(fake: FakeOpenRouter, client: OpenRouter, path: Path) -> None:
+    codes = issue(fake, 5)
+    async with Journal(path, keys=KEY) as journal:
+        one, other = await asyncio.gather(*(client.oauth.exchange_all(codes, journal=journal) for _ in range(2)))
+    for result in (*one, *other):
+        assert result.error is None
+    assert len(fake.issued_keys) == len(fake.requests) == 5
+    assert [entry.standing for entry in Journal.read(path)] == [Standing.DONE] * 5
+
+
+async def test_what_comes_at_the_same_time_shares_an_fsync(
+    fake: FakeOpenRouter, client: OpenRouter, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced = 0
+    sync = os.fsync
+
+    def count(descriptor: int) -> None:
+        nonlocal synced
+        synced += 1
+        sync(descriptor)
+
+    async with Journal(path, keys=KEY) as journal:
+        monkeypatch.setattr(os, "fsync", count)
+        await asyncio.gather(*(journal.begin(request_digest(f"code-{number}")) for number in range(100)))
+        await asyncio.gather(
+            *(
+                journal.record(request_digest(f"code-{number}"), ExchangeAuthCodeForAPIKeyResponse(key="k"))
+                for number in range(100)
+            )
+        )
+    assert synced <= 4
+    assert len(lines(path)) == 200
+
+
+async def test_a_line_that_is_torn_anywhere_is_cut_off(path: Path) -> None:
+    async with Journal(path, clear_keys=True) as journal:
+        await journal.begin(request_digest("one"))
+        await journal.record(request_digest("one"), ExchangeAuthCodeForAPIKeyResponse(key="k", user_id="ü"))
+    whole = path.read_bytes()
+    header = whole.splitlines(keepends=True)[0]
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        complete = whole[: whole.rfind(b"\n", 0, length) + 1] or header
+        expected = {1: None, 2: Standing.IN_DOUBT}[complete.count(b"\n")]
+        assert [entry.standing for entry in Journal.read(path)] == ([] if expected is None else [expected])
+        async with Journal(path, clear_keys=True) as journal:
+            assert journal.standing("one") is expected
+            if length % 16 == 0:
+                await journal.begin(request_digest("two"))
+                await journal.aclose(timeout=0)
+                assert path.read_bytes().startswith(complete)
+                assert Journal.read(path)[-1].request == request_digest("two")
+            else:
+                assert path.read_bytes() == complete
+
+
+@pytest.mark.parametrize("text", ["something else\n", "{}", '{"journal": "another"}\n', "\n"])
+async def test_a_file_that_is_no_journal_is_refused_and_left_as_it_is(path: Path, text: str) -> None:
+    path.write_text(text)
+    with pytest.raises(errors.JournalError, match="it is not a journal"):
+        await Journal(path).open()
+    with pytest.raises(errors.JournalError, match="it is not a journal"):
+        Journal.read(path)
+    assert path.read_text() == text
+
+
+@pytest.mark.parametrize("line", ["nonsense", "7", "[]", "{}", '{"event": "result", "standing": "odd"}', '"\\ud800"'])
+async def test_a_journal_that_was_damaged_is_refused_with_the_number_of_the_line(path: Path, line: str) -> None:
+    async with Journal(path) as journal:
+        await journal.begin(request_digest("code"))
+        await journal.aclose(timeout=0)
+    header, first = path.read_text().splitlines()
+    path.write_text(f"{header}\n{line}\n{first}\n")
+    before = path.read_text()
+    with pytest.raises(errors.JournalError, match="line 2 is not one of a journal"):
+        await Journal(path).open()
+    assert path.read_text() == before
+
+
+async def test_a_journal_is_open_once(path: Path, journal: Journal) -> None:
+    with pytest.raises(errors.JournalError, match="another process has it open"):
+        await Journal(path).open()
+    with pytest.raises(errors.JournalError, match="it is open already"):
+        await journal.open()
+    code = f"import asyncio; from openrouter_async import Journal; asyncio.run(Journal({str(path)!r}).open())"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert result.stderr.splitlines()[-1].endswith("JournalError: " + f"{path}: another process has it open")
+
+
+async def test_a_journal_can_be_opened_again(fake: FakeOpenRouter, client: OpenRouter, path: Path) -> None:
+    journal = Journal(path, keys=KEY)
+    for _ in range(2):
+        async with journal:
+            await client.oauth.exchange_all(issue(fake, 1), journal=journal)
+        await journal.aclose()
+    assert len(Journal.read(path)) == 2
+
+
+async def test_a_journal_that_is_not_open_is_refused(client: OpenRouter, path: Path) -> None:
+    with pytest.raises(errors.RequestValidationError, match="journal: must be an open Journal"):
+        client.oauth.exchange_many(["c"], journal=Journal(path, keys=KEY))
+    with pytest.raises(errors.JournalError, match="it is not open"):
+        await Journal(path).begin("0" * 32)
+
+
+async def test_a_place_where_no_journal_can_be_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    with pytest.raises(errors.JournalError, match="it cannot be opened: "):
+        await Journal(tmp_path / "nowhere" / "keys.jsonl").open()
+    with pytest.raises(errors.JournalError, match="it cannot be opened: "):
+        await Journal(tmp_path).open()
+    with pytest.raises(errors.JournalError, match="it cannot be read: "):
+        Journal.read(tmp_path / "keys.jsonl")
+    with pytest.raises(errors.JournalError, match="it is not a journal"):
+        await Journal("/dev/zero").open()
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(errors.JournalError, match="it cannot be used: No locks available"):
+        await Journal(tmp_path / "keys.jsonl").open()
+
+
+def fill_the_disk(journal: Journal) -> None:
+    """From now on, the journal's file is one that never has room."""
+    assert journal._file is not None
+    full = os.open("/dev/full", os.O_WRONLY)
+    os.dup2(full, journal._file.fileno())
+    os.close(full)
+
+
+async def test_when_an_intent_cannot_be_written_nothing_is_sent_and_the_batch_ends(
+    fake: FakeOpenRouter, client: OpenRouter, journal: Journal
+) -> None:
+    fill_the_disk(journal)
+    results: list[ExchangeResult] = []
+    batch = client.oauth.exchange_many(iter(issue(fake, 100)), journal=journal, concurrency=2)
+    with pytest.raises(errors.JournalError, match="it cannot be written: No space left on device"):
+        await read(batch, results)
+    assert 1 <= len(results) <= 2
+    assert {result.outcome for result in results} == {Outcome.NOT_SENT}
+    assert len(fake.requests) == 0
+
+
+async def test_when_a_result_cannot_be_written_the_consumer_gets_it_all_the_same(
+    fake: FakeOpenRouter, path: Path
+) -> None:
+    journal = Journal(path, keys=KEY)
+
+    async def fill(request: Request, call_next: Handler) -> Response:
+        fill_the_disk(journal)
+        return await call_next(request)
+
+    results: list[ExchangeResult] = []
+    async with OpenRouter(None, base_url=fake.base_url, middlewares=[fill]) as client, journal:
+        batch = client.oauth.exchange_many(issue(fake, 9), journal=journal, concurrency=1)
+        with pytest.raises(errors.JournalError):
+            await read(batch, results)
+    assert [result.key for result in results] == [fake.issued_keys[0].key]
+    assert [entry.standing for entry in Journal.read(path)] == [Standing.IN_DOUBT]
+
+
+def test_digests_tell_requests_apart() -> None:
+    def requests() -> Iterator[ExchangeAuthCodeForAPIKeyRequest]:
+        for code in ("c", "1:c", "c:None", "\ud800"):
+            yield ExchangeAuthCodeForAPIKeyRequest(code=code)
+            yield ExchangeAuthCodeForAPIKeyRequest(code=code, code_challenge_method=None)
+            yield ExchangeAuthCodeForAPIKeyRequest(code=code, code_challenge_method="S256")
+            yield ExchangeAuthCodeForAPIKeyRequest(code=code, code_verifier="v" * 43)
+
+    digests = [request_digest(request) for request in requests()]
+    assert len(set(digests)) == len(digests)
+    assert request_digest("c") == digests[0]
+    with pytest.raises(errors.RequestValidationError):
+        request_digest("")
+
+
+async def test_neither_a_journal_nor_what_it_says_shows_a_key(
+    fake: FakeOpenRouter, client: OpenRouter, path: Path
+) -> None:
+    await run(client, path, [*issue(fake, 1), "bad"])
+    assert repr(Journal(path, keys=KEY)) == f"<Journal {path} closed>"
+    async with Journal(path, keys=KEY) as journal:
+        assert repr(journal) == f"<Journal {path} open>"
+    done, failed = Journal.read(path, keys=KEY)
+    assert fake.issued_keys[0].key not in repr(done)
+    assert "key=sk-or-v1-…" in repr(done)
+    assert "key=None" in repr(failed)
