@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, urlsplit
 import attrs
 from yarl import URL
 
-from openrouter_async.login.errors import InvalidCallbackError, StateMismatchError
+from openrouter_async.login.errors import InvalidCallbackError, LoginError, StateMismatchError
 from openrouter_async.login.urls import CallbackTemplate
 from openrouter_async.redaction import mask_optional
 
@@ -27,6 +27,7 @@ _STATE: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 _ERROR: Final = re.compile(r"[a-z][a-z0-9_.-]{0,39}")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _PASTED_QUERY: Final = re.compile(r"(?:^|[?&])(?:code|error)=")
+_SCHEMELESS: Final = re.compile(r"[^/?#=&\s]+(?:/[^?#=&\s]*)?\?")
 _ABSOLUTE: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
@@ -56,7 +57,12 @@ def read_callback(callback: CallbackInput, template: CallbackTemplate | None) ->
         InvalidCallbackError: It is malformed, too large, has a parameter twice, or neither a code nor an error.
         StateMismatchError: It has a code and no state, a state that is none of ours, or two that differ.
     """
-    return _check(_read(callback, template))
+    try:
+        return _check(_read(callback, template))
+    except LoginError as failure:
+        raise _without_frames(failure) from None
+    finally:
+        del callback
 
 
 def read_pasted(text: str, template: CallbackTemplate | None, state: str) -> Callback:
@@ -71,16 +77,38 @@ def read_pasted(text: str, template: CallbackTemplate | None, state: str) -> Cal
         InvalidCallbackError: It is none of these.
         StateMismatchError: It is a URL of another login.
     """
-    if not _STATE.fullmatch(state):
+    try:
+        return _check(_read_pasted(text, template, state))
+    except LoginError as failure:
+        raise _without_frames(failure) from None
+    finally:
+        del text, state
+
+
+def _without_frames(failure: LoginError) -> LoginError:
+    # They hold the code and the state, which a traceback that shows local variables would show.
+    failure.__context__ = None
+    return failure.with_traceback(None)
+
+
+def _read_pasted(text: str, template: CallbackTemplate | None, state: str) -> Callback:
+    # A form that was left empty, or a chat message without text, gives None.
+    if not isinstance(state, str) or not _STATE.fullmatch(state):
         raise StateMismatchError("the state is not one that was made here")
+    if not isinstance(text, str):
+        raise InvalidCallbackError("what was pasted must be text")
     _check_size(text)
     text = text.strip()
-    if not (_ABSOLUTE.match(text) or _PASTED_QUERY.search(text)):
-        return _check(Callback(state=state, code=text))
+    if not _ABSOLUTE.match(text):
+        if not _PASTED_QUERY.search(text):
+            return Callback(state=state, code=text)
+        if _SCHEMELESS.match(text):
+            # Browsers leave the scheme out of what they show, and some out of what they copy.
+            text = f"//{text}"
     callback = _read(text, template)
     if callback.state is not None and not hmac.compare_digest(callback.state.encode(), state.encode()):
         raise StateMismatchError("what was pasted belongs to another login")
-    return _check(attrs.evolve(callback, state=state))
+    return attrs.evolve(callback, state=state)
 
 
 def _read(callback: CallbackInput, template: CallbackTemplate | None) -> Callback:

@@ -18,7 +18,6 @@ from openrouter_async.login.errors import (
     LoginExpiredError,
     LoginInProgressError,
     LoginLostError,
-    LoginStoreError,
     UnknownLoginError,
 )
 from openrouter_async.login.models import Grant, LoginCookie
@@ -33,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 0.5
+_STILL_AT_WORK: Final = "another callback of the same login is still at work"
 
 
 class Finisher:
@@ -80,29 +80,22 @@ class Finisher:
             await asyncio.wait(tuple(self._tasks), timeout=timeout)
 
     async def _settle(self, callback: Callback, claimant: Claimant) -> Grant:
-        give_up_at = self._clock.monotonic() + self._wait
-        pause = _FIRST_PAUSE
-        while True:
-            claim = await self._claim(claimant)
-            match claim.status:
-                case ClaimStatus.CLAIMED:
-                    return await self._carry_out(callback, claimant, claim)
-                case ClaimStatus.FINISHED:
-                    return _give_again(callback, claimant, claim)
-                case ClaimStatus.SPENT:
-                    raise LoginAlreadyUsedError("the login is over")
-                case ClaimStatus.ELSEWHERE:
-                    raise LoginBindingError("the login was started in another browser or chat")
-                case ClaimStatus.UNKNOWN:
-                    raise UnknownLoginError("there is no such login, or not any more, or not in this browser")
-                case ClaimStatus.BUSY:
-                    pass
-            if not _is_same_browser(claimant, claim):
+        claim = await self._claim_in_turn(claimant)
+        match claim.status:
+            case ClaimStatus.CLAIMED:
+                return await self._carry_out(callback, claimant, claim)
+            case ClaimStatus.FINISHED:
+                return _give_again(callback, claimant, claim)
+            case ClaimStatus.SPENT:
+                raise LoginAlreadyUsedError("the login is over")
+            case ClaimStatus.ELSEWHERE:
+                raise LoginBindingError("the login was started in another browser or chat")
+            case ClaimStatus.UNKNOWN:
+                raise UnknownLoginError("there is no such login, or not any more, or not in this browser")
+            case ClaimStatus.BUSY:
+                if _is_same_browser(claimant, claim):
+                    raise LoginInProgressError(_STILL_AT_WORK)
                 raise LoginAlreadyUsedError("the login is being finished by another callback")
-            if self._clock.monotonic() >= give_up_at:
-                raise LoginInProgressError("another callback of the same login is still at work")
-            await self._clock.sleep(pause)
-            pause = min(pause * 1.5, _LONGEST_PAUSE)
 
     async def _carry_out(self, callback: Callback, claimant: Claimant, claim: Claim) -> Grant:
         login = claim.login
@@ -124,8 +117,8 @@ class Finisher:
                 await self._give_back(claimant)
                 raise
             await self._spend(claimant)
-            if claim.lost and isinstance(failure, APIError) and failure.is_code_rejected:
-                return await self._explain_loss(callback, claimant, failure)
+            if isinstance(failure, APIError) and failure.is_code_rejected:
+                return await self._explain_rejection(callback, claimant, claim, failure)
             raise
         except Exception:
             # Only a middleware of the app raises others, and does not say whether the code was sent.
@@ -151,19 +144,43 @@ class Finisher:
                     return exchange.result()
                 try:
                     await self._claim(claimant)
-                except LoginError as failure:
-                    logger.warning("a claim could not be renewed: %s", failure)
+                except Exception as failure:  # noqa: BLE001 - an app's own store may raise anything
+                    logger.warning("a claim could not be renewed: %s", _describe(failure))
         finally:
             exchange.cancel()
 
-    async def _explain_loss(self, callback: Callback, claimant: Claimant, failure: APIError) -> Grant:
-        # A worker that only stalled may have been overtaken, and have the key.
-        claim = await self._claim(claimant)
-        if claim.status is ClaimStatus.FINISHED:
-            return _give_again(callback, claimant, claim)
-        raise LoginLostError(
-            "the code is refused, but a worker was lost while it exchanged it: the key may exist"
-        ) from failure
+    async def _explain_rejection(
+        self, callback: Callback, claimant: Claimant, claim: Claim, failure: APIError
+    ) -> Grant:
+        # A worker that stalls is overtaken: then one of the two gets the key, and the other one this refusal.
+        try:
+            again = await self._claim_in_turn(claimant)
+        except LoginError:
+            again = claim
+        if again.status is ClaimStatus.FINISHED:
+            return _give_again(callback, claimant, again)
+        if again.status is ClaimStatus.BUSY:
+            raise LoginInProgressError(_STILL_AT_WORK) from failure
+        if again.status is ClaimStatus.CLAIMED:
+            await self._spend(claimant)
+        if claim.lost or again.lost:
+            raise LoginLostError(
+                "the code is refused, but a worker was lost while it exchanged it: the key may exist"
+            ) from failure
+        raise failure
+
+    async def _claim_in_turn(self, claimant: Claimant) -> Claim:
+        """Claim the login, and wait for another callback of the same browser that has it."""
+        give_up_at = self._clock.monotonic() + self._wait
+        pause = _FIRST_PAUSE
+        while True:
+            claim = await self._claim(claimant)
+            if claim.status is not ClaimStatus.BUSY or not _is_same_browser(claimant, claim):
+                return claim
+            if self._clock.monotonic() >= give_up_at:
+                return claim
+            await self._clock.sleep(pause)
+            pause = min(pause * 1.5, _LONGEST_PAUSE)
 
     async def _claim(self, claimant: Claimant) -> Claim:
         return await self._store.claim(claimant, now=self._clock.time(), lease=self._lease)
@@ -173,16 +190,18 @@ class Finisher:
     ) -> LoginCookie | None:
         try:
             return await self._store.finish(claimant, record, now=self._clock.time(), keep=keep)
-        except LoginStoreError as failure:
+        except Exception as failure:  # noqa: BLE001 - an app's own store may raise anything
             # The key, or the reason why there is none, is worth more than the record of it.
-            logger.warning("a login that is over could not be marked so: %s", failure)
+            logger.warning("a login that is over could not be marked so: %s", _describe(failure))
             return None
 
     async def _give_back(self, claimant: Claimant) -> None:
         try:
             await self._store.restore(claimant, now=self._clock.time())
-        except LoginStoreError as failure:
-            logger.warning("a login could not be given back, and waits for the end of its lease: %s", failure)
+        except Exception as failure:  # noqa: BLE001 - an app's own store may raise anything
+            logger.warning(
+                "a login could not be given back, and waits for the end of its lease: %s", _describe(failure)
+            )
 
     def _log_abandoned(self, task: asyncio.Task[Grant]) -> None:
         if task.cancelled():
@@ -202,6 +221,11 @@ def authorization_error(callback: Callback, login: LoginRecord | None) -> Author
     if login is None:
         return kind(error)
     return kind(error, context=login.context, return_to=login.return_to)
+
+
+def _describe(failure: Exception) -> str:
+    # What others say may quote the record that they failed on.
+    return str(failure) if isinstance(failure, LoginError) else type(failure).__name__
 
 
 def _is_same_browser(claimant: Claimant, claim: Claim) -> bool:

@@ -189,9 +189,11 @@ class AuthorizationFlow:
             AuthorizationError: OpenRouter sent the user back with another error.
             OpenRouterError: The exchange failed, as `OAuth.exchange_auth_code_for_api_key` tells.
         """
-        read = read_callback(callback, self._template)
-        # A traceback that shows local variables would show the code.
-        del callback
+        try:
+            read = read_callback(callback, self._template)
+        finally:
+            # A traceback that shows local variables would show the code.
+            del callback
         return await self._finish(read, binding, cookies)
 
     async def finish_code(
@@ -213,8 +215,10 @@ class AuthorizationFlow:
         Raises:
             OpenRouterError: As for `finish`.
         """
-        read = read_pasted(text, self._template, state)
-        del state, text
+        try:
+            read = read_pasted(text, self._template, state)
+        finally:
+            del state, text
         return await self._finish(read, binding, cookies)
 
     async def drain(self, *, timeout: float = 10.0) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeAlias
 from aiohttp import web
 from yarl import URL
 
-from openrouter_async.errors import OpenRouterError, RequestValidationError
+from openrouter_async.errors import KeyDeliveryError, OpenRouterError, RequestValidationError
 from openrouter_async.login.errors import (
     InvalidCallbackError,
     LoginTimeoutError,
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from openrouter_async.client import OpenRouter
     from openrouter_async.clock import Clock
 
+logger = logging.getLogger(__name__)
+
 Prompt: TypeAlias = Callable[[OpenRouterError | None], Awaitable[str]]
 """Asks the user for a code or the browser's final URL; it is told what was wrong with the last answer."""
 
@@ -44,13 +46,19 @@ _SILENT: Final = logging.Logger("silent", logging.CRITICAL + 1)
 
 
 class _Server(web.Server):
-    """A server whose slow visitors cannot keep others out."""
+    """A server whose slow visitors cannot keep others out.
+
+    Attributes:
+        guest: The connection that brought the callback, which is not closed in favour of others.
+    """
+
+    guest: object = None
 
     def connection_made(self, handler: Any, transport: asyncio.Transport) -> None:
         super().connection_made(handler, transport)
         connections = self.connections
         if len(connections) > _MOST_CONNECTIONS:
-            connections[0].force_close()
+            next(connection for connection in connections if connection is not self.guest).force_close()
 
 
 class LoopbackLogin:
@@ -123,7 +131,9 @@ class LoopbackLogin:
             for listener in sockets:
                 cleanup.callback(listener.close)
             self._port = sockets[0].getsockname()[1]
-            self._hosts = [[f"{name}:{self._port}"] for name in ("127.0.0.1", "localhost", "[::1]")]
+            # Browsers leave out the port that is http's own.
+            names = (URL(f"http://{name}:{self._port}") for name in ("127.0.0.1", "localhost", "[::1]"))
+            self._hosts = [[name.host_port_subcomponent] for name in names]
             self._flow = AuthorizationFlow(
                 self._client,
                 callback_url=f"http://{self._host}:{self._port}/callback/{{state}}",
@@ -199,6 +209,9 @@ class LoopbackLogin:
         finally:
             prompting.cancel()
             await asyncio.wait((prompting,))
+            if not prompting.cancelled():
+                # What it failed of came too late to matter.
+                prompting.exception()
 
     async def _ask(self, prompt: Prompt | None) -> None:
         error: OpenRouterError | None = None
@@ -225,13 +238,19 @@ class LoopbackLogin:
                 return failure
             if not self._outcome.done():
                 self._outcome.set_exception(failure)
+            elif self._outcome.cancelled() and isinstance(failure, KeyDeliveryError):
+                logger.warning("a key is lost: the login was given up while it was finished, and on_key raised")
         else:
             if not self._outcome.done():
                 self._outcome.set_result(grant)
+            elif self._outcome.cancelled() and self._client.on_key is None:
+                logger.warning("a key is lost: the login was given up while it was finished, and no on_key is set")
         return None
 
     async def _serve(self, sockets: Sequence[socket.socket], cleanup: contextlib.AsyncExitStack) -> None:
-        server = _Server(self._handle, access_log=None, logger=_SILENT, lingering_time=0.0, keepalive_timeout=5.0)
+        server = self._server = _Server(
+            self._handle, access_log=None, logger=_SILENT, lingering_time=0.0, keepalive_timeout=5.0
+        )
 
         async def shut_down() -> None:
             server.pre_shutdown()
@@ -251,8 +270,11 @@ class LoopbackLogin:
             return _page(404, "Not found", "There is nothing here.")
         if request.method != "GET":
             return _page(405, "Not allowed", "This address can only be read.")
-        if self._finishing or self._outcome.done():
+        if self._outcome.done():
             return _page(409, "Already finished", "This sign-in is already finished. You can close this window.")
+        if self._finishing:
+            return _page(409, "Already under way", "This sign-in is being finished. You can close this window.")
+        self._server.guest = request.protocol
         error = await self._take(self._flow.finish(f"{path}?{query}", binding=self._binding))
         if error is not None:
             status = 400 if isinstance(error, (InvalidCallbackError, StateMismatchError)) else 503

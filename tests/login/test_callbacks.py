@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -10,7 +11,8 @@ from hypothesis import strategies as st
 from multidict import MultiDict
 from yarl import URL
 
-from openrouter_async.login import InvalidCallbackError, LoginError, StateMismatchError
+from openrouter_async import OpenRouter
+from openrouter_async.login import AuthorizationFlow, InvalidCallbackError, LoginError, StateMismatchError
 from openrouter_async.login.callbacks import Callback, read_callback, read_pasted
 from openrouter_async.login.urls import CallbackTemplate
 
@@ -166,6 +168,10 @@ def test_an_error_that_does_not_look_like_one_is_not_repeated(error: str) -> Non
         f"http://127.0.0.1:3000/callback?code={CODE}",
         f" https://app.example/cb/{STATE}?code={CODE}&state={STATE} ",
         f"HTTPS://app.example/?code={CODE}#fragment",
+        f"localhost:3000/callback?code={CODE}&state={STATE}",
+        f"app.example/cb/{STATE}?code={CODE}",
+        f"app.example?code={CODE}",
+        f"/cb/{STATE}?code={CODE}&next=https://app.example/",
     ],
 )
 def test_a_code_is_found_in_what_users_paste(text: str) -> None:
@@ -188,16 +194,63 @@ def test_what_holds_no_code_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [f"code={CODE}&state={OTHER}", f"https://app.example/cb/{OTHER}?code={CODE}", f"code={CODE}&state=forged"]
+    "text",
+    [
+        f"code={CODE}&state={OTHER}",
+        f"https://app.example/cb/{OTHER}?code={CODE}",
+        f"app.example/cb/{OTHER}?code={CODE}",
+        f"/cb/{OTHER}?code={CODE}",
+        f"code={CODE}&state=forged",
+    ],
 )
 def test_a_pasted_url_of_another_login_is_refused(text: str) -> None:
     with pytest.raises(StateMismatchError):
         read_pasted(text, TEMPLATE, STATE)
 
 
-def test_a_handle_that_is_no_state_is_refused() -> None:
+@pytest.mark.parametrize("state", ["made-up", "", STATE + "s", None, 7])
+def test_a_handle_that_is_no_state_is_refused(state: Any) -> None:
     with pytest.raises(StateMismatchError):
-        read_pasted(CODE, None, "made-up")
+        read_pasted(CODE, None, state)
+
+
+@pytest.mark.parametrize("text", [None, 7, b"code"])
+def test_a_message_without_text_is_refused(text: Any) -> None:
+    with pytest.raises(InvalidCallbackError, match="must be text"):
+        read_pasted(text, None, STATE)
+
+
+def frames_of(error: BaseException) -> str:
+    """What a traceback that shows local variables shows of the library's own frames."""
+    shown = traceback.TracebackException.from_exception(error, capture_locals=True)
+    assert shown.__cause__ is shown.__context__ is None
+    return repr([frame.locals for frame in shown.stack if "openrouter_async" in frame.filename])
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [
+        f"/cb/{STATE}?code={CODE}&code={CODE}",
+        f"/cb/{STATE}?code={CODE}%ff",
+        f"/cb/{STATE}?code={CODE}&state={OTHER}",
+        f"https://[half/cb/{STATE}?code={CODE}",
+        {"code": [CODE, CODE], "state": STATE},
+        {"code": CODE + "\x00", "state": STATE},
+    ],
+)
+async def test_no_traceback_shows_a_code_or_a_state_even_with_local_variables(callback: Any) -> None:
+    async with OpenRouter(None) as client:
+        flow = AuthorizationFlow(client, callback_url="https://app.example/cb/{state}")
+        with pytest.raises(LoginError) as read:
+            await flow.finish(callback)
+        with pytest.raises(LoginError) as pasted:
+            await flow.finish_code(STATE, str(callback))
+        with pytest.raises(LoginError) as unknown:
+            await flow.finish(f"/cb/{STATE}?code={CODE}")
+
+    for caught in (read, pasted, unknown):
+        for secret in (CODE, STATE, OTHER):
+            assert secret not in frames_of(caught.value)
 
 
 def test_a_callback_shows_neither_its_state_nor_its_code() -> None:

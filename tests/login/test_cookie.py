@@ -10,18 +10,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from redis.asyncio import Redis
+
+from openrouter_async import OpenRouter
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.login import (
+    AuthorizationFlow,
     Claimant,
     ClaimStatus,
     CookieStore,
     InvalidCookieError,
     LoginCookie,
+    LoginExpiredError,
     LoginRecord,
+    MemoryStore,
+    RedisStore,
     generate_key,
 )
 from openrouter_async.sealing import Sealer, SealError
-from tests.login.support import NOW, make_claimant, make_login, make_result
+from tests.login.support import CALLBACK, NOW, Time, make_claimant, make_login, make_result
 
 OLD, NEW = generate_key(), generate_key()
 
@@ -155,6 +162,36 @@ async def test_a_replayed_cookie_does_not_start_a_spent_login_anew() -> None:
     await store.finish(claimant, None, now=NOW, keep=60)
 
     assert (await store.claim(claimant, now=NOW, lease=15)).status is ClaimStatus.SPENT
+
+
+@pytest.mark.parametrize("age", [600, 659, 660, 100_000])
+async def test_a_cookie_that_is_too_old_is_told_from_one_that_is_not_known(age: int, valkey_url: str) -> None:
+    login = make_login()
+    async with Redis.from_url(valkey_url) as connection:
+        for ledger in (MemoryStore(), RedisStore(connection)):
+            store = CookieStore(NEW, ledger=ledger)
+            claimant = make_claimant(login, await make_cookie(store, login))
+            try:
+                claim = await store.claim(claimant, now=NOW + age, lease=15)
+            except LoginExpiredError as error:
+                assert "lifetime" in str(error)
+            else:
+                assert claim.login is not None
+                assert claim.login.expires_at <= NOW + age
+
+
+async def test_a_flow_tells_a_cookie_that_is_too_old() -> None:
+    time = Time()
+    async with OpenRouter(None) as client:
+        flow = AuthorizationFlow(client, callback_url=CALLBACK, store=CookieStore(NEW), clock=time.clock)
+        pending = await flow.start()
+        assert pending.cookie is not None
+        for age in (600, 100_000):
+            time.now = NOW + age
+            with pytest.raises(LoginExpiredError):
+                await flow.finish(
+                    f"/callback/{pending.state}?code=c", cookies={pending.cookie.name: pending.cookie.value}
+                )
 
 
 async def test_the_cookie_lives_as_long_as_the_result() -> None:

@@ -617,6 +617,17 @@ async def test_draining_is_bounded() -> None:
 # When workers die, stall, or lose their store.
 
 
+@pytest.fixture(params=["out of reach", "KeyError"])
+def shown(request: pytest.FixtureRequest) -> str:
+    """What is told of a store's failure: not what others than this library say."""
+    return str(request.param)
+
+
+@pytest.fixture
+def store_failure(shown: str) -> Exception:
+    return KeyError("a secret") if shown == "KeyError" else LoginStoreError("out of reach")
+
+
 class Spy(MemoryStore):
     """A store that can be watched, and made to fail."""
 
@@ -626,6 +637,7 @@ class Spy(MemoryStore):
         self.claims: list[Claimant] = []
         self.claimed = asyncio.Event()
         self.fail: set[str] = set()
+        self.failure: Exception = LoginStoreError("out of reach")
 
     async def put(self, login: LoginRecord, *, now: float) -> LoginCookie | None:
         self.held.append(login)
@@ -650,16 +662,16 @@ class Spy(MemoryStore):
 
     def _check(self, operation: str) -> None:
         if operation in self.fail:
-            raise LoginStoreError("out of reach")
+            raise self.failure
 
 
-async def die(flow: AuthorizationFlow, store: Spy, pending: PendingLogin, lease: float = 1) -> None:
+async def die(flow: AuthorizationFlow, store: Spy, pending: PendingLogin, now: float = NOW) -> None:
     """Leave behind what a worker does that is killed while it exchanges."""
     with pytest.raises(LoginBindingError):
         await flow.finish(back(pending), binding="a stranger, to learn what a claimant looks like")
     (login,) = store.held
     dead = Claimant(login_id=login.id, binding=login.binding, is_bound=True, token="dead")
-    await store.claim(dead, now=NOW, lease=lease)
+    await store.claim(dead, now=now, lease=1)
 
 
 async def test_a_login_whose_worker_died_is_taken_over() -> None:
@@ -713,8 +725,71 @@ async def test_who_overtook_a_worker_that_only_stalled_gets_its_key() -> None:
         assert (await overtaking).key == KEY
 
 
-async def test_a_claim_is_renewed_while_the_exchange_runs(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("wait", [30, 0])
+async def test_who_was_overtaken_and_is_refused_gets_the_key_of_who_overtook(wait: float) -> None:
+    time, store = Time(), Spy()
+    gate, heir_gate = Gate(), Gate(after=True)
+    async with (
+        flowing(REFUSED, store=store, clock=time.clock, wait=wait, client={"middlewares": [gate]}) as (slow, _),
+        flowing(GRANTED, store=store, clock=time.clock, client={"middlewares": [heir_gate]}) as (heir, _),
+    ):
+        pending = await slow.start(binding=BINDING)
+        stalled = asyncio.create_task(slow.finish(back(pending), binding=BINDING))
+        await gate.reached.wait()
+        time.now += 15
+        overtaking = asyncio.create_task(heir.finish(back(pending), binding=BINDING))
+        await heir_gate.reached.wait()
+        store.claimed.clear()
+        gate.open.set()
+        await store.claimed.wait()
+        if not wait:
+            with pytest.raises(LoginInProgressError) as caught:
+                await stalled
+            assert isinstance(caught.value.__cause__, APIError)
+        heir_gate.open.set()
+        assert (await overtaking).key == KEY
+        if wait:
+            assert (await stalled).key == KEY
+        assert (await slow.finish(back(pending), binding=BINDING)).key == KEY
+
+
+async def test_who_was_overtaken_by_one_who_died_does_not_say_that_the_code_was_bad() -> None:
+    time, store, gate = Time(), Spy(), Gate()
+    async with flowing(REFUSED, store=store, clock=time.clock, client={"middlewares": [gate]}) as (slow, _):
+        pending = await slow.start(binding=BINDING)
+        stalled = asyncio.create_task(slow.finish(back(pending), binding=BINDING))
+        await gate.reached.wait()
+        time.now += 15
+        await die(slow, store, pending, time.now)
+        time.now += 1
+        gate.open.set()
+
+        with pytest.raises(LoginLostError):
+            await stalled
+        with pytest.raises(LoginAlreadyUsedError):
+            await slow.finish(back(pending), binding=BINDING)
+
+
+async def test_a_refusal_is_told_although_the_store_is_out_of_reach() -> None:
+    store, gate = Spy(), Gate(after=True)
+    async with flowing(REFUSED, store=store, client={"middlewares": [gate]}) as (flow, _):
+        pending = await flow.start(binding=BINDING)
+        finishing = asyncio.create_task(flow.finish(back(pending), binding=BINDING))
+        await gate.reached.wait()
+        store.fail |= {"claim", "finish"}
+        gate.open.set()
+
+        with pytest.raises(APIError) as caught:
+            await finishing
+
+    assert caught.value.is_code_rejected
+
+
+async def test_a_claim_is_renewed_while_the_exchange_runs(
+    store_failure: Exception, shown: str, caplog: pytest.LogCaptureFixture
+) -> None:
     store, gate = Spy(), Gate()
+    store.failure = store_failure
     async with flowing(GRANTED, store=store, lease=0.03, client={"middlewares": [gate]}) as (flow, _):
         pending = await flow.start(binding=BINDING)
         finishing = asyncio.create_task(flow.finish(back(pending), binding=BINDING))
@@ -728,7 +803,8 @@ async def test_a_claim_is_renewed_while_the_exchange_runs(caplog: pytest.LogCapt
 
         assert (await finishing).key == KEY
     assert len({claimant.token for claimant in store.claims}) == 1
-    assert "a claim could not be renewed: out of reach" in caplog.text
+    assert f"a claim could not be renewed: {shown}" in caplog.text
+    assert "secret" not in caplog.text
 
 
 async def test_who_waits_too_long_for_another_callback_is_told_to_come_again() -> None:
@@ -746,25 +822,33 @@ async def test_who_waits_too_long_for_another_callback_is_told_to_come_again() -
     assert "reload" in caught.value.user_message
 
 
-async def test_a_key_is_given_although_the_store_is_out_of_reach(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_key_is_given_although_the_store_is_out_of_reach(
+    store_failure: Exception, shown: str, caplog: pytest.LogCaptureFixture
+) -> None:
     store = Spy()
+    store.failure = store_failure
     store.fail.add("finish")
     async with flowing(GRANTED, store=store) as (flow, _):
         pending = await flow.start(binding=BINDING)
 
         assert (await flow.finish(back(pending), binding=BINDING)).key == KEY
-    assert "could not be marked so: out of reach" in caplog.text
+    assert f"could not be marked so: {shown}" in caplog.text
+    assert "secret" not in caplog.text
 
 
-async def test_the_reason_is_told_although_the_store_is_out_of_reach(caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_reason_is_told_although_the_store_is_out_of_reach(
+    store_failure: Exception, shown: str, caplog: pytest.LogCaptureFixture
+) -> None:
     store = Spy()
+    store.failure = store_failure
     store.fail.add("restore")
     async with flowing(BUSY, store=store) as (flow, _):
         pending = await flow.start(binding=BINDING)
 
         with pytest.raises(TooManyRequestsResponseError):
             await flow.finish(back(pending), binding=BINDING)
-    assert "could not be given back" in caplog.text
+    assert f"could not be given back, and waits for the end of its lease: {shown}" in caplog.text
+    assert "secret" not in caplog.text
 
 
 async def test_a_store_out_of_reach_ends_no_login() -> None:

@@ -8,7 +8,7 @@ from typing import Final
 import attrs
 
 from openrouter_async.errors import RequestValidationError
-from openrouter_async.login.errors import InvalidCookieError
+from openrouter_async.login.errors import InvalidCookieError, LoginExpiredError
 from openrouter_async.login.models import LoginCookie
 from openrouter_async.login.records import Claim, Claimant, ClaimStatus, KeyRecord, LoginRecord, Store
 from openrouter_async.login.stores.memory import MemoryStore
@@ -70,6 +70,7 @@ class CookieStore:
 
         Raises:
             InvalidCookieError: The cookie is not one that was made here for this login.
+            LoginExpiredError: It is older than any ledger remembers.
         """
         value = claimant.cookies.get(self._name(claimant.login_id))
         if value is None:
@@ -77,6 +78,9 @@ class CookieStore:
         login = self._open(claimant.login_id, value)
         await self._ledger.put(login, now=now)
         claim = await self._ledger.claim(claimant, now=now, lease=lease)
+        if claim.status is ClaimStatus.UNKNOWN and login.expires_at <= now:
+            # The ledger forgot at once what was put there: it is over since long.
+            raise LoginExpiredError("the login took longer than its lifetime")
         return attrs.evolve(claim, same_browser=True)
 
     async def restore(self, claimant: Claimant, *, now: float) -> None:

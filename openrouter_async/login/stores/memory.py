@@ -22,6 +22,7 @@ class _Entry:
     lease_ends_at: float = 0.0
     lost: bool = False
     result: KeyRecord | None = None
+    result_ends_at: float = 0.0
 
 
 class MemoryStore:
@@ -42,7 +43,7 @@ class MemoryStore:
             raise RequestValidationError("max_logins", "must be an integer from 1")
         self._max_logins = max_logins
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
-        # Results with the time to drop them, which is in the order in which they came.
+        # Results with the time to drop them, in the order in which they came: theirs as well, if all are kept as long.
         self._results: deque[tuple[float, _Entry]] = deque()
 
     def __len__(self) -> int:
@@ -66,7 +67,7 @@ class MemoryStore:
         if not hmac.compare_digest(entry.binding.encode(), claimant.binding.encode()):
             return Claim(status=ClaimStatus.ELSEWHERE)
         if entry.login is None:
-            if entry.result is None:
+            if entry.result is None or entry.result_ends_at <= now:
                 return Claim(status=ClaimStatus.SPENT)
             return Claim(status=ClaimStatus.FINISHED, result=entry.result)
         if entry.token is not None and entry.token != claimant.token:
@@ -96,7 +97,7 @@ class MemoryStore:
             return None
         entry.login = entry.token = None
         if result is not None and keep > 0:
-            entry.result = result
+            entry.result, entry.result_ends_at = result, now + keep
             entry.forget_at = max(entry.forget_at, now + keep)
             self._results.append((now + keep, entry))
             if len(self._results) > self._max_logins:

@@ -13,7 +13,7 @@ from openrouter_async.login.records import GRACE, Claim, Claimant, ClaimStatus, 
 
 try:
     import redis.exceptions
-    from redis.asyncio import Redis
+    from redis.asyncio import BlockingConnectionPool, Redis
 except ImportError as missing:
     raise ImportError("RedisStore needs redis: pip install 'openrouter-async[redis]'") from missing
 
@@ -78,6 +78,8 @@ if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[6]) then redis.call('PEXPIRE', KE
 
 _ATTEMPTS: Final = 4
 _FIRST_PAUSE: Final = 0.05
+_MOST_CONNECTIONS: Final = 50
+_TIMEOUT: Final = 5.0
 
 
 class RedisStore:
@@ -121,11 +123,18 @@ class RedisStore:
             RequestValidationError: An argument is not valid.
         """
         try:
-            client = Redis.from_url(url, socket_timeout=5.0, socket_connect_timeout=5.0)
+            # The usual pool has an error for who finds all connections in use, instead of one for who waits too long.
+            pool = BlockingConnectionPool.from_url(
+                url,
+                max_connections=_MOST_CONNECTIONS,
+                timeout=_TIMEOUT,
+                socket_timeout=_TIMEOUT,
+                socket_connect_timeout=_TIMEOUT,
+            )
         except ValueError:
             # redis-py quotes the URL, and its password with it.
             raise RequestValidationError("url", "must be a redis://, rediss:// or unix:// URL") from None
-        store = cls(client, keys=keys, prefix=prefix)
+        store = cls(Redis.from_pool(pool), keys=keys, prefix=prefix)
         store._is_owner = True
         return store
 
@@ -209,7 +218,8 @@ class RedisStore:
             except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError) as failure:
                 if attempt == _ATTEMPTS:
                     raise LoginStoreError(f"Redis cannot be reached: {type(failure).__name__}") from None
-            except redis.exceptions.RedisError as failure:
+            # The last one is of a caller's client that decodes answers.
+            except (redis.exceptions.RedisError, redis.exceptions.RedisClusterException, UnicodeError) as failure:
                 # Their messages can quote the arguments of the command.
                 raise LoginStoreError(f"Redis refused the operation: {type(failure).__name__}") from None
             await asyncio.sleep(_FIRST_PAUSE * 2 ** (attempt - 1))
