@@ -31,12 +31,30 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="session")
+def cluster_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A cluster of one: it minds the slots of keys as any other."""
+    program = shutil.which("redis-server")
+    if program is None:
+        missing("redis-server")
+    options = ("--cluster-enabled", "yes")
+    with run_redis(program, free_port(), tmp_path_factory.mktemp("cluster"), *options) as url:
+        with redis.Redis.from_url(url) as node:
+            node.execute_command("CLUSTER", "ADDSLOTS", *range(16384))
+            give_up_at = time.monotonic() + 10
+            while b"cluster_state:ok" not in node.execute_command("CLUSTER", "INFO"):
+                assert time.monotonic() < give_up_at
+                time.sleep(0.02)
+        yield url
+
+
 class run_redis:  # noqa: N801 - used like a function
     """A private server, which ends with the block."""
 
-    def __init__(self, program: str, port: int, folder: Path) -> None:
+    def __init__(self, program: str, port: int, folder: Path, *options: str) -> None:
         self.url = f"redis://127.0.0.1:{port}"
         self._command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        self._command += options
         self._folder = folder
 
     def __enter__(self) -> str:

