@@ -18,8 +18,10 @@ from aiohttp import web
 from yarl import URL
 
 from openrouter_async.errors import KeyDeliveryError, OpenRouterError, RequestValidationError
+from openrouter_async.login.callbacks import read_callback
 from openrouter_async.login.errors import (
     InvalidCallbackError,
+    LoginError,
     LoginTimeoutError,
     StateMismatchError,
 )
@@ -28,7 +30,7 @@ from openrouter_async.login.models import Grant, PendingLogin
 from openrouter_async.login.pages import PAGE_HEADERS, render
 from openrouter_async.login.ports import listen
 from openrouter_async.login.stores.memory import MemoryStore
-from openrouter_async.login.urls import AUTHORIZATION_URL
+from openrouter_async.login.urls import AUTHORIZATION_URL, CallbackTemplate
 
 if TYPE_CHECKING:
     from openrouter_async.client import OpenRouter
@@ -131,12 +133,11 @@ class LoopbackLogin:
             for listener in sockets:
                 cleanup.callback(listener.close)
             self._port = sockets[0].getsockname()[1]
-            # Browsers leave out the port that is http's own.
-            names = (URL(f"http://{name}:{self._port}") for name in ("127.0.0.1", "localhost", "[::1]"))
-            self._hosts = [[name.host_port_subcomponent] for name in names]
+            self._hosts = host_headers(self._port)
+            self._template = CallbackTemplate(f"http://{self._host}:{self._port}/callback/{{state}}")
             self._flow = AuthorizationFlow(
                 self._client,
-                callback_url=f"http://{self._host}:{self._port}/callback/{{state}}",
+                callback_url=self._template.callback_url,
                 store=MemoryStore(max_logins=1),
                 auth_url=self._auth_url,
                 lifetime=self._lifetime,
@@ -270,15 +271,20 @@ class LoopbackLogin:
             return _page(404, "Not found", "There is nothing here.")
         if request.method != "GET":
             return _page(405, "Not allowed", "This address can only be read.")
+        target = f"{path}?{query}"
+        try:
+            # What is no callback must not be in the way of one that comes at the same time.
+            read_callback(target, self._template)
+        except LoginError as stray:
+            return _page(400, "Not signed in yet", stray.user_message)
         if self._outcome.done():
             return _page(409, "Already finished", "This sign-in is already finished. You can close this window.")
         if self._finishing:
             return _page(409, "Already under way", "This sign-in is being finished. You can close this window.")
         self._server.guest = request.protocol
-        error = await self._take(self._flow.finish(f"{path}?{query}", binding=self._binding))
+        error = await self._take(self._flow.finish(target, binding=self._binding))
         if error is not None:
-            status = 400 if isinstance(error, (InvalidCallbackError, StateMismatchError)) else 503
-            return _page(status, "Not signed in yet", error.user_message)
+            return _page(503, "Not signed in yet", error.user_message)
         failure = self._outcome.exception()
         if isinstance(failure, OpenRouterError):
             return _page(200, "Not signed in", failure.user_message)
@@ -290,6 +296,12 @@ class LoopbackLogin:
         # An outcome that nobody waited for is no mistake.
         if not self._outcome.cancel() and not self._outcome.cancelled():
             self._outcome.exception()
+
+
+def host_headers(port: int) -> list[list[str | None]]:
+    """The ``Host`` headers of who came by the callback URL; browsers leave out the port that is http's own."""
+    names = (URL(f"http://{name}:{port}") for name in ("127.0.0.1", "localhost", "[::1]"))
+    return [[name.host_port_subcomponent] for name in names]
 
 
 def _page(status: int, title: str, text: str) -> web.Response:

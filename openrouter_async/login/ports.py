@@ -16,10 +16,10 @@ def listen(port: int) -> list[socket.socket]:
     """Listen on a port of 127.0.0.1 and, where the computer has it, the same one of ::1.
 
     Raises:
-        LoopbackUnavailableError: The port is in use.
+        LoopbackUnavailableError: The port is in use, or may not be used.
     """
-    attempts = 1 if port else _ATTEMPTS
-    for _ in range(attempts):
+    reason = ""
+    for _ in range(1 if port else _ATTEMPTS):
         sockets: list[socket.socket] = []
         try:
             sockets.append(_bind(socket.AF_INET, "127.0.0.1", port))
@@ -28,11 +28,12 @@ def listen(port: int) -> list[socket.socket]:
             if sockets and failure.errno != errno.EADDRINUSE:
                 # No IPv6 here, so nobody can come by it.
                 return sockets
+            reason = "in use" if failure.errno == errno.EADDRINUSE else f"not to be had ({failure.strerror})"
             for listener in sockets:
                 listener.close()
         else:
             return sockets
-    raise LoopbackUnavailableError("the port is in use" if port else "no port is free on both 127.0.0.1 and ::1")
+    raise LoopbackUnavailableError(f"the port is {reason}" if port else "no port is free on both 127.0.0.1 and ::1")
 
 
 def _bind(family: socket.AddressFamily, host: str, port: int) -> socket.socket:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import gc
 import html
 import logging
 import os
@@ -27,6 +29,7 @@ from openrouter_async.login import (
     StateMismatchError,
     ports,
 )
+from openrouter_async.login.loopback import host_headers
 from tests.login.support import BUSY, GRANTED, KEY, ONCE, REFUSED, Gate, Server, free_port
 
 if TYPE_CHECKING:
@@ -127,6 +130,18 @@ async def test_a_port_that_is_taken_in_either_family_is_an_error(family: socket.
     assert "code" in caught.value.user_message
 
 
+async def test_a_port_that_may_not_be_used_is_an_error_that_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ports, "_bind", refuse(socket.AF_INET, errno.EACCES))
+    with pytest.raises(LoopbackUnavailableError, match=r"the port is not to be had \(Permission denied\)"):
+        async with logging_in(GRANTED, port=80):
+            pytest.fail("it must not listen")
+
+
+def test_browsers_leave_out_the_port_that_is_https_own() -> None:
+    assert host_headers(80) == [["127.0.0.1"], ["localhost"], ["[::1]"]]
+    assert host_headers(8080) == [["127.0.0.1:8080"], ["localhost:8080"], ["[::1]:8080"]]
+
+
 def refuse(family: socket.AddressFamily, number: int) -> Callable[..., socket.socket]:
     bind = ports._bind
 
@@ -139,16 +154,12 @@ def refuse(family: socket.AddressFamily, number: int) -> Callable[..., socket.so
 
 
 async def test_a_computer_without_ipv6_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    import errno
-
     monkeypatch.setattr(ports, "_bind", refuse(socket.AF_INET6, errno.EADDRNOTAVAIL))
     async with logging_in(GRANTED) as (login, _):
         assert (await visit(address(login))).status == 200
 
 
 async def test_when_no_port_is_free_in_both_families_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    import errno
-
     monkeypatch.setattr(ports, "_bind", refuse(socket.AF_INET6, errno.EADDRINUSE))
     with pytest.raises(LoopbackUnavailableError, match="no port is free on both"):
         async with logging_in(GRANTED):
@@ -250,6 +261,8 @@ async def test_repeats_are_answered_with_409() -> None:
         afterwards = await visit(address(login))
 
         assert (while_running.status, done.status, afterwards.status) == (409, 200, 409)
+        assert "is being finished" in while_running.text
+        assert "is already finished" in afterwards.text
         assert (await login.wait()).key == KEY
         assert (await login.wait()).key == KEY
         assert len(server.requests) == 1
@@ -305,10 +318,13 @@ async def test_a_thousand_hostile_requests_do_not_keep_the_user_out(caplog: pyte
                 return await asyncio.wait_for(send(login, data), 10)
 
         async with asyncio.timeout(30):
-            answers = await asyncio.gather(*(attack(hostile[number % len(hostile)]) for number in range(1000)))
+            first = asyncio.gather(*(attack(hostile[number % len(hostile)]) for number in range(900)))
+            answers = await first
             assert not server.requests
+            last = asyncio.gather(*(attack(hostile[number % len(hostile)]) for number in range(100)))
             page = await visit(address(login))
             grant = await login.wait()
+            answers += await last
         for _, writer in idle:
             writer.close()
             with contextlib.suppress(ConnectionError):
@@ -324,6 +340,33 @@ async def test_a_thousand_hostile_requests_do_not_keep_the_user_out(caplog: pyte
     assert grant.key == KEY
     assert len(server.requests) == 1
     assert not caplog.records
+
+
+async def test_who_comes_late_does_not_push_out_the_browser_that_brought_the_callback() -> None:
+    gate = Gate()
+    async with logging_in(GRANTED, client={"middlewares": [gate]}) as (login, _):
+        visiting = asyncio.create_task(visit(address(login)))
+        await gate.reached.wait()
+        crowd = [await asyncio.open_connection("127.0.0.1", login.port) for _ in range(150)]
+        # The first of the crowd was pushed out instead.
+        assert await asyncio.wait_for(crowd[0][0].read(), 10) == b""
+        gate.open.set()
+        assert (await visiting).status == 200
+        for _, writer in crowd:
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+
+
+async def test_the_page_arrives_although_the_login_is_left_at_once() -> None:
+    async with Server(GRANTED) as server, OpenRouter(None, base_url=server.base_url) as client:
+        for _ in range(20):
+            async with LoopbackLogin(client) as login:
+                visiting = asyncio.create_task(visit(address(login)))
+                await login.wait()
+            page = await visiting
+            assert page.status == 200
+            assert page.text.endswith("</html>\n")
 
 
 # How it ends otherwise.
@@ -429,6 +472,40 @@ async def test_cancelling_closes_the_port_and_nothing_is_left() -> None:
         assert probe.connect_ex(("127.0.0.1", port)) != 0
 
 
+async def fail_to_keep(*_: object) -> None:
+    raise OSError("disk full")
+
+
+@pytest.mark.parametrize(
+    ("answer", "on_key", "warning"),
+    [
+        (GRANTED, None, "a key is lost: the login was given up while it was finished, and no on_key is set"),
+        (GRANTED, fail_to_keep, "a key is lost: the login was given up while it was finished, and on_key raised"),
+        (REFUSED, None, None),
+    ],
+)
+async def test_a_key_of_a_login_that_was_given_up_is_not_lost_in_silence(
+    answer: bytes, on_key: Any, warning: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate = Gate(after=True)
+    async with (
+        Server(answer) as server,
+        OpenRouter(None, base_url=server.base_url, middlewares=[gate], on_key=on_key, retry=ONCE) as client,
+    ):
+        async with LoopbackLogin(client) as login:
+            prompt, _ = typing("the-code")
+            waiting = asyncio.create_task(login.wait(prompt=prompt))
+            await gate.reached.wait()
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+        left = [task for task in asyncio.all_tasks() if "_settle" in repr(task)]
+        gate.open.set()
+        await asyncio.gather(*left, return_exceptions=True)
+
+    assert [record.getMessage() for record in caplog.records] == ([] if warning is None else [warning])
+
+
 # Pasting.
 
 
@@ -481,6 +558,35 @@ async def test_a_prompt_that_fails_ends_the_waiting() -> None:
     async with logging_in(GRANTED) as (login, _):
         with pytest.raises(EOFError):
             await login.wait(prompt=prompt)
+
+
+async def test_a_prompt_that_fails_too_late_is_no_matter(caplog: pytest.LogCaptureFixture) -> None:
+    async with logging_in(GRANTED) as (login, _):
+
+        async def prompt(_: object) -> str:
+            assert (await visit(address(login))).status == 200
+            raise EOFError
+
+        assert (await login.wait(prompt=prompt)).key == KEY
+        gc.collect()
+
+    assert not caplog.records
+
+
+async def test_a_code_that_is_pasted_beside_the_callback_gets_the_same_grant(caplog: pytest.LogCaptureFixture) -> None:
+    gate = Gate()
+    async with logging_in(GRANTED, client={"middlewares": [gate]}) as (login, server):
+        visiting = asyncio.create_task(visit(address(login)))
+        await gate.reached.wait()
+        prompt, _ = typing("the-code")
+        waiting = asyncio.create_task(login.wait(prompt=prompt))
+        await asyncio.sleep(0)
+        gate.open.set()
+
+        assert (await waiting).key == KEY
+        assert (await visiting).status == 200
+        assert len(server.requests) == 1
+    assert not caplog.records
 
 
 # The browser.
