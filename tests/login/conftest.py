@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import shutil
 import subprocess
 import time
@@ -37,7 +38,7 @@ def cluster_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     program = shutil.which("redis-server")
     if program is None:
         missing("redis-server")
-    options = ("--cluster-enabled", "yes")
+    options = ("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
     with run_redis(program, free_port(), tmp_path_factory.mktemp("cluster"), *options) as url:
         with redis.Redis.from_url(url) as node:
             node.execute_command("CLUSTER", "ADDSLOTS", *range(16384))
@@ -48,31 +49,27 @@ def cluster_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
 
 
-class run_redis:  # noqa: N801 - used like a function
+@contextlib.contextmanager
+def run_redis(program: str, port: int, folder: Path, *options: str) -> Iterator[str]:
     """A private server, which ends with the block."""
-
-    def __init__(self, program: str, port: int, folder: Path, *options: str) -> None:
-        self.url = f"redis://127.0.0.1:{port}"
-        self._command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-        self._command += options
-        self._folder = folder
-
-    def __enter__(self) -> str:
-        self._process = subprocess.Popen(self._command, cwd=self._folder, stdout=subprocess.DEVNULL)
-        give_up_at = time.monotonic() + 10
-        with redis.Redis.from_url(self.url) as probe:
-            while True:
-                try:
-                    probe.ping()
-                except redis.ConnectionError:
-                    assert time.monotonic() < give_up_at
-                    time.sleep(0.02)
-                else:
-                    return self.url
-
-    def __exit__(self, *_: object) -> None:
-        self._process.terminate()
-        self._process.wait(10)
+    url = f"redis://127.0.0.1:{port}"
+    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", *options]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL) as process:
+        try:
+            give_up_at = time.monotonic() + 10
+            with redis.Redis.from_url(url) as probe:
+                while True:
+                    try:
+                        probe.ping()
+                    except redis.ConnectionError:
+                        assert process.poll() is None
+                        assert time.monotonic() < give_up_at
+                        time.sleep(0.02)
+                    else:
+                        break
+            yield url
+        finally:
+            process.terminate()
 
 
 @pytest.fixture(params=["valkey", "redis"])
