@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         UsageLimitType,
     )
     from openrouter_async.options import RequestOptions
+    from openrouter_async.stats import ClientStats
 
 __version__ = "0.1.0"
 
@@ -47,6 +48,7 @@ _MODULES: Final = {
         "UsageLimitType",
     ),
     "options": ("RequestOptions",),
+    "stats": ("ClientStats",),
 }
 _HOMES: Final = {name: module for module, names in _MODULES.items() for name in names}
 
@@ -71,6 +73,7 @@ __all__ = [
     "AuthKeysCode",
     "Batch",
     "BatchProgress",
+    "ClientStats",
     "Clock",
     "CodeChallengeMethod",
     "CreateAuthKeysCodeRequest",

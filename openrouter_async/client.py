@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import warnings
+import weakref
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from ssl import SSLContext
 from types import TracebackType
@@ -25,6 +26,7 @@ from openrouter_async.options import Bearer, RequestOptions, check_header_value,
 from openrouter_async.overload import Overload
 from openrouter_async.redaction import mask_optional, redact_headers
 from openrouter_async.retry import OnRetry, RetryMiddleware
+from openrouter_async.stats import ClientStats, Counters
 from openrouter_async.transport import Transport
 
 if TYPE_CHECKING:
@@ -141,6 +143,7 @@ class _Shared:
     transport: Transport
     overload: Overload
     in_flight: InFlight[ExchangeAuthCodeForAPIKeyResponse]
+    counters: Counters
     is_closed: bool = False
 
 
@@ -226,7 +229,9 @@ class OpenRouter:
         transport = Transport(
             session=session, pool_size=pool_size, proxy=_to_proxy(proxy), ssl=ssl, trust_env=trust_env
         )
-        self._bind(settings, _Shared(clock, transport, Overload(clock), InFlight()), owner=None)
+        self._bind(settings, _Shared(clock, transport, Overload(clock), InFlight(), Counters()), owner=None)
+        # It keeps the transport alive beyond the client: of what dies together, the session might be told of first.
+        weakref.finalize(self, _close_forgotten, transport, repr(self))
 
     def _bind(self, settings: _Settings, shared: _Shared, *, owner: OpenRouter | None) -> None:
         self._settings = settings
@@ -235,7 +240,9 @@ class OpenRouter:
         self._owner = owner
         self._headers = settings.request_headers()
         self._urls = _operation_urls(settings.base_url)
-        retry = RetryMiddleware(overload=shared.overload, clock=shared.clock, on_retry=settings.on_retry)
+        retry = RetryMiddleware(
+            overload=shared.overload, clock=shared.clock, on_retry=settings.on_retry, counters=shared.counters
+        )
         attempt = build_chain("attempt_middlewares", settings.attempt_middlewares, shared.transport.send)
         self._handler: Handler = build_chain("middlewares", (*settings.middlewares, retry), attempt)
         self.oauth = OAuth(self)
@@ -279,13 +286,23 @@ class OpenRouter:
         finally:
             await self._shared.transport.aclose()
 
-    def __del__(self) -> None:
-        # An argument that was refused leaves a client without a pool.
-        shared: _Shared | None = getattr(self, "_shared", None)
-        if shared is not None and self._owner is None and shared.transport.abandon():
-            warnings.warn(
-                f"unclosed {self!r}; use `async with` or aclose()", ResourceWarning, stacklevel=2, source=self
-            )
+    def stats(self) -> ClientStats:
+        """What this client and those that share its pool are doing, and have done: for health checks."""
+        shared = self._shared
+        return ClientStats(
+            is_closed=shared.is_closed,
+            exchanges_in_flight=len(shared.in_flight),
+            attempts_in_flight=shared.transport.in_flight,
+            connection_limit=shared.transport.connection_limit,
+            waiting_to_retry=shared.counters.waiting,
+            paused=shared.overload.pauses,
+            retry_budget=shared.overload.budgets,
+            calls=shared.counters.calls,
+            attempts=shared.counters.attempts,
+            retries=shared.counters.retries,
+            succeeded=shared.counters.succeeded,
+            failed=dict(shared.counters.failed),
+        )
 
     def __repr__(self) -> str:
         state = "closed" if self._shared.is_closed else "open"
@@ -307,6 +324,11 @@ class OpenRouter:
     def in_flight(self) -> InFlight[ExchangeAuthCodeForAPIKeyResponse]:
         """The exchanges on their way."""
         return self._shared.in_flight
+
+    @property
+    def counters(self) -> Counters:
+        """What is counted."""
+        return self._shared.counters
 
     def check_usable(self) -> None:
         """Bind to the running loop, or say why this is not possible.
@@ -373,6 +395,11 @@ class OpenRouter:
     def handle(self, request: Request) -> Awaitable[Response]:
         """Send a request through the chain."""
         return self._handler(request)
+
+
+def _close_forgotten(transport: Transport, client: str) -> None:
+    if transport.abandon():
+        warnings.warn(f"unclosed {client}; use `async with` or aclose()", ResourceWarning, stacklevel=2)
 
 
 def _from_environment(name: str) -> str | None:

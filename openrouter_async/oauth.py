@@ -42,6 +42,7 @@ from openrouter_async.models import (
 )
 from openrouter_async.options import Bearer, RequestOptions
 from openrouter_async.outcomes import error_from, settle
+from openrouter_async.stats import Counters
 
 OnKey: TypeAlias = Callable[[ExchangeAuthCodeForAPIKeyRequest, ExchangeAuthCodeForAPIKeyResponse], Awaitable[object]]
 """Puts a key into its safe place. It is awaited before any caller gets the key, and also when no caller is left."""
@@ -87,6 +88,11 @@ class Caller(Protocol):
     @property
     def in_flight(self) -> InFlight[ExchangeAuthCodeForAPIKeyResponse]:
         """The exchanges on their way."""
+        ...
+
+    @property
+    def counters(self) -> Counters:
+        """What is counted."""
         ...
 
     def check_usable(self) -> None:
@@ -384,7 +390,7 @@ class OAuth:
         try:
             response = await self._caller.handle(request)
         except OpenRouterError as failure:
-            settle(failure)
+            self._settle(failure)
             raise
         error: OpenRouterError
         if 200 <= response.status < 300:
@@ -395,16 +401,23 @@ class OAuth:
                 elapsed=time.perf_counter() - started,
             )
             try:
-                return converter.load(kind, response.body, http_meta)
+                result = converter.load(kind, response.body, http_meta)
             except converter.MalformedBodyError as malformed:
                 error = ResponseValidationError(
                     f"{response.status}: {malformed}", status_code=response.status, headers=response.headers
                 )
+            else:
+                self._caller.counters.succeeded += 1
+                return result
         else:
             error = error_from(request, response, self._caller.clock)
         error.history = response.history
-        settle(error)
+        self._settle(error)
         raise error
+
+    def _settle(self, error: OpenRouterError) -> None:
+        settle(error)
+        self._caller.counters.failed[error.outcome] += 1
 
 
 def _to_model(kind: type[_Model], request: _Model | None, fields: dict[str, Any]) -> _Model:

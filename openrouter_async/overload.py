@@ -55,13 +55,14 @@ class Overload:
         self._pauses: dict[URL, _Pause] = {}
         self._budgets: dict[tuple[URL, float], RetryBudget] = {}
 
-    def pause(self, origin: URL, seconds: float) -> None:
-        """Hold back all calls to a host; a longer pause that is under way stays."""
+    def pause(self, origin: URL, seconds: float) -> bool:
+        """Hold back all calls to a host; a longer pause that is under way stays. Whether none was under way."""
         seconds = min(seconds, _LONGEST_PAUSE)
         until = self._clock.monotonic() + seconds
         known = self._pauses.get(origin)
         if known is None or known.until < until:
             self._pauses[origin] = _Pause(until, max(_LEAST_SPREAD, seconds * _SPREAD))
+        return known is None or known.until < until - seconds
 
     def paused(self, origin: URL) -> float:
         """Seconds until a host may be called; 0 when it may be now."""
@@ -92,3 +93,16 @@ class Overload:
         # A budget that nothing was taken from is full, and does not exist yet.
         if self._budgets and capacity is not None and (budget := self._budgets.get((origin, capacity))) is not None:
             budget.refund(amount)
+
+    @property
+    def pauses(self) -> dict[str, float]:
+        """Seconds that each paused host must still be left alone, by its origin."""
+        return {str(origin): left for origin in tuple(self._pauses) if (left := self.paused(origin)) > 0}
+
+    @property
+    def budgets(self) -> dict[str, float]:
+        """Tokens that are left for each host that needed some, by its origin; with several capacities the fewest."""
+        left: dict[str, float] = {}
+        for (origin, _), budget in self._budgets.items():
+            left[str(origin)] = min(budget.tokens, left.get(str(origin), budget.tokens))
+        return left

@@ -15,6 +15,7 @@ from openrouter_async.errors import OpenRouterError, Outcome, RequestTimeoutErro
 from openrouter_async.events import Event
 from openrouter_async.outcomes import error_from
 from openrouter_async.overload import RETRY_COST, SUCCESS_REFUND, TIMEOUT_COST, Overload
+from openrouter_async.stats import Counters
 
 __all__ = ["OnRetry", "RetryMiddleware", "RetryPolicy"]
 
@@ -37,23 +38,33 @@ class RetryMiddleware:
         overload: What is known of the hosts' trouble; None makes one of its own.
         clock: Where time and chance come from.
         on_retry: Called before each retry. What it raises is logged, and changes nothing.
+        counters: What it counts in; None makes some of its own.
     """
 
     def __init__(
-        self, *, overload: Overload | None = None, clock: Clock = SYSTEM_CLOCK, on_retry: OnRetry | None = None
+        self,
+        *,
+        overload: Overload | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+        on_retry: OnRetry | None = None,
+        counters: Counters | None = None,
     ) -> None:
         self._overload = overload if overload is not None else Overload(clock)
         self._clock = clock
         self._on_retry = on_retry
+        self._counters = counters if counters is not None else Counters()
 
     async def __call__(self, request: Request, call_next: Handler) -> Response:
         """Send a request until it is answered, refused, or given up."""
         call = _Call(request, self._overload, self._clock)
+        counters = self._counters
+        counters.calls += 1
         failure: _Failure | None = None
         while (wait := call.wait()) is not None:
             if wait > 0:
-                await self._clock.sleep(wait)
+                await self._sleep(wait)
                 continue
+            counters.attempts += 1
             try:
                 response = await call_next(call.next_request())
             except OpenRouterError as error:
@@ -68,7 +79,15 @@ class RetryMiddleware:
             self._announce(request, attempt)
         return call.give_up(failure or call.not_sent())
 
+    async def _sleep(self, seconds: float) -> None:
+        self._counters.waiting += 1
+        try:
+            await self._clock.sleep(seconds)
+        finally:
+            self._counters.waiting -= 1
+
     def _announce(self, request: Request, attempt: Attempt) -> None:
+        self._counters.retries += 1
         logger.info(
             "%s: retrying in %.2f s after attempt %d: %s",
             request.operation,
@@ -157,7 +176,7 @@ class _Call:
                 "%s: waiting %.2f s, as the server asked of all calls",
                 self._request.operation,
                 wait,
-                extra={"event": Event.PAUSE, "operation": self._request.operation, "wait": wait},
+                extra={"event": Event.PAUSED, "operation": self._request.operation, "wait": wait},
             )
         return wait
 
@@ -216,8 +235,16 @@ class _Call:
         return max(backoff(self._policy, self._failures, self._clock.random()), error.retry_after or 0.0)
 
     def _heed(self, status: int, retry_after: float | None) -> None:
-        if status in _PAUSING_STATUSES and retry_after is not None:
-            self._overload.pause(self._origin, retry_after)
+        if status not in _PAUSING_STATUSES or retry_after is None:
+            return
+        if self._overload.pause(self._origin, retry_after):
+            logger.info(
+                "%s answered %d: all calls to it wait for %.2f s",
+                self._origin,
+                status,
+                retry_after,
+                extra={"event": Event.PAUSE, "server": str(self._origin), "status": status, "wait": retry_after},
+            )
 
     def _pay_for(self, failure: _Failure) -> bool:
         if failure.is_stale_connection:

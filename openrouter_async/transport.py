@@ -115,6 +115,17 @@ class Transport:
         self._deadlines = Deadlines()
         self._known_connections: weakref.WeakSet[object] = weakref.WeakSet()
 
+    @property
+    def in_flight(self) -> int:
+        """Requests under way: on a connection, or waiting for one."""
+        return len(self._deadlines)
+
+    @property
+    def connection_limit(self) -> int:
+        """Connections that the pool may have; 0 when it has no limit, and before there is one."""
+        connector = None if self._session is None else self._session.connector
+        return 0 if connector is None else connector.limit
+
     def acquire_session(self) -> aiohttp.ClientSession:
         """The session, bound to the running loop.
 
