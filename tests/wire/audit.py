@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 
 import openrouter_async
@@ -30,6 +32,18 @@ class Audit(logging.Handler):
         }
         self._read(f"a log record of {record.name}", self.format(record))
         del record.__dict__["__dict__"]
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Be the only one to get the library's log records: others keep them, and what they hold."""
+        log = logging.getLogger("openrouter_async")
+        log.addHandler(self)
+        log.propagate = False
+        try:
+            yield
+        finally:
+            log.propagate = True
+            log.removeHandler(self)
 
     def read_error(self, error: BaseException) -> None:
         """Look at all that an error shows, with the values of local variables in the library's own frames."""

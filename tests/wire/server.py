@@ -368,7 +368,7 @@ class WireServer:
             self.tally[act.name] += 1
             real = await self._source.fetch(request) if act.fetches else b""
             await act.play(wire, real)
-            if act is OK:
+            if act is OK and real.startswith(b"HTTP/1.1 200"):
                 self.delivered.append(request.code)
             if self.idle_act is not None:
                 await self.idle_act(wire)
@@ -440,7 +440,20 @@ FAULTS: Sequence[Act] = (
     status(302, "Location: https://elsewhere.example/"),
     status(401, message="Missing Authentication header"),
 )
-"""Every fault that a proxy may inject."""
+"""Every fault that a proxy may inject.
+
+A refusal never comes after the key here. A server that redeems a code and then says 429, 401 or 409 breaks its word,
+and is believed; see `LIES`.
+"""
+
+LIES: Sequence[Act] = (
+    status(429, after=True),
+    status(429, "Retry-After-Ms: 20", after=True),
+    status(401, after=True, message="Missing Authentication header"),
+    status(403, after=True, message="Authorization code expired"),
+    status(409, after=True),
+)
+"""Refusals of what was carried out: what no client can see through."""
 
 
 def by_chance(share: float, seed: int, faults: Sequence[Act] = FAULTS) -> Callable[[WireRequest], Act]:

@@ -182,6 +182,7 @@ for _code in (429, 503):
     ROWS[f"{_code}, Retry-After is one hour"] = Row(
         [status(_code, "Retry-After: 3600")], 1, errors.APIError, REFUSED if _code == 429 else UNKNOWN, retry_after=3600
     )
+    # A 429 says that nothing was done, and is believed: see `outcome_of`. A 503 says no such thing.
     ROWS[f"{_code} after the key, Retry-After is 1"] = Row(
         [status(_code, "Retry-After: 1", after=True)], 2, Rejected, REFUSED if _code == 429 else UNKNOWN, [1.1]
     )
