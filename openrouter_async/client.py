@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import os
 import warnings
-import weakref
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from ssl import SSLContext
 from types import TracebackType
@@ -230,8 +229,6 @@ class OpenRouter:
             session=session, pool_size=pool_size, proxy=_to_proxy(proxy), ssl=ssl, trust_env=trust_env
         )
         self._bind(settings, _Shared(clock, transport, Overload(clock), InFlight(), Counters()), owner=None)
-        # It keeps the transport alive beyond the client: of what dies together, the session might be told of first.
-        weakref.finalize(self, _close_forgotten, transport, repr(self))
 
     def _bind(self, settings: _Settings, shared: _Shared, *, owner: OpenRouter | None) -> None:
         self._settings = settings
@@ -303,6 +300,14 @@ class OpenRouter:
             succeeded=shared.counters.succeeded,
             failed=dict(shared.counters.failed),
         )
+
+    def __del__(self) -> None:
+        # An argument that was refused leaves a client without a pool.
+        shared: _Shared | None = getattr(self, "_shared", None)
+        if shared is not None and self._owner is None and shared.transport.abandon():
+            warnings.warn(
+                f"unclosed {self!r}; use `async with` or aclose()", ResourceWarning, stacklevel=2, source=self
+            )
 
     def __repr__(self) -> str:
         state = "closed" if self._shared.is_closed else "open"
@@ -395,11 +400,6 @@ class OpenRouter:
     def handle(self, request: Request) -> Awaitable[Response]:
         """Send a request through the chain."""
         return self._handler(request)
-
-
-def _close_forgotten(transport: Transport, client: str) -> None:
-    if transport.abandon():
-        warnings.warn(f"unclosed {client}; use `async with` or aclose()", ResourceWarning, stacklevel=2)
 
 
 def _from_environment(name: str) -> str | None:

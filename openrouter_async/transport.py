@@ -37,6 +37,11 @@ _NO_TIMEOUT: Final = aiohttp.ClientTimeout(total=None)
 _GZIP_OR_ZLIB: Final = zlib.MAX_WBITS | 32
 
 
+# What is collected together has no order, so a session that only a forgotten client knows might be told of before the
+# client. These are known here until they are closed.
+_unclosed: set[Transport] = set()
+
+
 class _BodyTooLargeError(Exception):
     pass
 
@@ -146,6 +151,7 @@ class Transport:
                 cookie_jar=aiohttp.DummyCookieJar(),
                 trust_env=self._trust_env,
             )
+            _unclosed.add(self)
         elif self._session.closed:
             raise ClientClosedError("the session that the client uses is closed")
         return self._session
@@ -230,12 +236,14 @@ class Transport:
     async def aclose(self) -> None:
         """Close the session, if it is our own."""
         self._deadlines.close()
+        _unclosed.discard(self)
         if self._session is not None and not self._is_borrowed:
             await self._session.close()
 
     def abandon(self) -> bool:
         """Close what a forgotten client left open, without a loop; whether there was anything."""
         session = self._session
+        _unclosed.discard(self)
         if session is None or self._is_borrowed or session.closed:
             return False
         connector = session.connector
