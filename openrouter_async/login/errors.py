@@ -44,6 +44,17 @@ __all__ = [
     "UnknownLoginError",
 ]
 
+_KNOWN_ERRORS: Final = frozenset(
+    {
+        "access_denied",
+        "invalid_request",
+        "invalid_scope",
+        "server_error",
+        "temporarily_unavailable",
+        "unauthorized_client",
+        "unsupported_response_type",
+    }
+)
 _TOOK_TOO_LONG: Final = "This sign-in took too long. Please sign in again."
 
 
@@ -122,7 +133,7 @@ class AuthorizationError(LoginError):
     """OpenRouter sent the user back with an error instead of a code (RFC 6749, section 4.1.2.1).
 
     Attributes:
-        error: The error code, such as ``server_error``.
+        error: The error code, such as ``server_error``; ``unknown`` when it is none.
         context: What the app gave to the login; None when the callback does not tell which one it was.
         return_to: Where the app wanted to lead the user; None without.
     """
@@ -130,7 +141,9 @@ class AuthorizationError(LoginError):
     _user_message = "OpenRouter did not allow the sign-in. Please try again."
 
     def __init__(self, error: str, *, context: Any = None, return_to: str | None = None) -> None:
-        super().__init__(f"OpenRouter sent the user back with the error {error!r}", outcome=Outcome.REFUSED)
+        # A browser can bring anything as an error; in messages and logs only what is known to be one is shown.
+        known = f"the error {error}" if error in _KNOWN_ERRORS else "an error"
+        super().__init__(f"OpenRouter sent the user back with {known}", outcome=Outcome.REFUSED)
         self.error = error
         self.context = context
         self.return_to = return_to
