@@ -468,10 +468,20 @@ async def test_a_forged_denial_does_not_end_a_login() -> None:
 async def test_another_error_is_no_denial() -> None:
     async with flowing(GRANTED) as (flow, _):
         pending = await flow.start()
-        with pytest.raises(AuthorizationError, match="'server_error'") as caught:
+        with pytest.raises(AuthorizationError, match="the error server_error") as caught:
             await flow.finish(f"/callback/{pending.state}?error=server_error")
 
     assert type(caught.value) is AuthorizationError
+
+
+async def test_an_error_that_nobody_knows_is_kept_and_not_shown() -> None:
+    async with flowing(GRANTED) as (flow, _):
+        pending = await flow.start()
+        with pytest.raises(AuthorizationError) as caught:
+            await flow.finish(f"/callback/{pending.state}?error=anything.at_all")
+
+    assert str(caught.value) == "OpenRouter sent the user back with an error"
+    assert caught.value.error == "anything.at_all"
 
 
 # What becomes of a login when the exchange fails.
