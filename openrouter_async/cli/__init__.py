@@ -1,0 +1,27 @@
+"""The command line: ``openrouter-async``, or ``python -m openrouter_async``; needs the extra ``cli``."""
+
+import sys
+from typing import Final
+
+__all__ = ["main"]
+
+_PACKAGES: Final = frozenset({"aiolimiter", "cyclopts", "keyring", "platformdirs", "rich", "segno"})
+
+
+def main() -> int:
+    """Run the command that the program's arguments name.
+
+    Returns:
+        The exit status.
+    """
+    try:
+        from openrouter_async.cli.app import run
+
+        return run(sys.argv[1:])
+    except ModuleNotFoundError as missing:
+        if missing.name is None or missing.name.partition(".")[0] not in _PACKAGES:
+            raise
+    print(  # noqa: T201
+        "openrouter-async: the command line needs more packages: pip install 'openrouter-async[cli]'", file=sys.stderr
+    )
+    return 2

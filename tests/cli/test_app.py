@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import ast
+import os
+import resource
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import openrouter_async
+from openrouter_async.cli import main
+from openrouter_async.cli.app import COMMANDS, make_app
+from tests.cli.conftest import Here
+from tests.cli.support import PROGRAM, Shell
+from tests.support import ROOT
+
+
+def function_of(command: str) -> object:
+    name = command.replace("-", "_")
+    return getattr(import_module(f"openrouter_async.cli.commands.{name}"), name)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_summary_of_a_command_is_the_first_line_of_its_help(command: str) -> None:
+    doc = function_of(command).__doc__
+    assert doc is not None
+    assert doc.splitlines()[0] == COMMANDS[command]
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+async def test_the_help_fits_into_80_columns_and_tells_what_each_option_and_status_means(
+    here: Here, command: str
+) -> None:
+    ended = await here(*command.split(), "--help")
+    assert (ended.status, ended.err) == (0, "")
+    lines = ended.out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[0].startswith(f"Usage: openrouter-async {command}".rstrip())
+    for status in ("0    done", "2    wrong usage", "3    refused", "4    unknown", "5    no conn", "130  interrupted"):
+        assert f"  {status}" in ended.out
+    for summary in COMMANDS.values() if not command else [COMMANDS[command]]:
+        assert summary in ended.out
+    for line in lines:
+        # A row of an option without a text would end after its name and type.
+        assert not line.startswith("│ --") or len(line.strip("│ ").split("  ")) > 1 or "CHOICE" not in line
+
+
+async def test_without_a_command_the_help_is_shown(here: Here) -> None:
+    assert (await here()).out == (await here("--help")).out
+
+
+async def test_the_version_is_that_of_the_package(shell: Shell, here: Here) -> None:
+    assert (await here("--version")).out == f"{openrouter_async.__version__}\n"
+    assert (await shell.run("--version")).out == f"{openrouter_async.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["logon"], 'Unknown command "logon". Did you mean "login"?'),
+        (["login", "--jsn"], "Unknown option: --jsn. Did you mean --json?"),
+        (["login", "--port", "many"], 'Invalid value for --port: unable to convert "***" into int.'),
+        (["login", "--store", "cupboard"], 'Choose from: "keyring", "file", "env", "print".'),
+        (["login", "--store", "print", "--file", "key"], "--file goes with --store file or --store env."),
+        (["login", "--port", "70000"], "--port must be an integer from 0 to 65535."),
+        (["login", "--wait", "0"], "--wait must be"),
+        (["login", "--base-url", "ftp://x"], "--base-url must be an https URL"),
+        (["login", "--auth-url", "ftp://x"], "--auth-url must be an https URL"),
+        (["create-code"], 'Command "create-code" parameter CALLBACK_URL requires an argument.'),
+        (["completion", "csh"], 'Choose from: "bash", "zsh", "fish", "powershell".'),
+    ],
+)
+async def test_wrong_usage_is_told_in_one_line_with_status_2(here: Here, arguments: list[str], complaint: str) -> None:
+    ended = await here(*arguments, *(["--no-browser"] if arguments[0] == "login" else []))
+    assert ended.status == 2
+    assert complaint in ended.complaint
+
+
+SECRET = "auth_code_that_nobody_may_see"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["exchange", "one", SECRET],
+        ["exchange", f"--coed={SECRET}"],
+        ["exchange", "one", "--code-challenge-method", SECRET],
+        ["exchange", "one", f"--store={SECRET}"],
+        ["exchange", "one", "--code-verifier", SECRET],
+        ["sandbox", "--port", SECRET],
+        ["sk-or-v1-" + SECRET],
+    ],
+)
+async def test_what_was_given_for_the_wrong_option_is_not_shown(here: Here, arguments: list[str]) -> None:
+    ended = await here(*arguments)
+    assert ended.status == 2
+    assert SECRET not in ended.complaint
+
+
+async def test_wrong_usage_is_an_object_for_machines(here: Here) -> None:
+    ended = await here("status", "--jason", "--json")
+    assert ended.status == 2
+    assert ended.failure["exit_status"] == 2
+    assert ended.failure["type"] == "UsageError"
+    assert "Did you mean --json?" in ended.failure["message"]
+
+
+async def test_an_error_has_a_traceback_with_debug_alone(here: Here) -> None:
+    command = ("exchange", "a-code", "--base-url", "http://127.0.0.1:9/api/v1", "--store", "print")
+    ended = await here(*command)
+    assert ended.status == 5
+    assert "cannot connect" in ended.complaint
+    ended = await here(*command, "--debug")
+    assert ended.status == 5
+    assert "Traceback (most recent call last)" in ended.err
+    assert "TransportError" in ended.err
+    assert "a-code" not in ended.err
+
+
+async def test_a_mistake_of_ours_is_told_without_what_it_says(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    from openrouter_async.cli.commands import status
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError(SECRET)
+
+    monkeypatch.setattr(status, "places_of", fail)
+    ended = await here("status")
+    assert ended.status == 1
+    assert "ZeroDivisionError" in ended.complaint
+    assert SECRET not in ended.err
+
+
+def test_a_reader_that_goes_away_ends_the_program_quietly(shell: Shell) -> None:
+    with subprocess.Popen(
+        [*PROGRAM, "completion", "bash"],
+        env=dict(shell.environment),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(10) == 141
+
+
+@pytest.mark.parametrize("shell_name", ["bash", "zsh", "fish", "powershell"])
+async def test_shells_can_complete_commands_and_options(here: Here, shell_name: str) -> None:
+    ended = await here("completion", shell_name)
+    assert ended.status == 0
+    for word in (*COMMANDS, "code-verifier-file"):
+        assert word in ended.out
+
+
+def test_bash_completes_a_command(shell: Shell, tmp_path: Path) -> None:
+    script = tmp_path / "completion"
+    script.write_text(make_app().generate_completion(shell="bash"))
+    code = f"""
+    source {script}
+    COMP_WORDS=(openrouter-async ex); COMP_CWORD=1; COMP_LINE="openrouter-async ex"; COMP_POINT=${{#COMP_LINE}}
+    _openrouter_async
+    echo "${{COMPREPLY[@]}}"
+    """
+    result = subprocess.run(
+        ["bash", "-c", code], env=dict(shell.environment), capture_output=True, text=True, check=True
+    )
+    assert result.stdout.split() == ["exchange"]
+
+
+def test_without_the_extra_it_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delitem(sys.modules, "openrouter_async.cli.app")
+    monkeypatch.setitem(sys.modules, "cyclopts", None)
+    assert main() == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == "openrouter-async: the command line needs more packages: pip install 'openrouter-async[cli]'\n"
+
+
+def test_another_module_that_is_missing_is_no_reason_to_install_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "openrouter_async.cli.app")
+    monkeypatch.setitem(sys.modules, "openrouter_async.redaction", None)
+    with pytest.raises(ModuleNotFoundError, match=r"openrouter_async\.redaction"):
+        main()
+
+
+def test_every_package_of_the_extra_is_known_to_the_check_for_it() -> None:
+    import tomllib
+
+    from openrouter_async import cli
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extra = {requirement.partition(">=")[0] for requirement in project["optional-dependencies"]["cli"]}
+    assert extra == cli._PACKAGES
+
+
+def cost(*command: str) -> float:
+    """Seconds of CPU, the best of a few runs: what else the computer does must not count."""
+    # Coverage, which the environment may ask for, would be measured as well.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
+    times: list[float] = []
+    for _ in range(5):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, *command], stdout=subprocess.DEVNULL, check=True, cwd=ROOT, env=environment)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return min(times)
+
+
+def test_the_help_is_there_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    nothing = cost("-c", "pass")
+    aiohttp = cost("-c", "import aiohttp") - nothing
+    ours = cost("-m", "openrouter_async", "--help") - nothing
+    with capsys.disabled():
+        print(f"\n--help: {ours * 1000:.0f} ms more than nothing, {ours / aiohttp:.2f} of `import aiohttp`")
+    assert ours < 0.25
+    assert ours < aiohttp
+
+
+def test_the_help_imports_no_command_and_no_http() -> None:
+    code = "import sys; from openrouter_async.cli.app import run; run(['--help']); print(*sorted(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    loaded = set(result.stdout.splitlines()[-1].split())
+    assert loaded.isdisjoint({"aiohttp", "asyncio", "cattrs", "keyring", "openrouter_async.errors", "segno", "yarl"})
+
+
+def test_no_command_prints_by_itself() -> None:
+    """Everything goes through one place that knows what machines and terminals want."""
+    for path in (ROOT / "openrouter_async" / "cli").rglob("*.py"):
+        calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        printing = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
+        assert not printing or path.name in ("__init__.py", "app.py", "options.py", "completion.py"), path

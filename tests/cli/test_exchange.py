@@ -1,0 +1,425 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import keyring
+import pytest
+
+from openrouter_async.pkce import PKCEPair
+from openrouter_async.testing import Fault
+from tests.cli.conftest import Here
+from tests.cli.support import PROGRAM, Shell
+from tests.login.support import GRANTED, KEY
+from tests.raw import RawServer
+
+if TYPE_CHECKING:
+    from openrouter_async.testing import FakeOpenRouter
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def key_of(fake: FakeOpenRouter) -> str:
+    """The key that was issued; there has to be one."""
+    (issued,) = fake.issued_keys
+    return issued.key
+
+
+def key_file(shell_data: Path, fake: FakeOpenRouter) -> Path:
+    return shell_data / f"key-{fake.url.removeprefix('http://').replace(':', '-')}.json"
+
+
+def at(fake: FakeOpenRouter) -> tuple[str, str]:
+    return "--base-url", fake.base_url
+
+
+@pytest.mark.shows_secrets
+async def test_a_code_made_on_the_command_line_becomes_a_key_on_the_command_line(
+    shell: Shell, fake: FakeOpenRouter
+) -> None:
+    (shell.home / "app-key").write_text(fake.token)
+    created = await shell.run(
+        *("create-code", "https://app.example/callback", *at(fake), "--api-key-file", "app-key"),
+        *("--new-verifier", "verifier", "--limit", "2.5", "--usage-limit-type", "daily", "--key-label", "Mine"),
+        *("--expires-at", "2027-12-31T23:59:59Z", "--workspace-id", "550e8400-e29b-41d4-a716-446655440000"),
+    )
+    assert created.status == 0, created.err
+    assert created.out.count("\n") == 1
+    assert "for app " in created.err
+    assert mode(shell.home / "verifier") == 0o600
+
+    verifier = (shell.home / "verifier").read_text().strip()
+    exchanged = await shell.run(
+        "exchange", "--code-file", "-", "--code-verifier", "-", *at(fake), stdin=f"{created.out}{verifier}\n"
+    )
+    assert exchanged.status == 0, exchanged.err
+    assert "Signed in as user_" in exchanged.out
+    assert key_of(fake)[-4:] in exchanged.out
+
+    (issued,) = fake.issued_keys
+    assert (issued.label, issued.limit) == ("Mine", 2.5)
+    for secret in (issued.key, issued.code, verifier, fake.token):
+        assert secret not in exchanged.out + exchanged.err + created.err
+    kept = key_file(shell.data, fake)
+    assert mode(kept) == 0o600
+    assert json.loads(kept.read_text())["key"] == issued.key
+
+
+async def test_the_key_is_described_to_machines_and_never_shown(here: Here, home: Path, fake: FakeOpenRouter) -> None:
+    ended = await here("exchange", fake.issue_code(), "--json", *at(fake))
+    key = key_of(fake)
+    digest = hashlib.sha256(key.encode()).hexdigest()
+    assert ended.document == {
+        "key": f"sk-or-v1-…{key[-4:]}",
+        "key_hash": digest,
+        "user_id": fake.issued_keys[0].user_id,
+        "settings_url": f"https://openrouter.ai/keys/{digest}",
+        "logs_url": f"https://openrouter.ai/logs?api_key_hash={digest}",
+        "stored_in": "file",
+        "stored_at": ended.document["stored_at"],
+    }
+    assert os.path.basename(ended.document["stored_at"]) in os.listdir(home / "data" / "openrouter-async")
+
+
+@pytest.mark.shows_secrets
+async def test_the_key_is_printed_when_it_is_asked_for_and_kept_nowhere(
+    here: Here, home: Path, fake: FakeOpenRouter
+) -> None:
+    ended = await here("exchange", fake.issue_code(), "--store", "print", *at(fake))
+    assert ended.out == key_of(fake) + "\n"
+    assert "kept nowhere" in ended.err
+    ended = await here("exchange", fake.issue_code(), "--store", "print", "--json", *at(fake))
+    assert ended.document["key"] == fake.issued_keys[1].key
+    assert ended.document["stored_in"] == "print"
+    assert os.listdir(home) == []
+
+
+async def test_a_user_without_a_name_is_no_reason_to_fail(here: Here, fake: FakeOpenRouter) -> None:
+    ended = await here("exchange", fake.issue_code(user_id=None), *at(fake))
+    assert ended.out.startswith("Signed in. The key sk-or-v1-…")
+
+
+async def test_the_fields_of_an_exchange_are_sent_as_they_are_given(
+    here: Here, home: Path, fake: FakeOpenRouter
+) -> None:
+    pair = PKCEPair(code_verifier="-" + "v" * 42)
+    (home / "verifier").write_text(pair.code_verifier + "\n")
+    for arguments, method in (
+        (("--code-verifier", pair.code_verifier, "--code-challenge-method", "S256"), "S256"),
+        (("--code-verifier-file", "verifier"), "absent"),
+        (("--code-verifier-file", "verifier", "--code-challenge-method", "null"), None),
+    ):
+        code = fake.issue_code(code_challenge=pair.code_challenge, code_challenge_method="S256")
+        await here("exchange", code, *arguments, *at(fake))
+        body = fake.requests[-1].body
+        assert body["code"] == code
+        assert body["code_verifier"] == pair.code_verifier
+        assert body.get("code_challenge_method", "absent") == method
+
+
+@pytest.mark.shows_secrets
+async def test_the_fields_of_a_code_are_sent_as_they_are_given(
+    here: Here, fake: FakeOpenRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENROUTER_API_KEY", fake.token)
+    challenge = PKCEPair.generate().code_challenge
+    ended = await here(
+        *("create-code", "https://app.example/callback", "--json", "--expires-at", "null"),
+        *("--code-challenge", challenge, "--code-challenge-method", "S256", *at(fake)),
+    )
+    assert ended.document["id"].startswith("auth_code_")
+    assert ended.document["app_id"] > 0
+    assert ended.document["created_at"].startswith("20")
+    assert fake.requests[-1].body == {
+        "callback_url": "https://app.example/callback",
+        "code_challenge": challenge,
+        "code_challenge_method": "S256",
+        "expires_at": None,
+    }
+
+
+REFUSALS = [
+    (["exchange", "none"], 3, "Start again with `openrouter-async login`"),
+    (["create-code", "https://app.example/callback", "--api-key-file", "wrong"], 3, "OPENROUTER_API_KEY"),
+    (["create-code", "https://app.example/callback"], 2, "An API key is needed"),
+    (["create-code", "http://app.example/callback"], 2, "--callback-url must be an https URL"),
+    (["create-code", "https://app.example/", "--expires-at", "soon"], 2, "--expires-at must be a time such as"),
+    (["create-code", "https://app.example/", "--expires-at", "2027-12-31"], 2, "with a time zone"),
+    (["create-code", "https://app.example/", "--workspace-id", "7"], 2, "--workspace-id must be a UUID."),
+    (["create-code", "https://app.example/", "--new-verifier", "v", "--code-challenge", "c"], 2, "leave --code-chall"),
+    (["create-code", "https://app.example/", "--api-key-file", "missing"], 2, "missing: No such file or directory."),
+    (["create-code", "https://app.example/", "--api-key-file", "empty"], 2, "There is no API key in what was given"),
+    (["create-code", "https://app.example/", "--api-key-file", "binary"], 2, "it is not text"),
+    (["exchange"], 2, "--code-file"),
+    (["exchange", "code", "--code-file", "wrong"], 2, "not both"),
+    (["exchange", "--code-file", "empty"], 2, "There is no code in what was given"),
+    (["exchange", "code", "--code-verifier", "short"], 2, "--code-verifier must be 43 to 128 characters"),
+    (["exchange", ""], 2, "There is no code"),
+    (["logout", "--store", "print"], 2, "kept nowhere"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "status", "advice"), REFUSALS)
+async def test_a_failure_is_told_in_one_line_that_says_what_to_do(
+    here: Here, home: Path, fake: FakeOpenRouter, arguments: list[str], status: int, advice: str
+) -> None:
+    (home / "wrong").write_text("sk-or-v1-wrong")
+    (home / "empty").write_text("\n")
+    (home / "binary").write_bytes(b"\xff\xfe")
+    ended = await here(*arguments, *at(fake))
+    assert ended.status == status
+    assert advice in ended.complaint
+    assert "sk-or-v1-wrong" not in ended.err
+    assert list(fake.issued_keys) == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "advice"),
+    [
+        (Fault.status(500), 4, "a key that is not used may be listed at"),
+        (Fault.drop(after=True), 4, "a key that is not used may be listed at"),
+        (Fault.html(403), 3, "Correct what OpenRouter objects to."),
+        (
+            Fault.status(429, headers={"Retry-After": "3600"}),
+            3,
+            "Try again in 3600 seconds; what you sent is still good.",
+        ),
+        (Fault.status(302), 4, "Is --base-url right?"),
+    ],
+)
+async def test_what_goes_wrong_on_the_way_has_a_status_of_its_own(
+    here: Here, fake: FakeOpenRouter, fault: Fault, status: int, advice: str
+) -> None:
+    code = fake.issue_code()
+    fake.script(fault.times(9))
+    ended = await here("exchange", code, "--timeout", "1", *at(fake))
+    assert ended.status == status
+    assert advice in ended.complaint
+    assert code not in ended.err
+
+
+async def test_a_code_whose_creation_is_unknown_does_no_harm(
+    here: Here, fake: FakeOpenRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENROUTER_API_KEY", fake.token)
+    fake.script(Fault.status(302))
+    ended = await here("create-code", "https://app.example/callback", *at(fake))
+    assert ended.status == 4
+    assert "creating another one does no harm" in ended.complaint
+
+
+async def test_a_failure_is_an_object_for_machines(here: Here, fake: FakeOpenRouter) -> None:
+    ended = await here("exchange", "no-such-code", "--json", *at(fake))
+    assert ended.status == 3
+    failure = ended.failure
+    assert failure["outcome"] == "refused"
+    assert failure["exit_status"] == 3
+    assert failure["status_code"] == 403
+    assert failure["attempts"] == 1
+    assert "no-such-code" not in ended.err
+
+
+# Where keys are kept.
+
+
+async def test_the_keyring_comes_first(with_keyring: Here, home: Path, fake: FakeOpenRouter) -> None:
+    ended = await with_keyring("exchange", fake.issue_code(), *at(fake))
+    assert "is in the keyring" in ended.out
+    stored = keyring.get_password("openrouter-async", f"default-127.0.0.1-{fake.base_url.split(':')[2].split('/')[0]}")
+    assert stored is not None
+    assert json.loads(stored)["key"] == key_of(fake)
+    assert os.listdir(home) == ["keyring.json"]
+
+
+async def test_the_status_shows_every_key_and_where_it_is(
+    with_keyring: Here, fake: FakeOpenRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for store in ("keyring", "file"):
+        await with_keyring("exchange", fake.issue_code(), "--store", store, *at(fake))
+    monkeypatch.setenv("OPENROUTER_API_KEY", fake.token)
+    document = (await with_keyring("status", "--json", *at(fake))).document
+    keys = [fake.token, *(issued.key for issued in fake.issued_keys)]
+    assert [one["key_hash"] for one in document["keys"]] == [hashlib.sha256(key.encode()).hexdigest() for key in keys]
+    assert [one["where"] for one in document["keys"]][:2] == ["OPENROUTER_API_KEY", "the keyring"]
+    ended = await with_keyring("status", *at(fake))
+    assert ended.status == 0
+    for key in keys:
+        assert key not in ended.out
+        assert key[-4:] in ended.out
+    assert "https://openrouter.ai/logs?api_key_hash=" in ended.out
+    # Those of the sandbox are not those of the real one.
+    monkeypatch.delenv("OPENROUTER_API_KEY")
+    assert (await with_keyring("status")).status == 1
+
+
+async def test_logging_out_removes_the_key_wherever_it_is(
+    with_keyring: Here, home: Path, fake: FakeOpenRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for store in ("keyring", "file"):
+        await with_keyring("exchange", fake.issue_code(), "--store", store, *at(fake))
+    monkeypatch.setenv("OPENROUTER_API_KEY", "sk-or-v1-of-the-shell")
+    ended = await with_keyring("logout", *at(fake))
+    assert ended.out.count("The key was removed from ") == 2
+    assert ended.out.count("https://openrouter.ai/keys/") == 2
+    assert "OPENROUTER_API_KEY is still set in this shell." in ended.out
+    monkeypatch.delenv("OPENROUTER_API_KEY")
+    ended = await with_keyring("status", *at(fake))
+    assert (ended.status, ended.out) == (1, "There is no key. Sign in with `openrouter-async login`.\n")
+    assert (await with_keyring("logout", *at(fake))).out == "There was no key.\n"
+    assert not key_file(home / "data" / "openrouter-async", fake).exists()
+
+
+async def test_a_line_of_a_dotenv_file_takes_the_key_and_leaves_the_others(
+    here: Here, home: Path, fake: FakeOpenRouter
+) -> None:
+    env = home / ".env"
+    place = ("--store", "env", *at(fake))
+    assert (await here("status", *place)).status == 1
+    await here("exchange", fake.issue_code(), *place)
+    assert env.read_text() == f"OPENROUTER_API_KEY={key_of(fake)}\n"
+    env.write_text('# mine\nDEBUG=1\nexport OPENROUTER_API_KEY = "old"\nX=2\nOPENROUTER_API_KEY=older')
+    env.chmod(0o644)
+    await here("exchange", fake.issue_code(), *place)
+    new = fake.issued_keys[1].key
+    assert env.read_text() == f"# mine\nDEBUG=1\nexport OPENROUTER_API_KEY = {new}\nX=2\n"
+    assert mode(env) == 0o600
+    assert new[-4:] in (await here("status", *place)).out
+    assert (await here("logout", *place)).out.startswith(f"The key was removed from {env}.")
+    assert env.read_text() == "# mine\nDEBUG=1\nX=2\n"
+    env.write_bytes(b"\xff")
+    assert "cannot be read" in (await here("status", *place)).err
+    assert "cannot be read" in (await here("logout", *place)).err
+
+
+async def test_a_file_that_others_could_read_is_replaced_by_one_that_they_cannot(
+    here: Here, home: Path, fake: FakeOpenRouter
+) -> None:
+    for name in ("key.json", "key.env"):
+        path = home / name
+        path.write_text("")
+        path.chmod(0o666)
+        inode = path.stat().st_ino
+        store = "env" if name == "key.env" else "file"
+        ended = await here("exchange", fake.issue_code(), "--store", store, "--file", path, *at(fake))
+        assert ended.status == 0
+        assert mode(path) == 0o600
+        # It was moved there whole, and not written in place.
+        assert path.stat().st_ino != inode
+    assert sorted(os.listdir(home)) == ["key.env", "key.json"]
+
+
+@pytest.mark.parametrize("store", ["file", "env"])
+async def test_a_symbolic_link_is_refused_before_the_code_is_spent(
+    here: Here, home: Path, fake: FakeOpenRouter, store: str
+) -> None:
+    (home / "target").write_text("untouched")
+    (home / "link").symlink_to("target")
+    ended = await here("exchange", fake.issue_code(), "--store", store, "--file", "link", *at(fake))
+    assert ended.status == 2
+    assert "is a symbolic link. Choose another place by --store and --file." in ended.complaint
+    assert list(fake.requests) == []
+    assert (home / "target").read_text() == "untouched"
+
+
+async def test_a_verifier_is_not_written_through_a_symbolic_link(here: Here, home: Path, fake: FakeOpenRouter) -> None:
+    (home / "key").write_text(fake.token)
+    (home / "link").symlink_to("target")
+    ended = await here(
+        *("create-code", "https://app.example/", "--new-verifier", "link", "--api-key-file", "key", *at(fake))
+    )
+    assert ended.status == 1
+    assert "is a symbolic link" in ended.complaint
+    assert list(fake.requests) == []
+
+
+async def test_without_a_keyring_one_is_not_pretended(here: Here, fake: FakeOpenRouter) -> None:
+    ended = await here("exchange", fake.issue_code(), "--store", "keyring", *at(fake))
+    assert ended.status == 2
+    assert "this computer has no keyring that can be used" in ended.complaint
+    assert list(fake.requests) == []
+
+
+async def test_a_key_that_its_place_does_not_take_is_rescued(
+    with_keyring: Here, home: Path, fake: FakeOpenRouter
+) -> None:
+    (home / "keyring.json").mkdir()
+    ended = await with_keyring("exchange", fake.issue_code(), "--store", "keyring", *at(fake))
+    assert ended.status == 1
+    assert "The key could not be kept where you wanted it: the keyring cannot be used" in ended.err
+    folder = home / "data" / "openrouter-async"
+    rescued = folder / os.listdir(folder)[0]
+    assert rescued.name.startswith("rescued-")
+    assert mode(rescued) == 0o600
+    assert json.loads(rescued.read_text())["key"] == key_of(fake)
+    assert key_of(fake) not in ended.out + ended.err
+
+
+async def test_a_key_that_no_place_takes_is_named_so_that_it_can_be_deleted(
+    with_keyring: Here, home: Path, fake: FakeOpenRouter
+) -> None:
+    (home / "keyring.json").mkdir()
+    (home / "data").write_text("in the way")
+    ended = await with_keyring("exchange", fake.issue_code(), "--store", "keyring", *at(fake))
+    assert ended.status == 1
+    assert f"delete it at https://openrouter.ai/keys/{hashlib.sha256(key_of(fake).encode()).hexdigest()}" in ended.err
+    assert key_of(fake) not in ended.out + ended.err
+
+
+async def test_a_key_that_others_may_read_is_not_read_but_removed(here: Here, home: Path, fake: FakeOpenRouter) -> None:
+    await here("exchange", fake.issue_code(), *at(fake))
+    key_file(home / "data" / "openrouter-async", fake).chmod(0o644)
+    ended = await here("status", *at(fake))
+    assert ended.status == 1
+    assert "can be read by others" in ended.err
+    assert "The key was removed" in (await here("logout", *at(fake))).out
+
+
+async def test_a_key_whose_exchange_is_interrupted_is_kept_all_the_same(shell: Shell) -> None:
+    processes: list[asyncio.subprocess.Process] = []
+
+    def interrupt(_: bytes) -> bytes:
+        processes[0].send_signal(signal.SIGINT)
+        return GRANTED
+
+    async with RawServer(interrupt) as server, asyncio.timeout(30):
+        processes.append(await shell.start("exchange", "a-code", "--base-url", server.base_url))
+        out, err = await processes[0].communicate()
+    assert processes[0].returncode == 130
+    assert err.decode() == "openrouter-async: Interrupted.\n"
+    assert b"The key sk-or-v1-" in out
+    (kept,) = os.listdir(shell.data)
+    assert json.loads((shell.data / kept).read_text())["key"] == KEY
+
+
+async def test_the_code_is_asked_for_where_somebody_sits(shell: Shell, fake: FakeOpenRouter) -> None:
+    code = fake.issue_code()
+    primary, secondary = os.openpty()
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *(*PROGRAM, "exchange", *at(fake)),
+            env=dict(shell.environment),
+            cwd=shell.home,
+            stdin=secondary,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=secondary,
+        )
+        os.write(primary, f"{code}\n".encode())
+        async with asyncio.timeout(30):
+            out, _ = await process.communicate()
+        screen = os.read(primary, 65536).decode()
+    finally:
+        for descriptor in (primary, secondary):
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+    assert process.returncode == 0
+    assert b"Signed in as" in out
+    assert "The code; it stays hidden: " in screen

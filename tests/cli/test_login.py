@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import asyncio
+import html
+import io
+import json
+import os
+import re
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import aiohttp
+import pytest
+import segno
+
+from openrouter_async.testing import Fault
+from tests.cli.conftest import Here
+from tests.cli.support import Shell
+from tests.cli.terminal import CTRL_C, CTRL_D, Terminal
+from tests.login.support import free_port
+
+if TYPE_CHECKING:
+    from playwright.async_api import BrowserContext
+
+    from openrouter_async.testing import FakeOpenRouter
+
+pytestmark = pytest.mark.shows_secrets
+"""The page's address, which a login has to show, holds the login's state."""
+
+PASTE = "Paste the code that the page shows; it stays hidden: "
+WAITING = "Waiting for the browser, or for the address that it ended on: "
+
+
+def address_in(text: str, fake: FakeOpenRouter) -> str:
+    found = re.search(rf"{re.escape(fake.auth_url)}\S+", text)
+    assert found is not None, text
+    return html.unescape(found[0])
+
+
+def kept_key(shell: Shell) -> str:
+    (name,) = os.listdir(shell.data)
+    assert stat.S_IMODE(os.stat(shell.data / name).st_mode) == 0o600
+    key: str = json.loads((shell.data / name).read_text())["key"]
+    return key
+
+
+async def visit(url: str) -> str:
+    async with aiohttp.ClientSession() as session, session.get(url) as response:
+        return await response.text()
+
+
+def make_browser(home: Path) -> str:
+    """A program for ``BROWSER`` that passes the address on."""
+    program = home / "browser"
+    os.mkfifo(home / "address")
+    program.write_text(f'#!/bin/sh\nprintf %s "$1" >{home}/address\n')
+    program.chmod(0o755)
+    return str(program)
+
+
+@pytest.mark.browser
+async def test_the_user_is_signed_in_by_a_real_browser(
+    shell: Shell, fake: FakeOpenRouter, browser: BrowserContext
+) -> None:
+    opener = make_browser(shell.home)
+    command = ("login", "--base-url", fake.base_url, "--limit", "5")
+    async with Terminal(shell, *command, env={"BROWSER": opener}) as terminal:
+        url = await asyncio.to_thread((shell.home / "address").read_text)
+        page = await browser.new_page()
+        await page.goto(url)
+        await page.get_by_role("button", name="Authorize").click()
+        await page.get_by_text("You are signed in to openrouter-async. You can close this window.").wait_for()
+        assert await terminal.end() == 0
+    assert url == address_in(terminal.text, fake)
+    assert "If no browser opens, open this page on this computer:" in terminal.screen
+    (issued,) = fake.issued_keys
+    assert kept_key(shell) == issued.key
+    assert (issued.label, issued.limit) == ("openrouter-async", 5)
+    assert issued.key not in terminal.text
+    assert f"Signed in as {issued.user_id}. The key sk-or-v1-…{issued.key[-4:]} is in" in terminal.text
+
+
+async def test_over_ssh_it_shows_a_qr_code_and_takes_the_code_without_showing_it(
+    shell: Shell, fake: FakeOpenRouter
+) -> None:
+    async with Terminal(shell, "login", "--base-url", fake.base_url) as terminal:
+        await terminal.shows(PASTE)
+        url = address_in(terminal.text, fake)
+        drawn = io.StringIO()
+        segno.make(url, error="l", micro=False).terminal(drawn, border=2, compact=True)
+        screen = terminal.screen
+        assert [line.rstrip() for line in drawn.getvalue().splitlines()] == screen[
+            -2 - drawn.getvalue().count("\n") : -2
+        ]
+        terminal.type("not a code\n")
+        await terminal.shows("That was not it: the code must be 1 to 1024 visible ASCII characters.")
+        code = fake.consent(url)
+        terminal.type(f"{code}\n")
+        assert await terminal.end() == 0
+    assert kept_key(shell) == fake.issued_keys[0].key
+    assert code not in terminal.text
+    assert "not a code" not in terminal.text
+    assert any(line.startswith("Signed in as ") for line in terminal.screen)
+
+
+async def test_the_address_on_which_a_browser_elsewhere_ended_can_be_pasted(shell: Shell, fake: FakeOpenRouter) -> None:
+    async with Terminal(shell, "login", "--no-browser", "--base-url", fake.base_url) as terminal:
+        await terminal.shows(WAITING)
+        terminal.type(fake.consent(address_in(terminal.text, fake)) + "\n")
+        assert await terminal.end() == 0
+    assert kept_key(shell) == fake.issued_keys[0].key
+
+
+async def test_the_browser_may_come_back_when_nobody_answers(shell: Shell, fake: FakeOpenRouter) -> None:
+    port = free_port()
+    command = ("login", "--no-browser", "--port", str(port), "--base-url", fake.base_url)
+    async with Terminal(shell, *command) as terminal:
+        await terminal.shows(WAITING)
+        terminal.type(CTRL_D)
+        callback = fake.consent(address_in(terminal.text, fake))
+        assert callback.startswith(f"http://127.0.0.1:{port}/")
+        assert "You are signed in" in await visit(callback)
+        assert await terminal.end() == 0
+
+
+@pytest.mark.parametrize("arguments", [("login",), ("login", "--no-browser"), ("exchange",)])
+async def test_ctrl_c_ends_it_and_the_terminal_shows_again_what_is_typed(
+    shell: Shell, fake: FakeOpenRouter, arguments: tuple[str, ...]
+) -> None:
+    async with Terminal(shell, *arguments, "--base-url", fake.base_url) as terminal:
+        await terminal.shows("hidden: " if arguments != ("login", "--no-browser") else WAITING)
+        terminal.type(CTRL_C)
+        assert await terminal.end() == 130
+    assert terminal.screen[-1] == "openrouter-async: Interrupted."
+    assert not shell.data.exists()
+
+
+async def test_a_browser_that_does_not_come_up_is_no_reason_to_give_up(shell: Shell, fake: FakeOpenRouter) -> None:
+    async with Terminal(shell, "login", "--base-url", fake.base_url, env={"BROWSER": "false"}) as terminal:
+        await terminal.shows(PASTE)
+        assert "No browser came up." in terminal.text
+        headless = terminal.text[terminal.text.index("No browser") :]
+        terminal.type(fake.consent(address_in(headless, fake)) + "\n")
+        assert await terminal.end() == 0
+    assert kept_key(shell) == fake.issued_keys[0].key
+
+
+async def test_a_busy_server_is_asked_again_and_the_code_is_not_lost(shell: Shell, fake: FakeOpenRouter) -> None:
+    async with Terminal(shell, "login", "--base-url", fake.base_url) as terminal:
+        await terminal.shows(PASTE)
+        code = fake.consent(address_in(terminal.text, fake))
+        fake.script(Fault.status(429).times(4))
+        terminal.type(f"{code}\n")
+        await terminal.shows("what you sent is still good.")
+        terminal.type(f"{code}\n")
+        assert await terminal.end() == 0
+    assert kept_key(shell) == fake.issued_keys[0].key
+
+
+async def test_a_script_can_paste_the_code(shell: Shell, fake: FakeOpenRouter) -> None:
+    process = await shell.start(
+        "login", "--headless", "--json", "--base-url", fake.base_url, stdin=asyncio.subprocess.PIPE
+    )
+    assert process.stdin is not None
+    assert process.stderr is not None
+    async with asyncio.timeout(30):
+        told = b""
+        while b"/auth?" not in told:
+            told = await process.stderr.readline()
+        out, _ = await process.communicate(fake.consent(told.decode().strip()).encode())
+    assert process.returncode == 0
+    assert json.loads(out)["stored_in"] == "file"
+    assert "█" not in told.decode()
+
+
+async def test_without_a_code_on_the_standard_input_it_says_so(shell: Shell, fake: FakeOpenRouter) -> None:
+    ended = await shell.run("login", "--base-url", fake.base_url)
+    assert ended.status == 2
+    assert ended.err.splitlines()[-1] == "openrouter-async: No code was given on the standard input."
+
+
+@pytest.mark.parametrize(
+    ("pasted", "status", "advice"),
+    [("two words", 2, "must be 1 to 1024 visible"), ("auth_code_of_nobody", 3, "Start again with")],
+)
+async def test_a_code_that_a_script_pastes_wrongly_ends_it(
+    shell: Shell, fake: FakeOpenRouter, pasted: str, status: int, advice: str
+) -> None:
+    ended = await shell.run("login", "--headless", "--base-url", fake.base_url, stdin=pasted)
+    assert ended.status == status
+    assert advice in ended.err.splitlines()[-1]
+
+
+async def test_nobody_comes(here: Here, fake: FakeOpenRouter) -> None:
+    for arguments in (("--no-browser",), ("--headless",)):
+        ended = await here("login", *arguments, "--wait", "0.05", "--base-url", fake.base_url)
+        assert ended.status in (2, 3)

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from typing import Any
+
+import pytest
+
+from openrouter_async import OpenRouter, RetryPolicy
+from openrouter_async.errors import APIError
+from openrouter_async.testing import FakeOpenRouter
+from tests.cli.conftest import Here
+from tests.cli.support import Shell
+
+
+async def test_the_sandbox_is_an_openrouter_until_ctrl_c(shell: Shell) -> None:
+    process = await shell.start("sandbox", "--port", "0", "--dialect", "observed", "--rate-limit", "2", "--json")
+    assert process.stdout is not None
+    async with asyncio.timeout(30):
+        told: dict[str, Any] = json.loads(await process.stdout.readline())
+    try:
+        async with OpenRouter(told["api_key"], base_url=told["base_url"], retry=RetryPolicy(max_attempts=1)) as client:
+            created = await client.oauth.create_auth_code(callback_url="https://app.example/callback")
+            result = await client.oauth.exchange_auth_code_for_api_key(code=created.data.id)
+            assert result.key.startswith("sk-or-v1-")
+            answers: set[int] = set()
+            for _ in range(20):
+                with pytest.raises(APIError) as caught:
+                    await client.oauth.exchange_auth_code_for_api_key(code=created.data.id)
+                answers.add(caught.value.status_code)
+            assert answers == {400, 429}
+    finally:
+        process.send_signal(signal.SIGINT)
+        _, err = await process.communicate()
+    assert process.returncode == 0
+    assert err == b""
+
+
+@pytest.mark.shows_secrets
+async def test_the_sandbox_tells_people_how_to_use_it(shell: Shell) -> None:
+    process = await shell.start("sandbox", "--port", "0")
+    assert process.stdout is not None
+    async with asyncio.timeout(30):
+        told = (await process.stdout.readuntil(b"Try: ")) + await process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    await process.communicate()
+    assert process.returncode == 0
+    assert "openrouter-async login --base-url http://127.0.0.1:" in told.decode()
+
+
+async def test_a_port_that_is_taken_is_told(here: Here, fake: FakeOpenRouter) -> None:
+    port = fake.url.rpartition(":")[2]
+    ended = await here("sandbox", "--port", port)
+    assert ended.status == 2
+    assert ended.complaint == f"Port {port} is in use: give another one with --port."
+
+
+async def test_the_demo_does_the_whole_job(shell: Shell) -> None:
+    ended = await shell.run("demo")
+    assert (ended.status, ended.err) == (0, "")
+    assert "exchanged key   sk-or-v1-…" in ended.out
+    assert "more codes exchanged in" in ended.out
