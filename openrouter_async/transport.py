@@ -63,15 +63,16 @@ class _Body(BytesPayload):
         self.written_at = 0.0
         self.reused = False
         self.refused = False
+        self._is_known = False
         self._delivery = delivery
         self._known = known
 
     def know(self, protocol: ResponseHandler | None) -> None:
-        """Tell a connection that was used before from a new one."""
-        if protocol is not None:
+        """Tell a connection that was used before from a new one; the first time counts."""
+        if protocol is not None and not self._is_known:
+            self._is_known = True
             self.reused = protocol in self._known
-            if not self.reused:
-                self._known.add(protocol)
+            self._known.add(protocol)
 
     async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
         if self._delivery.withdrawn:
@@ -198,9 +199,9 @@ class Transport:
             proxy=self._proxy,
             ssl=self._ssl,
         )
-        if not body.written and (body.refused or answer.connection is not None):
-            if not body.refused and answer.connection is not None:
-                body.know(answer.connection.protocol)
+        connection = answer.connection
+        if body.refused or (connection is not None and not body.written):
+            body.know(connection and connection.protocol)
             answer.close()
             raise _EarlyAnswerError
         try:

@@ -255,6 +255,17 @@ def test_closing_leaves_the_timer_to_what_still_runs(run: Run) -> None:
     run(main())
 
 
-def test_a_deadline_needs_a_task() -> None:
-    with pytest.raises(RuntimeError):
-        Deadlines().start(1)
+def test_a_deadline_needs_a_task(run: Run) -> None:
+    async def main() -> None:
+        refused: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
+
+        def in_a_callback() -> None:
+            try:
+                Deadlines().start(1)
+            except RuntimeError as error:
+                refused.set_result(error)
+
+        asyncio.get_running_loop().call_soon(in_a_callback)
+        assert str(await refused) == "a deadline needs a running task"
+
+    run(main())

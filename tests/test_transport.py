@@ -7,13 +7,16 @@ import json
 import socket
 import ssl
 import tracemalloc
+import weakref
 import zlib
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
 import pytest
 import trustme
+from aiohttp.base_protocol import BaseProtocol
 from aiohttp.client_reqrep import ConnectionKey, RequestInfo
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -21,7 +24,8 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from openrouter_async import Handler, OpenRouter, Outcome, Request, RequestOptions, Response, RetryPolicy, errors
-from openrouter_async.transport import BODY_LIMIT, Transport
+from openrouter_async.chain import Delivery
+from openrouter_async.transport import BODY_LIMIT, Transport, _Body
 from tests.raw import RawServer, answering, http
 from tests.wire.clock import until
 
@@ -270,6 +274,84 @@ async def test_waiting_for_a_free_connection_counts_as_not_sent() -> None:
             await first
     assert caught.value.outcome is Outcome.NOT_SENT
     assert len(server.requests) == 1
+
+
+class Connection:
+    def __init__(self, *, should_close: bool) -> None:
+        self.should_close = should_close
+
+
+class Writer:
+    """Stands in for aiohttp's writer, over a connection with or without an answer on it already."""
+
+    def __init__(self, protocol: Connection | None = None) -> None:
+        if protocol is not None:
+            self.protocol = protocol
+        self.transport = SimpleNamespace(is_closing=lambda: False)
+        self.written = b""
+
+    async def write(self, data: bytes) -> None:
+        self.written += data
+
+
+def body_for(delivery: Delivery, known: weakref.WeakSet[object] | None = None) -> _Body:
+    return _Body(b"{}", delivery, weakref.WeakSet() if known is None else known)
+
+
+async def test_a_body_is_not_written_where_an_answer_is_already() -> None:
+    writer: Any = Writer(Connection(should_close=True))
+    delivery = Delivery()
+    body = body_for(delivery)
+    with pytest.raises(ConnectionAbortedError):
+        await body.write_with_length(writer, 2)
+    assert (writer.written, body.written, body.refused, delivery.pending) == (b"", False, True, False)
+
+
+async def test_a_body_of_a_call_that_was_given_up_is_not_written() -> None:
+    writer: Any = Writer(Connection(should_close=False))
+    delivery = Delivery()
+    delivery.withdrawn = True
+    with pytest.raises(asyncio.CancelledError):
+        await body_for(delivery).write_with_length(writer, 2)
+    assert writer.written == b""
+
+
+async def test_a_connection_is_known_from_its_second_use_on() -> None:
+    known: weakref.WeakSet[object] = weakref.WeakSet()
+    writer: Any = Writer(Connection(should_close=False))
+    bodies = [body_for(Delivery(), known) for _ in range(2)]
+    for body in bodies:
+        await body.write_with_length(writer, 2)
+        body.know(writer.protocol)
+    assert [body.reused for body in bodies] == [False, True]
+    assert writer.written == b"{}{}"
+
+
+async def test_a_writer_that_does_not_tell_its_connection_still_writes() -> None:
+    writer: Any = Writer()
+    body = body_for(Delivery())
+    await body.write_with_length(writer, 2)
+    assert (writer.written, body.written, body.reused) == (b"{}", True, False)
+
+
+class Mock:
+    """Stands in for a session, as mocking libraries do: it answers, and nothing is written to a connection."""
+
+    closed = False
+
+    async def request(self, *_: object, **__: object) -> Any:
+        loop = asyncio.get_running_loop()
+        content = aiohttp.StreamReader(BaseProtocol(loop), limit=1000, loop=loop)
+        content.feed_data(BODY)
+        content.feed_eof()
+        return SimpleNamespace(
+            status=200, headers=CIMultiDict(), connection=None, content=content, content_length=len(BODY)
+        )
+
+
+async def test_an_answer_of_a_mocked_session_is_an_answer() -> None:
+    session: Any = Mock()
+    assert (await exchange("https://openrouter.invalid/api/v1", session=session)).key == KEY
 
 
 # --- TLS and proxies -----------------------------------------------------------------------------------------------
