@@ -54,6 +54,9 @@ class Audit(logging.Handler):
         if isinstance(error, errors.OpenRouterError):
             self._read(f"user_message of {name}", error.user_message)
             self._read(f"history of {name}", f"{[str(attempt) for attempt in error.history]} {error.history!r}")
+            for attempt in error.history:
+                shown = traceback.TracebackException.from_exception(attempt.error, capture_locals=True)
+                self._read_locals(f"attempt {attempt.number} of {name}", shown)
         if isinstance(error, errors.APIError):
             self._read(f"body of {name}", f"{error.body} {error.message} {error.metadata!r}")
         self._read(f"traceback of {name}", "".join(traceback.format_exception(error)))
