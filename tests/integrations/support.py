@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import importlib.util
 import os
 import re
@@ -19,8 +20,13 @@ import aiohttp
 import attrs
 import uvicorn
 from aiohttp import web
+from fastapi import FastAPI
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
 from yarl import URL
 
+from openrouter_async import OpenRouter, RetryPolicy
+from openrouter_async.login import Grant
 from openrouter_async.testing import FakeOpenRouter
 from tests.support import ROOT
 
@@ -221,3 +227,52 @@ async def _answers(url: str, process: asyncio.subprocess.Process, log: Path) -> 
                     return
             except aiohttp.ClientError:
                 await asyncio.sleep(0.05)
+
+
+KINDS = ("aiohttp", "starlette", "fastapi")
+
+
+def integration(kind: str) -> ModuleType:
+    return importlib.import_module(f"openrouter_async.integrations.{kind}")
+
+
+def respond(kind: str, text: str, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Any:
+    """A response of a framework."""
+    if kind == "aiohttp":
+        return web.Response(text=text, status=status, headers=headers)
+    return PlainTextResponse(text, status, headers)
+
+
+def make_app(kind: str, routes: Mapping[str, Any] | None = None, **options: Any) -> Any:
+    """An app with a login, and with handlers of GETs of its own."""
+    app = {"aiohttp": web.Application, "starlette": Starlette, "fastapi": FastAPI}[kind]()
+    integration(kind).setup(app, **options)
+    for path, handler in (routes or {}).items():
+        if kind == "aiohttp":
+            app.router.add_get(path, handler)
+        else:
+            app.router.add_route(path, handler)
+    return app
+
+
+@contextlib.asynccontextmanager
+async def running(
+    kind: str, fake: FakeOpenRouter, *, routes: Mapping[str, Any] | None = None, **options: Any
+) -> AsyncIterator[tuple[Site, Any]]:
+    """A site with a login; options replace those that a login against the fake has. Gives its app as well."""
+    listener, url = bound_socket()
+    site = Site(name=kind, url=url, fake=fake)
+
+    async def on_login(request: Any, grant: Grant) -> None:
+        pass
+
+    defaults: dict[str, Any] = {
+        "callback_url": url + "/callback/{state}",
+        "on_login": on_login,
+        "client": lambda: OpenRouter(None, base_url=fake.base_url, retry=RetryPolicy.none()),
+        "auth_url": fake.auth_url,
+    }
+    app = make_app(kind, routes, **defaults | options)
+    serve = serve_aiohttp if kind == "aiohttp" else serve_asgi
+    async with serve(app, listener):
+        yield site, app
