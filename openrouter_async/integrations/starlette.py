@@ -59,7 +59,8 @@ def create_app(**options: Unpack[LoginOptions[Request, Response]]) -> Starlette:
     """An ASGI app of the two routes, for any framework that can mount one.
 
     Most frameworks do not run the lifespan of what they mount: see `lifespan`. Mounted at ``/auth``, it takes
-    ``callback_url="https://app.example/auth/callback/{state}", callback_path="/callback/{state}"``.
+    ``callback_url="https://app.example/auth/callback/{state}", callback_path="/callback/{state}"``, and a scope as ASGI
+    has it, with the whole path and ``root_path="/auth"``.
 
     Args:
         options: As for `WebLogin`.

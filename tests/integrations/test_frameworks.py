@@ -1,0 +1,282 @@
+"""What only one framework has."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
+
+import pytest
+import schemathesis
+from aiohttp import web
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from hypercorn.middleware import DispatcherMiddleware
+from hypothesis import HealthCheck, given, settings
+from litestar import Litestar, asgi, get
+from quart import Quart
+from schemathesis.core.result import Ok
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+
+from openrouter_async import OpenRouter
+from openrouter_async.integrations import aiohttp as for_aiohttp
+from openrouter_async.integrations import fastapi as for_fastapi
+from openrouter_async.integrations import starlette as for_starlette
+from openrouter_async.login import AuthorizationFlow, Grant
+from openrouter_async.testing import FakeOpenRouter
+from tests.integrations.support import Site, Visitor, bound_socket, running, serve_asgi
+from tests.support import STRESS
+
+
+async def no_hook(request: Any, grant: Grant) -> None:
+    pass
+
+
+# aiohttp.
+
+
+async def test_a_hook_of_aiohttp_may_raise_its_response(fake: FakeOpenRouter) -> None:
+    async def on_login(request: web.Request, grant: Grant) -> web.StreamResponse:
+        raise web.HTTPSeeOther("/welcome")
+
+    async with running("aiohttp", fake, on_login=on_login) as (site, _), Visitor(site) as visitor:
+        page = await visitor.open(await visitor.consent())
+
+    assert page.location == "/welcome"
+    assert page.headers["Referrer-Policy"] == "no-referrer"
+    assert page.headers["Cache-Control"] == "no-store"
+
+
+async def test_in_aiohttp_client_and_flow_are_under_typed_keys(fake: FakeOpenRouter) -> None:
+    async with running("aiohttp", fake) as (_, app):
+        assert isinstance(app[for_aiohttp.CLIENT], OpenRouter)
+        assert isinstance(app[for_aiohttp.FLOW], AuthorizationFlow)
+
+
+# Starlette.
+
+
+async def test_the_login_lives_within_the_lifespan_of_its_app_and_its_state_stays(fake: FakeOpenRouter) -> None:
+    events: list[str] = []
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
+        events.append("begin")
+        yield {"database": "here"}
+        events.append("end")
+
+    class Client(OpenRouter):
+        async def aclose(self, *, timeout: float = 10.0) -> None:
+            events.append("close")
+            await super().aclose(timeout=timeout)
+
+    app = Starlette(lifespan=lifespan)
+    for_starlette.setup(
+        app,
+        callback_url="http://localhost/callback/{state}",
+        on_login=no_hook,
+        client=lambda: Client(None, base_url=fake.base_url),
+    )
+    for _ in range(2):
+        async with for_starlette.lifespan(app) as state:
+            assert state == {"database": "here"}
+
+    assert events == ["begin", "close", "end"] * 2
+
+
+# Any ASGI app.
+
+
+def login_app(url: str, fake: FakeOpenRouter) -> Starlette:
+    return for_starlette.create_app(
+        callback_url=url + "/auth/callback/{state}",
+        callback_path="/callback/{state}",
+        on_login=no_hook,
+        client=lambda: OpenRouter(None, base_url=fake.base_url),
+        auth_url=fake.auth_url,
+    )
+
+
+def in_litestar(part: Starlette) -> Any:
+    @asgi("/auth", is_mount=True, copy_scope=True)
+    async def auth(scope: Any, receive: Any, send: Any) -> None:
+        # Litestar hands on what is left of the path; ASGI wants all of it.
+        await part({**scope, "path": scope["raw_path"].decode(), "root_path": "/auth"}, receive, send)
+
+    @get("/")
+    async def home() -> str:
+        return "of the app"
+
+    return Litestar([auth, home], lifespan=[lambda app: for_starlette.lifespan(part)], openapi_config=None)
+
+
+def in_quart(part: Starlette) -> Any:
+    app = Quart(__name__)
+
+    @app.while_serving
+    async def login() -> AsyncGenerator[None, None]:
+        async with for_starlette.lifespan(part):
+            yield
+
+    @app.get("/")
+    async def home() -> str:
+        return "of the app"
+
+    async def dispatch(scope: Any, receive: Any, send: Any) -> None:
+        # Quart mounts nothing by itself: this is what every dispatcher does.
+        if scope["type"] == "http" and scope["path"].startswith("/auth/"):
+            await part({**scope, "root_path": scope.get("root_path", "") + "/auth"}, receive, send)
+        else:
+            await app(scope, receive, send)
+
+    return dispatch
+
+
+@pytest.mark.parametrize("mount", [in_litestar, in_quart])
+async def test_the_login_is_a_part_of_any_asgi_app(fake: FakeOpenRouter, mount: Any) -> None:
+    listener, url = bound_socket()
+    async with serve_asgi(mount(login_app(url, fake)), listener):
+        async with Visitor(Site(name="asgi", url=url, fake=fake)) as visitor:
+            page = await visitor.open(await visitor.consent("/auth/login?next=/"))
+            denied = await visitor.open(fake.deny(await visitor.start("/auth/login")))
+            blocked = await visitor.open("/auth/login?next=//evil.example")
+            home = await visitor.open(page.location)
+
+    assert home.text == "of the app"
+    assert denied.status == 403
+    assert 'href="/auth/login"' in denied.text
+    assert blocked.status == 400
+    assert len(fake.issued_keys) == 1
+
+
+async def test_the_login_is_a_part_of_what_hypercorn_dispatches(fake: FakeOpenRouter) -> None:
+    listener, url = bound_socket()
+    other = Quart(__name__)
+    app = DispatcherMiddleware({"/auth": login_app(url, fake), "/": other})  # type: ignore[dict-item]
+    async with serve_asgi(app, listener), Visitor(Site(name="asgi", url=url, fake=fake)) as visitor:
+        page = await visitor.open(await visitor.consent("/auth/login?next=/a"))
+
+    assert page.location == "/a"
+
+
+async def test_a_part_whose_lifespan_nobody_runs_says_so(fake: FakeOpenRouter) -> None:
+    part = login_app("http://localhost", fake)
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/login",
+        "raw_path": b"/login",
+        "query_string": b"",
+        "headers": [],
+        "root_path": "",
+    }
+
+    async def ignore(*_: Any) -> None:
+        pass
+
+    with pytest.raises(RuntimeError, match="the lifespan of its app has not begun"):
+        await part(scope, ignore, ignore)  # type: ignore[arg-type]
+
+
+# FastAPI.
+
+
+def fastapi_app(fake_url: str = "http://127.0.0.1:9") -> FastAPI:
+    app = FastAPI()
+    for_fastapi.setup(
+        app,
+        callback_url="http://localhost/callback/{state}",
+        on_login=no_hook,
+        client=lambda: OpenRouter(None, base_url=fake_url + "/api/v1"),
+        auth_url=fake_url + "/auth",
+    )
+    return app
+
+
+def test_the_openapi_of_fastapi_describes_both_routes_and_nothing_else() -> None:
+    paths = fastapi_app().openapi()["paths"]
+
+    assert list(paths) == ["/login", "/callback/{state}"]
+    start, finish = paths["/login"]["get"], paths["/callback/{state}"]["get"]
+    assert list(paths["/login"]) == list(paths["/callback/{state}"]) == ["get"]
+    assert [(p["in"], p["name"], p["required"]) for p in start["parameters"]] == [("query", "next", False)]
+    assert [(p["in"], p["name"], p["required"]) for p in finish["parameters"]] == [
+        ("path", "state", True),
+        ("query", "code", False),
+        ("query", "state", False),
+        ("query", "error", False),
+    ]
+    assert set(start["responses"]) == {"303", "400", "503"}
+    assert set(finish["responses"]) == {"303", "400", "403", "409", "410", "500", "502", "503"}
+    for operation in (start, finish):
+        responses = operation["responses"]
+        assert "content" not in responses["303"]
+        assert responses["303"]["headers"]["Location"]["schema"] == {"type": "string"}
+        assert all(list(answer["content"]) == ["text/html"] for status, answer in responses.items() if status != "303")
+        assert operation["tags"] == ["sign-in"]
+    assert start["operationId"] != finish["operationId"]
+
+
+def test_a_callback_without_a_place_for_the_state_is_described_so() -> None:
+    app = FastAPI()
+    for_fastapi.setup(
+        app, callback_url="https://app.example/callback", login_path=None, on_login=no_hook, client=OpenRouter
+    )
+    paths = app.openapi()["paths"]
+    assert list(paths) == ["/callback"]
+    assert [p["in"] for p in paths["/callback"]["get"]["parameters"]] == ["query"] * 3
+
+
+def test_a_login_without_routes_describes_none() -> None:
+    app = FastAPI()
+    for_fastapi.setup(
+        app, callback_url="https://app.example/callback", login_path=None, callback_path=None, on_login=no_hook
+    )
+    assert app.openapi()["paths"] == {}
+
+
+def test_whatever_is_asked_of_fastapi_the_answer_is_one_that_its_openapi_describes() -> None:
+    app = fastapi_app()
+    schema = schemathesis.openapi.from_dict(app.openapi())
+    schema.validate()
+    statuses: Counter[int] = Counter()
+    with TestClient(app, follow_redirects=False) as client:
+        for found in schema.get_all_operations():
+            assert isinstance(found, Ok)
+
+            @settings(suppress_health_check=list(HealthCheck), max_examples=400 if STRESS else 25)
+            @given(case=found.ok().as_strategy())
+            def check(case: schemathesis.Case[Any]) -> None:
+                response = client.get(case.formatted_path, params=case.query)
+                statuses[response.status_code] += 1
+                answer = case.operation.definition.raw["responses"][str(response.status_code)]
+                kind, _, _ = response.headers.get("content-type", "").partition(";")
+                assert list(answer.get("content", {"": None})) == [kind]
+                assert set(answer.get("headers", ())) <= {"Location"}
+                assert ("Location" in response.headers) == ("Location" in answer.get("headers", ()))
+
+            check()
+    assert {303, 400} <= set(statuses)
+
+
+def test_in_fastapi_client_and_flow_are_dependencies_that_add_no_parameters(fake: FakeOpenRouter) -> None:
+    app = fastapi_app(fake.url)
+    seen: list[Any] = []
+
+    @app.post("/bots/{bot}/connect", status_code=303, response_class=Response)
+    async def connect(request: Request, bot: int, flow: for_fastapi.Flow, client: for_fastapi.Client) -> Response:
+        seen.extend((flow, client))
+        return await for_fastapi.start(request, context={"bot": bot})
+
+    with TestClient(app, follow_redirects=False) as client:
+        response = client.post("/bots/7/connect")
+
+    assert response.status_code == 303
+    assert response.headers["location"].startswith(fake.auth_url)
+    assert isinstance(seen[0], AuthorizationFlow)
+    assert isinstance(seen[1], OpenRouter)
+    parameters = app.openapi()["paths"]["/bots/{bot}/connect"]["post"]["parameters"]
+    assert [parameter["name"] for parameter in parameters] == ["bot"]
