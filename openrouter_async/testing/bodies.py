@@ -142,6 +142,9 @@ def read_creation(content: bytes) -> Creation:
             workspace_id=fields.take("workspace_id", _uuid, "must be a UUID"),
         ),
     )
+    for hidden in ("spawn_agent", "spawn_cloud"):
+        # What OpenRouter's own tools send.
+        fields.take(hidden, _text, "must be a string", "string")
     fields.check()
     return creation
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import time
 
-from openrouter_async import OpenRouter
+from openrouter_async import BatchProgress, OpenRouter
 from openrouter_async.pkce import PKCEPair
 from openrouter_async.redaction import mask_key
-from openrouter_async.testing import FakeOpenRouter
+from openrouter_async.testing import FakeOpenRouter, Fault
 
 _EXCHANGES = 500
 _AT_ONCE = 50
@@ -17,7 +16,7 @@ _WIDTH = 40
 
 
 async def demonstrate() -> None:
-    """Create a code, exchange it, and exchange many."""
+    """Create a code, exchange it, and exchange many, a few of which meet faults."""
     async with FakeOpenRouter() as fake, OpenRouter(fake.token, base_url=fake.base_url) as client:
         _say(f"A fake OpenRouter listens on {fake.url}")
         pair = PKCEPair.generate()
@@ -40,27 +39,22 @@ async def demonstrate() -> None:
 
 async def _exchange_many(fake: FakeOpenRouter, client: OpenRouter) -> None:
     codes = [fake.issue_code() for _ in range(_EXCHANGES)]
-    free = asyncio.Semaphore(_AT_ONCE)
-    done = 0
-
-    async def exchange(code: str) -> None:
-        nonlocal done
-        async with free:
-            await client.oauth.exchange_auth_code_for_api_key(code=code)
-        done += 1
-        _show_progress(done)
-
-    started = time.perf_counter()
-    await asyncio.gather(*(exchange(code) for code in codes))
-    elapsed = time.perf_counter() - started
-    _say(f"\n{len(fake.issued_keys) - 1} more codes exchanged in {elapsed:.2f} s")
+    fake.script(Fault.status(503).times(3), Fault.drop().times(2), Fault.html(502))
+    _say(f"Exchanging {_EXCHANGES} more codes, {_AT_ONCE} at a time; the first few of them meet faults")
+    results = await client.oauth.exchange_all(codes, concurrency=_AT_ONCE, on_progress=_show)
+    attempts = sum(result.response.http_meta.attempts for result in results if result.response is not None)
+    _say(f"{len(fake.issued_keys) - 1} keys, by {attempts} requests")
 
 
-def _show_progress(done: int) -> None:
-    if sys.stdout.isatty() or done == _EXCHANGES:
-        filled = _WIDTH * done // _EXCHANGES
-        sys.stdout.write(f"\r[{'#' * filled}{'.' * (_WIDTH - filled)}] {done}/{_EXCHANGES}")
+def _show(progress: BatchProgress) -> None:
+    filled = _WIDTH * progress.finished // _EXCHANGES
+    line = f"[{'#' * filled}{'.' * (_WIDTH - filled)}] {progress.finished}/{_EXCHANGES}  {progress.rate:.0f}/s"
+    if sys.stdout.isatty():
+        sys.stdout.write(f"\r{line}" + ("\n" if progress.is_finished else ""))
         sys.stdout.flush()
+    elif progress.is_finished:
+        # In a file, the last state is enough.
+        _say(line)
 
 
 def _say(line: str) -> None:

@@ -68,12 +68,20 @@ DESCRIPTION: Final[dict[str, Any]] = {
                     **_json(
                         _object(
                             ["callback_url"],
-                            callback_url={"type": "string", "format": "uri"},
+                            callback_url={
+                                "type": "string",
+                                "format": "uri",
+                                "examples": ["https://app.example/callback"],
+                            },
                             code_challenge={"type": "string"},
                             code_challenge_method={"type": "string", "enum": _METHODS},
                             limit={"type": "number"},
                             usage_limit_type={"type": "string", "enum": ["daily", "weekly", "monthly"]},
-                            expires_at={"type": ["string", "null"], "format": "date-time"},
+                            expires_at={
+                                "type": ["string", "null"],
+                                "format": "date-time",
+                                "examples": ["2027-12-31T23:59:59Z"],
+                            },
                             key_label={"type": "string", "maxLength": 100},
                             workspace_id={"type": "string", "format": "uuid"},
                         ),

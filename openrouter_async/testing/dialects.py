@@ -53,12 +53,9 @@ class Problem:
     expected: str | None = None
 
 
-def error(status: int, message: str, headers: Mapping[str, str] | None = None, **metadata: Any) -> Answer:
+def error(status: int, message: str, headers: Mapping[str, str] | None = None) -> Answer:
     """An error of the documented shape."""
-    body: dict[str, Any] = {"code": status, "message": message}
-    if metadata:
-        body["metadata"] = metadata
-    return Answer(status, {"error": body}, headers or {})
+    return Answer(status, {"error": {"code": status, "message": message}}, headers or {})
 
 
 def refusal(dialect: Dialect, why: Refusal) -> Answer:

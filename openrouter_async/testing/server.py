@@ -227,6 +227,8 @@ class FakeOpenRouter:
         """
         if expires_at is not None and expires_at.utcoffset() is None:
             raise RequestValidationError("expires_at", "must be a datetime with a time zone")
+        if usage_limit_type not in (None, *UsageLimitType):
+            raise RequestValidationError("usage_limit_type", f"must be one of {', '.join(UsageLimitType)}")
         issued = self._authority.issue(
             code_challenge=code_challenge,
             code_challenge_method=(

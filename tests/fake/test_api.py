@@ -1,0 +1,478 @@
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import socket
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from openrouter_async import OpenRouter, UsageLimitType
+from openrouter_async.errors import APIError, RequestValidationError
+from openrouter_async.login import LoopbackUnavailableError
+from openrouter_async.testing import Dialect, FakeOpenRouter, Fault
+from openrouter_async.testing.authority import Authority
+from tests.fake.support import EPOCH, PAIR, STOPPED, create, exchange, send
+from tests.support import STRESS
+
+VERIFIER = PAIR.code_verifier
+PKCE: dict[str, Any] = {"code_challenge": PAIR.code_challenge, "code_challenge_method": "S256"}
+WRONG = VERIFIER[:-1] + "X"
+
+
+@pytest.fixture
+async def fake() -> AsyncIterator[FakeOpenRouter]:
+    async with FakeOpenRouter(clock=STOPPED) as server:
+        yield server
+
+
+# Codes and keys.
+
+
+async def test_a_created_code_is_exchanged_for_a_key_once(fake: FakeOpenRouter) -> None:
+    created = await create(fake, **PKCE)
+    code = created.json["data"]["id"]
+    first = await exchange(fake, code, code_verifier=VERIFIER, code_challenge_method="S256")
+    second = await exchange(fake, code, code_verifier=VERIFIER, code_challenge_method="S256")
+
+    assert created.json == {"data": {"id": code, "app_id": 12345, "created_at": "2027-01-15T08:00:00.000Z"}}
+    assert first.status == 200
+    assert first.json == {"key": fake.issued_keys[0].key, "user_id": "user_sandbox"}
+    assert fake.issued_keys[0].hash == hashlib.sha256(first.json["key"].encode()).hexdigest()
+    assert (second.status, second.message) == (403, "Invalid code or code_verifier")
+    assert fake.redeemed_codes == [code]
+    assert fake.counters == {
+        "create": 1, "create 200": 1, "exchange": 2, "exchange 200": 1, "exchange 403": 1, "redeemed": 1,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("issued", "sent", "status"),
+    [
+        ({}, {}, 200),
+        ({}, {"code_challenge_method": None}, 200),
+        (PKCE, {"code_verifier": VERIFIER}, 200),
+        (PKCE, {"code_verifier": VERIFIER, "code_challenge_method": None}, 200),
+        ({"code_challenge": VERIFIER}, {"code_verifier": VERIFIER}, 200),
+        ({"code_challenge": VERIFIER, "code_challenge_method": "plain"}, {"code_verifier": VERIFIER}, 200),
+        (PKCE, {}, 403),
+        (PKCE, {"code_verifier": WRONG}, 403),
+        (PKCE, {"code_verifier": PAIR.code_challenge}, 403),
+        (PKCE, {"code_verifier": "short"}, 403),
+        (PKCE, {"code_verifier": VERIFIER + "\n"}, 403),
+        ({}, {"code_verifier": VERIFIER}, 403),
+        ({"code_challenge": "short"}, {"code_verifier": "short"}, 403),
+        ({"code_challenge": "é" * 43}, {"code_verifier": VERIFIER}, 403),
+        (PKCE, {"code_verifier": VERIFIER, "code_challenge_method": "plain"}, 400),
+        ({"code_challenge": VERIFIER}, {"code_verifier": VERIFIER, "code_challenge_method": "S256"}, 400),
+        ({}, {"code_challenge_method": "S256"}, 400),
+    ],
+)
+async def test_a_code_is_given_to_who_has_the_verifier_of_its_challenge_and_nobody_else(
+    fake: FakeOpenRouter, issued: dict[str, Any], sent: dict[str, Any], status: int
+) -> None:
+    code = fake.issue_code(**issued)
+    reply = await exchange(fake, code, **sent)
+
+    assert reply.status == status
+    assert len(fake.issued_keys) == (status == 200)
+    if status == 400:
+        assert reply.message == "Invalid code_challenge_method"
+    if status != 200 and issued == PKCE:
+        assert (await exchange(fake, code, code_verifier=VERIFIER)).status == 200
+
+
+async def test_a_code_can_be_exchanged_for_ten_minutes(fake: FakeOpenRouter) -> None:
+    late, too_late = fake.issue_code(), fake.issue_code()
+    fake.advance(599.9)
+    assert (await exchange(fake, late)).status == 200
+    fake.advance(0.1)
+    reply = await exchange(fake, too_late)
+    assert (reply.status, reply.message) == (403, "Authorization code expired")
+    # Once it is forgotten that it ever was, it is as good as one that never was.
+    fake.advance(601)
+    fake.issue_code()
+    assert (await exchange(fake, too_late)).message == "Invalid code or code_verifier"
+
+
+async def test_fifty_exchanges_of_one_code_at_once_give_one_key(fake: FakeOpenRouter) -> None:
+    for _ in range(5):
+        code = fake.issue_code(**PKCE)
+        replies = await asyncio.gather(*(exchange(fake, code, code_verifier=VERIFIER) for _ in range(50)))
+        assert sorted(reply.status for reply in replies) == [200] + [403] * 49
+    assert len(fake.issued_keys) == len(set(fake.redeemed_codes)) == 5
+
+
+async def test_what_a_key_will_be_like_is_said_when_its_code_is_created(fake: FakeOpenRouter) -> None:
+    created = await create(
+        fake,
+        limit=2.5,
+        usage_limit_type="weekly",
+        expires_at="2027-01-15T09:00:00Z",
+        key_label="My app",
+        workspace_id="0df9e665-d932-5740-b2c7-b52af166bc11",
+    )
+    await exchange(fake, created.json["data"]["id"])
+
+    (issued,) = fake.issued_keys
+    assert (issued.limit, issued.usage_limit_type, issued.label) == (2.5, UsageLimitType.WEEKLY, "My app")
+    assert issued.expires_at == datetime(2027, 1, 15, 9, tzinfo=UTC)
+    assert issued.workspace_id == "0df9e665-d932-5740-b2c7-b52af166bc11"
+    assert issued.created_at.timestamp() == EPOCH
+
+
+async def test_a_key_is_described_to_who_has_it_until_it_expires(fake: FakeOpenRouter) -> None:
+    named = fake.issue_code(
+        key_label="My app", limit=5, usage_limit_type="daily", expires_at=datetime(2027, 1, 15, 9, tzinfo=UTC)
+    )
+    keys = [(await exchange(fake, code)).json["key"] for code in (named, fake.issue_code())]
+
+    async def describe(bearer: str) -> Any:
+        reply = await send(f"{fake.base_url}/key", method="GET", Authorization=bearer)
+        return reply.json["data"] if reply.status == 200 else (reply.status, reply.message)
+
+    assert await describe(f"Bearer {keys[0]}") == {
+        "label": "My app", "limit": 5, "limit_remaining": 5, "limit_reset": "daily", "usage": 0, "is_free_tier": True,
+        "expires_at": "2027-01-15T09:00:00.000Z",
+    }  # fmt: skip
+    unnamed = await describe(f"bearer  {keys[1]}")
+    assert unnamed["label"] == f"{keys[1][:12]}...{keys[1][-3:]}"
+    assert unnamed["expires_at"] is unnamed["limit"] is None
+    assert await describe("Basic abc") == (401, "Missing Authentication header")
+    assert await describe("Bearer sk-or-v1-nobody") == (401, "Invalid credentials")
+    fake.advance(3600)
+    assert await describe(f"Bearer {keys[0]}") == (401, "Invalid credentials")
+
+
+async def test_a_user_may_be_another_one_or_nobody(fake: FakeOpenRouter) -> None:
+    replies = [await exchange(fake, fake.issue_code(user_id=user)) for user in ("user_1", None)]
+
+    assert [reply.json["user_id"] for reply in replies] == ["user_1", None]
+
+
+# Who may create codes.
+
+
+async def test_codes_are_created_for_known_bearers_alone() -> None:
+    async with FakeOpenRouter(tokens=["app-1", "app-2"]) as fake:
+        key = (await exchange(fake, fake.issue_code())).json["key"]
+        tries = {bearer: await create(fake, bearer=bearer) for bearer in ("app-1", "app-2", "app-3", key, "")}
+
+    assert fake.token == "app-1"
+    assert [(reply.status, reply.json.get("error", {}).get("message")) for reply in tries.values()] == [
+        (200, None),
+        (200, None),
+        (401, "Invalid credentials"),
+        (403, "Only management keys can perform this operation"),
+        (401, "Missing Authentication header"),
+    ]
+
+
+async def test_codes_are_exchanged_with_and_without_a_bearer(fake: FakeOpenRouter) -> None:
+    for bearer in (None, fake.token, "stale"):
+        async with OpenRouter(bearer, base_url=fake.base_url) as client:
+            assert (await client.oauth.exchange_auth_code_for_api_key(code=fake.issue_code())).key
+
+
+# What is malformed.
+
+CREATIONS: list[dict[str, Any]] = [
+    {"callback_url": 7},
+    {"callback_url": "http://app.example/"},
+    {"callback_url": "https://"},
+    {"callback_url": "https://app.example:port/"},
+    {"callback_url": "https://app.example/#fragment"},
+    {"callback_url": "https://app.example/a b"},
+    {"callback_url": "http://[::1]/"},
+    {"callback_url": "ftp://localhost/"},
+    {"code_challenge": 7},
+    {"code_challenge": None},
+    {"code_challenge_method": "s256"},
+    {"code_challenge_method": None},
+    {"limit": "10"},
+    {"limit": True},
+    {"limit": 10**400},
+    {"usage_limit_type": "yearly"},
+    {"expires_at": "2027-12-31T23:59Z"},
+    {"expires_at": "2027-12-31T23:59:59"},
+    {"expires_at": "2027-12-31T23:59:59+02:00"},
+    {"expires_at": "2027-13-31T23:59:59Z"},
+    {"expires_at": 7},
+    {"key_label": "x" * 101},
+    {"key_label": None},
+    {"workspace_id": "{0df9e665-d932-5740-b2c7-b52af166bc11}"},
+    {"workspace_id": "none"},
+]
+
+
+@pytest.mark.parametrize("fields", CREATIONS, ids=str)
+async def test_a_creation_that_is_not_as_described_is_refused_by_name(
+    fake: FakeOpenRouter, fields: dict[str, Any]
+) -> None:
+    reply = await create(fake, **fields)
+
+    assert reply.status == 400
+    assert reply.message.startswith(f"Invalid request parameters: {next(iter(fields))}: must be ")
+    assert not fake.issued_keys
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b"", b"{", b"[]", b"null", b'"code"', b"\xff\xfe", b'{"code": NaN}', b"[" * 60_000, b"{}", b'{"code": null}'),
+        *(b'{"code": 7}', b'{"code": "c", "code_verifier": null}', b'{"code": "c", "code_challenge_method": 1}'),
+        *(b'{"code": "c", "code_challenge_method": []}', b'{"code": "c", "code_challenge_method": ""}'),
+    ],
+    ids=lambda body: body[:50].decode(errors="replace"),
+)
+@pytest.mark.parametrize("dialect", Dialect)
+async def test_an_exchange_that_is_not_as_described_is_refused(body: bytes, dialect: Dialect) -> None:
+    async with FakeOpenRouter(dialect=dialect) as fake:
+        reply = await send(f"{fake.base_url}/auth/keys", data=body, **{"Content-Type": "application/json"})
+
+    assert reply.status == 400
+    if dialect is Dialect.OBSERVED:
+        assert reply.json["success"] is False
+        assert reply.json["error"]["name"] == "ZodError"
+    else:
+        assert reply.json["error"]["code"] == 400
+
+
+async def test_a_code_of_half_a_character_is_as_invalid_as_others(fake: FakeOpenRouter) -> None:
+    assert (await exchange(fake, "\ud800")).status == 403
+
+
+async def test_all_mistakes_are_told_at_once(fake: FakeOpenRouter) -> None:
+    reply = await create(fake, limit="10", key_label=7)
+
+    assert reply.message == (
+        "Invalid request parameters: limit: must be a number; key_label: must be a string of at most 100 characters"
+    )
+
+
+async def test_too_large_a_body_is_refused(fake: FakeOpenRouter) -> None:
+    reply = await exchange(fake, "x" * 70_000)
+
+    assert reply.status == 413
+    assert fake.requests[-1].status == 413
+    assert fake.counters["exchange 413"] == 1
+
+
+# Dialects.
+
+
+async def test_the_dialects_differ_in_a_bad_code_and_a_wrong_method() -> None:
+    seen = {}
+    for dialect in Dialect:
+        async with FakeOpenRouter(dialect=dialect, clock=STOPPED) as fake:
+            expired = fake.issue_code()
+            fake.advance(600)
+            wrong = await send(f"{fake.base_url}/auth/keys", method="GET")
+            replies = [
+                await exchange(fake, "nothing"),
+                await exchange(fake, expired),
+                await exchange(fake, fake.issue_code(**PKCE), code_verifier=WRONG),
+                wrong,
+                await send(f"{fake.base_url}/elsewhere"),
+            ]
+            seen[dialect] = [(reply.status, reply.message) for reply in replies]
+            assert wrong.headers.get("Allow") == ("POST" if dialect is Dialect.DOCUMENTED else None)
+
+    common = [(403, "Authorization code expired"), (403, "Invalid code or code_verifier")]
+    assert seen[Dialect.DOCUMENTED] == [
+        (403, "Invalid code or code_verifier"), *common, (405, "Method Not Allowed"), (404, "Not Found"),
+    ]  # fmt: skip
+    assert seen[Dialect.OBSERVED] == [(400, "Invalid code"), *common, (404, "Not Found"), (404, "Not Found")]
+
+
+@pytest.mark.parametrize("dialect", Dialect)
+async def test_the_client_understands_both_dialects(dialect: Dialect) -> None:
+    async with FakeOpenRouter(dialect=dialect) as fake, OpenRouter(None, base_url=fake.base_url) as client:
+        with pytest.raises(APIError) as caught:
+            await client.oauth.exchange_auth_code_for_api_key(code="nothing")
+
+    assert caught.value.is_code_rejected
+
+
+# What is seen of all this.
+
+
+async def test_requests_are_remembered_and_show_no_secret(fake: FakeOpenRouter) -> None:
+    code = fake.issue_code(**PKCE)
+    reply = await exchange(fake, code, code_verifier=VERIFIER)
+    await create(fake, key_label="My app", callback_url="https://app.example/secret-path", invented="secret")
+    await send(f"{fake.base_url}/auth/keys", data=b"secret, and no JSON")
+    await send(f"{fake.base_url}/auth/keys", json=["secret"])
+
+    first, second, third, fourth = fake.requests
+    assert (first.method, first.path, first.status) == ("POST", "/api/v1/auth/keys", 200)
+    assert first.body == {"code": code, "code_verifier": VERIFIER}
+    assert second.headers["authorization"] == f"Bearer {fake.token}"
+    assert (third.body, third.content, third.status) == (None, b"secret, and no JSON", 400)
+    assert fourth.body == ["secret"]
+    assert fake.requests[-1] is fourth
+    assert fake.requests[1:3] == [second, third]
+    assert fake.requests[:] == list(fake.requests) == fake.requests
+    shown = repr((fake, fake.requests, fake.issued_keys, fake.counters))
+    for secret in (code, VERIFIER, reply.json["key"], fake.token, "secret"):
+        assert secret not in shown
+    assert "My app" in shown
+
+
+async def test_the_description_of_the_api_is_served(fake: FakeOpenRouter) -> None:
+    reply = await send(f"{fake.base_url}/openapi.json", method="GET")
+
+    assert reply.json["servers"] == [{"url": fake.base_url}]
+    assert set(reply.json["paths"]) == {"/auth/keys", "/auth/keys/code", "/key"}
+
+
+async def test_a_script_of_faults_does_not_disturb_the_description(fake: FakeOpenRouter) -> None:
+    fake.script(Fault.status(503))
+    assert (await send(f"{fake.base_url}/openapi.json", method="GET")).status == 200
+    assert (await exchange(fake, "nothing")).status == 503
+
+
+# Where it listens.
+
+
+async def test_it_listens_in_both_families_and_can_be_entered_again() -> None:
+    fake = FakeOpenRouter()
+    assert "not listening" in repr(fake)
+    with pytest.raises(RuntimeError, match="enter it first"):
+        _ = fake.base_url
+    for _ in range(2):
+        async with fake:
+            assert fake.url in repr(fake)
+            for url in (fake.base_url, fake.base_url.replace("127.0.0.1", "[::1]")):
+                assert (await send(f"{url}/auth/keys", json={"code": fake.issue_code()})).status == 200
+    assert len(fake.issued_keys) == 4
+    assert "not listening" in repr(fake)
+
+
+async def test_a_port_may_be_given_and_may_be_in_use() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        port: int = other.getsockname()[1]
+    async with FakeOpenRouter(port=port) as fake:
+        assert fake.url == f"http://127.0.0.1:{port}"
+        with pytest.raises(LoopbackUnavailableError):
+            await FakeOpenRouter(port=port).__aenter__()
+
+
+async def test_it_can_be_put_into_another_server() -> None:
+    fake = FakeOpenRouter()
+    outer = web.Application()
+    outer.add_subapp("/openrouter", fake.app)
+    runner = web.AppRunner(outer, access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    url = f"{site.name.rpartition(':')[0]}:{runner.addresses[0][1]}/openrouter"
+    try:
+        async with OpenRouter(fake.token, base_url=f"{url}/api/v1") as client:
+            created = await client.oauth.create_auth_code(callback_url="https://app.example/")
+            assert (await client.oauth.exchange_auth_code_for_api_key(code=created.data.id)).key
+        assert (await send(f"{url}/api/v1/nowhere")).json["error"]["code"] == 404
+        assert "There is nothing here" in (await send(f"{url}/nowhere", method="GET")).text
+        home = await send(f"{url}/auth", method="GET")
+        assert (home.status, home.headers["Location"]) == (303, "./")
+        assert (await send(f"{url}/", method="GET")).status == 200
+    finally:
+        await runner.cleanup()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        ({"port": -1}, "port"),
+        ({"port": True}, "port"),
+        ({"port": "80"}, "port"),
+        ({"tokens": []}, "tokens"),
+        ({"tokens": "token"}, "tokens"),
+        ({"dialect": "spoken"}, "dialect"),
+        ({"code_lifetime": 0}, "code_lifetime"),
+    ],
+)
+def test_arguments_that_are_not_valid_are_refused_by_name(arguments: dict[str, Any], field: str) -> None:
+    with pytest.raises(RequestValidationError) as caught:
+        FakeOpenRouter(**arguments)
+
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        ({"code_challenge": "x", "code_challenge_method": "s256"}, "code_challenge_method"),
+        ({"expires_at": datetime(2027, 1, 1)}, "expires_at"),
+        ({"usage_limit_type": "yearly"}, "usage_limit_type"),
+        ({"fault": "nonsense"}, "fault"),
+    ],
+)
+def test_codes_are_not_issued_for_what_is_not_valid(arguments: dict[str, Any], field: str) -> None:
+    with pytest.raises(RequestValidationError) as caught:
+        FakeOpenRouter().issue_code(**arguments)
+
+    assert caught.value.field == field
+
+
+# Without a loop, and with many codes.
+
+
+def test_without_a_loop_it_runs_in_a_thread() -> None:
+    with FakeOpenRouter(clock=STOPPED, code_lifetime=1e9) as fake:
+
+        async def use() -> None:
+            async with OpenRouter(None, base_url=fake.base_url) as client:
+                await client.oauth.exchange_auth_code_for_api_key(code=fake.issue_code())
+                fake.script(Fault.delay(3600))
+                waiting = asyncio.create_task(client.oauth.exchange_auth_code_for_api_key(code=fake.issue_code()))
+                while not waiting.done():
+                    fake.advance(3600)
+                    await asyncio.wait((waiting,), timeout=0.01)
+                await waiting
+
+        asyncio.run(use())
+        asyncio.run(use())
+    assert len(fake.issued_keys) == 4
+    # Nobody sleeps there any more.
+    fake.advance(1)
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    authority = Authority(lambda: EPOCH, code_lifetime=600, capacity=10)
+    codes = [authority.issue() for _ in range(100)]
+    assert authority.outstanding == 10
+    keys = [authority.redeem(code.code, None, None) for code in codes[-10:]]
+    keys += [authority.redeem(authority.issue().code, None, None) for _ in range(5)]
+    assert [authority.find_key(key.hash) is not None for key in keys] == [False] * 5 + [True] * 10
+
+
+@pytest.mark.stress
+async def test_neither_two_hundred_clients_nor_many_codes_slow_anybody_down() -> None:
+    async def time_exchanges(fake: FakeOpenRouter, client: OpenRouter) -> float:
+        codes = iter([fake.issue_code() for _ in range(200)])
+
+        async def work() -> None:
+            for code in codes:
+                await client.oauth.exchange_auth_code_for_api_key(code=code)
+
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        await asyncio.gather(*(work() for _ in range(200)))
+        return loop.time() - started
+
+    async with FakeOpenRouter() as fake, OpenRouter(None, base_url=fake.base_url, pool_size=200) as client:
+        await time_exchanges(fake, client)
+        others = 100_000 if STRESS else 20_000
+        few = min([await time_exchanges(fake, client) for _ in range(2)])
+        for _ in range(others):
+            fake.issue_code(**PKCE)
+        many = min([await time_exchanges(fake, client) for _ in range(2)])
+
+    print(f"200 exchanges by 200 clients: {few:.2f} s; beside {others:,} other codes: {many:.2f} s")
+    assert len(fake.issued_keys) == fake.counters["exchange 200"] == 5 * 200
+    assert many < 2 * few + 0.1

@@ -1,0 +1,395 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
+
+from openrouter_async import OpenRouter, Outcome, RetryPolicy
+from openrouter_async.clock import Clock
+from openrouter_async.errors import (
+    APIError,
+    ForbiddenResponseError,
+    OpenRouterError,
+    RequestTimeoutError,
+    RequestValidationError,
+    ResponseValidationError,
+    TooManyRequestsResponseError,
+    TransportError,
+)
+from openrouter_async.testing import FakeOpenRouter, Fault
+from openrouter_async.testing.clock import MovableClock
+from openrouter_async.testing.faults import FAULT_PREFIX, FaultKind
+from openrouter_async.testing.html import FAULTS
+from openrouter_async.testing.scripts import RateLimit, Script
+from tests.fake.support import STOPPED, create, exchange
+
+ONCE = RetryPolicy.none()
+
+
+@pytest.fixture
+async def fake() -> AsyncIterator[FakeOpenRouter]:
+    async with FakeOpenRouter(clock=STOPPED) as server:
+        yield server
+
+
+async def fail(fake: FakeOpenRouter, *, code: str | None = None, timeout: float = 5.0) -> OpenRouterError:
+    """Exchange a code, without retries, and give the error."""
+    async with OpenRouter(None, base_url=fake.base_url, retry=ONCE, timeout=timeout) as client:
+        with pytest.raises(OpenRouterError) as caught:
+            await client.oauth.exchange_auth_code_for_api_key(code=code or fake.issue_code())
+    return caught.value
+
+
+# Scripts.
+
+
+@pytest.mark.parametrize(
+    ("fault", "keys", "kind", "outcome"),
+    [
+        (Fault.status(500), 0, APIError, Outcome.UNKNOWN),
+        (Fault.status(500, after=True), 1, APIError, Outcome.UNKNOWN),
+        (Fault.status(429), 0, TooManyRequestsResponseError, Outcome.REFUSED),
+        (Fault.status(418, body="tea", headers={"content-type": "text/plain"}), 0, APIError, Outcome.REFUSED),
+        (Fault.status(599), 0, APIError, Outcome.UNKNOWN),
+        (Fault.status(200, body="{}"), 0, ResponseValidationError, Outcome.UNKNOWN),
+        (Fault.status(302, headers={"Location": "https://elsewhere.example/"}), 0, ResponseValidationError, None),
+        (Fault.html(), 0, APIError, Outcome.UNKNOWN),
+        (Fault.html(403, challenge=True), 0, ForbiddenResponseError, Outcome.REFUSED),
+        (Fault.text(503), 0, APIError, Outcome.UNKNOWN),
+        (Fault.empty(), 0, APIError, Outcome.UNKNOWN),
+        (Fault.zod_error(), 0, APIError, Outcome.REFUSED),
+        (Fault.drop(), 0, TransportError, Outcome.UNKNOWN),
+        (Fault.drop(after=True), 1, TransportError, Outcome.UNKNOWN),
+        (Fault.cut_body(), 1, TransportError, Outcome.UNKNOWN),
+    ],
+    ids=str,
+)
+async def test_a_request_meets_its_fault_and_the_next_one_none(
+    fake: FakeOpenRouter, fault: Fault, keys: int, kind: type[OpenRouterError], outcome: Outcome | None
+) -> None:
+    fake.script(fault)
+    error = await fail(fake)
+
+    assert isinstance(error, kind)
+    assert outcome in (None, error.outcome)
+    assert len(fake.issued_keys) == keys
+    assert fake.counters[f"fault {fault.kind}"] == 1
+    assert fake.requests[-1].status == {
+        FaultKind.STATUS: fault.status_code, FaultKind.CUT: 200, FaultKind.DROP: None
+    }[fault.kind]  # fmt: skip
+    assert (await exchange(fake, fake.issue_code())).status == 200
+
+
+async def test_bodies_have_the_shapes_that_were_seen(fake: FakeOpenRouter) -> None:
+    fake.script(
+        Fault.html(520), Fault.html(403, challenge=True), Fault.text(503, "no healthy upstream"), Fault.empty(504),
+        Fault.zod_error(), Fault.status(429), Fault.status(599), Fault.status(400, message="Broken"),
+    )  # fmt: skip
+    page, challenge, text, empty, zod, busy, odd, broken = [await exchange(fake, "c") for _ in range(8)]
+
+    assert page.headers["Content-Type"].startswith("text/html")
+    assert {"CF-RAY", "Server"} <= set(page.headers)
+    assert "520" in page.text
+    assert challenge.headers["CF-Mitigated"] == "challenge"
+    assert text.text == "no healthy upstream"
+    assert (empty.status, empty.text) == (504, "")
+    assert zod.json["error"]["name"] == "ZodError"
+    assert [reply.message for reply in (busy, odd, broken)] == ["Rate limit exceeded", "Unknown Error", "Broken"]
+
+
+async def test_a_script_is_met_in_its_order_by_any_operation(fake: FakeOpenRouter) -> None:
+    fake.script(Fault.status(501).times(2), Fault.status(502))
+    fake.script(Fault.status(503))
+    replies = [await create(fake), await exchange(fake, "c"), await create(fake), await exchange(fake, "c")]
+
+    assert [reply.status for reply in replies] == [501, 501, 502, 503]
+    assert fake.counters["create 501"] == fake.counters["exchange 501"] == 1
+
+
+async def test_a_delay_is_as_long_as_the_clock_says(fake: FakeOpenRouter) -> None:
+    fake.script(Fault.delay(60))
+    waiting = asyncio.create_task(exchange(fake, fake.issue_code()))
+    await until(lambda: fake.issued_keys)
+    assert fake.requests[-1].status is None
+    fake.advance(59)
+    await asyncio.wait((waiting,), timeout=0.02)
+    assert not waiting.done()
+    fake.advance(1)
+
+    assert (await waiting).status == 200
+    assert fake.requests[-1].status == 200
+
+
+@pytest.mark.parametrize("after", [False, True])
+async def test_a_hanging_request_ends_with_its_client(fake: FakeOpenRouter, after: bool) -> None:
+    fake.script(Fault.hang(after=after))
+    error = await fail(fake, timeout=0.05)
+
+    assert isinstance(error, RequestTimeoutError)
+    assert len(fake.issued_keys) == after
+    assert fake.requests[-1].status is None
+
+
+async def test_a_hanging_request_ends_with_the_server() -> None:
+    async with FakeOpenRouter() as fake:
+        fake.script(Fault.hang())
+        waiting = asyncio.create_task(exchange(fake, "c"))
+        await until(lambda: fake.counters["fault hang"])
+    with pytest.raises(aiohttp.ServerDisconnectedError):
+        await waiting
+
+
+async def test_in_another_server_a_hanging_request_outlives_its_client_and_ends_with_the_server() -> None:
+    fake = FakeOpenRouter()
+    runner = web.AppRunner(fake.app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    base_url = f"http://127.0.0.1:{runner.addresses[0][1]}/api/v1"
+    fake.script(Fault.hang())
+    async with OpenRouter(None, base_url=base_url, retry=ONCE, timeout=0.05) as client:
+        with pytest.raises(RequestTimeoutError):
+            await client.oauth.exchange_auth_code_for_api_key(code="c")
+    async with asyncio.timeout(5):
+        await runner.cleanup()
+
+
+async def test_the_client_gets_through_what_passes(fake: FakeOpenRouter) -> None:
+    async with OpenRouter(
+        None, base_url=fake.base_url, clock=Clock(sleep=lambda _: asyncio.sleep(0)), retry=RetryPolicy(max_attempts=6)
+    ) as client:
+        fake.script(Fault.status(503), Fault.drop(), Fault.html(), Fault.status(429, headers={"Retry-After-Ms": "5"}))
+        result = await client.oauth.exchange_auth_code_for_api_key(code=fake.issue_code())
+
+    assert result.http_meta.attempts == 5
+    assert result.key == fake.issued_keys[-1].key
+
+
+# By code.
+
+
+async def test_a_client_elsewhere_asks_for_a_fault_by_its_code(fake: FakeOpenRouter) -> None:
+    code = fake.issue_code(fault="status-429.retry-7.x2")
+    assert code.startswith("fault.status-429.retry-7.x2~auth_code_")
+    replies = [await exchange(fake, code) for _ in range(4)]
+
+    assert [reply.status for reply in replies] == [429, 429, 200, 403]
+    assert [reply.headers.get("Retry-After") for reply in replies] == ["7", "7", None, None]
+
+
+async def test_a_fault_may_be_put_in_front_of_a_code_that_was_issued_without(fake: FakeOpenRouter) -> None:
+    code = fake.issue_code()
+    replies = [await exchange(fake, f"fault.status-500.after~{code}") for _ in range(2)]
+
+    assert [reply.status for reply in replies] == [500, 403]
+    assert fake.redeemed_codes == [code]
+
+
+async def test_a_fault_of_a_code_is_met_by_its_exchange_alone_and_after_the_script(fake: FakeOpenRouter) -> None:
+    code = fake.issue_code(fault="status-503")
+    fake.script(Fault.status(502))
+    assert (await exchange(fake, code)).status == 502
+    assert (await create(fake, key_label=code)).status == 200
+    assert (await exchange(fake, code)).status == 503
+    assert (await exchange(fake, code)).status == 200
+
+
+async def test_a_code_that_asks_for_nonsense_is_told_so(fake: FakeOpenRouter) -> None:
+    code = fake.issue_code()
+    reply = await exchange(fake, f"fault.statsu-503~{code}")
+
+    assert (reply.status, reply.message) == (400, "The code asks for a fault that there is not")
+    assert not fake.issued_keys
+
+
+@pytest.mark.parametrize(
+    ("spec", "fault"),
+    [
+        ("status-503", Fault.status(503)),
+        ("status-500.after", Fault.status(500, after=True)),
+        ("status-429.retry-2.x3", Fault.status(429, headers={"Retry-After": "2"}).times(3)),
+        ("html-502.x2", Fault.html(502).times(2)),
+        ("challenge-403", Fault.html(403, challenge=True)),
+        ("text-500.after", Fault.text(500, after=True)),
+        ("empty-504", Fault.empty(504)),
+        ("zod-400", Fault.zod_error(400)),
+        ("drop", Fault.drop()),
+        ("drop.after.x2", Fault.drop(after=True).times(2)),
+        ("cut", Fault.cut_body()),
+        ("hang.after", Fault.hang(after=True)),
+        ("delay-1500ms", Fault.delay(1.5)),
+        ("delay-999999ms", Fault.delay(600)),
+    ],
+)
+def test_a_spec_names_a_fault(spec: str, fault: Fault) -> None:
+    assert Fault.from_spec(spec) == fault
+    assert hash(Fault.from_spec(spec)) == hash(fault)
+    assert FAULT_PREFIX.match(f"fault.{spec}~x")
+
+
+@pytest.mark.parametrize(
+    "spec",
+    ["", "status", "status-99", "status-600", "status-503.x0", "status-503.x2.after", "drop-503", "drop.", "never"],
+)
+def test_a_spec_that_names_none_is_refused(spec: str) -> None:
+    with pytest.raises(RequestValidationError) as caught:
+        Fault.from_spec(spec)
+
+    assert caught.value.field in ("fault", "status_code", "count")
+
+
+@given(st.text(alphabet="abcdefghijklmnopqrstuvwxyz0123456789.-~", max_size=40))
+def test_any_spec_is_a_fault_or_refused(spec: str) -> None:
+    with contextlib.suppress(RequestValidationError):
+        assert isinstance(Fault.from_spec(spec), Fault)
+
+
+def test_what_the_consent_page_offers_are_faults() -> None:
+    assert [Fault.from_spec(spec).count for spec in FAULTS if spec] == [1] * (len(FAULTS) - 1)
+
+
+@pytest.mark.parametrize(
+    ("make", "field"),
+    [
+        (lambda: Fault.status(100), "status_code"),
+        (lambda: Fault.status(True), "status_code"),
+        (lambda: Fault.delay(-1), "seconds"),
+        (lambda: Fault.delay(float("inf")), "seconds"),
+        (lambda: Fault.drop().times(0), "count"),
+    ],
+)
+def test_a_fault_that_is_not_valid_is_refused_by_name(make: Any, field: str) -> None:
+    with pytest.raises(RequestValidationError) as caught:
+        make()
+
+    assert caught.value.field == field
+
+
+def test_how_often_codes_met_their_faults_is_remembered_within_bounds() -> None:
+    script = Script()
+    first = "fault.status-500~0"
+    assert [script.next(first), script.next(first)] == [Fault.status(500), None]
+    for number in range(1, 10_001):
+        script.next(f"fault.status-500~{number}")
+    assert script.next(first) == Fault.status(500)
+    assert not len(script)
+    script.add(Fault.drop().times(3), Fault.hang())
+    assert len(script) == 4
+
+
+# The rate limit.
+
+
+async def test_who_waits_as_long_as_retry_after_says_gets_in(fake: FakeOpenRouter) -> None:
+    fake.rate_limit(5)
+    replies = [await exchange(fake, "c") for _ in range(7)]
+    assert [reply.status for reply in replies] == [403] * 5 + [429] * 2
+    assert replies[-1].headers["Retry-After"] == "1"
+    fake.advance(0.19)
+    assert (await exchange(fake, "c")).status == 429
+    fake.advance(0.01)
+    assert (await exchange(fake, "c")).status == 403
+    assert (await exchange(fake, "c")).status == 429
+    fake.rate_limit(None)
+    assert (await exchange(fake, "c")).status == 403
+
+
+async def test_a_slow_rate_says_how_long_it_takes(fake: FakeOpenRouter) -> None:
+    fake.rate_limit(0.1)
+    assert (await exchange(fake, "c")).status == 403
+    fake.advance(2.5)
+    reply = await exchange(fake, "c")
+    assert (reply.status, reply.headers["Retry-After"]) == (429, "8")
+    fake.advance(7.4)
+    assert (await exchange(fake, "c")).status == 429
+    fake.advance(0.1)
+    assert (await exchange(fake, "c")).status == 403
+
+
+async def test_a_limited_request_meets_no_fault_and_redeems_nothing(fake: FakeOpenRouter) -> None:
+    fake.rate_limit(1)
+    code = fake.issue_code()
+    await create(fake)
+    fake.script(Fault.status(503))
+    assert (await exchange(fake, code)).status == 429
+    fake.advance(1)
+    assert (await exchange(fake, code)).status == 503
+
+
+@given(
+    rate=st.floats(0.01, 1000),
+    steps=st.lists(st.floats(0, 3), min_size=1, max_size=60),
+)
+def test_never_are_more_let_in_than_the_rate_allows_and_the_wait_is_never_too_short(
+    rate: float, steps: list[float]
+) -> None:
+    now = 0.0
+    limit = RateLimit(rate, lambda: now)
+    let_in = []
+    for step in steps:
+        now += step
+        wait = limit.take()
+        if wait:
+            now += wait
+            assert limit.take() == 0
+        let_in.append(now)
+    burst = max(rate, 1)
+    for index, start in enumerate(let_in):
+        for count, end in enumerate(let_in[index:], 1):
+            assert count <= burst + (end - start) * rate + 1e-3
+
+
+@pytest.mark.parametrize("rate", [0, -1, float("nan"), "5", True])
+def test_a_rate_that_is_none_is_refused(rate: Any) -> None:
+    with pytest.raises(RequestValidationError, match="per_second"):
+        FakeOpenRouter().rate_limit(rate)
+
+
+# The clock.
+
+
+async def test_a_clock_that_lets_sleepers_go_on_without_moving_does_so() -> None:
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    clock = MovableClock(Clock(monotonic=lambda: 0.0, sleep=sleep))
+    await clock.sleep(5)
+    await clock.sleep(0)
+    assert slept == [5]
+
+
+async def test_a_clock_may_be_moved_twice_before_anybody_wakes() -> None:
+    clock = MovableClock(STOPPED)
+    sleeping = asyncio.create_task(clock.sleep(5))
+    await asyncio.sleep(0)
+    clock.advance(2)
+    clock.advance(3)
+    await sleeping
+
+
+async def test_a_real_clock_is_waited_for() -> None:
+    clock = MovableClock(Clock())
+    started = clock.monotonic()
+    await clock.sleep(0.01)
+    assert clock.monotonic() - started >= 0.01
+
+
+@pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf"), "1"])
+def test_a_clock_does_not_go_back(seconds: Any) -> None:
+    with pytest.raises(RequestValidationError, match="seconds"):
+        FakeOpenRouter().advance(seconds)
+
+
+async def until(condition: Any) -> None:
+    """Let others go on until something is so."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - there is no event for it
+            await asyncio.sleep(0.001)

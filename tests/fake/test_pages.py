@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import html
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from openrouter_async.errors import RequestValidationError
+from openrouter_async.testing import FakeOpenRouter
+from openrouter_async.testing.html import HEADERS
+from tests.fake.support import PAIR, STATE, STOPPED, Reply, asking, exchange, send
+
+EVIL = "<script>alert('1')</script>\""
+
+
+@pytest.fixture
+async def fake() -> AsyncIterator[FakeOpenRouter]:
+    async with FakeOpenRouter(clock=STOPPED) as server:
+        yield server
+
+
+async def get(url: str) -> Reply:
+    return await send(url, method="GET")
+
+
+async def decide(url: str, decision: str = "authorize", **fields: str) -> Reply:
+    return await send(url, data={"decision": decision, **fields})
+
+
+# Consent, by the page and without a browser.
+
+
+async def test_who_authorizes_comes_back_with_a_code_and_the_state(fake: FakeOpenRouter) -> None:
+    url = asking(
+        fake, "https://app.example/callback/%7Bx%7D?tenant=a%20b", state=STATE, key_label="My app", limit="2.5"
+    )
+    page, reply = await get(url), await decide(url)
+    code = parse_qs(urlsplit(reply.headers["Location"]).query)["code"][0]
+
+    assert page.status == 200
+    assert reply.status == 303
+    assert reply.headers["Location"] == (f"https://app.example/callback/%7Bx%7D?tenant=a%20b&code={code}&state={STATE}")
+    assert (await exchange(fake, code, code_verifier=PAIR.code_verifier)).status == 200
+    assert [(key.label, key.limit, key.user_id) for key in fake.issued_keys] == [("My app", 2.5, "user_sandbox")]
+    assert fake.counters["consent"] == 1
+
+
+async def test_consent_without_a_browser_brings_the_same(fake: FakeOpenRouter) -> None:
+    callback = fake.consent(asking(fake, "http://localhost:3000/", state=STATE, limit="10"), user_id="user_1")
+    code = parse_qs(urlsplit(callback).query)["code"][0]
+
+    assert callback == f"http://localhost:3000/?code={code}&state={STATE}"
+    reply = await exchange(fake, code, code_verifier=PAIR.code_verifier, code_challenge_method="S256")
+    assert reply.json["user_id"] == "user_1"
+    assert fake.issued_keys[-1].limit == 10
+
+
+async def test_who_denies_comes_back_with_an_error_and_without_a_state(fake: FakeOpenRouter) -> None:
+    url = asking(fake, state=STATE)
+    reply = await decide(url, "deny")
+
+    assert (reply.status, reply.headers["Location"]) == (303, "https://app.example/callback?error=access_denied")
+    assert fake.deny(url) == reply.headers["Location"]
+    assert fake.counters["denial"] == 2
+    assert not fake.counters["consent"]
+
+
+async def test_a_callback_in_another_script_is_sent_as_ascii(fake: FakeOpenRouter) -> None:
+    assert fake.deny(asking(fake, "https://app.example/gr\u00fc\u00df")) == (
+        "https://app.example/gr%C3%BC%C3%9F?error=access_denied"
+    )
+
+
+async def test_without_a_callback_the_page_shows_the_code(fake: FakeOpenRouter) -> None:
+    url = asking(fake, None, key_label="My bot")
+    page, shown, denied = await get(url), await decide(url), await decide(url, "deny")
+    code = shown.text.partition('value="')[2].partition('"')[0]
+
+    assert "the code is shown to you" in page.text
+    assert (shown.status, denied.status) == (200, 200)
+    assert (await exchange(fake, code, code_verifier=PAIR.code_verifier)).status == 200
+    assert fake.consent(url).startswith("auth_code_")
+    with pytest.raises(RequestValidationError, match="nobody is told"):
+        fake.deny(url)
+    assert fake.counters["denial"] == 1
+
+
+async def test_the_page_takes_another_user_and_a_fault(fake: FakeOpenRouter) -> None:
+    url = asking(fake)
+    reply = await decide(url, user_id="user_2", fault="status-503")
+    code = parse_qs(urlsplit(reply.headers["Location"]).query)["code"][0]
+
+    statuses = [(await exchange(fake, code, code_verifier=PAIR.code_verifier)).status for _ in range(2)]
+    assert statuses == [503, 200]
+    assert fake.issued_keys[-1].user_id == "user_2"
+    assert (await decide(url, fault="nonsense")).status == 400
+    assert (await decide(url, "perhaps")).status == 400
+    assert (await send(url, data=b"")).status == 400
+
+
+# What the page refuses.
+
+CHALLENGE = PAIR.code_challenge
+
+
+@pytest.mark.parametrize(
+    ("query", "reason"),
+    [
+        ("callback_url=http://app.example/", "callback_url must be an https URL"),
+        ("callback_url=https://app.example/%23x", "callback_url must not have a fragment"),
+        ("callback_url=", "callback_url must be an https URL"),
+        ("callback_url=https://[", "callback_url must be an https URL"),
+        ("callback_url=https://app.example/%0d%0aSet-Cookie:x", "callback_url must be an https URL"),
+        ("callback_url=https://app.example/&code_challenge_method=s256", "code_challenge_method must be S256 or plain"),
+        (f"callback_url=https://app.example/&key_label={'x' * 101}", "key_label must have at most 100 characters"),
+        ("callback_url=https://app.example/&limit=much", "limit must be a number of US dollars"),
+        ("callback_url=https://app.example/&limit=-1", "limit must be a number of US dollars"),
+        ("callback_url=https://app.example/&limit=nan", "limit must be a number of US dollars"),
+    ],
+)
+async def test_a_bad_request_is_explained_and_never_redirected(fake: FakeOpenRouter, query: str, reason: str) -> None:
+    for reply in (await get(f"{fake.auth_url}?{query}"), await decide(f"{fake.auth_url}?{query}")):
+        assert reply.status == 400
+        assert reason in html.unescape(reply.text)
+    with pytest.raises(RequestValidationError, match=reason):
+        fake.consent(f"{fake.auth_url}?{query}")
+    with pytest.raises(RequestValidationError, match=reason):
+        fake.deny(f"{fake.auth_url}?{query}")
+    assert reason in html.unescape((await get(fake.url)).text)
+    assert fake.counters["refusal"] == 2
+
+
+@pytest.mark.parametrize(
+    ("query", "reason"),
+    [
+        ("", "a code_challenge is required"),
+        (f"code_challenge={CHALLENGE}", "code_challenge_method must be S256"),
+        (f"code_challenge={CHALLENGE}&code_challenge_method=plain", "code_challenge_method must be S256"),
+    ],
+)
+async def test_a_bad_headless_request_lands_on_the_home_page_without_an_error(
+    fake: FakeOpenRouter, query: str, reason: str
+) -> None:
+    reply = await get(f"{fake.auth_url}?{query}")
+
+    assert (reply.status, reply.headers["Location"]) == (303, "./")
+    with pytest.raises(RequestValidationError, match=reason):
+        fake.consent(f"{fake.auth_url}?{query}")
+    assert reason in (await get(fake.url)).text
+
+
+# What pages show.
+
+
+async def test_a_key_has_its_pages(fake: FakeOpenRouter) -> None:
+    full = fake.issue_code(
+        key_label="My app", limit=1234.5, usage_limit_type="monthly", expires_at=datetime(2028, 1, 1, tzinfo=UTC)
+    )
+    keys = [(await exchange(fake, code)).json["key"] for code in (full, fake.issue_code(user_id=None))]
+    hashes = [key.hash for key in fake.issued_keys]
+    await send(f"{fake.base_url}/key", method="GET", Authorization=f"Bearer {keys[0]}")
+    pages = [await get(f"{fake.url}/keys/{key_hash}") for key_hash in hashes]
+    logs = [await get(f"{fake.url}/logs?api_key_hash={key_hash}") for key_hash in hashes]
+    home = await get(fake.url)
+
+    for shown in ("My app", "$1,234.50", "monthly", "2028-01-01 00:00:00 UTC", "2027-01-15 08:00:00 UTC", hashes[0]):
+        assert shown in pages[0].text
+    assert "Not named" in pages[1].text
+    assert "/api/v1/key" in logs[0].text
+    assert "<p>None.</p>" in logs[1].text
+    assert all(f"keys/{key_hash}" in home.text for key_hash in hashes)
+    assert not [key for key in keys for page in (*pages, *logs, home) if key in page.text]
+    for unknown in ("/keys/abc", "/logs", "/logs?api_key_hash=abc"):
+        assert (await get(fake.url + unknown)).status == 404
+
+
+async def test_pages_are_escaped_marked_as_a_sandbox_and_locked_down(fake: FakeOpenRouter) -> None:
+    url = asking(fake, f"https://app.example/{EVIL.replace(' ', '')}", key_label=EVIL)
+    reply = await decide(url, user_id=EVIL)
+    code = parse_qs(urlsplit(reply.headers["Location"]).query)["code"][0]
+    await exchange(fake, code, code_verifier=PAIR.code_verifier)
+    key_hash = fake.issued_keys[-1].hash
+    pages = [
+        *(await get(url), await decide(asking(fake, None, key_label=EVIL)), await decide(url, fault=EVIL)),
+        *(await get(fake.url), await get(f"{fake.url}/keys/{key_hash}"), await get(f"{fake.url}/{EVIL}")),
+        *(await get(f"{fake.url}/logs?api_key_hash={key_hash}"), await send(fake.url)),
+        await get(f"{fake.auth_url}?callback_url={EVIL}"),
+    ]
+
+    assert [page.status for page in pages] == [200, 200, 400, 200, 200, 404, 200, 405, 400]
+    for page in pages:
+        assert "<script>alert" not in page.text
+        assert "Sandbox." in page.text
+        assert {name: page.headers[name] for name in HEADERS} == HEADERS
+        assert page.headers["Content-Type"] == "text/html; charset=utf-8"
+    policy = HEADERS["Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'")
+    assert "unsafe" not in policy
+
+
+async def test_half_of_a_character_in_a_label_breaks_no_page(fake: FakeOpenRouter) -> None:
+    await exchange(fake, fake.issue_code(key_label="\ud800"))
+
+    assert (await get(f"{fake.url}/keys/{fake.issued_keys[-1].hash}")).status == 200

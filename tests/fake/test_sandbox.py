@@ -1,0 +1,137 @@
+"""The fake as a process of its own, used by what knows nothing of this library."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import parse_qs, urlencode, urlsplit
+
+import pytest
+from openrouter import OpenRouter as OfficialSDK
+from openrouter import errors as official
+
+from openrouter_async.testing import FakeOpenRouter, Fault, demo
+from openrouter_async.testing.__main__ import main
+from tests.fake.support import PAIR, STATE
+from tests.support import missing
+
+
+@contextlib.contextmanager
+def sandbox(*arguments: str) -> Iterator[dict[str, str]]:
+    """The sandbox in a process of its own, and what it says of itself."""
+    command = [sys.executable, "-X", "dev", "-m", "openrouter_async.testing", "--port", "0", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            said = [process.stdout.readline() for _ in range(4)]
+            yield dict(re.split(r"\s{2,}", line.strip()) for line in said[1:])
+        finally:
+            process.send_signal(signal.SIGINT)
+            _, mistakes = process.communicate(timeout=10)
+    assert process.returncode == 0
+    assert mistakes == ""
+
+
+def curl(*arguments: str) -> tuple[int, dict[str, str], str]:
+    """The status, the headers and the body that plain curl gets."""
+    program = shutil.which("curl")
+    if program is None:
+        missing("curl")
+    done = subprocess.run([program, "-sS", "-i", *arguments], capture_output=True, text=True, check=True)
+    head, _, body = done.stdout.partition("\n\n")
+    status, *lines = head.splitlines()
+    return int(status.split()[1]), dict(line.split(": ", 1) for line in lines), body
+
+
+def test_plain_curl_completes_the_whole_flow() -> None:
+    with sandbox("--token", "my-app") as said:
+        assert said["bearer token"] == "my-app"
+        asked = {
+            "callback_url": "https://app.example/callback",
+            "code_challenge": PAIR.code_challenge,
+            "code_challenge_method": "S256",
+        }
+        page = f"{said['consent page']}?{urlencode({**asked, 'state': STATE})}"
+        status, _, text = curl(page)
+        assert (status, "Authorize" in text) == (200, True)
+        status, headers, _ = curl(page, "-d", "decision=authorize")
+        assert status == 303
+        brought = parse_qs(urlsplit(headers["Location"]).query)
+        assert brought["state"] == [STATE]
+        create = ("-H", "Authorization: Bearer my-app", "--json", json.dumps(asked), f"{said['API']}/auth/keys/code")
+        status, _, text = curl(*create)
+        assert status == 200
+        for code in (brought["code"][0], json.loads(text)["data"]["id"]):
+            body = {"code": code, "code_verifier": PAIR.code_verifier, "code_challenge_method": "S256"}
+            status, _, text = curl("--json", json.dumps(body), f"{said['API']}/auth/keys")
+            assert status == 200
+            key = json.loads(text)["key"]
+            status, _, text = curl("-H", f"Authorization: Bearer {key}", f"{said['API']}/key")
+            assert (status, json.loads(text)["data"]["limit"]) == (200, None)
+        body["code"] = f"fault.status-429.retry-3~{code}"
+        status, headers, _ = curl("--json", json.dumps(body), f"{said['API']}/auth/keys")
+        assert (status, headers["Retry-After"]) == (429, "3")
+
+
+def test_the_sandbox_speaks_the_other_dialect_when_told() -> None:
+    with sandbox("--dialect", "observed") as said:
+        status, _, text = curl("--json", '{"code": "nothing"}', f"{said['API']}/auth/keys")
+
+    assert (status, json.loads(text)["error"]["message"]) == (400, "Invalid code")
+
+
+def test_wrong_arguments_of_the_sandbox_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--dialect", "spoken"])
+    assert caught.value.code == 2
+    assert "invalid" in capsys.readouterr().err
+
+
+def test_the_official_sdk_completes_the_whole_flow() -> None:
+    with FakeOpenRouter() as fake:
+        # Its own client leaves its connections to the garbage collector.
+        with OfficialSDK(api_key=fake.token, server_url=fake.base_url) as sdk:
+            created: Any = sdk.o_auth.create_auth_code(
+                callback_url="https://app.example/callback",
+                code_challenge=PAIR.code_challenge,
+                code_challenge_method="S256",
+                limit=10,
+                usage_limit_type="monthly",
+                key_label="My app",
+            )
+            result: Any = sdk.o_auth.exchange_auth_code_for_api_key(
+                code=created.data.id, code_verifier=PAIR.code_verifier, code_challenge_method="S256"
+            )
+            with pytest.raises(official.ForbiddenResponseError):
+                sdk.o_auth.exchange_auth_code_for_api_key(code=created.data.id, code_verifier=PAIR.code_verifier)
+            fake.script(Fault.status(409))
+            with pytest.raises(official.ConflictResponseError):
+                sdk.o_auth.create_auth_code(callback_url="https://app.example/callback")
+
+        (issued,) = fake.issued_keys
+        assert (result.key, result.user_id) == (issued.key, issued.user_id)
+        assert (issued.label, issued.limit, issued.usage_limit_type) == ("My app", 10, "monthly")
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+@pytest.mark.shows_secrets
+async def test_the_demo_shows_a_code_a_masked_key_and_a_batch(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, is_terminal: bool
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: is_terminal)
+    await demo.demonstrate()
+    said = capsys.readouterr().out
+
+    assert re.search(r"^created code {4}auth_code_\S+$", said, re.MULTILINE)
+    assert re.search(r"^exchanged key {3}sk-or-v1-….{4}  of user_sandbox$", said, re.MULTILINE)
+    assert "500/500" in said
+    assert ("\r" in said) == is_terminal
+    assert re.search(r"^500 keys, by 50\d requests$", said, re.MULTILINE)
+    assert not re.search(r"sk-or-v1-[0-9a-f]{8}", said)
