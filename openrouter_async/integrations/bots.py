@@ -15,7 +15,7 @@ from yarl import URL
 
 from openrouter_async.clock import SYSTEM_CLOCK, Clock
 from openrouter_async.errors import KeyDeliveryError, OpenRouterError, RequestValidationError
-from openrouter_async.integrations.chats import TICKET, ChatLogin, LoginPrompt, looks_like_code
+from openrouter_async.integrations.chats import TICKET, BotTexts, ChatLogin, LoginPrompt, looks_like_code
 from openrouter_async.integrations.shelves import MemoryShelf, RedisShelf, Shelf
 from openrouter_async.login.errors import (
     InvalidCallbackError,
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BotLogin",
+    "BotTexts",
     "LoginPrompt",
     "MemoryShelf",
     "OnLogin",
@@ -150,6 +151,21 @@ class BotLogin:
         """
         entry = await self._find(_to_name(user_id))
         return entry is not None and entry.finished is None and entry.expires_at > self._clock.time()
+
+    async def expects(self, user_id: UserId, text: str) -> bool:
+        """Whether what this user wrote is meant for the login, and not for the rest of the bot.
+
+        It looks like a code or is a ticket, and the user has begun a login not long ago. A code that comes twice is
+        meant for it, too, although the login is finished by then.
+
+        Raises:
+            RequestValidationError: The user's id is not valid.
+            LoginStoreError: The shelf cannot be reached.
+        """
+        name = _to_name(user_id)
+        if TICKET.fullmatch(text.strip()):
+            return True
+        return looks_like_code(text) and await self._find(name) is not None
 
     async def complete(self, user_id: UserId, text: str) -> Grant:
         """Finish a login by what the user wrote.

@@ -6,11 +6,14 @@ import asyncio
 import io
 import json
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Final, Literal, Self
 
 import attrs
 
+from openrouter_async.errors import OpenRouterError
 from openrouter_async.login.errors import LoginStoreError
 from openrouter_async.redaction import mask
 
@@ -69,6 +72,41 @@ class LoginPrompt:
 
         # A login's URL fills a QR code of 60 modules and more, which takes longer than a loop should stand still.
         return await asyncio.to_thread(draw)
+
+
+@attrs.frozen(kw_only=True)
+class BotTexts:
+    """What a bot says; replace it to say it otherwise, or in another language.
+
+    Attributes:
+        login: With the way to the page, which shows a code.
+        web_login: With the way to the page, which sends the browser back.
+        button: On the button that opens the page.
+        code_button: On the button that asks for the code, where there is one.
+        code: What is asked for.
+        done: After the login.
+        logged_out: After signing out.
+        private: Where others read along.
+        private_button: On the button that leads from there to the private chat.
+        login_description: What the command does.
+        logout_description: What the other one does.
+        error: What is said of an error.
+    """
+
+    login: str = (
+        "Open the page, allow access, and send me the code that it shows. Never give that code to anybody else."
+    )
+    web_login: str = "Open the page and allow access."
+    button: str = "Sign in with OpenRouter"
+    code_button: str = "Enter the code"
+    code: str = "The code from the page"
+    done: str = "You are signed in."
+    logged_out: str = "You are signed out."
+    private: str = "Please sign in in a private chat with me."
+    private_button: str = "Open the private chat"
+    login_description: str = "Sign in with OpenRouter"
+    logout_description: str = "Sign out"
+    error: Callable[[OpenRouterError], str] = attrgetter("user_message")
 
 
 @attrs.frozen(kw_only=True)

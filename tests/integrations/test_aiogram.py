@@ -1,0 +1,296 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from aiogram import Dispatcher, Router
+from aiogram.types import Message
+
+from openrouter_async import OpenRouter
+from openrouter_async.errors import OpenRouterError
+from openrouter_async.integrations.aiogram import create_router
+from openrouter_async.integrations.bots import BotLogin, BotTexts
+from openrouter_async.login import AuthorizationFlow, Grant, UnknownLoginError
+from openrouter_async.testing import FakeOpenRouter, Fault
+from tests.integrations.support import load
+from tests.integrations.telegram import FakeTelegram
+from tests.integrations.test_bots import ADA, BEN, CALLBACK, Broken, read_qr_code
+
+TEXTS = BotTexts()
+
+
+@pytest.fixture
+async def telegram() -> AsyncIterator[FakeTelegram]:
+    async with FakeTelegram() as server:
+        yield server
+
+
+@contextlib.asynccontextmanager
+async def polling(telegram: FakeTelegram, dispatcher: Dispatcher) -> AsyncIterator[None]:
+    task = asyncio.create_task(dispatcher.start_polling(telegram.make_bot(), handle_signals=False))
+    try:
+        yield
+    finally:
+        await dispatcher.stop_polling()
+        await task
+
+
+@attrs.define
+class Talk:
+    """A bot that is talked to; what the login does not take is echoed by the rest of the bot."""
+
+    logins: list[tuple[int, str]] = attrs.field(factory=list[tuple[int, str]])
+    logouts: list[int] = attrs.field(factory=list[int])
+    login: BotLogin = attrs.field(init=False)
+
+    async def put(self, user_id: int, grant: Grant) -> None:
+        self.logins.append((user_id, grant.key))
+
+    async def remove(self, user_id: int) -> None:
+        self.logouts.append(user_id)
+
+    async def echo(self, message: Message) -> None:
+        await message.answer(f"echo: {message.text}")
+
+
+@contextlib.asynccontextmanager
+async def talking(
+    telegram: FakeTelegram, client: OpenRouter, *, router: dict[str, Any] | None = None, **settings: Any
+) -> AsyncIterator[Talk]:
+    talk = Talk()
+    flow = AuthorizationFlow(client, callback_url=CALLBACK)
+    talk.login = BotLogin(flow, on_login=talk.put, on_logout=talk.remove, **settings)
+    rest = Router()
+    rest.message()(talk.echo)
+    dispatcher = Dispatcher()
+    dispatcher.include_routers(create_router(talk.login, **router or {}), rest)
+    async with polling(telegram, dispatcher):
+        yield talk
+
+
+@pytest.fixture
+async def bot(telegram: FakeTelegram, client: OpenRouter) -> AsyncIterator[Talk]:
+    async with talking(telegram, client) as made:
+        yield made
+
+
+async def test_a_user_signs_in_in_a_private_chat_and_out_again(
+    telegram: FakeTelegram, bot: Talk, fake: FakeOpenRouter
+) -> None:
+    telegram.say(ADA, "/login")
+    prompt = await telegram.answer()
+    assert prompt.text == TEXTS.login
+    assert prompt.fields["chat_id"] == str(ADA)
+    assert prompt.fields["protect_content"] == "true"
+
+    pasted = telegram.say(ADA, fake.consent(prompt.url))
+    done = await telegram.answer()
+    assert done.text == TEXTS.done
+    assert bot.logins == [(ADA, fake.issued_keys[0].key)]
+    assert telegram.deleted == [pasted]
+
+    telegram.say(ADA, "/logout")
+    assert (await telegram.answer()).text == TEXTS.logged_out
+    assert bot.logouts == [ADA]
+
+
+@pytest.mark.parametrize("command", ["/login {}", "/login@the_bot {}"])
+async def test_a_code_may_come_with_the_command(
+    telegram: FakeTelegram, bot: Talk, fake: FakeOpenRouter, command: str
+) -> None:
+    telegram.say(ADA, "/start login")
+    pasted = telegram.say(ADA, command.format(fake.consent((await telegram.answer()).url)))
+    assert (await telegram.answer()).text == TEXTS.done
+    assert telegram.deleted == [pasted]
+    assert [user for user, _ in bot.logins] == [ADA]
+
+
+async def test_a_code_that_is_sent_twice_is_deleted_twice_and_exchanged_once(
+    telegram: FakeTelegram, bot: Talk, fake: FakeOpenRouter
+) -> None:
+    telegram.say(ADA, "/login")
+    code = fake.consent((await telegram.answer()).url)
+    pasted = [telegram.say(ADA, code) for _ in range(3)]
+    assert [(await telegram.answer()).text for _ in pasted] == [TEXTS.done] * 3
+    assert sorted(telegram.deleted) == pasted
+    assert len(bot.logins) == len(fake.requests) == 1
+
+
+async def test_what_is_not_meant_for_the_login_goes_to_the_rest_of_the_bot(
+    telegram: FakeTelegram, bot: Talk, fake: FakeOpenRouter
+) -> None:
+    code = "auth_code_" + "x" * 32
+    for text in ("hello", code, "/start", "/start something", None):
+        telegram.say(ADA, text)
+        assert (await telegram.answer()).text == f"echo: {text}"
+    telegram.say(ADA, "/login")
+    await telegram.answer()
+    for text in ("hello", "https://example.com/an-article-of-2027"):
+        telegram.say(ADA, text)
+        assert (await telegram.answer()).text == f"echo: {text}"
+    telegram.say(BEN, code)
+    assert (await telegram.answer()).text == f"echo: {code}"
+    assert telegram.deleted == []
+    assert fake.requests == ()
+
+
+@pytest.mark.parametrize("text", ["/login", "/logout", "/login auth_code_xxxxxxxxxxxxxxxxxxx"])
+async def test_in_a_group_the_bot_shows_the_way_to_the_private_chat_and_nothing_else(
+    telegram: FakeTelegram, bot: Talk, fake: FakeOpenRouter, text: str
+) -> None:
+    telegram.say(ADA, text, group=True)
+    answer = await telegram.answer()
+    assert answer.text == TEXTS.private
+    assert answer.url == "https://t.me/the_bot?start=login"
+    assert not await bot.login.is_pending(ADA)
+    assert bot.logouts == []
+
+
+async def test_a_code_that_is_posted_in_a_group_is_not_taken(
+    telegram: FakeTelegram, bot: Talk, fake: FakeOpenRouter
+) -> None:
+    telegram.say(ADA, "/login")
+    code = fake.consent((await telegram.answer()).url)
+    telegram.say(ADA, code, group=True)
+    assert (await telegram.answer()).text == f"echo: {code}"
+    assert fake.requests == ()
+    assert await bot.login.is_pending(ADA)
+
+
+async def test_a_user_is_told_what_went_wrong_in_words_for_users(
+    telegram: FakeTelegram, bot: Talk, fake: FakeOpenRouter
+) -> None:
+    telegram.say(ADA, "/login auth_code_without_a_login")
+    assert (await telegram.answer()).text == UnknownLoginError("").user_message
+    telegram.say(ADA, "/login")
+    prompt = await telegram.answer()
+    telegram.say(ADA, "auth_code_that_is_wrong")
+    assert "sign in again" in (await telegram.answer()).text
+    telegram.say(ADA, "/login")
+    assert (await telegram.answer()).url != prompt.url
+    assert len(telegram.deleted) == 2
+
+
+async def test_a_message_that_cannot_be_deleted_costs_no_key(
+    telegram: FakeTelegram, bot: Talk, fake: FakeOpenRouter, caplog: pytest.LogCaptureFixture
+) -> None:
+    telegram.failing.add("deleteMessage")
+    telegram.say(ADA, "/login")
+    telegram.say(ADA, fake.consent((await telegram.answer()).url))
+    assert (await telegram.answer()).text == TEXTS.done
+    assert len(bot.logins) == 1
+    assert "a message with a code could not be deleted: TelegramBadRequest" in caplog.text
+
+
+async def test_the_url_is_shown_as_a_qr_code_on_request(
+    telegram: FakeTelegram, client: OpenRouter, fake: FakeOpenRouter
+) -> None:
+    async with talking(telegram, client, router={"qr_code": True}):
+        telegram.say(ADA, "/login")
+        prompt = await telegram.answer()
+        assert prompt.method == "sendPhoto"
+        assert prompt.text == TEXTS.login
+        [image] = [value for value in prompt.fields.values() if isinstance(value, bytes)]
+        assert read_qr_code(image) == prompt.url
+        assert prompt.fields["protect_content"] == "true"
+
+
+async def test_a_link_with_a_ticket_finishes_a_login_that_came_back_to_a_web_app(
+    telegram: FakeTelegram, client: OpenRouter, fake: FakeOpenRouter
+) -> None:
+    async with talking(telegram, client, headless=False) as bot:
+        telegram.say(ADA, "/login")
+        prompt = await telegram.answer()
+        assert prompt.text == TEXTS.web_login
+        ticket = await bot.login.hold(fake.consent(prompt.url))
+        telegram.say(BEN, f"/start {ticket}")
+        assert "another browser" in (await telegram.answer()).text
+        assert bot.logins == []
+        telegram.say(ADA, f"/start {ticket}")
+        assert (await telegram.answer()).text == TEXTS.done
+        assert [user for user, _ in bot.logins] == [ADA]
+
+
+async def test_a_shelf_that_is_down_is_told_of_and_does_not_silence_the_rest_of_the_bot(
+    telegram: FakeTelegram, client: OpenRouter, caplog: pytest.LogCaptureFixture
+) -> None:
+    shelf = Broken()
+    shelf.broken = {"get", "remove"}
+    async with talking(telegram, client, shelf=shelf):
+        for text in ("/login", "/logout"):
+            telegram.say(ADA, text)
+            assert (await telegram.answer()).text.startswith("Signing in is not possible at the moment.")
+        telegram.say(ADA, "auth_code_" + "x" * 32)
+        assert (await telegram.answer()).text.startswith("echo: ")
+    assert "it is not known whether a message has a code" in caplog.text
+
+
+async def test_the_bot_speaks_the_language_that_it_is_given(
+    telegram: FakeTelegram, client: OpenRouter, fake: FakeOpenRouter
+) -> None:
+    def explain(error: OpenRouterError) -> str:
+        return f"Fehler: {type(error).__name__}"
+
+    texts = BotTexts(login="Bitte anmelden.", error=explain)
+    async with talking(telegram, client, router={"texts": texts}):
+        telegram.say(ADA, "/login")
+        assert (await telegram.answer()).text == "Bitte anmelden."
+        fake.script(Fault.status(403))
+        telegram.say(ADA, "/login auth_code_x")
+        assert (await telegram.answer()).text == "Fehler: ForbiddenResponseError"
+
+
+async def test_neither_code_nor_url_nor_key_is_logged_at_any_level(
+    telegram: FakeTelegram, bot: Talk, fake: FakeOpenRouter, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    telegram.say(ADA, "/login")
+    prompt = await telegram.answer()
+    code = fake.consent(prompt.url)
+    telegram.say(ADA, code)
+    await telegram.answer()
+    telegram.failing.add("sendMessage")
+    for text in ("/login", f"/login {code}"):
+        telegram.say(ADA, text)
+        await telegram.answer()
+    telegram.failing.discard("sendMessage")
+    telegram.say(ADA, "hello")
+    await telegram.answer()
+    text = "\n".join([caplog.text, *(f"{record.args}" for record in caplog.records)])
+    assert "is handled" in text, "aiogram logs what it does"
+    for secret in (code, prompt.url, bot.logins[0][1]):
+        assert secret not in text
+
+
+async def test_the_example_signs_a_user_in(
+    telegram: FakeTelegram, client: OpenRouter, fake: FakeOpenRouter, tmp_path: Path
+) -> None:
+    example = load("telegram_bot")
+    keys = example.Keys(tmp_path / "keys")
+    async with polling(telegram, example.make_dispatcher(AuthorizationFlow(client), keys)):
+        telegram.say(ADA, "/status")
+        assert (await telegram.answer()).text == "You are not signed in: /login"
+        telegram.say(ADA, "/login")
+        telegram.say(ADA, fake.consent((await telegram.answer()).url))
+        assert (await telegram.answer()).text == TEXTS.done
+        stored = await keys.of(ADA).load()
+        assert stored.key == fake.issued_keys[0].key
+        telegram.say(ADA, "/status")
+        assert (await telegram.answer()).text == f"You are {stored.user_id}."
+        telegram.say(ADA, "/logout")
+        assert (await telegram.answer()).text == TEXTS.logged_out
+        assert await keys.of(ADA).load() is None
+
+
+def test_without_aiogram_the_extra_is_named() -> None:
+    code = "import sys; sys.modules['aiogram'] = None; import openrouter_async.integrations.aiogram"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "pip install 'openrouter-async[aiogram]'" in result.stderr.splitlines()[-1]
