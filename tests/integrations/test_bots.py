@@ -53,10 +53,7 @@ from openrouter_async.login import (
 )
 from openrouter_async.sinks import KeySinkError
 from openrouter_async.testing import FakeOpenRouter, Fault
-from tests.login.conftest import valkey_url
 from tests.login.support import NOW, ONCE, Gate, Time, free_port
-
-__all__ = ["valkey_url"]
 
 ADA, BEN = 7, 8
 CALLBACK = "https://bot.example/callback/{state}"
@@ -142,6 +139,9 @@ async def test_a_user_signs_in_by_pasting_the_code(login: BotLogin, fake: FakeOp
     assert prompt.expires_at.timestamp() == NOW + 600
     assert await login.is_pending(ADA)
     assert not await login.is_pending(BEN)
+    assert await login.expects(ADA, "auth_code_of_the_page")
+    assert not await login.expects(ADA, "hello")
+    assert not await login.expects(BEN, "auth_code_of_the_page")
 
     grant = await login.complete(ADA, f"  {fake.consent(prompt.url)}\n")
 
@@ -149,6 +149,7 @@ async def test_a_user_signs_in_by_pasting_the_code(login: BotLogin, fake: FakeOp
     assert keys.logins == [(ADA, grant.key)]
     assert keys.notified == []
     assert not await login.is_pending(ADA)
+    assert await login.expects(ADA, "auth_code_of_the_page"), "a code may come twice"
 
 
 async def test_the_page_is_told_the_label_and_the_limit_of_the_key(once: OpenRouter, keys: Keys) -> None:
@@ -450,6 +451,7 @@ async def test_what_is_no_user_is_refused(login: BotLogin, user_id: Any) -> None
     calls: list[Callable[[], Awaitable[object]]] = [
         lambda: login.begin(user_id),
         lambda: login.is_pending(user_id),
+        lambda: login.expects(user_id, "hello"),
         lambda: login.complete(user_id, "code"),
         lambda: login.finish("?code=c", user_id=user_id),
         lambda: login.logout(user_id),
