@@ -126,6 +126,11 @@ class _Failure:
     def is_stale_connection(self) -> bool:
         return isinstance(self.error, TransportError) and self.error.stale_connection
 
+    @property
+    def is_throttled(self) -> bool:
+        """Whether the server said when to come back: it is not down, and the pause that it wants bounds the load."""
+        return self.response is not None and self.response.status == 429 and self.error.retry_after is not None
+
 
 class _Call:
     """One call on its way through its attempts."""
@@ -247,7 +252,7 @@ class _Call:
             )
 
     def _pay_for(self, failure: _Failure) -> bool:
-        if failure.is_stale_connection:
+        if failure.is_stale_connection or failure.is_throttled:
             return True
         cost = TIMEOUT_COST if isinstance(failure.error, RequestTimeoutError) else RETRY_COST
         if not self._overload.spend(self._origin, self._policy.retry_budget, cost):

@@ -428,6 +428,15 @@ async def test_when_a_server_is_down_retries_end_and_the_traffic_is_not_multipli
     assert error_of(response, clock).__notes__ == ["not retried: the retry budget of 500 is used up"]
 
 
+async def test_a_retry_that_the_server_named_a_time_for_costs_nothing_while_it_only_throttles() -> None:
+    clock = FakeClock()
+    steps = [status(429, retry_after="1")] * 3 + [status(200), status(503, retry_after="1"), status(200)]
+    handler = chain(clock, Script(clock, steps))
+    assert (await handler(with_retry(retry_budget=4))).status == 200
+    response = await handler(with_retry(retry_budget=4))
+    assert error_of(response, clock).__notes__ == ["not retried: the retry budget of 4 is used up"]
+
+
 async def test_without_a_budget_every_call_is_retried() -> None:
     clock = FakeClock()
     server = Script(clock, [status(503)] * 10_000)

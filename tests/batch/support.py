@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 from openrouter_async import (
     Batch,
@@ -17,13 +16,6 @@ from openrouter_async.testing import FakeOpenRouter
 
 def issue(fake: FakeOpenRouter, count: int) -> list[str]:
     return [fake.issue_code() for _ in range(count)]
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Let the loop run until something is so."""
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 - conditions of other parties
-            await asyncio.sleep(0)
 
 
 async def read(batch: Batch, results: list[ExchangeResult]) -> None:

@@ -24,8 +24,8 @@ from openrouter_async import (
 )
 from openrouter_async.pkce import PKCEPair
 from openrouter_async.testing import FakeOpenRouter, Fault
-from tests.batch.support import Gate, Safe, issue, read, until
-from tests.wire.clock import FakeClock, StoppedClock
+from tests.batch.support import Gate, Safe, issue, read
+from tests.wire.clock import FakeClock, StoppedClock, until
 
 REFUSED = Fault.status(403, message="Invalid code or code_verifier")
 
@@ -91,7 +91,7 @@ async def test_no_more_exchanges_are_on_their_way_than_asked_for(fake: FakeOpenR
     async with connect(fake, middlewares=[gate]) as client:
         collecting = asyncio.ensure_future(client.oauth.exchange_all(issue(fake, 40), concurrency=5))
         for _ in range(40):
-            await until(lambda: gate.waiting)
+            await until(lambda: gate.waiting > 0)
             gate.let(1)
         await collecting
     assert gate.most == 5
@@ -191,7 +191,7 @@ async def test_an_equal_request_waits_for_the_one_that_is_under_way(fake: FakeOp
         batch = client.oauth.exchange_many([fake.issue_code()] * 3, concurrency=3)
         first = asyncio.ensure_future(anext(batch))
         await until(lambda: batch.progress.taken == 3)
-        await until(lambda: gate.waiting)
+        await until(lambda: gate.waiting > 0)
         assert (gate.waiting, batch.progress.repeated) == (1, 0)
         gate.let(1)
         results = [await first, *[result async for result in batch]]
@@ -326,7 +326,7 @@ async def test_leaving_the_loop_without_a_safe_place_is_told_in_the_log(
         break
     await until(lambda: len(fake.redeemed_codes) == 2)
     fake.advance(60)
-    await until(lambda: caplog.records)
+    await until(lambda: len(caplog.records) > 0)
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == [
         "1 key(s) of a batch are lost: it was left before its end, and no on_key is set"
     ]
@@ -585,7 +585,7 @@ async def test_an_async_observer_is_awaited_and_called_once_at_a_time(fake: Fake
     async with connect(fake, clock=time.clock) as client:
         batch = client.oauth.exchange_many((code for code in issue(fake, 5)), concurrency=1, on_progress=observe)
         await anext(batch)
-        await until(lambda: seen)
+        await until(lambda: len(seen) > 0)
         for _ in range(4):
             await anext(batch)
         assert seen == [1]

@@ -30,8 +30,9 @@ from openrouter_async import (
 from openrouter_async.batch import Standing, request_digest
 from openrouter_async.sealing import generate_key
 from openrouter_async.testing import FakeOpenRouter, Fault
-from tests.batch.support import Gate, Safe, issue, read, until
+from tests.batch.support import Gate, Safe, issue, read
 from tests.support import ROOT
+from tests.wire.clock import until
 
 KEY = generate_key()
 REFUSED = Fault.status(403, message="Invalid code or code_verifier")

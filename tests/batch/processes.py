@@ -1,0 +1,70 @@
+"""What the stress tests run in processes of their own.
+
+python -m tests.batch.processes memory URL COUNT
+python -m tests.batch.processes journalled URL COUNT JOURNAL SEALING_KEY
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import resource
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+from openrouter_async import Journal, OpenRouter, Outcome
+
+CONCURRENCY = 64
+
+
+def codes(start: int, end: int) -> Iterator[str]:
+    return (f"code-{number}" for number in range(start, end))
+
+
+async def later(start: int, end: int) -> AsyncIterator[str]:
+    for code in codes(start, end):
+        yield code
+
+
+def peak() -> int:
+    """The most memory that this process ever had, in KiB."""
+    # getrusage would tell of the parent, too: what a process has before exec counts there.
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(status.read_text().partition("VmHWM:")[2].split()[0])
+
+
+async def measure_memory(base_url: str, count: int) -> None:
+    """Print the peak after 1,000 codes, and after so many more by the same client."""
+    peaks = []
+    async with OpenRouter(None, base_url=base_url) as client:
+        for requests in (codes(0, 1000), later(1000, 1000 + count)):
+            done = 0
+            async for result in client.oauth.exchange_many(requests, concurrency=CONCURRENCY):
+                result.unwrap()
+                done += 1
+            peaks.append(peak())
+    print(json.dumps({"first": peaks[0], "last": peaks[1], "done": done}))
+
+
+async def run_journalled(base_url: str, count: int, path: str, sealing_key: str) -> None:
+    """Exchange what the journal has no result for; print how many of the results are unknown."""
+    unknown = 0
+    async with OpenRouter(None, base_url=base_url) as client, Journal(path, keys=sealing_key) as journal:
+        async for result in client.oauth.exchange_many(codes(0, count), concurrency=CONCURRENCY, journal=journal):
+            unknown += result.outcome is Outcome.UNKNOWN
+    print(unknown)
+
+
+def main() -> None:
+    what, base_url, count, *rest = sys.argv[1:]
+    if what == "memory":
+        asyncio.run(measure_memory(base_url, int(count)))
+    else:
+        asyncio.run(run_journalled(base_url, int(count), *rest))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import attrs
+import pytest
+
+from openrouter_async import Journal, OpenRouter
+from openrouter_async.batch import Standing, request_digest
+from openrouter_async.sealing import generate_key
+from openrouter_async.testing import FakeOpenRouter
+from tests.batch.processes import CONCURRENCY, codes
+from tests.batch.stub import key_of, running
+from tests.support import ROOT, STRESS
+
+pytestmark = pytest.mark.stress
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.batch.processes", *map(str, arguments)],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_memory_does_not_grow_with_the_input() -> None:
+    count = 1_000_000 if STRESS else 3_000
+    with running("--forgetful") as stub:
+        started = time.monotonic()
+        process = start("memory", stub.base_url, count)
+        told = json.loads(process.communicate()[0])
+        elapsed = time.monotonic() - started
+        assert stub.counts["issued"] == count + 1000
+    print(
+        f"\npeak memory after 1,000 codes: {told['first'] / 1024:.1f} MiB; after {count:,} more by the same client at "
+        f"concurrency {CONCURRENCY}: {told['last'] / 1024:.1f} MiB ({elapsed:.0f} s)"
+    )
+    assert told["done"] == count
+    assert told["last"] - told["first"] <= 40_000_000 / 1024
+
+
+@attrs.define
+class Tally:
+    """What the rounds of a batch that is killed came to."""
+
+    kills: int = 0
+    codes: int = 0
+    issued: int = 0
+    in_journal: int = 0
+    unknown: int = 0
+    lost: int = 0
+    sent_again_with_result: int = 0
+    sent_twice: int = 0
+
+
+def test_a_batch_that_is_killed_at_any_moment_loses_no_key(tmp_path: Path) -> None:
+    rounds, count = (10, 20_000) if STRESS else (2, 400)
+    tally = Tally()
+    for number in range(rounds):
+        seed = random.randrange(2**32)
+        kill_and_resume(tmp_path / f"{number}", count, random.Random(seed), tally)
+    print(f"\n{rounds} batches of {count:,} codes, killed and resumed until done: {tally}")
+    assert tally.lost == 0
+    assert tally.sent_again_with_result == 0
+    assert tally.issued == tally.in_journal + tally.unknown == tally.codes
+    assert tally.kills == rounds
+
+
+def kill_and_resume(folder: Path, count: int, chance: random.Random, tally: Tally) -> None:
+    folder.mkdir()
+    path, log = folder / "journal.jsonl", folder / "server.log"
+    sealing_key = generate_key()
+    with running("--log", str(log)) as stub:
+        first = start("journalled", stub.base_url, count, path, sealing_key)
+        # Any moment between the first request and the last.
+        moment = chance.randrange(1, count * len("issued code-0000\n"))
+        while first.poll() is None and (not log.exists() or log.stat().st_size < moment):
+            time.sleep(0.001)
+        tally.kills += first.poll() is None
+        first.kill()
+        first.communicate()
+        seen = Journal.read(path) if path.exists() and path.stat().st_size else []
+        with_result = {entry.request for entry in seen if entry.standing.is_final}
+        sent_before = len(log.read_text().splitlines())
+
+        second = start("journalled", stub.base_url, count, path, sealing_key)
+        told = second.communicate()[0]
+        assert second.returncode == 0
+
+    requests = [line.split() for line in log.read_text().splitlines()]
+    entries = {entry.request: entry for entry in Journal.read(path, keys=sealing_key)}
+    tally.codes += count
+    tally.sent_twice += sum(times > 1 for times in Counter(code for _, code in requests).values())
+    tally.sent_again_with_result += sum(request_digest(code) in with_result for _, code in requests[sent_before:])
+    issued = [code for what, code in requests if what == "issued"]
+    tally.issued += len(issued)
+    unknown = 0
+    for code in issued:
+        entry = entries.get(request_digest(code))
+        if entry is not None and entry.key == key_of(code):
+            tally.in_journal += 1
+        elif entry is not None and entry.standing in (Standing.LOST, Standing.IN_DOUBT):
+            unknown += 1
+        else:
+            tally.lost += 1
+    tally.unknown += unknown
+    # The caller of the second run was told of each of them.
+    assert int(told) == unknown
+    assert {request_digest(code) for code in codes(0, count)} == set(entries)
+
+
+async def test_a_throttling_server_is_used_nearly_to_the_full() -> None:
+    count, rate = (2_000, 200) if STRESS else (500, 250)
+    async with FakeOpenRouter() as fake, OpenRouter(None, base_url=fake.base_url) as client:
+        batch = [fake.issue_code() for _ in range(count)]
+        fake.rate_limit(rate)
+        started = time.monotonic()
+        results = await client.oauth.exchange_all(batch, concurrency=CONCURRENCY)
+        elapsed = time.monotonic() - started
+    refused, sent = fake.counters["exchange 429"], fake.counters["exchange"]
+    # What comes within the first second is taken at once.
+    ideal = (count - rate) / rate
+    print(
+        f"\n{count:,} codes at {rate} per second: {elapsed:.2f} s, which is {elapsed / ideal - 1:+.0%} of the ideal "
+        f"{ideal:.2f} s; {refused} of {sent:,} requests refused ({refused / sent:.1%})"
+    )
+    assert [result.error for result in results] == [None] * count
+    assert len(fake.issued_keys) == count
+    if STRESS:
+        assert elapsed <= 1.25 * ideal
