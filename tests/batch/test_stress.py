@@ -34,7 +34,7 @@ def start(*arguments: object) -> subprocess.Popen[str]:
 
 
 def test_memory_does_not_grow_with_the_input() -> None:
-    count = 1_000_000 if STRESS else 3_000
+    count = 1_000_000 if STRESS else 2_000
     with running("--forgetful") as stub:
         started = time.monotonic()
         process = start("memory", stub.base_url, count)
@@ -64,7 +64,7 @@ class Tally:
 
 
 def test_a_batch_that_is_killed_at_any_moment_loses_no_key(tmp_path: Path) -> None:
-    rounds, count = (10, 20_000) if STRESS else (2, 400)
+    rounds, count = (10, 20_000) if STRESS else (1, 400)
     tally = Tally()
     for number in range(rounds):
         seed = random.randrange(2**32)

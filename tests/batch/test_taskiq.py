@@ -1,0 +1,493 @@
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from taskiq import InMemoryBroker, TaskiqResult
+
+from openrouter_async import ExchangeAuthCodeForAPIKeyRequest, Handler, OpenRouter, Outcome, Request, Response, errors
+from openrouter_async.batch import request_digest
+from openrouter_async.integrations.taskiq import Exchanged, Exchanges
+from openrouter_async.login import Claim, Claimant, ClaimStatus, KeyRecord, LoginRecord, LoginStoreError, MemoryStore
+from openrouter_async.pkce import PKCEPair
+from openrouter_async.sealing import generate_key
+from openrouter_async.testing import FakeOpenRouter, Fault
+from tests.batch.support import Gate, Safe
+from tests.support import ROOT
+from tests.wire.clock import FakeClock, StoppedClock, until
+
+KEY = generate_key()
+REFUSED = "403 Invalid code or code_verifier"
+
+
+class Recorder(InMemoryBroker):
+    """A broker that remembers all that goes through it, and can deliver it again."""
+
+    def __init__(self) -> None:
+        super().__init__(max_async_tasks=100)
+        self.messages: list[Any] = []
+
+    async def kick(self, message: Any) -> None:
+        self.messages.append(message)
+        await super().kick(message)
+
+    async def deliver_again(self, number: int = -1) -> None:
+        await super().kick(self.messages[number])
+
+    @property
+    def seen(self) -> str:
+        """All that an onlooker sees of requests and results."""
+        return f"{self.messages} {self.result_backend.results}"
+
+
+class Queue:
+    """A broker with one worker, and what it is made of."""
+
+    def __init__(self, fake: FakeOpenRouter, **options: Any) -> None:
+        self.time = options.pop("time", FakeClock())
+        self.broker = Recorder()
+        self.store = options.pop("claims", MemoryStore())
+        client = options.pop("client_options", {})
+        self.exchanges = Exchanges(
+            self.broker,
+            keys=KEY,
+            claims=self.store,
+            client=lambda: OpenRouter(None, base_url=fake.base_url, clock=self.time.clock, **client),
+            **options,
+        )
+
+    async def __aenter__(self) -> Queue:
+        await self.broker.startup()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.broker.wait_all()
+        await self.broker.shutdown()
+
+    async def exchange(self, request: ExchangeAuthCodeForAPIKeyRequest | str) -> Exchanged:
+        return await self.exchanges.result(await self.exchanges.send(request), interval=0.001)
+
+    async def exchange_again(self) -> Exchanged:
+        """Deliver the last message once more."""
+        self.broker.result_backend.results.clear()
+        await self.broker.deliver_again()
+        await self.broker.wait_all()
+        (task_id,) = self.broker.result_backend.results
+        return await self.exchanges.result(task_id, interval=0.001)
+
+    async def claim_for_another(self, code: str, *, lease: float = 15.0) -> Claimant:
+        """Claim a code, as a worker does that dies afterwards."""
+        claimant = Claimant(login_id=request_digest(code), binding="", is_bound=True, token="another")
+        now = self.time.clock.time()
+        login = LoginRecord(id=claimant.login_id, pkce=PKCEPair.generate(), expires_at=now + 600, binding="")
+        await self.store.put(login, now=now)
+        assert (await self.store.claim(claimant, now=now, lease=lease)).status is ClaimStatus.CLAIMED
+        return claimant
+
+
+@pytest.fixture
+async def queue(fake: FakeOpenRouter) -> AsyncIterator[Queue]:
+    async with Queue(fake) as made:
+        yield made
+
+
+async def test_a_code_is_exchanged_by_a_worker(fake: FakeOpenRouter, queue: Queue) -> None:
+    exchanged = await queue.exchange(fake.issue_code())
+    (issued,) = fake.issued_keys
+    assert exchanged == Exchanged(
+        key=issued.key, user_id=issued.user_id, key_hash=hashlib.sha256(issued.key.encode()).hexdigest()
+    )
+
+
+@pytest.mark.parametrize("method", ["S256", "plain"])
+async def test_a_request_arrives_as_it_was_sent(fake: FakeOpenRouter, queue: Queue, method: str) -> None:
+    pair = PKCEPair.generate(method)
+    code = fake.issue_code(code_challenge=pair.code_challenge, code_challenge_method=method)
+    request = ExchangeAuthCodeForAPIKeyRequest(
+        code=code, code_verifier=pair.code_verifier, code_challenge_method=method
+    )
+    assert (await queue.exchange(request)).key == fake.issued_keys[0].key
+    assert fake.requests[0].body == {
+        "code": code,
+        "code_verifier": pair.code_verifier,
+        "code_challenge_method": method,
+    }
+
+
+async def test_nothing_secret_goes_through_the_broker_or_the_log(
+    fake: FakeOpenRouter, queue: Queue, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    request = ExchangeAuthCodeForAPIKeyRequest(code=fake.issue_code(), code_verifier="v" * 43)
+    exchanged = await queue.exchange(fake.issue_code())
+    with pytest.raises(errors.OpenRouterError):
+        await queue.exchange(request)
+    assert exchanged.key
+    for secret in (exchanged.key, request.code, "v" * 43, fake.redeemed_codes[0]):
+        assert secret not in queue.broker.seen
+        assert secret not in caplog.text
+    assert exchanged.key not in repr(exchanged)
+    assert "key=sk-or-v1-…" in repr(exchanged)
+
+
+async def test_with_an_on_key_the_result_holds_no_key(fake: FakeOpenRouter) -> None:
+    safe = Safe()
+    async with Queue(fake, client_options={"on_key": safe}) as queue:
+        exchanged = await queue.exchange(fake.issue_code())
+        again = await queue.exchange_again()
+    assert list(safe.keys.values()) == [fake.issued_keys[0].key]
+    assert exchanged.key is None
+    assert "key=None" in repr(exchanged)
+    assert exchanged.key_hash == hashlib.sha256(fake.issued_keys[0].key.encode()).hexdigest()
+    assert again == exchanged
+
+
+async def test_a_key_that_on_key_did_not_take_is_in_the_result(fake: FakeOpenRouter) -> None:
+    async def refuse(*_: object) -> None:
+        raise OSError
+
+    async with Queue(fake, client_options={"on_key": refuse}) as queue:
+        assert (await queue.exchange(fake.issue_code())).key == fake.issued_keys[0].key
+        assert (await queue.exchange_again()).key == fake.issued_keys[0].key
+
+
+async def test_a_failure_is_raised_where_the_result_is_waited_for(fake: FakeOpenRouter, queue: Queue) -> None:
+    with pytest.raises(errors.ForbiddenResponseError) as caught:
+        await queue.exchange("bad")
+    assert (str(caught.value), caught.value.status_code, caught.value.outcome) == (REFUSED, 403, Outcome.REFUSED)
+    assert caught.value.is_code_rejected
+
+
+async def test_each_failure_tells_its_outcome(fake: FakeOpenRouter) -> None:
+    async def fail(request: Request, call_next: Handler) -> Response:
+        raise ValueError("a secret")
+
+    async with Queue(fake, client_options={"timeout": 5}) as queue:
+        fake.script(Fault.drop(after=True).times(4))
+        with pytest.raises(errors.OpenRouterError) as dropped:
+            await queue.exchange(fake.issue_code())
+    assert dropped.value.outcome is Outcome.UNKNOWN
+    async with Queue(fake, client_options={"middlewares": [fail]}) as queue:
+        with pytest.raises(errors.OpenRouterError, match="ValueError in the worker") as odd:
+            await queue.exchange(fake.issue_code())
+    assert odd.value.outcome is Outcome.UNKNOWN
+    with pytest.raises(errors.RequestValidationError):
+        await queue.exchanges.send("")
+
+
+async def test_a_message_that_is_delivered_twice_is_exchanged_once(fake: FakeOpenRouter, queue: Queue) -> None:
+    first = await queue.exchange(fake.issue_code())
+    assert await queue.exchange_again() == first
+    assert len(fake.requests) == 1
+
+
+async def test_a_second_delivery_waits_for_the_first(fake: FakeOpenRouter) -> None:
+    gate, time = Gate(), StoppedClock()
+    async with Queue(fake, client_options={"middlewares": [gate]}, time=time) as queue:
+        task_id = await queue.exchanges.send(fake.issue_code())
+        await until(lambda: gate.waiting == 1)
+        await queue.broker.deliver_again()
+        for count in (1, 2, 3):
+            await until(lambda: time.sleeping == 1 and len(time.waits) == count)  # noqa: B023 - called at once
+            time.advance(1)
+        await until(lambda: time.sleeping == 1)
+        gate.let(1)
+        assert (await queue.exchanges.result(task_id, interval=0.001)).key
+        time.advance(1)
+        await queue.broker.wait_all()
+        assert (await queue.exchanges.result(task_id)).key == fake.issued_keys[0].key
+    assert len(fake.requests) == 1
+
+
+async def test_a_claim_is_kept_as_long_as_the_exchange_takes(fake: FakeOpenRouter) -> None:
+    gate, store = Gate(), Counting()
+    async with Queue(fake, client_options={"middlewares": [gate]}, lease=0.003, claims=store) as queue:
+        task_id = await queue.exchanges.send(fake.issue_code())
+        await until(lambda: store.claims > 3)
+        store.is_down = True
+        await until(lambda: store.claims > 5)
+        store.is_down = False
+        gate.let(1)
+        assert (await queue.exchanges.result(task_id, interval=0.001)).key
+
+
+class Counting(MemoryStore):
+    """A store that counts claims, and can be out of reach."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.claims = 0
+        self.is_down = False
+        self.on_claim: Any = None
+
+    def _check(self) -> None:
+        if self.is_down:
+            raise LoginStoreError("Redis cannot be reached: ConnectionError")
+
+    async def claim(self, claimant: Claimant, *, now: float, lease: float) -> Claim:
+        self.claims += 1
+        if self.on_claim is not None:
+            await self.on_claim(self.claims)
+        self._check()
+        return await super().claim(claimant, now=now, lease=lease)
+
+    async def restore(self, claimant: Claimant, *, now: float) -> None:
+        self._check()
+        await super().restore(claimant, now=now)
+
+    async def finish(self, claimant: Claimant, result: KeyRecord | None, *, now: float, keep: float) -> None:
+        self._check()
+        await super().finish(claimant, result, now=now, keep=keep)
+
+
+async def test_a_code_whose_worker_died_is_tried_again_and_may_succeed(fake: FakeOpenRouter, queue: Queue) -> None:
+    code = fake.issue_code()
+    await queue.claim_for_another(code)
+    assert (await queue.exchange(code)).key == fake.issued_keys[0].key
+
+
+async def test_a_code_whose_worker_died_and_that_is_rejected_then_is_unknown(
+    fake: FakeOpenRouter, queue: Queue
+) -> None:
+    code = fake.issue_code()
+    await queue.claim_for_another(code)
+    async with OpenRouter(None, base_url=fake.base_url) as dying:
+        await dying.oauth.exchange_auth_code_for_api_key(code=code)
+    with pytest.raises(errors.ForbiddenResponseError, match="an earlier run may have used the code") as caught:
+        await queue.exchange(code)
+    assert caught.value.outcome is Outcome.UNKNOWN
+    # What is unknown stays so.
+    with pytest.raises(errors.ForbiddenResponseError) as again:
+        await queue.exchange_again()
+    assert again.value.outcome is Outcome.UNKNOWN
+
+
+async def test_what_may_have_been_carried_out_is_unknown_to_the_next_delivery_too(
+    fake: FakeOpenRouter, queue: Queue
+) -> None:
+    fake.script(Fault.status(500, after=True), Fault.status(500).times(3))
+    with pytest.raises(errors.InternalServerResponseError):
+        await queue.exchange(fake.issue_code())
+    with pytest.raises(errors.ForbiddenResponseError) as again:
+        await queue.exchange_again()
+    assert again.value.outcome is Outcome.UNKNOWN
+
+
+async def test_what_was_refused_for_a_reason_that_passes_can_be_sent_again(fake: FakeOpenRouter, queue: Queue) -> None:
+    fake.script(Fault.status(429, headers={"Retry-After": "700"}))
+    code = fake.issue_code()
+    with pytest.raises(errors.TooManyRequestsResponseError) as caught:
+        await queue.exchange(code)
+    assert caught.value.retry_after == 700
+    queue.time.advance(700)
+    assert (await queue.exchange(code)).key
+
+
+async def test_a_worker_that_was_overtaken_gives_the_result_of_the_other(fake: FakeOpenRouter) -> None:
+    store = Counting()
+    async with Queue(fake, claims=store) as queue:
+        code = fake.issue_code()
+        said = {"key": "sk-or-v1-other", "user_id": None, "key_hash": "h"}
+
+        async def overtake(count: int) -> None:
+            if count == 2:
+                record = KeyRecord(key="", user_id=None, code="", context=said)
+                another = Claimant(login_id=request_digest(code), binding="", is_bound=True, token="another")
+                await store.finish(another, record, now=queue.time.clock.time(), keep=60)
+
+        store.on_claim = overtake
+        fake.script(Fault.status(403, message="Invalid code or code_verifier"))
+        assert await queue.exchange(code) == Exchanged(key="sk-or-v1-other", key_hash="h")
+
+
+async def test_a_store_that_fails_costs_no_key_and_no_honest_answer(
+    fake: FakeOpenRouter, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Counting()
+    store.is_down = True
+    async with Queue(fake, claims=store) as queue:
+        with pytest.raises(errors.OpenRouterError, match="Redis cannot be reached") as caught:
+            await queue.exchange(fake.issue_code())
+        assert caught.value.outcome is Outcome.NOT_SENT
+        assert len(fake.requests) == 0
+
+        async def go_down(_count: int) -> None:
+            store.is_down = store.claims > 3
+
+        store.on_claim = go_down
+        store.is_down = False
+        store.claims = 2
+        code = fake.issue_code()
+        fake.script(Fault.status(403, message="Invalid code or code_verifier"))
+        with pytest.raises(errors.ForbiddenResponseError) as refused:
+            await queue.exchange(code)
+        assert refused.value.outcome is Outcome.REFUSED
+        assert "a code could not be given back" in caplog.text
+
+        store.on_claim = None
+        store.is_down = False
+        store.finish = store.restore = None  # type: ignore[assignment, method-assign]
+
+
+async def test_a_key_that_cannot_be_marked_as_given_is_given_all_the_same(
+    fake: FakeOpenRouter, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Counting()
+
+    async def go_down(request: Request, call_next: Handler) -> Response:
+        store.is_down = True
+        return await call_next(request)
+
+    async with Queue(fake, claims=store, client_options={"middlewares": [go_down]}) as queue:
+        assert (await queue.exchange(fake.issue_code())).key
+    assert "an exchange that is over could not be marked so" in caplog.text
+
+
+async def test_a_result_that_is_not_kept_is_told_of(fake: FakeOpenRouter, queue: Queue) -> None:
+    code = fake.issue_code()
+    another = await queue.claim_for_another(code)
+    await queue.store.finish(another, None, now=queue.time.clock.time(), keep=0)
+    with pytest.raises(errors.OpenRouterError, match="exchanged before, and its result is not kept") as caught:
+        await queue.exchange(code)
+    assert caught.value.outcome is Outcome.COMPLETED
+
+
+async def test_a_task_that_is_cancelled_does_not_take_the_key_with_it(fake: FakeOpenRouter) -> None:
+    gate = Gate()
+    async with Queue(fake, client_options={"attempt_middlewares": [gate]}) as queue:
+        await queue.exchanges.send(fake.issue_code())
+        await until(lambda: gate.waiting == 1)
+        for task in tuple(queue.broker._running_tasks):
+            task.cancel()
+        await asyncio.wait(tuple(queue.broker._running_tasks))
+        gate.let(1)
+        assert (await queue.exchange_again()).key == fake.issued_keys[0].key
+    assert len(fake.requests) == 1
+
+
+async def test_a_worker_that_ends_lets_its_exchanges_end(fake: FakeOpenRouter) -> None:
+    gate = Gate()
+    queue = Queue(fake, client_options={"attempt_middlewares": [gate]})
+    await queue.broker.startup()
+    await queue.exchanges.send(fake.issue_code())
+    await until(lambda: gate.waiting == 1)
+    for task in tuple(queue.broker._running_tasks):
+        task.cancel()
+    ending = asyncio.ensure_future(queue.broker.shutdown())
+    await asyncio.sleep(0)
+    assert not ending.done()
+    gate.let(1)
+    await ending
+    assert len(fake.issued_keys) == 1
+
+
+async def test_what_was_borrowed_stays_open_and_what_was_made_is_closed(fake: FakeOpenRouter) -> None:
+    class Closing(MemoryStore):
+        is_closed = False
+
+        async def aclose(self) -> None:
+            self.is_closed = True
+
+    store = Closing()
+    for claims, is_closed in ((store, False), (lambda: store, True)):
+        async with OpenRouter(None, base_url=fake.base_url) as client:
+            broker = InMemoryBroker()
+            exchanges = Exchanges(broker, keys=KEY, claims=claims, client=client)
+            await broker.startup()
+            assert (await exchanges.result(await exchanges.send(fake.issue_code()))).key
+            await broker.shutdown()
+            assert store.is_closed is is_closed
+            await client.oauth.exchange_auth_code_for_api_key(code=fake.issue_code())
+    broker = InMemoryBroker()
+    Exchanges(broker, keys=KEY, claims=MemoryStore)
+    await broker.startup()
+    await broker.shutdown()
+
+
+async def test_without_a_worker_a_task_fails(fake: FakeOpenRouter) -> None:
+    queue = Queue(fake)
+    with pytest.raises(errors.TransportError, match="the task failed: RuntimeError"):
+        await queue.exchange(fake.issue_code())
+    queue.broker.executor.shutdown()
+
+
+async def test_requests_and_results_of_other_keys_and_other_tasks_are_refused(
+    fake: FakeOpenRouter, queue: Queue
+) -> None:
+    stranger = Exchanges(queue.broker, keys=generate_key(), claims=MemoryStore, task_name="stranger")
+    await queue.exchange(fake.issue_code())
+    await queue.exchange(fake.issue_code())
+    results = queue.broker.result_backend.results
+    one, other = results
+    with pytest.raises(errors.TransportError, match="the result was not sealed with these keys"):
+        await stranger.result(one)
+    results[one] = results[other]
+    with pytest.raises(errors.TransportError, match="the result was not sealed with these keys"):
+        await queue.exchanges.result(one)
+    results[one] = TaskiqResult(is_err=False, return_value="…", execution_time=0)
+    with pytest.raises(errors.TransportError, match="the result was not sealed with these keys"):
+        await queue.exchanges.result(one)
+
+    message = queue.broker.messages[0]
+    swapped = message.model_copy(update={"message": message.message.replace(one.encode(), b"0" * 32)})
+    queue.broker.messages.append(swapped)
+    with pytest.raises(errors.OpenRouterError, match="the request was not sealed with the keys") as caught:
+        await queue.exchange_again()
+    assert caught.value.outcome is Outcome.NOT_SENT
+    assert len(fake.requests) == 2
+
+
+async def test_a_result_that_does_not_come_in_time_is_a_timeout_and_wakes_the_broker_up(fake: FakeOpenRouter) -> None:
+    gate = Gate()
+    async with Queue(fake, client_options={"middlewares": [gate]}, lease=0.01) as queue:
+        task_id = await queue.exchanges.send(fake.issue_code())
+        waits = [queue.exchanges.result(task_id, timeout=0.1, interval=0.001) for _ in range(20)]
+        for failure in await asyncio.gather(*waits, return_exceptions=True):
+            assert isinstance(failure, errors.RequestTimeoutError)
+            assert str(failure) == "waited more than 0.1 s for the result of a task"
+            assert failure.outcome is Outcome.UNKNOWN
+        names = [message.task_name for message in queue.broker.messages]
+        # Not one for each that waits, but one for each time that a lease is over.
+        assert 2 <= names.count("openrouter_async:exchange:wake-up") <= 11
+        gate.let(1)
+        assert (await queue.exchanges.result(task_id, interval=0.001)).key
+
+
+async def test_brokers_and_backends_that_fail_are_errors_of_ours(fake: FakeOpenRouter, queue: Queue) -> None:
+    async def fail(*_: object) -> None:
+        raise ConnectionError("with a secret")
+
+    queue.broker.kick = fail  # type: ignore[method-assign, assignment]
+    with pytest.raises(errors.TransportError, match="the broker did not take the task: ConnectionError") as caught:
+        await queue.exchanges.send(fake.issue_code())
+    assert caught.value.outcome is Outcome.UNKNOWN
+    queue.broker.result_backend.is_result_ready = fail  # type: ignore[method-assign, assignment]
+    with pytest.raises(errors.TransportError, match="the result cannot be fetched: "):
+        await queue.exchanges.result("0")
+
+
+def test_without_taskiq_the_integration_says_what_to_install() -> None:
+    code = "import sys; sys.modules['taskiq'] = None; import openrouter_async.integrations.taskiq"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert "pip install 'openrouter-async[taskiq]'" in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("arguments", [{"timeout": -1}, {"interval": 0}, {"timeout": float("inf")}])
+async def test_bad_waits_are_refused(queue: Queue, arguments: dict[str, Any]) -> None:
+    with pytest.raises(errors.RequestValidationError, match=f"{next(iter(arguments))}: must be a finite number"):
+        await queue.exchanges.result("0", **arguments)
+
+
+@pytest.mark.parametrize(("field", "value"), [("lease", 0), ("remember", float("inf")), ("keys", "short")])
+def test_bad_arguments_are_refused(field: str, value: Any) -> None:
+    options: dict[str, Any] = {"keys": KEY, "claims": MemoryStore} | {field: value}
+    with pytest.raises(errors.RequestValidationError, match=field):
+        Exchanges(InMemoryBroker(), **options)
