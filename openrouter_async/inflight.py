@@ -20,17 +20,17 @@ _GRACE: Final = 1.0
 """Seconds that a cancelled exchange has for its end."""
 
 
-class _Flight(Generic[T]):
+class _Flight(Delivery, Generic[T]):
     """An exchange on its way, and the callers that wait for it."""
 
-    __slots__ = ("callers", "delivery", "error", "key", "result", "task", "traceback")
+    __slots__ = ("callers", "error", "key", "result", "task", "traceback")
 
     task: asyncio.Task[None]
 
-    def __init__(self, key: Hashable) -> None:
+    def __init__(self, key: Hashable, caller: asyncio.Future[None]) -> None:
+        super().__init__()
         self.key = key
-        self.callers: list[asyncio.Future[None]] = []
-        self.delivery = Delivery()
+        self.callers = [caller]
         self.error: Exception | None = None
         self.traceback: TracebackType | None = None
         self.result: T | None = None
@@ -70,40 +70,48 @@ class InFlight(Generic[T]):
         if flight is not None:
             flight.callers.append(landed)
         else:
-            flight = self._joinable[key] = _Flight(key)
+            flight = self._joinable[key] = _Flight(key, landed)
             self._flights.add(flight)
-            flight.callers.append(landed)
             # It may be over when this returns: a loop can have an eager task factory.
             flight.task = loop.create_task(self._fly(flight, start))
-        await self._wait(flight, landed, patient=patient)
+        try:
+            await landed
+        except asyncio.CancelledError:
+            if not self._leave(flight, landed, patient=patient):
+                raise
+            if not flight.task.done():
+                await self._stay(flight)
         if flight.error is not None:
             # Each caller raises the same error; the frames of one must not show in another.
             raise flight.error.with_traceback(flight.traceback)
         if flight.result is None:
-            if not flight.delivery.withdrawn:
+            if not flight.withdrawn:
                 # Nobody cancelled it: something inside raised this, and callers get what was raised.
                 raise asyncio.CancelledError
             raise ClientClosedError(
                 "the client was closed before the exchange ended",
-                outcome=Outcome.UNKNOWN if flight.delivery.pending else Outcome.NOT_SENT,
+                outcome=Outcome.UNKNOWN if flight.pending else Outcome.NOT_SENT,
             )
         return flight.result
 
-    async def _wait(self, flight: _Flight[T], landed: asyncio.Future[None], *, patient: bool) -> None:
+    def _leave(self, flight: _Flight[T], landed: asyncio.Future[None], *, patient: bool) -> bool:
+        """Let a caller go that was cancelled; whether it stays all the same."""
+        flight.callers.remove(landed)
+        task = asyncio.current_task()
+        if task is None or not patient or not (flight.task.done() or flight.pending):
+            self._abandon(flight)
+            return False
+        task.uncancel()
+        return True
+
+    async def _stay(self, flight: _Flight[T]) -> None:
+        landed = flight.task.get_loop().create_future()
+        flight.callers.append(landed)
         try:
             await landed
         except asyncio.CancelledError:
-            flight.callers.remove(landed)
-            task = asyncio.current_task()
-            has_landed = flight.task.done()
-            if task is None or not patient or not (has_landed or flight.delivery.pending):
-                self._abandon(flight)
-                raise
-            task.uncancel()
-            if not has_landed:
-                again = flight.task.get_loop().create_future()
-                flight.callers.append(again)
-                await self._wait(flight, again, patient=False)
+            self._leave(flight, landed, patient=False)
+            raise
 
     def _abandon(self, flight: _Flight[T]) -> None:
         """A caller is gone. When it was the last: what no server can have heard of ends, anything else runs on."""
@@ -111,12 +119,12 @@ class InFlight(Generic[T]):
             return
         if flight.task.done():
             _tell_of_loss(flight)
-        elif not flight.delivery.pending:
+        elif not flight.pending:
             self._cancel(flight)
 
     def _cancel(self, flight: _Flight[T]) -> None:
         """End a flight before its time: it stays among the flights until its task is over, and nobody can join it."""
-        flight.delivery.withdrawn = True
+        flight.withdrawn = True
         self._close_door(flight)
         # A task that is cancelled before its first step never lands by itself.
         flight.task.add_done_callback(lambda _: self._land(flight))
@@ -135,7 +143,7 @@ class InFlight(Generic[T]):
 
     async def _fly(self, flight: _Flight[T], start: Callable[[Delivery], Coroutine[Any, Any, T]]) -> None:
         try:
-            flight.result = await start(flight.delivery)
+            flight.result = await start(flight)
         except Exception as error:  # noqa: BLE001 - it is raised in the callers
             flight.error, flight.traceback = error, error.__traceback__
         finally:
@@ -179,7 +187,7 @@ def _tell_of_loss(flight: _Flight[Any]) -> None:
         logger.warning(
             "an exchange whose caller was cancelled failed: %s", flight.error, extra={"event": Event.UNSEEN_FAILURE}
         )
-    elif flight.result is not None and not flight.delivery.kept:
+    elif flight.result is not None and not flight.kept:
         logger.error(
             "a key is lost: its caller was cancelled while it was on its way, and no on_key is set",
             extra={"event": Event.KEY_LOST},

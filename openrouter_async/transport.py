@@ -41,6 +41,18 @@ _GZIP_OR_ZLIB: Final = zlib.MAX_WBITS | 32
 # client. These are known here until they are closed.
 _unclosed: set[Transport] = set()
 
+_forks = 0
+
+
+def _count_fork() -> None:
+    global _forks
+    _forks += 1
+
+
+if hasattr(os, "register_at_fork"):
+    # Asking for the process's id before each request would be a system call.
+    os.register_at_fork(after_in_child=_count_fork)
+
 
 class _BodyTooLargeError(Exception):
     pass
@@ -87,7 +99,7 @@ class _Body(BytesPayload):
         if writer.transport is not None and not writer.transport.is_closing():
             self.written = self._delivery.pending = True
             self.written_at = time.perf_counter()
-        await super().write_with_length(writer, content_length)
+        await writer.write(self._value)
 
 
 class Transport:
@@ -117,7 +129,7 @@ class Transport:
         self._ssl = ssl
         self._trust_env = trust_env
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._pid = os.getpid()
+        self._forks = _forks
         self._deadlines = Deadlines()
         self._known_connections: weakref.WeakSet[object] = weakref.WeakSet()
 
@@ -139,7 +151,7 @@ class Transport:
             ClientClosedError: The client is used from another loop or another process than before, or its borrowed
                 session is closed.
         """
-        if os.getpid() != self._pid:
+        if _forks != self._forks:
             raise ClientClosedError("the client was carried over a fork; make a new one in the child process")
         loop = asyncio.get_running_loop()
         if self._loop is None:
@@ -219,7 +231,13 @@ class Transport:
 
     async def _read(self, answer: aiohttp.ClientResponse) -> bytes:
         try:
-            return _decompress(await _read_limited(answer), answer.headers.get("Content-Encoding"))
+            if (answer.content_length or 0) > BODY_LIMIT:
+                raise _BodyTooLargeError
+            content = answer.content
+            body = await content.readany()
+            if not content.at_eof():
+                body = await _read_on(content, body)
+            return _decompress(body, answer.headers.get("Content-Encoding"))
         except (_BodyTooLargeError, _UndecodableBodyError) as failure:
             answer.close()
             if answer.status >= 400:
@@ -258,13 +276,7 @@ class Transport:
         return True
 
 
-async def _read_limited(answer: aiohttp.ClientResponse) -> bytes:
-    if (answer.content_length or 0) > BODY_LIMIT:
-        raise _BodyTooLargeError
-    content = answer.content
-    first = await content.readany()
-    if content.at_eof():
-        return first
+async def _read_on(content: aiohttp.StreamReader, first: bytes) -> bytes:
     body = bytearray(first)
     while chunk := await content.readany():
         body += chunk
