@@ -25,7 +25,7 @@ from openrouter_async import OpenRouter
 from openrouter_async.integrations import aiohttp as for_aiohttp
 from openrouter_async.integrations import fastapi as for_fastapi
 from openrouter_async.integrations import starlette as for_starlette
-from openrouter_async.login import AuthorizationFlow, Grant
+from openrouter_async.login import AuthorizationFlow, Grant, MemoryStore
 from openrouter_async.testing import FakeOpenRouter
 from tests.integrations.support import Site, Visitor, bound_socket, running, serve_asgi
 from tests.support import STRESS
@@ -96,6 +96,7 @@ def login_app(url: str, fake: FakeOpenRouter) -> Starlette:
         callback_path="/callback/{state}",
         on_login=no_hook,
         client=lambda: OpenRouter(None, base_url=fake.base_url),
+        store=MemoryStore,
         auth_url=fake.auth_url,
     )
 

@@ -9,6 +9,11 @@ from typing import assert_type
 from uuid import UUID
 
 import aiohttp
+from aiohttp import web
+from fastapi import FastAPI
+from starlette.applications import Starlette
+from starlette.requests import Request as StarletteRequest
+from starlette.responses import Response as StarletteResponse
 from yarl import URL
 
 from openrouter_async import (
@@ -33,6 +38,11 @@ from openrouter_async import (
     UsageLimitType,
     errors,
 )
+from openrouter_async.integrations import aiohttp as aiohttp_login
+from openrouter_async.integrations import fastapi as fastapi_login
+from openrouter_async.integrations import starlette as starlette_login
+from openrouter_async.integrations.failures import LoginFailure
+from openrouter_async.login import AuthorizationFlow, Grant, MemoryStore, RedisStore
 
 
 async def key_from_vault() -> str | None:
@@ -163,3 +173,44 @@ async def handle(client: OpenRouter) -> None:
     except errors.OpenRouterError as error:
         assert_type(error.outcome, Outcome)
         assert_type(error.restart_login, bool)
+
+
+async def apologize(request: web.Request, failure: LoginFailure) -> web.Response | None:
+    return web.Response(text=failure.message, status=failure.status) if failure.error else None
+
+
+async def welcome(request: web.Request, grant: Grant) -> web.Response:
+    return web.Response(text=f"{grant.user_id} {grant.return_to}")
+
+
+async def keep(request: StarletteRequest, grant: Grant) -> None:
+    print(grant.key_hash)
+
+
+def web_apps(app: web.Application, fastapi_app: FastAPI, key: str) -> None:
+    aiohttp_login.setup(app, callback_url="https://app.example/callback/{state}", on_login=welcome)
+    aiohttp_login.setup(
+        app,
+        callback_url=URL("https://app.example/callback"),
+        on_login=welcome,
+        on_error=apologize,
+        client=lambda: OpenRouter(None),
+        store=lambda: RedisStore.from_url("redis://localhost", keys=key),
+        login_path=None,
+        callback_path="/back",
+        home="/start",
+        key_label="My app",
+        limit=5,
+        lifetime=300,
+    )
+    fastapi_login.setup(fastapi_app, callback_url="https://app.example/", on_login=keep, store=MemoryStore())
+    assert_type(starlette_login.create_app(callback_url="https://app.example/", on_login=keep), Starlette)
+
+
+async def web_handlers(request: web.Request, other: StarletteRequest) -> None:
+    assert_type(await aiohttp_login.start(request, return_to="/a", context={"bot": 7}), web.StreamResponse)
+    assert_type(await aiohttp_login.finish(request), web.StreamResponse)
+    assert_type(aiohttp_login.get_flow(request), AuthorizationFlow)
+    assert_type(request.app[aiohttp_login.CLIENT], OpenRouter)
+    assert_type(await fastapi_login.start(other, key_label="My app", limit=1.5), StarletteResponse)
+    assert_type(starlette_login.get_client(other), OpenRouter)

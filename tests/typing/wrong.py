@@ -4,7 +4,11 @@
 
 from __future__ import annotations
 
+from aiohttp import web
+
 from openrouter_async import CreateAuthKeysCodeRequest, ExchangeAuthCodeForAPIKeyRequest, OpenRouter, RetryPolicy
+from openrouter_async.integrations import aiohttp
+from openrouter_async.login import Grant
 
 
 async def calls(client: OpenRouter, creation: CreateAuthKeysCodeRequest) -> None:
@@ -23,6 +27,24 @@ async def calls(client: OpenRouter, creation: CreateAuthKeysCodeRequest) -> None
     client.oauth.exchange_many(["c"], journal="keys.jsonl")  # wrong
     client.with_options(pool_size=3)  # wrong
     client.with_options(timeout="5")  # wrong
+
+
+async def hook(request: web.Request, grant: Grant) -> None: ...
+
+
+async def hook_of_another_framework(request: int, grant: Grant) -> None: ...
+
+
+def hook_that_is_not_awaited(request: web.Request, grant: Grant) -> None: ...
+
+
+async def web_apps(app: web.Application, request: web.Request) -> None:
+    aiohttp.setup(app, on_login=hook)  # wrong
+    aiohttp.setup(app, callback_url="https://app.example/")  # wrong
+    aiohttp.setup(app, callback_url="https://app.example/", on_login=hook_of_another_framework)  # wrong
+    aiohttp.setup(app, callback_url="https://app.example/", on_login=hook_that_is_not_awaited)  # wrong
+    aiohttp.setup(app, callback_url="https://app.example/", on_login=hook, store="redis://localhost")  # wrong
+    await aiohttp.start(request, next="/")  # wrong
 
 
 def constructions() -> None:

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import pytest
+
+from openrouter_async import errors
+from openrouter_async.errors import OpenRouterError, Outcome
+from openrouter_async.integrations.failures import LoginFailure, describe, status_of
+from openrouter_async.login import errors as login_errors
+
+
+def api_error(status: int, message: str = "No", outcome: Outcome = Outcome.REFUSED) -> errors.APIError:
+    return errors.APIError.for_status(status)(message, status_code=status, outcome=outcome)
+
+
+def transport_error(outcome: Outcome) -> errors.TransportError:
+    return errors.TransportError("no answer", outcome=outcome)
+
+
+LOGIN_ERRORS = {
+    "AuthorizationDeniedError": 403,
+    "AuthorizationError": 502,
+    "InvalidCallbackError": 400,
+    "InvalidCookieError": 400,
+    "LoginAlreadyUsedError": 409,
+    "LoginBindingError": 400,
+    "LoginError": 400,
+    "LoginExpiredError": 410,
+    "LoginInProgressError": 409,
+    "LoginLostError": 502,
+    "LoginStoreError": 503,
+    "LoginTimeoutError": 400,
+    "LoopbackUnavailableError": 400,
+    "StateMismatchError": 400,
+    "UnknownLoginError": 400,
+}
+
+
+def test_no_error_of_a_login_is_without_a_status() -> None:
+    assert set(LOGIN_ERRORS) == set(login_errors.__all__)
+
+
+@pytest.mark.parametrize(("name", "status"), LOGIN_ERRORS.items())
+def test_an_error_of_a_login_has_a_status_that_says_whose_turn_it_is(name: str, status: int) -> None:
+    error = getattr(login_errors, name)("no")
+    assert status_of(error) == status
+    # Who can do something about it is told what, and a server's failure is not the user's.
+    assert (status < 500) or error.outcome is not Outcome.NOT_SENT or not error.restart_login
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (api_error(403, "Invalid code or code_verifier"), 400),
+        (api_error(403, "Invalid code", Outcome.UNKNOWN), 502),
+        (api_error(401), 500),
+        (api_error(429), 503),
+        (api_error(500, outcome=Outcome.UNKNOWN), 502),
+        (transport_error(Outcome.NOT_SENT), 503),
+        (transport_error(Outcome.UNKNOWN), 502),
+        (errors.ResponseValidationError("odd", status_code=200), 502),
+        (errors.RequestValidationError("next", "odd"), 400),
+        (errors.ClientClosedError("closed"), 503),
+    ],
+)
+def test_an_error_of_an_exchange_has_a_status_that_says_whose_turn_it_is(error: OpenRouterError, status: int) -> None:
+    assert status_of(error) == status
+
+
+def failure_of(error: OpenRouterError, *, return_to: str | None = None, lacks_cookie: bool = False) -> LoginFailure:
+    return describe(error, login_url="/login", return_to=return_to, home_url="/home", lacks_cookie=lacks_cookie)
+
+
+def test_a_page_leads_on() -> None:
+    over = failure_of(login_errors.LoginExpiredError("late"), return_to="/a?b=c&d")
+    not_yet = failure_of(login_errors.LoginInProgressError("busy"), return_to="/a")
+
+    assert '<a href="/login?next=%2Fa%3Fb%3Dc%26d">Sign in again</a>' in over.page
+    assert '<a href="/home">Back to the app</a>' in over.page
+    assert "Try again" not in over.page
+    assert '<a href="">Try again</a>' in not_yet.page
+    assert "Sign in again" not in not_yet.page
+
+
+def test_a_page_escapes_what_it_shows() -> None:
+    failure = LoginFailure(status=400, title="<b>", message="a & <i>", login_url='/"><script>', home_url="/")
+    assert "<b>" not in failure.page
+    assert "a &amp; &lt;i&gt;" in failure.page
+    assert "<script" not in failure.page
+
+
+def test_a_failure_says_when_to_come_again_in_whole_seconds() -> None:
+    busy = errors.APIError.for_status(429)("No", status_code=429, outcome=Outcome.REFUSED, retry_after=1.2)
+    assert failure_of(busy).headers == {"Retry-After": "2"}
+    assert failure_of(login_errors.LoginError("no")).headers == {}
+    assert LoginFailure(status=400, title="", message="").headers == {}
