@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import sys
 from collections.abc import Sequence
 
+from openrouter_async.errors import OpenRouterError
 from openrouter_async.testing import Dialect, FakeOpenRouter
 
 
@@ -33,8 +33,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--token", action="append", help="a bearer token to accept; may be given more than once")
     parser.add_argument("--dialect", type=Dialect, choices=list(Dialect), default=Dialect.DOCUMENTED)
     options = parser.parse_args(arguments)
-    with contextlib.suppress(KeyboardInterrupt):
+    try:
         asyncio.run(serve(FakeOpenRouter(port=options.port, tokens=options.token, dialect=options.dialect)))
+    except OpenRouterError as error:
+        parser.error(str(error))
+    except KeyboardInterrupt:
+        pass
 
 
 if __name__ == "__main__":

@@ -53,7 +53,6 @@ class Pages:
         Raises:
             RequestValidationError: There is no such fault.
         """
-        self._counters["consent"] += 1
         issued = self._authority.issue(
             code_challenge=asked.code_challenge,
             code_challenge_method=asked.code_challenge_method,
@@ -61,6 +60,7 @@ class Pages:
             key=KeyOptions(user_id=user_id, label=asked.key_label, limit=asked.limit),
             prefix=fault_prefix(fault),
         )
+        self._counters["consent"] += 1
         return issued.code
 
     def deny(self, asked: Authorization) -> str:
@@ -89,11 +89,11 @@ class Pages:
                 asked = Authorization.from_query(request.query)
             except BadAuthorizationError as bad:
                 self._counters["refusal"] += 1
-                self._refused.append(str(bad))
+                self._refused.append(bad.reason)
                 if "callback_url" not in request.query:
                     # OpenRouter says nothing to who is without a callback, and shows its home page.
                     return _go("./")
-                return _show(html.message("This sign-in cannot go on", f"The app made a mistake: {bad}."), 400)
+                return _show(html.message("This sign-in cannot go on", f"The app made a mistake: {bad.reason}."), 400)
             return await handle(request, asked)
 
         return check

@@ -6,10 +6,12 @@ import math
 import string
 from collections.abc import Mapping
 from typing import Final, Self
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 import attrs
+from yarl import URL
 
+from openrouter_async.errors import RequestValidationError
 from openrouter_async.models import KEY_LABEL_LENGTH, CodeChallengeMethod
 from openrouter_async.redaction import mask_optional
 from openrouter_async.testing.authority import to_method
@@ -17,8 +19,16 @@ from openrouter_async.testing.authority import to_method
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1"})
 
 
-class BadAuthorizationError(ValueError):
-    """An authorization URL that OpenRouter would not show a consent page for."""
+class BadAuthorizationError(RequestValidationError):
+    """An authorization URL that OpenRouter would not show a consent page for.
+
+    Attributes:
+        reason: What is wrong with it.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("url", reason)
+        self.reason = reason
 
 
 @attrs.frozen(kw_only=True)
@@ -48,7 +58,11 @@ class Authorization:
         Raises:
             BadAuthorizationError: The page would not be shown.
         """
-        return cls.from_query(dict(parse_qsl(urlsplit(url).query, keep_blank_values=True)))
+        try:
+            query = URL(url).query
+        except ValueError:
+            raise BadAuthorizationError("it is not a URL") from None
+        return cls.from_query(query)
 
     @classmethod
     def from_query(cls, query: Mapping[str, str]) -> Self:

@@ -6,7 +6,6 @@ import contextlib
 from collections import Counter
 from collections.abc import Collection, Sequence
 from datetime import datetime
-from types import TracebackType
 from typing import Final, Self
 
 from aiohttp import web
@@ -22,7 +21,7 @@ from openrouter_async.testing.app import Adapter
 from openrouter_async.testing.authority import USER_ID, Authority, IssuedKey, KeyOptions
 from openrouter_async.testing.browser import Pages, fault_prefix
 from openrouter_async.testing.clock import MovableClock
-from openrouter_async.testing.consent import Authorization, BadAuthorizationError
+from openrouter_async.testing.consent import Authorization
 from openrouter_async.testing.dialects import Dialect
 from openrouter_async.testing.faults import Fault
 from openrouter_async.testing.records import History, RecordedRequest
@@ -76,14 +75,15 @@ class FakeOpenRouter:
     ) -> None:
         if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
             raise RequestValidationError("port", "must be an integer from 0 to 65535")
-        if isinstance(tokens, str) or (tokens is not None and not tokens):
-            raise RequestValidationError("tokens", "must be strings, at least one")
+        known = (TOKEN,) if tokens is None else tuple(tokens)
+        if isinstance(tokens, str) or not known or not all(isinstance(token, str) and token for token in known):
+            raise RequestValidationError("tokens", "must be one or more strings that are not empty")
         if dialect not in list(Dialect):
             raise RequestValidationError("dialect", f"must be one of {', '.join(Dialect)}")
         check_number("code_lifetime", code_lifetime, least=0, exclusive=True)
         self._wanted_port = port
         self._port = 0
-        self._tokens = (TOKEN,) if tokens is None else tuple(tokens)
+        self._tokens = known
         self._clock = MovableClock(clock)
         self._script = Script()
         self._requests: History[RecordedRequest] = History(_MOST_REQUESTS)
@@ -124,9 +124,7 @@ class FakeOpenRouter:
             self._cleanup = cleanup.pop_all()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self._port = 0
         await self._cleanup.aclose()
 
@@ -134,9 +132,7 @@ class FakeOpenRouter:
         self._thread.enter_context(in_thread(self))
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._thread.close()
 
     def __repr__(self) -> str:
@@ -261,7 +257,7 @@ class FakeOpenRouter:
         Raises:
             RequestValidationError: The page would not be shown, or there is no such fault.
         """
-        asked = _to_authorization(url)
+        asked = Authorization.from_url(url)
         user = USER_ID if isinstance(user_id, Unset) else user_id
         return asked.granted(self._pages.consent(asked, user_id=user, fault=fault))
 
@@ -277,10 +273,7 @@ class FakeOpenRouter:
         Raises:
             RequestValidationError: The page would not be shown, or the login is headless.
         """
-        try:
-            return self._pages.deny(_to_authorization(url))
-        except BadAuthorizationError as headless:
-            raise RequestValidationError("url", str(headless)) from None
+        return self._pages.deny(Authorization.from_url(url))
 
     def advance(self, seconds: float) -> None:
         """Move its clock forward.
@@ -306,10 +299,3 @@ class FakeOpenRouter:
         if per_second is not None:
             check_number("per_second", per_second, least=0, exclusive=True)
         self._api.limit = None if per_second is None else RateLimit(per_second, self._clock.monotonic)
-
-
-def _to_authorization(url: str) -> Authorization:
-    try:
-        return Authorization.from_url(url)
-    except BadAuthorizationError as bad:
-        raise RequestValidationError("url", str(bad)) from None

@@ -392,6 +392,8 @@ async def test_it_can_be_put_into_another_server() -> None:
         ({"port": "80"}, "port"),
         ({"tokens": []}, "tokens"),
         ({"tokens": "token"}, "tokens"),
+        ({"tokens": [""]}, "tokens"),
+        ({"tokens": [7]}, "tokens"),
         ({"dialect": "spoken"}, "dialect"),
         ({"code_lifetime": 0}, "code_lifetime"),
     ],

@@ -67,6 +67,11 @@ async def test_who_denies_comes_back_with_an_error_and_without_a_state(fake: Fak
     assert not fake.counters["consent"]
 
 
+def test_what_is_not_a_url_is_refused() -> None:
+    with pytest.raises(RequestValidationError, match="url: it is not a URL"):
+        FakeOpenRouter().consent("http://[/auth")
+
+
 async def test_a_callback_in_another_script_is_sent_as_ascii(fake: FakeOpenRouter) -> None:
     assert fake.deny(asking(fake, "https://app.example/gr\u00fc\u00df")) == (
         "https://app.example/gr%C3%BC%C3%9F?error=access_denied"

@@ -88,10 +88,17 @@ def test_the_sandbox_speaks_the_other_dialect_when_told() -> None:
 
 
 def test_wrong_arguments_of_the_sandbox_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(["--dialect", "spoken"])
-    assert caught.value.code == 2
-    assert "invalid" in capsys.readouterr().err
+    with FakeOpenRouter() as other:
+        taken = str(urlsplit(other.url).port)
+        for arguments, said in {
+            ("--dialect", "spoken"): "invalid",
+            ("--port", "70000"): "port: must be an integer from 0 to 65535",
+            ("--port", taken): "the port is in use",
+        }.items():
+            with pytest.raises(SystemExit) as caught:
+                main(arguments)
+            assert caught.value.code == 2
+            assert said in capsys.readouterr().err
 
 
 def test_the_official_sdk_completes_the_whole_flow() -> None:
