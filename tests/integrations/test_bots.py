@@ -396,6 +396,7 @@ async def test_a_ticket_finishes_the_login_of_the_user_who_began_it_and_of_no_ot
 
     ticket = await web.hold(URL(fake.consent((await web.begin(ADA)).url)))
     assert len(ticket) <= 64, "the most that a link to a Telegram bot may carry"
+    assert await web.expects(ADA, ticket)
     grants = [await web.complete(ADA, ticket) for _ in range(2)]
     assert {grant.key for grant in grants} == {fake.issued_keys[0].key}
     assert keys.logins == [(ADA, grants[0].key)]

@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import discord
+import pytest
+from discord import app_commands
+
+from openrouter_async import OpenRouter
+from openrouter_async.integrations.bots import BotLogin, BotTexts
+from openrouter_async.integrations.discord import CODE_BUTTON, add_commands
+from openrouter_async.login import AuthorizationFlow, Grant, UnknownLoginError
+from openrouter_async.testing import FakeOpenRouter
+from tests.integrations.discord_api import FakeDiscord
+from tests.integrations.support import load
+from tests.integrations.test_bots import ADA, BEN, CALLBACK, Broken, read_qr_code
+
+TEXTS = BotTexts()
+
+
+@pytest.fixture
+async def server(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeDiscord]:
+    async with FakeDiscord() as made:
+        made.use(monkeypatch)
+        yield made
+
+
+@contextlib.asynccontextmanager
+async def running(client: discord.Client) -> AsyncIterator[None]:
+    async with client:
+        await client.login("discord-token")
+        task = asyncio.create_task(client.connect())
+        yield
+    await task
+
+
+@attrs.define
+class Talk:
+    """A bot that is talked to."""
+
+    logins: list[tuple[int, str]] = attrs.field(factory=list[tuple[int, str]])
+    logouts: list[int] = attrs.field(factory=list[int])
+    login: BotLogin = attrs.field(init=False)
+
+    async def put(self, user_id: int, grant: Grant) -> None:
+        self.logins.append((user_id, grant.key))
+
+    async def remove(self, user_id: int) -> None:
+        self.logouts.append(user_id)
+
+
+class Bot(discord.Client):
+    def __init__(self, login: BotLogin, settings: dict[str, Any]) -> None:
+        super().__init__(intents=discord.Intents.none())
+        self._settings = settings
+        self._openrouter_login = login
+        self.tree = app_commands.CommandTree(self)
+
+    async def setup_hook(self) -> None:
+        add_commands(self.tree, self._openrouter_login, **self._settings)
+        await self.tree.sync()
+
+
+@contextlib.asynccontextmanager
+async def talking(
+    client: OpenRouter, *, commands: dict[str, Any] | None = None, **settings: Any
+) -> AsyncIterator[Talk]:
+    talk = Talk()
+    flow = AuthorizationFlow(client, callback_url=CALLBACK)
+    talk.login = BotLogin(flow, on_login=talk.put, on_logout=talk.remove, **settings)
+    async with running(Bot(talk.login, commands or {})):
+        yield talk
+
+
+@pytest.fixture
+async def bot(server: FakeDiscord, client: OpenRouter) -> AsyncIterator[Talk]:
+    async with talking(client) as made:
+        yield made
+
+
+@pytest.mark.parametrize("in_server", [False, True])
+async def test_a_user_signs_in_where_nobody_else_sees_it_and_out_again(
+    server: FakeDiscord, bot: Talk, fake: FakeOpenRouter, in_server: bool
+) -> None:
+    await server.command(ADA, "login", in_server=in_server)
+    prompt = await server.answer()
+    assert prompt.text == TEXTS.login
+    await server.click(ADA, prompt.button)
+    await server.submit(ADA, await server.modal(), fake.consent(prompt.url))
+    assert (await server.answer()).text == TEXTS.done
+    assert bot.logins == [(ADA, fake.issued_keys[0].key)]
+
+    await server.command(ADA, "logout", in_server=in_server)
+    assert (await server.answer()).text == TEXTS.logged_out
+    assert bot.logouts == [ADA]
+
+
+async def test_the_commands_are_described_to_users(server: FakeDiscord, bot: Talk) -> None:
+    await server.command(ADA, "logout")
+    await server.answer()
+    assert {(command["name"], command["description"]) for command in server.commands} == {
+        ("login", TEXTS.login_description),
+        ("logout", TEXTS.logout_description),
+    }
+
+
+async def test_a_code_of_another_user_is_refused(server: FakeDiscord, bot: Talk, fake: FakeOpenRouter) -> None:
+    await server.command(ADA, "login")
+    code = fake.consent((await server.answer()).url)
+    await server.click(BEN, CODE_BUTTON)
+    await server.submit(BEN, await server.modal(), code)
+    assert (await server.answer()).text == UnknownLoginError("").user_message
+    assert bot.logins == []
+    assert fake.requests == ()
+
+
+async def test_a_button_that_was_shown_before_a_restart_still_works(
+    server: FakeDiscord, client: OpenRouter, fake: FakeOpenRouter
+) -> None:
+    # Nothing but the id of the button is left of the first bot: this one has never shown it.
+    async with talking(client) as bot:
+        prompt = await bot.login.begin(ADA)
+        await server.click(ADA, CODE_BUTTON)
+        await server.submit(ADA, await server.modal(), fake.consent(prompt.url))
+        assert (await server.answer()).text == TEXTS.done
+
+
+async def test_buttons_that_were_shown_take_no_memory(server: FakeDiscord, client: OpenRouter) -> None:
+    talk = Talk()
+    talk.login = BotLogin(AuthorizationFlow(client), on_login=talk.put)
+    bot = Bot(talk.login, {})
+    async with running(bot):
+        for _ in range(3):
+            await server.command(ADA, "login")
+            await server.answer()
+        assert len(bot.persistent_views) == 1
+        assert list(bot._connection._view_store._views) == [None]
+
+
+async def test_a_shelf_that_is_down_is_told_of(server: FakeDiscord, client: OpenRouter) -> None:
+    shelf = Broken()
+    shelf.broken = {"get", "remove"}
+    async with talking(client, shelf=shelf):
+        for name in ("login", "logout"):
+            await server.command(ADA, name)
+            assert (await server.answer()).text.startswith("Signing in is not possible at the moment.")
+
+
+async def test_the_url_is_shown_as_a_qr_code_on_request(server: FakeDiscord, client: OpenRouter) -> None:
+    async with talking(client, commands={"qr_code": True}):
+        await server.command(ADA, "login")
+        prompt = await server.answer()
+        assert prompt.image is not None
+        assert read_qr_code(prompt.image) == prompt.url
+
+
+async def test_a_login_may_come_back_to_a_web_app_and_the_bot_speaks_the_language_that_it_is_given(
+    server: FakeDiscord, client: OpenRouter, fake: FakeOpenRouter
+) -> None:
+    texts = BotTexts(web_login="Bitte anmelden.", button="Anmelden " * 9, code="Der Code " * 9)
+    async with talking(client, commands={"texts": texts}, headless=False) as bot:
+        await server.command(ADA, "login")
+        prompt = await server.answer()
+        assert prompt.text == "Bitte anmelden."
+        await server.click(ADA, prompt.button)
+        modal = await server.modal()
+        assert len(modal.payload["title"]) == 45
+        await server.submit(ADA, modal, await bot.login.hold(fake.consent(prompt.url)))
+        assert (await server.answer()).text == texts.done
+
+
+async def test_an_answer_that_discord_refuses_costs_no_key_and_shows_no_code(
+    server: FakeDiscord, bot: Talk, fake: FakeOpenRouter, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    # This one shows at DEBUG all that it sends and gets, and says so.
+    caplog.set_level(logging.INFO, "discord")
+    await server.command(ADA, "login")
+    prompt = await server.answer()
+    code = fake.consent(prompt.url)
+    await server.click(ADA, prompt.button)
+    server.failing = True
+    await server.submit(ADA, await server.modal(), code)
+    await server.answer()
+    server.failing = False
+    await server.command(ADA, "logout")
+    await server.answer()
+    assert [key for _, key in bot.logins] == [fake.issued_keys[0].key]
+    assert "a code could not be answered: HTTPException" in caplog.text
+    text = "\n".join([caplog.text, *(f"{record.args}" for record in caplog.records)])
+    for secret in (code, prompt.url, bot.logins[0][1]):
+        assert secret not in text
+
+
+async def test_the_example_signs_a_user_in(
+    server: FakeDiscord, client: OpenRouter, fake: FakeOpenRouter, tmp_path: Path
+) -> None:
+    example = load("discord_bot")
+    keys = example.Keys(tmp_path / "keys")
+    async with running(example.Bot(AuthorizationFlow(client), keys)):
+        await server.command(ADA, "status")
+        assert (await server.answer()).text == "You are not signed in: /login"
+        await server.command(ADA, "login")
+        prompt = await server.answer()
+        await server.click(ADA, prompt.button)
+        await server.submit(ADA, await server.modal(), fake.consent(prompt.url))
+        assert (await server.answer()).text == TEXTS.done
+        stored = await keys.of(ADA).load()
+        assert stored.key == fake.issued_keys[0].key
+        await server.command(ADA, "status")
+        assert (await server.answer()).text == f"You are {stored.user_id}."
+        await server.command(ADA, "logout")
+        assert (await server.answer()).text == TEXTS.logged_out
+        assert await keys.of(ADA).load() is None
+
+
+def test_without_discord_py_the_extra_is_named() -> None:
+    code = "import sys; sys.modules['discord'] = None; import openrouter_async.integrations.discord"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "pip install 'openrouter-async[discord]'" in result.stderr.splitlines()[-1]
