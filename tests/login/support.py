@@ -9,7 +9,7 @@ import attrs
 
 from openrouter_async import Handler, Request, Response, RetryPolicy
 from openrouter_async.clock import Clock
-from openrouter_async.login import Claimant, KeyRecord, LoginCookie, LoginRecord
+from openrouter_async.login import Claimant, KeyRecord, LoginCookie, LoginRecord, PendingLogin
 from openrouter_async.login.records import digest, login_id
 from openrouter_async.pkce import PKCEPair
 from tests.raw import RawServer, http
@@ -80,6 +80,14 @@ def make_claimant(login: LoginRecord, cookie: LoginCookie | None = None) -> Clai
 
 def make_result(key: str = "sk-or-v1-" + "a" * 64) -> KeyRecord:
     return KeyRecord(key=key, user_id="user_1", code="c" * 64, context={"user": 7}, return_to="/settings")
+
+
+def back(pending: PendingLogin, *, code: str = "the-code") -> str:
+    return f"/callback/{pending.state}?code={code}&state={pending.state}"
+
+
+def jar(*cookies: LoginCookie | None) -> dict[str, str]:
+    return {cookie.name: cookie.value for cookie in cookies if cookie is not None}
 
 
 class Gate:
