@@ -92,7 +92,8 @@ class Finisher:
                 raise LoginBindingError("the login was started in another browser or chat")
             case ClaimStatus.UNKNOWN:
                 raise UnknownLoginError("there is no such login, or not any more, or not in this browser")
-            case ClaimStatus.BUSY:
+            case _:
+                # Busy, and it stayed so.
                 if _is_same_browser(claimant, claim):
                     raise LoginInProgressError(_STILL_AT_WORK)
                 raise LoginAlreadyUsedError("the login is being finished by another callback")

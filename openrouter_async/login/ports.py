@@ -40,7 +40,7 @@ def _bind(family: socket.AddressFamily, host: str, port: int) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setblocking(False)
-        if os.name == "posix":
+        if os.name == "posix":  # pragma: no branch - the tests run on POSIX
             # On Windows the same option would let another program take the port away.
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
+import openrouter_async.login as login_package
 from openrouter_async import OpenRouter
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.login import (
@@ -250,6 +251,11 @@ def test_a_missing_extra_is_named(module: str, name: str, extra: str) -> None:
     shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
 
     assert shown.strip().endswith(f"pip install 'openrouter-async[{extra}]'")
+
+
+def test_a_name_that_is_not_there_is_the_usual_error() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'SqlStore'"):
+        getattr(login_package, "SqlStore")  # noqa: B009 - type checkers know that it is not there
 
 
 def test_the_package_imports_no_extra_and_no_server() -> None:

@@ -11,7 +11,7 @@ import random
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import aiohttp
 import pytest
@@ -33,6 +33,8 @@ from openrouter_async.login.loopback import host_headers
 from tests.login.support import BUSY, GRANTED, KEY, ONCE, REFUSED, Gate, Server, free_port
 
 if TYPE_CHECKING:
+    from playwright.async_api import BrowserContext
+
     from openrouter_async.testing import FakeOpenRouter
 
 
@@ -93,6 +95,55 @@ async def test_the_user_of_this_computer_is_signed_in(fake: FakeOpenRouter, clie
     assert "You are signed in" in page.text
     assert [(issued.key, issued.user_id) for issued in fake.issued_keys] == [(grant.key, grant.user_id)]
     assert [issued.label for issued in fake.issued_keys] == ["My tool"]
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_a_real_browser_brings_its_user_back(
+    host: Literal["127.0.0.1", "localhost"], fake: FakeOpenRouter, client: OpenRouter, browser: BrowserContext
+) -> None:
+    page = await browser.new_page()
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    async with LoopbackLogin(
+        client, host=host, auth_url=fake.auth_url, key_label="My tool", app_name="<My tool>"
+    ) as login:
+        await page.goto(login.url)
+        async with page.expect_response(lambda response: URL(response.url).path.startswith("/callback/")) as coming:
+            await page.get_by_role("button", name="Authorize").click()
+        grant = await login.wait()
+        arrived = await coming.value
+        again = await page.reload()
+        assert again is not None
+        assert again.status == 409
+    # The login is left at once here, while the browser still loads the page.
+    async with LoopbackLogin(client, host=host, auth_url=fake.auth_url, app_name="<My tool>") as login:
+        await page.goto(login.url)
+        waiting = asyncio.create_task(login.wait())
+        await page.get_by_role("button", name="Authorize").click()
+        second = await waiting
+    await page.get_by_role("heading", name="Signed in").wait_for()
+
+    assert await page.get_by_text("You are signed in to <My tool>.").is_visible()
+    assert arrived.status == 200
+    assert [grant.key, second.key] == [issued.key for issued in fake.issued_keys]
+    assert fake.issued_keys[0].label == "My tool"
+    assert not errors
+
+
+@pytest.mark.browser
+async def test_a_real_browser_brings_the_no_of_its_user(
+    fake: FakeOpenRouter, client: OpenRouter, browser: BrowserContext
+) -> None:
+    page = await browser.new_page()
+    async with LoopbackLogin(client, auth_url=fake.auth_url) as login:
+        await page.goto(login.url)
+        await page.get_by_role("button", name="Deny").click()
+        with pytest.raises(AuthorizationDeniedError):
+            await login.wait()
+        await page.get_by_text("You did not allow the sign-in.").wait_for()
+
+    assert not fake.issued_keys
 
 
 async def test_it_listens_before_the_url_exists_on_loopback_alone() -> None:
@@ -585,6 +636,7 @@ async def test_a_code_that_is_pasted_beside_the_callback_gets_the_same_grant(cap
 
         assert (await waiting).key == KEY
         assert (await visiting).status == 200
+        await asyncio.gather(*(task for task in asyncio.all_tasks() if "_settle" in repr(task)))
         assert len(server.requests) == 1
     assert not caplog.records
 

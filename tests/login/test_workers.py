@@ -107,7 +107,7 @@ class Site:
         self.finished += 1
 
     async def _start(self, login: Login, worker: Worker) -> Any:
-        query = {"user": login.user, "browser": login.browser}
+        query = {"user": str(login.user), "browser": login.browser}
         while True:
             try:
                 async with self.session.get(f"{worker.address}/start", params=query) as answer:

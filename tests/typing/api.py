@@ -11,6 +11,8 @@ from uuid import UUID
 import aiohttp
 from aiohttp import web
 from fastapi import FastAPI
+from multidict import MultiDict
+from redis.asyncio import Redis
 from starlette.applications import Starlette
 from starlette.requests import Request as StarletteRequest
 from starlette.responses import Response as StarletteResponse
@@ -42,7 +44,23 @@ from openrouter_async.integrations import aiohttp as aiohttp_login
 from openrouter_async.integrations import fastapi as fastapi_login
 from openrouter_async.integrations import starlette as starlette_login
 from openrouter_async.integrations.failures import LoginFailure
-from openrouter_async.login import AuthorizationFlow, Grant, MemoryStore, RedisStore
+from openrouter_async.login import (
+    AuthorizationDeniedError,
+    AuthorizationFlow,
+    CookieStore,
+    Grant,
+    LoginCookie,
+    LoginError,
+    LoopbackLogin,
+    MemoryStore,
+    PendingLogin,
+    RedisStore,
+    Store,
+    authorization_url,
+    generate_key,
+    validate_return_to,
+)
+from openrouter_async.pkce import PKCEPair, code_challenge, generate_code_verifier
 
 
 async def key_from_vault() -> str | None:
@@ -152,6 +170,68 @@ async def create(client: OpenRouter) -> None:
     assert_type(result.data.created_at, datetime)
     await client.oauth.create_auth_code(CreateAuthKeysCodeRequest(callback_url=URL("https://app.example/cb")))
     await client.oauth.create_auth_code(callback_url=URL("https://app.example/cb"), expires_at=None)
+
+
+def pkce() -> None:
+    pair = PKCEPair.generate()
+    assert_type(pair.code_challenge, str)
+    assert_type(PKCEPair.generate("plain").code_challenge_method, CodeChallengeMethod)
+    assert_type(code_challenge(generate_code_verifier(), CodeChallengeMethod.S256), str)
+    url = authorization_url(
+        callback_url="https://app.example/cb", code_challenge=pair.code_challenge, code_challenge_method="S256", limit=5
+    )
+    assert_type(url, URL)
+    assert_type(validate_return_to("next", "/settings"), str)
+
+
+async def stores(connection: Redis) -> None:
+    keys: list[str | bytes] = [generate_key(), b"an older one"]
+    several: list[Store] = [
+        MemoryStore(max_logins=100),
+        CookieStore(keys, secure=False),
+        CookieStore(generate_key(), ledger=RedisStore(connection)),
+        RedisStore(connection, keys=keys, prefix="app"),
+    ]
+    print(several)
+    await RedisStore.from_url("redis://localhost", keys=keys).aclose()
+
+
+async def sign_in(client: OpenRouter) -> None:
+    flow = AuthorizationFlow(client, callback_url=URL("https://app.example/cb"), store=MemoryStore(), lifetime=300)
+    pending = await flow.start(key_label="l", limit=1.5, context={"user": 7}, return_to="/", binding="browser")
+    assert_type(pending, PendingLogin)
+    assert_type(pending.url, str)
+    assert_type(pending.expires_at, datetime)
+    assert_type(pending.cookie, LoginCookie | None)
+    try:
+        grant = await flow.finish("/cb?code=c&state=s", binding="browser", cookies={"name": "value"})
+        await flow.finish(URL("https://app.example/cb?code=c&state=s"))
+        await flow.finish({"code": "c", "state": "s"})
+        await flow.finish(MultiDict(code="c", state="s"), binding=7)
+    except AuthorizationDeniedError as error:
+        assert_type(error.error, str)
+    except LoginError as error:
+        assert_type(error.user_message, str)
+    else:
+        assert_type(grant, Grant)
+        assert_type(grant.key, str)
+        assert_type(grant.user_id, str | None)
+        assert_type(grant.key_hash, str)
+    await flow.finish_code((await flow.start(headless=True, binding=7)).state, "code", binding=7)
+    await flow.drain(timeout=5)
+
+
+async def ask(error: errors.OpenRouterError | None) -> str:
+    return "" if error is None else error.user_message
+
+
+async def sign_in_here(client: OpenRouter) -> None:
+    async with LoopbackLogin(client, port=3000, host="localhost", key_label="l", opener=print) as login:
+        login.open_browser()
+        assert_type(login.url, str)
+        assert_type(login.port, int)
+        assert_type(login.pending, PendingLogin)
+        assert_type(await login.wait(timeout=None, prompt=ask), Grant)
 
 
 async def derive(client: OpenRouter) -> None:
