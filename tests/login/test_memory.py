@@ -15,7 +15,7 @@ from tests.support import STRESS
 
 @pytest.mark.stress
 async def test_very_many_pending_logins_stay_within_the_bound() -> None:
-    most = 100_000 if STRESS else 5_000
+    most = 100_000 if STRESS else 3_000
     store = MemoryStore(max_logins=most)
     gc.collect()
     tracemalloc.start()
