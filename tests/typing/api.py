@@ -9,7 +9,9 @@ from typing import assert_type
 from uuid import UUID
 
 import aiohttp
+from aiogram import Router
 from aiohttp import web
+from discord import Client, app_commands
 from fastapi import FastAPI
 from multidict import MultiDict
 from redis.asyncio import Redis
@@ -43,6 +45,9 @@ from openrouter_async import (
 from openrouter_async.integrations import aiohttp as aiohttp_login
 from openrouter_async.integrations import fastapi as fastapi_login
 from openrouter_async.integrations import starlette as starlette_login
+from openrouter_async.integrations.aiogram import create_router
+from openrouter_async.integrations.bots import BotLogin, BotTexts, LoginPrompt, MemoryShelf
+from openrouter_async.integrations.discord import add_commands
 from openrouter_async.integrations.failures import LoginFailure
 from openrouter_async.login import (
     AuthorizationDeniedError,
@@ -61,6 +66,7 @@ from openrouter_async.login import (
     validate_return_to,
 )
 from openrouter_async.pkce import PKCEPair, code_challenge, generate_code_verifier
+from openrouter_async.sinks import CallbackSink, FileSink, KeyringSink, KeySink, KeyVault, StoredKey
 
 
 async def key_from_vault() -> str | None:
@@ -294,3 +300,39 @@ async def web_handlers(request: web.Request, other: StarletteRequest) -> None:
     assert_type(request.app[aiohttp_login.CLIENT], OpenRouter)
     assert_type(await fastapi_login.start(other, key_label="My app", limit=1.5), StarletteResponse)
     assert_type(starlette_login.get_client(other), OpenRouter)
+
+
+async def put_away(user_id: int, grant: Grant) -> None:
+    await FileSink(f"{user_id}.json").save(grant.key, user_id=grant.user_id)
+
+
+async def take_away(user_id: int) -> None:
+    await FileSink(f"{user_id}.json").delete()
+
+
+async def bots(flow: AuthorizationFlow, tree: app_commands.CommandTree[Client]) -> None:
+    login = BotLogin(flow, on_login=put_away, on_logout=take_away, notify=put_away, shelf=MemoryShelf(max_values=10))
+    prompt = await login.begin(7)
+    assert_type(prompt, LoginPrompt)
+    assert_type(await prompt.qr_code("svg", scale=2), bytes)
+    assert_type(await login.complete("telegram:7", "the code"), Grant)
+    assert_type(await login.finish("/callback?code=c", user_id=7), Grant)
+    assert_type(await login.hold(URL("https://app.example/callback?code=c")), str)
+    assert_type(await login.expects(7, "hello"), bool)
+    assert_type(create_router(login, texts=BotTexts(done="Done."), qr_code=True), Router)
+    add_commands(tree, login, texts=BotTexts(error=lambda error: error.user_message))
+
+
+async def sinks() -> None:
+    for vault in (FileSink("key"), KeyringSink("my app", username="ada")):
+        OpenRouter(on_key=vault)
+        kept: KeyVault = vault
+        assert_type(await kept.load(), StoredKey | None)
+        assert_type(await kept.delete(), bool)
+    sink: KeySink = CallbackSink(print)
+    OpenRouter(on_key=sink)
+    OpenRouter(on_key=CallbackSink(keep_stored))
+
+
+async def keep_stored(stored: StoredKey) -> None:
+    print(stored.user_id, stored.created_at)

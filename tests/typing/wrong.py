@@ -8,7 +8,10 @@ from aiohttp import web
 
 from openrouter_async import CreateAuthKeysCodeRequest, ExchangeAuthCodeForAPIKeyRequest, OpenRouter, RetryPolicy
 from openrouter_async.integrations import aiohttp
-from openrouter_async.login import Grant
+from openrouter_async.integrations.aiogram import create_router
+from openrouter_async.integrations.bots import BotLogin
+from openrouter_async.login import AuthorizationFlow, Grant, MemoryStore
+from openrouter_async.sinks import CallbackSink, FileSink
 
 
 async def calls(client: OpenRouter, creation: CreateAuthKeysCodeRequest) -> None:
@@ -45,6 +48,27 @@ async def web_apps(app: web.Application, request: web.Request) -> None:
     aiohttp.setup(app, callback_url="https://app.example/", on_login=hook_that_is_not_awaited)  # wrong
     aiohttp.setup(app, callback_url="https://app.example/", on_login=hook, store="redis://localhost")  # wrong
     await aiohttp.start(request, next="/")  # wrong
+
+
+async def hook_of_a_bot(user_id: int, grant: Grant) -> None: ...
+
+
+def hook_of_a_bot_that_is_not_awaited(user_id: int, grant: Grant) -> None: ...
+
+
+async def bots(flow: AuthorizationFlow) -> None:
+    BotLogin(flow)  # wrong
+    BotLogin(flow, on_login=hook_of_a_bot_that_is_not_awaited)  # wrong
+    login = BotLogin(flow, on_login=hook_of_a_bot, shelf=MemoryStore())  # wrong
+    await login.complete("the code")  # wrong
+    await login.finish("/callback?code=c")  # wrong
+    create_router(flow)  # wrong
+
+
+async def sinks() -> None:
+    await FileSink("key").save(b"key")  # wrong
+    print((await FileSink("key").load()).key)  # wrong
+    CallbackSink(hook_of_a_bot)  # wrong
 
 
 def constructions() -> None:
