@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import attrs
 import pytest
 from aiogram import Dispatcher, Router
 from aiogram.types import Message
@@ -18,11 +17,11 @@ from openrouter_async import OpenRouter
 from openrouter_async.errors import OpenRouterError
 from openrouter_async.integrations.aiogram import create_router
 from openrouter_async.integrations.bots import BotLogin, BotTexts
-from openrouter_async.login import AuthorizationFlow, Grant, UnknownLoginError
+from openrouter_async.login import AuthorizationFlow, UnknownLoginError
 from openrouter_async.testing import FakeOpenRouter, Fault
+from tests.integrations.chatting import ADA, BEN, CALLBACK, Broken, Talk, read_qr_code
 from tests.integrations.support import load
 from tests.integrations.telegram import FakeTelegram
-from tests.integrations.test_bots import ADA, BEN, CALLBACK, Broken, read_qr_code
 
 TEXTS = BotTexts()
 
@@ -43,22 +42,9 @@ async def polling(telegram: FakeTelegram, dispatcher: Dispatcher) -> AsyncIterat
         await task
 
 
-@attrs.define
-class Talk:
-    """A bot that is talked to; what the login does not take is echoed by the rest of the bot."""
-
-    logins: list[tuple[int, str]] = attrs.field(factory=list[tuple[int, str]])
-    logouts: list[int] = attrs.field(factory=list[int])
-    login: BotLogin = attrs.field(init=False)
-
-    async def put(self, user_id: int, grant: Grant) -> None:
-        self.logins.append((user_id, grant.key))
-
-    async def remove(self, user_id: int) -> None:
-        self.logouts.append(user_id)
-
-    async def echo(self, message: Message) -> None:
-        await message.answer(f"echo: {message.text}")
+async def echo(message: Message) -> None:
+    """What the rest of the bot does with what the login does not take."""
+    await message.answer(f"echo: {message.text}")
 
 
 @contextlib.asynccontextmanager
@@ -69,7 +55,7 @@ async def talking(
     flow = AuthorizationFlow(client, callback_url=CALLBACK)
     talk.login = BotLogin(flow, on_login=talk.put, on_logout=talk.remove, **settings)
     rest = Router()
-    rest.message()(talk.echo)
+    rest.message()(echo)
     dispatcher = Dispatcher()
     dispatcher.include_routers(create_router(talk.login, **router or {}), rest)
     async with polling(telegram, dispatcher):

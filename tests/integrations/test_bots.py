@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import logging
 import subprocess
 import sys
@@ -11,8 +10,6 @@ from typing import Any
 
 import attrs
 import pytest
-import zxingcpp
-from PIL import Image
 from redis.asyncio import Redis
 from yarl import URL
 
@@ -53,10 +50,8 @@ from openrouter_async.login import (
 )
 from openrouter_async.sinks import KeySinkError
 from openrouter_async.testing import FakeOpenRouter, Fault
+from tests.integrations.chatting import ADA, BEN, CALLBACK, Broken, read_qr_code
 from tests.login.support import NOW, ONCE, Gate, Time, free_port
-
-ADA, BEN = 7, 8
-CALLBACK = "https://bot.example/callback/{state}"
 
 
 @attrs.define
@@ -83,28 +78,6 @@ class Keys:
     async def notify(self, user_id: UserId, grant: Grant) -> None:
         self._work()
         self.notified.append(user_id)
-
-
-class Broken:
-    """A shelf that breaks on demand."""
-
-    def __init__(self) -> None:
-        self.inner = MemoryShelf()
-        self.broken: set[str] = set()
-
-    def _use(self, operation: str) -> MemoryShelf:
-        if operation in self.broken:
-            raise LoginStoreError("the shelf is broken")
-        return self.inner
-
-    async def put(self, name: str, value: bytes, *, now: float, until: float) -> None:
-        await self._use("put").put(name, value, now=now, until=until)
-
-    async def get(self, name: str, *, now: float) -> bytes | None:
-        return await self._use("get").get(name, now=now)
-
-    async def remove(self, name: str) -> None:
-        await self._use("remove").remove(name)
 
 
 @pytest.fixture
@@ -527,13 +500,6 @@ async def test_the_url_is_there_as_a_qr_code(login: BotLogin) -> None:
     assert png.startswith(b"\x89PNG\r\n\x1a\n")
     assert b"<svg" in svg
     assert read_qr_code(png) == prompt.url
-
-
-def read_qr_code(png: bytes) -> str:
-    with Image.open(io.BytesIO(png)) as image:
-        [found] = zxingcpp.read_barcodes(image)
-    text: str = found.text
-    return text
 
 
 def test_without_segno_the_extra_is_named() -> None:

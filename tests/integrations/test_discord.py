@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import attrs
 import discord
 import pytest
 from discord import app_commands
@@ -17,11 +16,11 @@ from discord import app_commands
 from openrouter_async import OpenRouter
 from openrouter_async.integrations.bots import BotLogin, BotTexts
 from openrouter_async.integrations.discord import CODE_BUTTON, add_commands
-from openrouter_async.login import AuthorizationFlow, Grant, UnknownLoginError
+from openrouter_async.login import AuthorizationFlow, UnknownLoginError
 from openrouter_async.testing import FakeOpenRouter
+from tests.integrations.chatting import ADA, BEN, CALLBACK, Broken, Talk, read_qr_code
 from tests.integrations.discord_api import FakeDiscord
 from tests.integrations.support import load
-from tests.integrations.test_bots import ADA, BEN, CALLBACK, Broken, read_qr_code
 
 TEXTS = BotTexts()
 
@@ -40,21 +39,6 @@ async def running(client: discord.Client) -> AsyncIterator[None]:
         task = asyncio.create_task(client.connect())
         yield
     await task
-
-
-@attrs.define
-class Talk:
-    """A bot that is talked to."""
-
-    logins: list[tuple[int, str]] = attrs.field(factory=list[tuple[int, str]])
-    logouts: list[int] = attrs.field(factory=list[int])
-    login: BotLogin = attrs.field(init=False)
-
-    async def put(self, user_id: int, grant: Grant) -> None:
-        self.logins.append((user_id, grant.key))
-
-    async def remove(self, user_id: int) -> None:
-        self.logouts.append(user_id)
 
 
 class Bot(discord.Client):

@@ -1,0 +1,59 @@
+"""What the tests of all bots share."""
+
+from __future__ import annotations
+
+import io
+
+import attrs
+import zxingcpp
+from PIL import Image
+
+from openrouter_async.integrations.bots import BotLogin, MemoryShelf
+from openrouter_async.login import Grant, LoginStoreError
+
+ADA, BEN = 7, 8
+CALLBACK = "https://bot.example/callback/{state}"
+
+
+@attrs.define
+class Talk:
+    """What came of talking to a bot."""
+
+    logins: list[tuple[int, str]] = attrs.field(factory=list[tuple[int, str]])
+    logouts: list[int] = attrs.field(factory=list[int])
+    login: BotLogin = attrs.field(init=False)
+
+    async def put(self, user_id: int, grant: Grant) -> None:
+        self.logins.append((user_id, grant.key))
+
+    async def remove(self, user_id: int) -> None:
+        self.logouts.append(user_id)
+
+
+class Broken:
+    """A shelf that breaks on demand."""
+
+    def __init__(self) -> None:
+        self.inner = MemoryShelf()
+        self.broken: set[str] = set()
+
+    def _use(self, operation: str) -> MemoryShelf:
+        if operation in self.broken:
+            raise LoginStoreError("the shelf is broken")
+        return self.inner
+
+    async def put(self, name: str, value: bytes, *, now: float, until: float) -> None:
+        await self._use("put").put(name, value, now=now, until=until)
+
+    async def get(self, name: str, *, now: float) -> bytes | None:
+        return await self._use("get").get(name, now=now)
+
+    async def remove(self, name: str) -> None:
+        await self._use("remove").remove(name)
+
+
+def read_qr_code(png: bytes) -> str:
+    with Image.open(io.BytesIO(png)) as image:
+        [found] = zxingcpp.read_barcodes(image)
+    text: str = found.text
+    return text
