@@ -48,7 +48,8 @@ logger = logging.getLogger(__name__)
 
 _Part = TypeVar("_Part")
 
-_ACCESS_LOGS: Final = ("aiohttp.access", "hypercorn.access", "uvicorn.access")
+# The workers that gunicorn has of aiohttp write to the second.
+_ACCESS_LOGS: Final = ("aiohttp.access", "gunicorn.access", "hypercorn.access", "uvicorn.access")
 _BINDING: Final = re.compile(r"[\w-]{43}", re.ASCII)
 _COOKIE: Final = "openrouter-browser-"
 # Longer than any login, so that the lack of a cookie means something.

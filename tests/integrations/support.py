@@ -10,7 +10,8 @@ import os
 import re
 import socket
 import sys
-from collections.abc import AsyncIterator, Mapping
+import threading
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, Self
@@ -182,6 +183,27 @@ async def serve_asgi(app: Any, listener: socket.socket) -> AsyncIterator[None]:
     finally:
         server.should_exit = True
         await task
+
+
+@contextlib.contextmanager
+def serve_in_thread(app: Any) -> Iterator[str]:
+    """A server for tests without a loop; gives its address."""
+    listener, url = bound_socket()
+    begun, end = threading.Event(), threading.Event()
+
+    async def serve() -> None:
+        async with serve_asgi(app, listener):
+            begun.set()
+            await asyncio.to_thread(end.wait)
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),))
+    thread.start()
+    try:
+        assert begun.wait(GIVE_UP_AFTER)
+        yield url
+    finally:
+        end.set()
+        thread.join()
 
 
 @contextlib.asynccontextmanager

@@ -160,6 +160,13 @@ async def test_a_page_to_return_to_that_is_there_twice_is_refused(visitor: Visit
     assert (await visitor.open("/login?next=/a&next=//evil.example")).status == 400
 
 
+async def test_a_query_that_nobody_can_want_leads_home(visitor: Visitor) -> None:
+    page = await visitor.open(
+        await visitor.consent("/login?next=/a&" + "&".join(f"p{number}=" for number in range(60)))
+    )
+    assert page.location == "/"
+
+
 async def test_the_cookie_of_a_login_is_out_of_the_reach_of_scripts_and_of_other_sites(visitor: Visitor) -> None:
     page = await visitor.open("/login")
 
