@@ -94,6 +94,9 @@ class BotLogin:
         shelf: Where it is kept which login a user has under way; by default a `MemoryShelf`, for one process. Logins
             outlive a restart when both this and the flow's store do.
         clock: Where time comes from.
+
+    Raises:
+        RequestValidationError: A hook is not callable.
     """
 
     def __init__(
@@ -109,6 +112,9 @@ class BotLogin:
         shelf: Shelf | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
+        for field, hook in (("on_login", on_login), ("on_logout", on_logout), ("notify", notify)):
+            if not callable(hook) and (hook is not None or field == "on_login"):
+                raise RequestValidationError(field, "must be callable")
         self._flow = flow
         self._on_login = on_login
         self._on_logout = on_logout

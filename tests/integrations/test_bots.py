@@ -435,6 +435,13 @@ async def test_what_is_no_user_is_refused(login: BotLogin, user_id: Any) -> None
             await call()
 
 
+@pytest.mark.parametrize("hooks", [{"on_login": None}, {"on_login": 7}, {"on_logout": 7}, {"notify": "x"}])
+async def test_a_hook_must_be_callable(once: OpenRouter, keys: Keys, hooks: dict[str, Any]) -> None:
+    with pytest.raises(RequestValidationError, match=r"^\w+: must be callable$") as caught:
+        BotLogin(AuthorizationFlow(once), **{"on_login": keys.put} | hooks)
+    assert [caught.value.field] == list(hooks)
+
+
 async def test_a_store_that_needs_cookies_is_refused(once: OpenRouter, keys: Keys) -> None:
     login = make_login(once, keys, flow={"store": CookieStore(generate_key())})
     with pytest.raises(RequestValidationError, match=r"^flow: must have a store that needs no cookies$"):
