@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from openrouter_async import OpenRouter
+from openrouter_async.login import AuthorizationFlow, LoopbackLogin
+from openrouter_async.pkce import PKCEPair
+from openrouter_async.testing import FakeOpenRouter
+from tests.documents import run_document
+from tests.support import ROOT
+
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+@pytest.fixture
+def fake_of_the_documents(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeOpenRouter]:
+    """A fake OpenRouter that is the default wherever the real one is."""
+    with FakeOpenRouter() as fake:
+        defaults = {"base_url": fake.base_url, "auth_url": fake.auth_url}
+        for kind in (OpenRouter, AuthorizationFlow, LoopbackLogin):
+            kwdefaults = kind.__init__.__kwdefaults__ or {}
+            for name in defaults.keys() & kwdefaults.keys():
+                monkeypatch.setitem(kwdefaults, name, defaults[name])
+        monkeypatch.setenv("OPENROUTER_API_KEY", fake.token)
+        monkeypatch.setenv("OPENROUTER_BASE_URL", fake.base_url)
+        monkeypatch.chdir(tmp_path)
+        yield fake
+
+
+@pytest.mark.shows_secrets
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_examples_of_a_document_run(path: Path, fake_of_the_documents: FakeOpenRouter) -> None:
+    logging.getLogger("openrouter_async").setLevel(logging.WARNING)
+    pkce = PKCEPair.generate()
+    names: dict[str, object] = {
+        "fake": fake_of_the_documents,
+        "code": fake_of_the_documents.issue_code(
+            code_challenge=pkce.code_challenge, code_challenge_method=pkce.code_challenge_method
+        ),
+        "verifier": pkce.code_verifier,
+        "challenge": pkce.code_challenge,
+    }
+    run_document(path, names)
+
+
+BAD = {
+    "a false check": "<!-- check\nassert 1 == 2\n-->",
+    "an error": "```python\nraise ValueError\n```",
+    "output that does not come": "```console\n$ echo one\ntwo\n```",
+    "output in another order": "```console\n$ printf 'one\\ntwo\\n'\ntwo\none\n```",
+    "a command that fails": "```console\n$ false\n```",
+    "no command": "```console\nnothing\n```",
+    "an unknown language": "```rust\nfn main() {}\n```",
+    "no language": "```\nanything\n```",
+}
+
+
+@pytest.mark.parametrize("text", BAD.values(), ids=BAD.keys())
+def test_a_document_that_is_not_true_fails(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "bad.md"
+    path.write_text(text)
+    with pytest.raises((AssertionError, ValueError)):
+        run_document(path, {})
+
+
+GOOD = """
+<!-- not run: it would delete everything -->
+```console
+$ rm -rf /
+```
+
+1. In a list:
+
+   ```python
+   number = 6
+   ```
+
+```python
+number *= 7
+```
+
+<!-- check
+assert number == known
+-->
+
+```console
+$ echo "the key is sk-or-v1-123"; \\
+> echo middle; echo last
+the key is …
+last
+```
+
+```text
+Not code.
+```
+"""
+
+
+def test_the_blocks_of_a_document_share_their_names(tmp_path: Path) -> None:
+    path = tmp_path / "good.md"
+    path.write_text(GOOD)
+    assert run_document(path, {"known": 42}) == 4
