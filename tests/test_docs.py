@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,15 +19,21 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 @pytest.fixture
 def fake_of_the_documents(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeOpenRouter]:
-    """A fake OpenRouter that is the default wherever the real one is."""
+    """A fake OpenRouter that is the default wherever the real one is, and a browser whose user consents."""
     with FakeOpenRouter() as fake:
-        defaults = {"base_url": fake.base_url, "auth_url": fake.auth_url}
+
+        def consent(url: str) -> None:
+            with urllib.request.urlopen(fake.consent(url)):
+                pass
+
+        defaults = {"base_url": fake.base_url, "auth_url": fake.auth_url, "opener": consent}
         for kind in (OpenRouter, AuthorizationFlow, LoopbackLogin):
             kwdefaults = kind.__init__.__kwdefaults__ or {}
             for name in defaults.keys() & kwdefaults.keys():
                 monkeypatch.setitem(kwdefaults, name, defaults[name])
         monkeypatch.setenv("OPENROUTER_API_KEY", fake.token)
         monkeypatch.setenv("OPENROUTER_BASE_URL", fake.base_url)
+        monkeypatch.setenv("OPENROUTER_AUTH_URL", fake.auth_url)
         monkeypatch.chdir(tmp_path)
         yield fake
 
@@ -37,6 +44,7 @@ def test_the_examples_of_a_document_run(path: Path, fake_of_the_documents: FakeO
     logging.getLogger("openrouter_async").setLevel(logging.WARNING)
     pkce = PKCEPair.generate()
     names: dict[str, object] = {
+        "__name__": "__main__",
         "fake": fake_of_the_documents,
         "code": fake_of_the_documents.issue_code(
             code_challenge=pkce.code_challenge, code_challenge_method=pkce.code_challenge_method
