@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 # One stamp for what users install, one for each group of tools.
 .venv/.package: .venv/.pip pyproject.toml
-	$(PIP) --editable '.[cookie,redis,ratelimit,keyring,bots,aiogram,discord,cli,taskiq]'
+	$(PIP) --editable '.[cookie,journal,redis,ratelimit,keyring,bots,aiogram,discord,starlette,fastapi,cli,taskiq,otel]'
 	@touch $@
 
 .venv/.%: .venv/.package

@@ -118,23 +118,20 @@ class OpenTelemetryMiddleware:
             with trace.use_span(span, record_exception=False, set_status_on_exception=False):
                 response = await call_next(self._with_context(request))
         except BaseException as failure:
-            end = _End.of_failure(failure)
+            self._record(span, _End.of_failure(failure), common, started, started_at)
             raise
-        else:
-            end = _End.of_response(response)
-            self._wait.record(response.waited, common)
-            return response
-        finally:
-            self._active.add(-1, common)
-            self._measure(end, common, time.perf_counter() - started)
-            _finish(span, end, started_at)
+        self._wait.record(response.waited, common)
+        self._record(span, _End.of_response(response), common, started, started_at)
+        return response
 
-    def _measure(self, end: _End, common: dict[str, Any], seconds: float) -> None:
+    def _record(self, span: trace.Span, end: _End, common: dict[str, Any], started: float, started_at: int) -> None:
+        self._active.add(-1, common)
         attributes = common | end.attributes
-        self._duration.record(seconds, attributes)
+        self._duration.record(time.perf_counter() - started, attributes)
         self._attempts.record(end.attempts, attributes)
         for attempt in end.history:
             self._retries.add(1, common | _reason(attempt.error))
+        _finish(span, end, started_at)
 
     def _with_context(self, request: Request) -> Request:
         if not self._propagate:
