@@ -94,7 +94,7 @@ class RetryPolicy:
         jitter: Whether a wait is drawn evenly from 0 to its bound ("full jitter"), or is the bound itself.
         retry_budget: Tokens that a client's retries towards one host may be ahead of its successes. A retry costs 5,
             after a timeout 10; a success gives its retry's cost back, or 1. So the first 100 retries are free, and
-            when a server is down the rest of the traffic is not multiplied. A 429 with ``Retry-After`` costs nothing:
+            when a server is down the rest of the traffic is not multiplied. A 429 that asks for a wait costs nothing:
             the pause it asks for bounds the traffic. None: no such bound; 0: no other retry than after such a 429, and
             for dead pooled connections.
 

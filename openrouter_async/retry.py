@@ -129,7 +129,7 @@ class _Failure:
     @property
     def is_throttled(self) -> bool:
         """Whether the server said when to come back: it is not down, and the pause that it wants bounds the load."""
-        return self.response is not None and self.response.status == 429 and self.error.retry_after is not None
+        return self.response is not None and self.response.status == 429 and bool(self.error.retry_after)
 
 
 class _Call:

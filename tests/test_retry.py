@@ -437,6 +437,14 @@ async def test_a_retry_that_the_server_named_a_time_for_costs_nothing_while_it_o
     assert error_of(response, clock).__notes__ == ["not retried: the retry budget of 4 is used up"]
 
 
+@pytest.mark.parametrize(("wish", "retries"), [("1", 1), ("0", 0), (None, 0)])
+async def test_a_429_costs_nothing_only_when_it_says_how_long_to_wait(wish: str | None, retries: int) -> None:
+    clock = FakeClock()
+    throttled = status(429) if wish is None else status(429, Retry_After=wish)
+    response = await chain(clock, Script(clock, [throttled]))(with_retry(retry_budget=0))
+    assert len(response.history) == retries
+
+
 async def test_without_a_budget_every_call_is_retried() -> None:
     clock = FakeClock()
     server = Script(clock, [status(503)] * 10_000)
