@@ -98,7 +98,7 @@ def _is_hook(_instance: object, attribute: attrs.Attribute[Any], value: object) 
         raise RequestValidationError(attribute.name, "must be callable, and not async: it is not awaited")
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False)
 class _Settings:
     api_key: Bearer | ApiKeySource | None = attrs.field(converter=_to_api_key, repr=mask_optional)
     base_url: URL = attrs.field(converter=_to_base_url)
@@ -134,7 +134,7 @@ def _merge_headers(headers: Mapping[str, str], others: Mapping[str, str]) -> dic
     return {name: value for name, value in headers.items() if name.lower() not in replaced} | dict(others)
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class _Shared:
     """What a client and those made from it have in common."""
 

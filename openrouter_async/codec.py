@@ -20,7 +20,7 @@ _QUICK_LENGTH: Final = 512
 _encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class Codec:
     """A way to write and to read JSON.
 

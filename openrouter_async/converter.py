@@ -6,6 +6,7 @@ its errors. Here a wrong type is an error, and an error names the field and what
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -59,7 +60,10 @@ def _rfc3339(moment: datetime) -> str:
     return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-def _make_converter(*, detailed: bool) -> cattrs.Converter:
+@functools.cache
+def _converter(*, detailed: bool = False) -> cattrs.Converter:
+    # Made when it is first needed: it takes longer than the import of all of this package's modules. Collecting what is
+    # wrong costs more than half of the structuring, so it is done by another one, once something is.
     converter = cattrs.Converter(detailed_validation=detailed)
     converter.register_structure_hook(str, lambda value, _: _strict(str, value))
     converter.register_structure_hook(int, lambda value, _: _strict(int, value))
@@ -85,14 +89,9 @@ def _make_converter(*, detailed: bool) -> cattrs.Converter:
     return converter
 
 
-_converter: Final = _make_converter(detailed=False)
-# Collecting what is wrong costs more than half of the structuring, so it is done once something is.
-_explaining_converter: Final = _make_converter(detailed=True)
-
-
 def dump(model: ExchangeAuthCodeForAPIKeyRequest | CreateAuthKeysCodeRequest) -> bytes:
     """Serialize a request; fields that are not set are left out."""
-    return codec.dumps(_converter.unstructure(model))
+    return codec.dumps(_converter().unstructure(model))
 
 
 def load_json(body: bytes) -> Any:
@@ -124,7 +123,7 @@ def load(kind: type[R], body: bytes, http_meta: HttpMeta) -> R:
     if isinstance(payload, dict):
         payload["http_meta"] = http_meta
         try:
-            return _converter.structure(payload, kind)
+            return _converter().structure(payload, kind)
         except (TypeError, ValueError, KeyError):
             pass
     payload = load_json(body)
@@ -132,7 +131,7 @@ def load(kind: type[R], body: bytes, http_meta: HttpMeta) -> R:
         raise MalformedBodyError("the body is not a JSON object")
     payload["http_meta"] = http_meta
     try:
-        return _converter.structure(payload, kind)
+        return _converter().structure(payload, kind)
     except (TypeError, ValueError, KeyError):
         problems = _explain(payload, kind)
     raise MalformedBodyError("; ".join(problems))
@@ -141,7 +140,7 @@ def load(kind: type[R], body: bytes, http_meta: HttpMeta) -> R:
 def _explain(payload: object, kind: type[object]) -> list[str]:
     problems: list[str] = []
     try:
-        _explaining_converter.structure(payload, kind)
+        _converter(detailed=True).structure(payload, kind)
     except cattrs.BaseValidationError as invalid:
         problems = cattrs.transform_error(invalid, format_exception=_describe)
     return problems

@@ -7,24 +7,13 @@ import functools
 import time
 from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import Any, Final, Protocol, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, TypeVar, overload
 from uuid import UUID
 
 import attrs
 from yarl import URL
 
 from openrouter_async import converter
-from openrouter_async.batch import (
-    Batch,
-    ExchangeResult,
-    Journal,
-    OnProgress,
-    Plan,
-    Requests,
-    Run,
-    Source,
-    StopOn,
-)
 from openrouter_async.chain import Delivery, Request, Response
 from openrouter_async.clock import Clock
 from openrouter_async.errors import KeyDeliveryError, OpenRouterError, RequestValidationError, ResponseValidationError
@@ -43,6 +32,9 @@ from openrouter_async.models import (
 from openrouter_async.options import Bearer, RequestOptions
 from openrouter_async.outcomes import error_from, settle
 from openrouter_async.stats import Counters
+
+if TYPE_CHECKING:
+    from openrouter_async.batch import Batch, ExchangeResult, Journal, OnProgress, Requests, StopOn
 
 OnKey: TypeAlias = Callable[[ExchangeAuthCodeForAPIKeyRequest, ExchangeAuthCodeForAPIKeyResponse], Awaitable[object]]
 """Puts a key into its safe place. It is awaited before any caller gets the key, and also when no caller is left."""
@@ -343,6 +335,9 @@ class OAuth:
         return await batch.collect()
 
     def _start_batch(self, requests: Requests, options: RequestOptions | None, **plan: Any) -> Batch:
+        # Not everybody exchanges many.
+        from openrouter_async.batch import Batch, Plan, Run, Source
+
         made = Plan(has_on_key=self._caller.on_key is not None, **plan)
         exchange = functools.partial(self._join, options=options, patient=True)
         return Batch(Run(exchange, Source(requests), made, self._caller.clock))

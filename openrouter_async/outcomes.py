@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 import re
 from collections.abc import Mapping
@@ -104,6 +103,9 @@ def _read_error_body(text: str) -> tuple[str, int | None, Mapping[str, Any] | No
 
 
 def _describe_html(text: str) -> str:
+    # A table of all entities, for an answer that is rare.
+    import html
+
     title = _TITLE.search(text)
     return f"an HTML page: {html.unescape(title[1])}" if title else "an HTML page"
 
