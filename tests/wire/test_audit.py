@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from openrouter_async import Attempt, Outcome, errors
-from tests.wire.audit import PACKAGE, Audit
+from tests.wire import audit
+from tests.wire.audit import Audit
 from tests.wire.server import SECRET, error
 
 LOG = logging.getLogger("tests.wire.unheard")
@@ -32,16 +34,6 @@ def with_note() -> Exception:
     return failure
 
 
-def with_local_variable() -> Exception:
-    frame: dict[str, Any] = {}
-    exec(compile("def work(code):\n    raise ValueError", f"{PACKAGE}/work.py", "exec"), frame)
-    try:
-        frame["work"](SECRET)
-    except ValueError as failure:
-        return failure
-    raise AssertionError
-
-
 def with_body() -> Exception:
     return errors.APIError("no", status_code=400, outcome=Outcome.REFUSED, body=error(400, SECRET).decode())
 
@@ -53,10 +45,9 @@ def with_body() -> Exception:
         caught(ValueError("failed"), LookupError(SECRET)),
         with_note(),
         with_history(),
-        with_local_variable(),
         with_body(),
     ],
-    ids=["text", "cause", "note", "history", "local variable", "body"],
+    ids=["text", "cause", "note", "history", "body"],
 )
 def test_a_secret_in_any_part_of_an_error_is_found(failure: Exception) -> None:
     auditor = Audit()
@@ -78,6 +69,20 @@ def test_a_secret_in_any_part_of_a_log_record_is_found(args: tuple[Any, ...], ex
         LOG.debug(*args, extra=extra)
     finally:
         LOG.removeHandler(auditor)
+    assert auditor.leaks
+
+
+def test_a_secret_in_a_local_variable_of_the_library_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(code: str) -> None:
+        raise ValueError(f"a code of {len(code)} characters")
+
+    with pytest.raises(ValueError) as failure:
+        fail(SECRET)
+    auditor = Audit()
+    auditor.read_error(failure.value)
+    assert auditor.leaks == []
+    monkeypatch.setattr(audit, "PACKAGE", str(Path(__file__).parent))
+    auditor.read_error(failure.value)
     assert auditor.leaks
 
 
