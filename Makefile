@@ -31,7 +31,7 @@ test: .venv/.test
 	@$(BIN)/python -m coverage combine --quiet
 	@$(BIN)/python -m coverage report
 
-check: .venv/.test .venv/.check
+check: .venv/.test .venv/.check .venv/.bench
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports

@@ -1,0 +1,81 @@
+"""Blocks of exchanges, and what they cost."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+import resource
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import attrs
+
+from benchmarks.client import Client
+
+CODES: Final[Iterator[str]] = (f"auth_code_{number:012}" for number in itertools.count())
+"""Codes without end, no two of them equal."""
+
+
+@attrs.frozen
+class Block:
+    """What a block of exchanges cost.
+
+    Attributes:
+        cpu: Seconds of CPU that this process took for one exchange.
+        elapsed: Seconds for one exchange, as the throughput has it.
+        p50: Seconds that half of the calls took at the most.
+        p99: Seconds that 99 of 100 calls took at the most.
+    """
+
+    cpu: float
+    elapsed: float
+    p50: float
+    p99: float
+
+
+async def run_block(client: Client, *, count: int, concurrency: int) -> Block:
+    """Exchange so many codes, so many at a time."""
+    latencies: list[float] = []
+    remaining = iter(range(count))
+    clock = time.perf_counter
+
+    async def work() -> None:
+        for _ in remaining:
+            code = next(CODES)
+            started = clock()
+            await client.exchange(code)
+            latencies.append(clock() - started)
+
+    client.select()
+    started, cpu = clock(), time.process_time()
+    if concurrency == 1:
+        await work()
+    else:
+        await asyncio.gather(*(work() for _ in range(concurrency)))
+    cpu, elapsed = time.process_time() - cpu, clock() - started
+    latencies.sort()
+    return Block(cpu / count, elapsed / count, quantile(latencies, 0.5), quantile(latencies, 0.99))
+
+
+async def warm_up(client: Client, *, concurrency: int) -> None:
+    """Open the connections, and let what is made once be made."""
+    await run_block(client, count=max(20, 2 * concurrency), concurrency=concurrency)
+    gc.collect()
+
+
+def quantile(ordered: Sequence[float], share: float) -> float:
+    """The least of ordered values that this share of them does not exceed."""
+    return ordered[max(0, -(-int(share * 1000) * len(ordered) // 1000) - 1)]
+
+
+def peak_memory() -> float:
+    """The most memory, in MiB, that this process has had resident."""
+    # What getrusage tells of a process that was just started may be its parent's.
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

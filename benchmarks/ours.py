@@ -1,0 +1,50 @@
+"""This library, as it comes: with retries, deadlines, single flight, outcomes, and a safe place for keys."""
+
+from __future__ import annotations
+
+from benchmarks.client import VERIFIER, Client, Tls
+from openrouter_async import OpenRouter, codec
+from openrouter_async.chain import Handler, Request, Response
+from openrouter_async.models import ExchangeAuthCodeForAPIKeyRequest, ExchangeAuthCodeForAPIKeyResponse
+
+
+async def keep_key(_request: ExchangeAuthCodeForAPIKeyRequest, _response: ExchangeAuthCodeForAPIKeyResponse) -> None:
+    """Stands for an application's own safe place."""
+
+
+async def pass_on(request: Request, call_next: Handler) -> Response:
+    """A middleware that does nothing."""
+    return await call_next(request)
+
+
+class Ours(Client):
+    """This library, as it comes."""
+
+    def __init__(
+        self,
+        base_url: str,
+        tls: Tls | None,
+        *,
+        json_codec: codec.Codec = codec.STANDARD,
+        middlewares: int = 0,
+    ) -> None:
+        self._codec = json_codec
+        self._client = OpenRouter(
+            None,
+            base_url=base_url,
+            ssl=tls.context if tls else True,
+            on_key=keep_key,
+            middlewares=[pass_on] * middlewares,
+        )
+
+    def select(self) -> None:
+        codec.select(self._codec)
+
+    async def exchange(self, code: str) -> str:
+        result = await self._client.oauth.exchange_auth_code_for_api_key(
+            code=code, code_verifier=VERIFIER, code_challenge_method="S256"
+        )
+        return result.key
+
+    async def close(self) -> None:
+        await self._client.aclose()
