@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Collection, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final, Self
 
 from aiohttp import web
@@ -49,7 +49,6 @@ class FakeOpenRouter:
 
     While it is entered, it listens on 127.0.0.1 and, where there is one, on ::1. Entered with ``async with``, it runs
     in the same loop; with ``with``, in a thread, for tests that have no loop. Or put ``app`` into a server of your own.
-
     It remembers the last 200,000 codes and keys, and the last 10,000 requests.
 
     Args:
@@ -236,7 +235,7 @@ class FakeOpenRouter:
                 label=key_label,
                 limit=limit,
                 usage_limit_type=None if usage_limit_type is None else UsageLimitType(usage_limit_type),
-                expires_at=expires_at,
+                expires_at=None if expires_at is None else expires_at.astimezone(UTC),
                 workspace_id=workspace_id,
             ),
             prefix=fault_prefix(fault),

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import datetime, timedelta, timezone
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -161,7 +161,10 @@ async def test_a_bad_headless_request_lands_on_the_home_page_without_an_error(
 
 async def test_a_key_has_its_pages(fake: FakeOpenRouter) -> None:
     full = fake.issue_code(
-        key_label="My app", limit=1234.5, usage_limit_type="monthly", expires_at=datetime(2028, 1, 1, tzinfo=UTC)
+        key_label="My app",
+        limit=1234.5,
+        usage_limit_type="monthly",
+        expires_at=datetime(2028, 1, 1, 2, tzinfo=timezone(timedelta(hours=2))),
     )
     keys = [(await exchange(fake, code)).json["key"] for code in (full, fake.issue_code(user_id=None))]
     hashes = [key.hash for key in fake.issued_keys]
