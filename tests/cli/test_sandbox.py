@@ -60,4 +60,5 @@ async def test_the_demo_does_the_whole_job(shell: Shell) -> None:
     ended = await shell.run("demo")
     assert (ended.status, ended.err) == (0, "")
     assert "exchanged key   sk-or-v1-…" in ended.out
-    assert "more codes exchanged in" in ended.out
+    assert "] 500/500  " in ended.out
+    assert "\n500 keys, by " in ended.out
