@@ -20,6 +20,8 @@ RESPONSES: Final = 200_000 if STRESS else 2_000
 CONCURRENCY: Final = 64
 SERVERS: Final = 16
 """How many ports there are, each of which can have so many connections in TIME_WAIT."""
+LONGEST_PAUSE: Final = 600.0
+"""Seconds for which a client heeds a pause at the most."""
 TIMEOUT: Final = 5.0
 """Seconds for an exchange; nothing here may hang for much longer."""
 
@@ -58,9 +60,11 @@ async def test_whatever_a_server_answers_is_a_key_or_an_error_of_ours_in_bounded
     tally: Counter[str] = Counter()
     slowest = 0.0
 
-    async def work(client: OpenRouter) -> None:
+    async def work(client: OpenRouter, clock: FakeClock) -> None:
         nonlocal slowest
         for number in numbers:
+            # A pause of hours must not keep the answers that come after it from being met.
+            clock.advance(LONGEST_PAUSE)
             started = time.perf_counter()
             try:
                 result = await client.oauth.exchange_auth_code_for_api_key(code=str(number))
@@ -77,7 +81,7 @@ async def test_whatever_a_server_answers_is_a_key_or_an_error_of_ours_in_bounded
         clients = [await stack.enter_async_context(fuzzed_client()) for _ in range(SERVERS)]
         async with asyncio.TaskGroup() as group:
             for worker in range(CONCURRENCY):
-                group.create_task(work(clients[worker % SERVERS]))
+                group.create_task(work(*clients[worker % SERVERS]))
     print(f"\n{RESPONSES} answers, slowest {slowest:.2f} s: {dict(tally.most_common())}")
     assert sum(tally.values()) == RESPONSES
     assert slowest < 4 * TIMEOUT  # the machine may have other things to do, too
@@ -86,7 +90,8 @@ async def test_whatever_a_server_answers_is_a_key_or_an_error_of_ours_in_bounded
 
 
 @asynccontextmanager
-async def fuzzed_client() -> AsyncIterator[OpenRouter]:
+async def fuzzed_client() -> AsyncIterator[tuple[OpenRouter, FakeClock]]:
+    clock = FakeClock()
     server = await asyncio.get_running_loop().create_server(FuzzServer, "127.0.0.1", 0, backlog=1024)
     async with (
         server,
@@ -99,7 +104,7 @@ async def fuzzed_client() -> AsyncIterator[OpenRouter]:
             retry=RetryPolicy.none(),
             timeout=TIMEOUT,
             # Pauses that the answers ask for take no time.
-            clock=FakeClock().clock,
+            clock=clock.clock,
         ) as client,
     ):
-        yield client
+        yield client, clock
