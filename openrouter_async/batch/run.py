@@ -7,7 +7,7 @@ import logging
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import attrs
 
@@ -30,6 +30,8 @@ from openrouter_async.events import Event
 from openrouter_async.models import ExchangeAuthCodeForAPIKeyRequest, ExchangeAuthCodeForAPIKeyResponse
 
 logger = logging.getLogger(__name__)
+
+_STOP: Final = "the batch sends nothing more"
 
 _Request: TypeAlias = ExchangeAuthCodeForAPIKeyRequest
 _Response: TypeAlias = ExchangeAuthCodeForAPIKeyResponse
@@ -112,7 +114,7 @@ class Run:
             self._started = self._clock.monotonic()
             self._is_finished = True
         for worker in self._cancellable:
-            worker.cancel()
+            worker.cancel(_STOP)
 
     async def drain(self) -> None:
         """Wait until what was sent is answered. It goes on when the caller is cancelled."""
@@ -284,8 +286,9 @@ class Run:
         self._cancellable.add(worker)
         try:
             return await self._exchange(request)
-        except asyncio.CancelledError:
-            if self._not_sent is None:
+        except asyncio.CancelledError as cancelled:
+            if self._not_sent is None or cancelled.args != (_STOP,):
+                # Somebody else's, such as that of a loop that ends, does not wait for what was sent.
                 raise
             worker.uncancel()
             raise self._not_sent() from None

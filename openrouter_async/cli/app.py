@@ -40,6 +40,7 @@ COMMANDS: Final = {
     "status": "Show which key is kept, and where; never the key itself.",
     "exchange": "Exchange an authorization code for a user's API key.",
     "create-code": "Create an authorization code; needs a management key.",
+    "batch": "Exchange many codes; an interrupted batch goes on.",
     "sandbox": "Serve a fake OpenRouter on this computer, with its pages.",
     "demo": "Show the whole job against an embedded fake OpenRouter.",
     "completion": "Print the script with which a shell completes commands.",

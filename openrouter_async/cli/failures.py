@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from openrouter_async.errors import (
     APIError,
+    JournalError,
     KeyDeliveryError,
     OpenRouterError,
     Outcome,
@@ -49,7 +50,7 @@ def exit_status(error: BaseException) -> Exit:
             return Exit.INTERRUPTED
         case UsageError() | RequestValidationError() | LoopbackUnavailableError() | InvalidCallbackError():
             return Exit.USAGE
-        case KeyDeliveryError() | KeySinkError():
+        case KeyDeliveryError() | KeySinkError() | JournalError():
             return Exit.FAILED
         case LoginTimeoutError():
             return Exit.REFUSED
@@ -79,7 +80,7 @@ def explain(error: BaseException, command: str | None = None) -> str:
             text = str(error)
         case RequestValidationError():
             name = _NAMES.get(error.field, "--" + error.field.replace("_", "-"))
-            text = str(error).replace(f"{error.field}:", name, 1) + "."
+            text = _sentence(str(error).replace(f"{error.field}:", name, 1))
         case OpenRouterError():
             text = f"{_sentence(str(error))} {_advice(error, command)}"
         case OSError():
@@ -111,6 +112,8 @@ def _advice(error: OpenRouterError, command: str | None) -> str:
             return f"The key was issued, and is lost: delete it at {page} and start again."
         case KeySinkError():
             return "Another place can be given with --store and --file."
+        case JournalError():
+            return "Nothing is sent without a journal."
         case LoginError():
             return error.user_message
         case TooManyRequestsResponseError():

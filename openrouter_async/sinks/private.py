@@ -7,9 +7,9 @@ import os
 import re
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import attrs
 
@@ -58,23 +58,34 @@ class PrivateFile:
         Raises:
             KeySinkError: It cannot be written, or would not be safe there.
         """
+        self.replace((data,)).close()
+
+    def replace(self, chunks: Iterable[bytes]) -> BinaryIO:
+        """As `write`, and leave it open, so that more can be appended.
+
+        Raises:
+            KeySinkError: It cannot be written, or would not be safe there.
+        """
         with self._explained("written"):
             _make_folder(self.path.parent)
             self._check()
             descriptor, temporary = tempfile.mkstemp(_SUFFIX, self._prefix, self.path.parent)
+            file = open(descriptor, "wb")  # noqa: SIM115 - it may be left open
             try:
-                with open(descriptor, "wb") as file:
-                    if _HAS_MODES:
-                        _set_mode(descriptor)
-                    file.write(data)
-                    file.flush()
-                    os.fsync(descriptor)
+                if _HAS_MODES:
+                    _set_mode(descriptor)
+                file.writelines(chunks)
+                file.flush()
+                os.fsync(descriptor)
                 os.replace(temporary, self.path)
+                _sync_folder(self.path.parent)
             except BaseException:
+                with contextlib.suppress(OSError):
+                    file.close()
                 with contextlib.suppress(OSError):
                     os.unlink(temporary)
                 raise
-            _sync_folder(self.path.parent)
+            return file
 
     def read(self) -> bytes | None:
         """What it holds, at most 64 KiB; None when there is no such file.

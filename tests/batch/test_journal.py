@@ -524,3 +524,26 @@ async def test_neither_a_journal_nor_what_it_says_shows_a_key(
     assert fake.issued_keys[0].key not in repr(done)
     assert "key=sk-or-v1-…" in repr(done)
     assert "key=None" in repr(failed)
+
+
+async def test_what_was_sent_stays_in_doubt_when_the_loop_ends_while_a_closed_batch_waits_for_it(
+    fake: FakeOpenRouter, client: OpenRouter, journal: Journal, path: Path
+) -> None:
+    fake.script(Fault.delay(60))
+    (code,) = issue(fake, 1)
+    batch = client.oauth.exchange_many([code], concurrency=1, journal=journal)
+    reading = asyncio.ensure_future(anext(batch))
+    await until(lambda: len(fake.redeemed_codes) == 1)
+    reading.cancel()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not reading.done()
+    # As `asyncio.run` does with every task when Ctrl-C is pressed for the second time.
+    for task in (*batch._run._workers, reading):
+        task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    fake.advance(60)
+    await client.aclose()
+    await journal.aclose(timeout=0)
+    assert [line["event"] for line in lines(path)] == ["intent"]

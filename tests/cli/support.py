@@ -69,8 +69,13 @@ class Shell:
     async def run(self, *arguments: str | Path, stdin: str = "") -> Ended:
         """Run a command as a process."""
         process = await self.start(*arguments, stdin=asyncio.subprocess.PIPE)
-        async with asyncio.timeout(30):
-            out, err = await process.communicate(stdin.encode())
+        try:
+            async with asyncio.timeout(30):
+                out, err = await process.communicate(stdin.encode())
+        except BaseException:
+            process.kill()
+            await process.wait()
+            raise
         assert process.returncode is not None
         return Ended(status=process.returncode, out=out.decode(), err=err.decode())
 

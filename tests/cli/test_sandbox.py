@@ -12,6 +12,7 @@ from openrouter_async.errors import APIError
 from openrouter_async.testing import FakeOpenRouter
 from tests.cli.conftest import Here
 from tests.cli.support import Shell
+from tests.cli.terminal import Terminal
 
 
 async def test_the_sandbox_is_an_openrouter_until_ctrl_c(shell: Shell) -> None:
@@ -62,3 +63,11 @@ async def test_the_demo_does_the_whole_job(shell: Shell) -> None:
     assert "exchanged key   sk-or-v1-…" in ended.out
     assert "] 500/500  " in ended.out
     assert "\n500 keys, by " in ended.out
+
+
+async def test_the_demo_has_a_bar_for_whoever_looks(shell: Shell) -> None:
+    async with Terminal(shell, "demo") as terminal:
+        assert await terminal.end() == 0
+    assert terminal.screen[-1].startswith("500 keys, by ")
+    assert "500/500" in terminal.screen[-2]
+    assert "0 failed" in terminal.screen[-2]

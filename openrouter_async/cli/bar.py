@@ -1,0 +1,81 @@
+"""A progress bar for whoever looks."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+
+class Bar:
+    """A bar with the rate, the failures and the time that is left; on a terminal alone.
+
+    Args:
+        total: How many there are; None when nobody knows.
+        is_shown: Whether to show it at all.
+
+    Attributes:
+        is_shown: Whether anybody looks.
+    """
+
+    def __init__(self, total: int | None, *, is_shown: bool = True) -> None:
+        self._total = total
+        self.is_shown = is_shown and sys.stderr.isatty()
+        self._progress: Progress | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave it on the screen as it is."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+        self.is_shown = False
+
+    def update(self, completed: int, failed: int, rate: float) -> None:
+        """Show how far it has come.
+
+        Args:
+            completed: How many are done, failures included.
+            failed: How many of them failed.
+            rate: How many a second.
+        """
+        if not self.is_shown:
+            return
+        progress = self._progress or self._start()
+        left = "" if self._total is None or rate <= 0 else _duration((self._total - completed) / rate)
+        progress.update(self._task, completed=completed, failed=failed, rate=rate, left=left)
+
+    def _start(self) -> Progress:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        self._progress = Progress(
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]:.0f}/s"),
+            TextColumn("{task.fields[failed]} failed"),
+            TextColumn("{task.fields[left]}"),
+            console=Console(stderr=True, highlight=False),
+            # The result is not for the terminal alone.
+            redirect_stdout=False,
+            expand=True,
+        )
+        self._task = self._progress.add_task("", total=self._total, rate=0.0, failed=0, left="")
+        self._progress.start()
+        return self._progress
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02} left" if hours else f"{minutes}:{seconds:02} left"

@@ -1,0 +1,426 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import csv
+import json
+import os
+import signal
+import stat
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from openrouter_async import Journal
+from openrouter_async.batch import journal_file
+from openrouter_async.cli import results
+from openrouter_async.pkce import PKCEPair
+from openrouter_async.testing import FakeOpenRouter, Fault
+from tests.cli.conftest import Here
+from tests.cli.support import Ended, Shell
+from tests.cli.terminal import CTRL_C, Terminal
+from tests.support import STRESS
+
+
+def write_lines(path: Path, rows: list[Any]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def keys_in(path: Path) -> list[str]:
+    return [line["key"] for line in read_lines(path) if line["key"]]
+
+
+def issued_by(fake: FakeOpenRouter) -> list[str]:
+    return [issued.key for issued in fake.issued_keys]
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@contextlib.asynccontextmanager
+async def counting(at: int, act: Callable[[], object]) -> AsyncIterator[FakeOpenRouter]:
+    """A fake that acts when so many requests came, while that one is under way."""
+    fake = FakeOpenRouter()
+    count = 0
+
+    @web.middleware
+    async def middleware(
+        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        nonlocal count
+        count += 1
+        response = await handler(request)
+        if count == at:
+            act()
+        return response
+
+    fake.app.middlewares.append(middleware)
+    async with fake:
+        yield fake
+
+
+async def test_a_batch_gives_each_row_its_key_or_the_reason_why_there_is_none(
+    shell: Shell, fake: FakeOpenRouter
+) -> None:
+    pair = PKCEPair.generate()
+    with_verifier = fake.issue_code(code_challenge=pair.code_challenge, code_challenge_method="S256")
+    bare, refused = fake.issue_code(), "auth_code_of_nobody"
+    write_lines(
+        shell.home / "codes.jsonl",
+        [
+            {"code": with_verifier, "code_verifier": pair.code_verifier, "code_challenge_method": "S256", "id": 7},
+            bare,
+            {"code": refused, "user_id": "mine"},
+            {"code": bare},
+            {"code_verifier": "x"},
+            ["neither"],
+        ],
+    )
+    with (shell.home / "codes.jsonl").open("a") as file:
+        file.write("\nnot JSON")
+
+    ended = await shell.run("batch", "codes.jsonl", "keys.jsonl", "--json", "--base-url", fake.base_url)
+    assert ended.status == 3
+    document = ended.document
+    assert document.pop("elapsed") > 0
+    assert document == {
+        "completed": 2,
+        "unknown": 0,
+        "not_sent": 0,
+        "refused": 1,
+        "invalid": 3,
+        "done_before": 0,
+        "repeated": 1,
+        "rescued": 0,
+        "lost": 0,
+        "left": 0,
+        "interrupted": False,
+        "error": None,
+        "output": str(shell.home / "keys.jsonl"),
+    }
+    assert mode(shell.home / "keys.jsonl") == 0o600
+    lines = {line["line"]: line for line in read_lines(shell.home / "keys.jsonl")}
+    assert sorted(lines) == [1, 2, 3, 5, 6, 8]
+    assert {lines[1]["key"], lines[2]["key"]} == set(issued_by(fake))
+    assert (lines[1]["input"], lines[1]["outcome"]) == ({"id": 7}, "completed")
+    assert lines[2]["user_id"] == fake.issued_keys[0].user_id
+    assert (lines[3]["key"], lines[3]["outcome"], lines[3]["input"]) == (None, "refused", {"user_id": "mine"})
+    assert "403" in lines[3]["error"]
+    assert lines[5]["error"] == "code: must be a string that is not empty"
+    assert lines[6]["error"] == "The line is neither a JSON object nor a code."
+    assert lines[8]["error"] == "The line is not JSON."
+    text = (shell.home / "keys.jsonl").read_text() + (shell.home / "keys.jsonl.journal").read_text()
+    for secret in (with_verifier, bare, pair.code_verifier):
+        assert secret not in text
+
+
+async def test_after_ctrl_c_the_same_command_goes_on_and_no_code_is_lost(shell: Shell) -> None:
+    processes: list[asyncio.subprocess.Process] = []
+    count = 2000 if STRESS else 200
+    async with counting(count // 4, lambda: os.killpg(processes[0].pid, signal.SIGINT)) as fake:
+        codes = [fake.issue_code() for _ in range(count)]
+        write_lines(shell.home / "codes.jsonl", codes)
+        command = ("batch", "codes.jsonl", "keys.jsonl", "--concurrency", "8", "--base-url", fake.base_url, "--json")
+        processes.append(await shell.start(*command, start_new_session=True))
+        async with asyncio.timeout(60):
+            out, err = await processes[0].communicate()
+        assert (processes[0].returncode, err) == (130, b"")
+        first = json.loads(out)
+        assert first["interrupted"] is True
+        assert 0 < first["completed"] < count
+        assert first["left"] == count - first["completed"]
+        # What was sent was answered, and nothing was sent afterwards.
+        assert sorted(keys_in(shell.home / "keys.jsonl")) == sorted(issued_by(fake))
+        assert len(issued_by(fake)) == first["completed"]
+
+        ended = await shell.run(*command)
+        assert ended.status == 0
+        second = ended.document
+        assert (second["completed"], second["done_before"]) == (first["left"], first["completed"])
+        assert fake.counters["exchange"] == fake.counters["exchange 200"] == count
+        assert sorted(keys_in(shell.home / "keys.jsonl")) == sorted(issued_by(fake))
+        print(
+            f"\ninterrupted after {first['completed']} of {count}; {second['completed']} more; none lost or sent twice"
+        )
+
+
+async def test_after_sigkill_the_same_command_goes_on_and_says_what_it_cannot_know(shell: Shell) -> None:
+    processes: list[asyncio.subprocess.Process] = []
+    count, concurrency = (2000, 32) if STRESS else (120, 8)
+    async with counting(count // 3, lambda: processes[0].kill()) as fake:
+        codes = [fake.issue_code() for _ in range(count)]
+        write_lines(shell.home / "codes.jsonl", codes)
+        command = ("batch", "codes.jsonl", "keys.jsonl", "--json", "--base-url", fake.base_url)
+        processes.append(await shell.start(*command, "--concurrency", str(concurrency)))
+        async with asyncio.timeout(60):
+            await processes[0].communicate()
+        assert processes[0].returncode == -signal.SIGKILL
+        # The last line may be torn, too.
+        with (shell.home / "keys.jsonl").open("a") as file:
+            file.write('{"line": 9, "outc')
+
+        ended = await shell.run(*command)
+        document = ended.document
+        lines = read_lines(shell.home / "keys.jsonl")
+        assert sorted(line["line"] for line in lines) == list(range(1, count + 1))
+        assert len(issued_by(fake)) == count
+        keys = set(keys_in(shell.home / "keys.jsonl"))
+        lost = set(issued_by(fake)) - keys
+        assert keys <= set(issued_by(fake))
+        # A key can be missing only if it was on its way, and then its row says that it may exist.
+        unknown = [line for line in lines if line["outcome"] == "unknown"]
+        assert len(lost) == len(unknown) == document["unknown"] <= concurrency
+        assert ended.status == (4 if unknown else 0)
+        print(f"\nkilled after {document['done_before']} of {count}; {len(unknown)} unknown, and told so")
+
+
+async def test_csv_goes_in_and_comes_out(here: Here, home: Path, fake: FakeOpenRouter) -> None:
+    codes = [fake.issue_code() for _ in range(3)]
+    with (home / "codes.csv").open("w", newline="", encoding="utf-8-sig") as file:
+        writer = csv.writer(file)
+        writer.writerow(["name", "code", "code_verifier", "code_challenge_method"])
+        writer.writerow(["a, b", codes[0], "", ""])
+        writer.writerow(["two\nlines", codes[1], "", ""])
+        writer.writerow(["too short"])
+        writer.writerow(["€", "auth_code_of_nobody", "", ""])
+    command = ("batch", "codes.csv", "keys.csv", "--base-url", fake.base_url)
+
+    def read() -> dict[str, dict[str, str]]:
+        with (home / "keys.csv").open(newline="") as file:
+            return {row["input_name"]: row for row in csv.DictReader(file)}
+
+    ended = await here(*command)
+    assert ended.status == 3
+    assert "2 codes gave a key, now in " in ended.out
+    assert "2 codes gave none (1 refused, 1 invalid); the lines there say why." in ended.out
+    assert mode(home / "keys.csv") == 0o600
+    rows = read()
+    assert {rows["a, b"]["key"], rows["two\nlines"]["key"]} == set(issued_by(fake))
+    assert rows[""]["error"] == "The row has another number of columns than the first one."
+    assert rows["€"]["outcome"] == "refused"
+
+    with (home / "codes.csv").open("a", newline="") as file:
+        csv.writer(file).writerow(["new", codes[2], "", ""])
+    with (home / "keys.csv").open("a") as file:
+        file.write("9,completed,torn")
+    ended = await here(*command)
+    assert "1 code gave a key" in ended.out
+    assert "3 codes had been exchanged before." in ended.out
+    assert {row["key"] for row in read().values()} == {*issued_by(fake), ""}
+    assert len(issued_by(fake)) == 3
+
+
+async def test_what_failed_for_a_passing_reason_is_tried_again(here: Here, home: Path, fake: FakeOpenRouter) -> None:
+    write_lines(home / "codes.jsonl", [fake.issue_code(), fake.issue_code(), "auth_code_of_nobody"])
+    command = ("batch", "codes.jsonl", "keys.jsonl", "--concurrency", "1", "--json", "--base-url", fake.base_url)
+    fake.script(Fault.status(429).times(4))
+    ended = await here(*command)
+    assert (ended.status, ended.document["completed"], ended.document["refused"]) == (3, 1, 2)
+    ended = await here(*command)
+    assert (ended.status, ended.document["completed"], ended.document["done_before"]) == (0, 1, 2)
+    assert sorted(line["line"] for line in read_lines(home / "keys.jsonl")) == [1, 2, 3]
+    assert sorted(keys_in(home / "keys.jsonl")) == sorted(issued_by(fake))
+    assert len(issued_by(fake)) == 2
+    # What was refused for good is not asked again.
+    before = fake.counters["exchange"]
+    ended = await here(*command)
+    assert (ended.status, ended.document["done_before"]) == (0, 3)
+    assert fake.counters["exchange"] == before
+
+
+async def test_a_server_that_is_not_there_costs_no_code(here: Here, home: Path, fake: FakeOpenRouter) -> None:
+    write_lines(home / "codes.jsonl", [fake.issue_code()])
+    ended = await here("batch", "codes.jsonl", "keys.jsonl", "--base-url", "http://127.0.0.1:9/api/v1")
+    assert ended.status == 5
+    assert "1 code gave none (1 not sent)" in ended.out
+    ended = await here("batch", "codes.jsonl", "keys.jsonl", "--base-url", fake.base_url)
+    assert ended.status == 0
+    assert keys_in(home / "keys.jsonl") == issued_by(fake)
+
+
+async def test_exchanges_are_no_faster_than_they_may_be(here: Here, home: Path, fake: FakeOpenRouter) -> None:
+    write_lines(home / "codes.jsonl", [fake.issue_code() for _ in range(6)])
+    started = time.monotonic()
+    ended = await here("batch", "codes.jsonl", "keys.jsonl", "--rate", "10", "--base-url", fake.base_url)
+    assert ended.status == 0
+    assert time.monotonic() - started >= 0.5
+
+
+async def test_a_terminal_shows_how_far_it_has_come(shell: Shell, fake: FakeOpenRouter) -> None:
+    write_lines(shell.home / "codes.jsonl", [*(fake.issue_code() for _ in range(40)), "auth_code_of_nobody"])
+    command = ("batch", "codes.jsonl", "keys.jsonl", "--rate", "80", "--base-url", fake.base_url)
+    async with Terminal(shell, *command) as terminal:
+        await terminal.shows(" left")
+        assert await terminal.end() == 3
+    assert "\x1b[" in terminal.text
+    (bar,) = [line for line in terminal.screen if "41/41" in line]
+    assert "/s 1 failed 0:00 left" in bar
+    assert len(bar) <= 80
+    assert "40 codes gave a key, now in" in "".join(terminal.screen)
+
+
+async def test_ctrl_c_in_a_terminal_says_what_is_waited_for_and_a_second_one_leaves_it(
+    shell: Shell, fake: FakeOpenRouter
+) -> None:
+    write_lines(shell.home / "codes.jsonl", [fake.issue_code() for _ in range(3)])
+    fake.script(Fault.hang(after=True).times(3))
+    async with Terminal(shell, "batch", "codes.jsonl", "keys.jsonl", "--base-url", fake.base_url) as terminal:
+        await terminal.shows("0/3")
+        while len(fake.issued_keys) < 3:  # noqa: ASYNC110 - it is another process that this waits for
+            await asyncio.sleep(0.02)
+        terminal.type(CTRL_C)
+        await terminal.shows("Pressing Ctrl-C once more leaves it in doubt.")
+        terminal.type(CTRL_C)
+        assert await terminal.end() == 130
+    assert terminal.screen[-1] == "openrouter-async: Interrupted."
+    ended = await shell.run("batch", "codes.jsonl", "keys.jsonl", "--base-url", fake.base_url)
+    assert ended.status == 4
+    assert "3 codes gave none (3 unknown); the lines there say why." in ended.out
+
+
+async def test_without_a_terminal_there_is_no_bar_and_no_colour(shell: Shell, fake: FakeOpenRouter) -> None:
+    write_lines(shell.home / "codes.jsonl", [fake.issue_code()])
+    ended = await shell.run("batch", "codes.jsonl", "keys.jsonl", "--base-url", fake.base_url)
+    assert (ended.status, ended.err) == (0, "")
+    assert ended.out == f"1 code gave a key, now in {shell.home / 'keys.jsonl'}.\n"
+
+
+async def test_no_color_is_heard(shell: Shell, fake: FakeOpenRouter) -> None:
+    write_lines(shell.home / "codes.jsonl", [fake.issue_code()])
+    command = ("batch", "codes.jsonl", "keys.jsonl", "--base-url", fake.base_url)
+    async with Terminal(shell, *command, env={"NO_COLOR": "1"}) as terminal:
+        assert await terminal.end() == 0
+    assert "1/1" in terminal.text
+    assert "\x1b[3" not in terminal.text
+
+
+async def test_an_output_with_a_wrong_mode_is_replaced(here: Here, home: Path, fake: FakeOpenRouter) -> None:
+    write_lines(home / "codes.jsonl", [fake.issue_code()])
+    (home / "keys.jsonl").touch(0o666)
+    (home / "keys.jsonl").chmod(0o666)
+    inode = (home / "keys.jsonl").stat().st_ino
+    assert (await here("batch", "codes.jsonl", "keys.jsonl", "--base-url", fake.base_url)).status == 0
+    assert mode(home / "keys.jsonl") == 0o600
+    assert (home / "keys.jsonl").stat().st_ino != inode
+    assert keys_in(home / "keys.jsonl") == issued_by(fake)
+
+
+REFUSALS = [
+    (["codes.jsonl", "codes.jsonl"], "is there already, and is not the output of a batch"),
+    (["codes.jsonl", "notes.csv"], "is there already, and is not the output of a batch"),
+    (["codes.jsonl", "link"], "The keys cannot be kept: "),
+    (["codes.jsonl", "linked"], "The journal cannot be kept: "),
+    (["missing.jsonl", "keys.jsonl"], "missing.jsonl cannot be read: No such file or directory."),
+    (["notes.csv", "keys.jsonl"], "one of them must be code"),
+    (["binary.csv", "keys.jsonl"], "it is not CSV in UTF-8"),
+    (["codes.jsonl", "keys.jsonl", "--concurrency", "0"], "--concurrency must be an integer from 1."),
+    (["codes.jsonl", "keys.jsonl", "--rate", "0"], "--rate must be more than 0."),
+]
+
+
+@pytest.mark.parametrize(("arguments", "complaint"), REFUSALS)
+async def test_a_batch_that_cannot_be_is_refused_before_anything_is_sent(
+    here: Here, home: Path, fake: FakeOpenRouter, arguments: list[str], complaint: str
+) -> None:
+    write_lines(home / "codes.jsonl", [{"code": fake.issue_code()}])
+    (home / "notes.csv").write_text("a,b\n1,2\n")
+    (home / "binary.csv").write_bytes(b"code\n\xff\n")
+    (home / "link").symlink_to("target")
+    (home / "linked.journal").symlink_to("target")
+    before = {name: (home / name).read_bytes() for name in ("codes.jsonl", "notes.csv")}
+    ended = await here("batch", *arguments, "--base-url", fake.base_url)
+    assert ended.status == 2
+    assert complaint in ended.complaint
+    assert list(fake.requests) == []
+    assert before == {name: (home / name).read_bytes() for name in before}
+    assert not (home / "target").exists()
+
+
+async def test_an_output_that_went_missing_is_not_forgotten(here: Here, home: Path, fake: FakeOpenRouter) -> None:
+    write_lines(home / "codes.jsonl", [fake.issue_code()])
+    command = ("batch", "codes.jsonl", "keys.jsonl", "--base-url", fake.base_url)
+    await here(*command)
+    lines = (home / "keys.jsonl").read_bytes()
+    (home / "keys.jsonl").unlink()
+    ended = await here(*command)
+    assert ended.status == 2
+    assert "tells of keys, but keys.jsonl is not there. Put it back" in ended.complaint
+    # One that lacks a line says so, and sends nothing.
+    (home / "keys.jsonl").write_bytes(b"")
+    assert (await here(*command)).status == 0
+    (line,) = read_lines(home / "keys.jsonl")
+    assert line["error"] == "An earlier run got the key, which was not in this file any more."
+    (home / "keys.jsonl").write_bytes(lines)
+    assert (await here(*command)).status == 0
+    assert keys_in(home / "keys.jsonl") == issued_by(fake)
+    assert fake.counters["exchange"] == 1
+
+
+async def test_two_batches_do_not_write_the_same_output(here: Here, home: Path, fake: FakeOpenRouter) -> None:
+    write_lines(home / "codes.jsonl", [fake.issue_code()])
+    async with Journal(home / "keys.jsonl.journal"):
+        ended = await here("batch", "codes.jsonl", "keys.jsonl", "--base-url", fake.base_url)
+    assert ended.status == 1
+    assert "another process has it open" in ended.complaint
+    assert list(fake.requests) == []
+
+
+async def run_on_a_full_disk(here: Here, home: Path, fake: FakeOpenRouter, monkeypatch: pytest.MonkeyPatch) -> Ended:
+    append = journal_file.append
+    written = 0
+
+    def fill(file: Any, lines: bytes) -> None:
+        nonlocal written
+        written += 1
+        if written > 2:
+            raise OSError(28, os.strerror(28))
+        append(file, lines)
+
+    monkeypatch.setattr(results, "append", fill)
+    write_lines(home / "codes.jsonl", [fake.issue_code() for _ in range(20)])
+    return await here("batch", "codes.jsonl", "keys.jsonl", "--concurrency", "2", "--base-url", fake.base_url)
+
+
+async def test_keys_for_which_the_disk_has_no_room_are_rescued_and_nothing_more_is_sent(
+    here: Here, home: Path, fake: FakeOpenRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = await run_on_a_full_disk(here, home, fake, monkeypatch)
+    assert ended.status == 1
+    assert "The output cannot be written: No space left on device." in ended.out
+    data = home / "data" / "openrouter-async"
+    rescued = [json.loads((data / name).read_text())["key"] for name in os.listdir(data)]
+    assert sorted([*rescued, *keys_in(home / "keys.jsonl")]) == sorted(issued_by(fake))
+    assert len(issued_by(fake)) < 20
+    assert "left. The same command goes on with them." in ended.out
+
+
+async def test_keys_that_no_file_takes_are_told(
+    here: Here, home: Path, fake: FakeOpenRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home / "data").write_text("in the way")
+    ended = await run_on_a_full_disk(here, home, fake, monkeypatch)
+    assert ended.status == 1
+    assert "gave a key that could not be kept anywhere. Its hash is in the journal." in ended.out
+    assert "key_hash" in (home / "keys.jsonl.journal").read_text()
+
+
+async def test_a_reason_for_which_the_disk_has_no_room_ends_the_batch(
+    here: Here, home: Path, fake: FakeOpenRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(*_: object) -> None:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(results, "append", fill)
+    write_lines(home / "codes.jsonl", [f"auth_code_of_nobody_{number}" for number in range(40)])
+    ended = await here("batch", "codes.jsonl", "keys.jsonl", "--concurrency", "2", "--base-url", fake.base_url)
+    assert ended.status == 1
+    assert fake.counters["exchange"] < 40
