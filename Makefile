@@ -39,6 +39,10 @@ check: .venv/.test .venv/.check .venv/.bench
 	$(BIN)/pyright
 	$(BIN)/python .ci/audit
 
+# Pages that work from a disk: docs/_build/html/index.html.
+docs: .venv/.docs
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --builder html docs docs/_build/html
+
 # The wheel, in an environment where nothing else is.
 package: .venv/.pip
 	rm -rf dist .cache/package
