@@ -14,9 +14,9 @@ import secrets
 from aiohttp import web
 
 from openrouter_async import OpenRouter
-from openrouter_async.client import DEFAULT_BASE_URL
 from openrouter_async.integrations import aiohttp as openrouter
 from openrouter_async.login import AUTHORIZATION_URL, Grant
+from openrouter_async.settings import DEFAULT_BASE_URL
 
 PORT = int(os.environ.get("PORT", "8080"))
 APP_URL = os.environ.get("APP_URL", f"http://localhost:{PORT}")

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from openrouter_async import BatchProgress, ExchangeAuthCodeForAPIKeyRequest, Journal, OpenRouter
-from openrouter_async.client import DEFAULT_BASE_URL
+from openrouter_async.settings import DEFAULT_BASE_URL
 
 
 def read_requests(path: Path) -> Iterator[ExchangeAuthCodeForAPIKeyRequest]:

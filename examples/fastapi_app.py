@@ -17,9 +17,9 @@ from fastapi.exceptions import HTTPException
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from openrouter_async import OpenRouter
-from openrouter_async.client import DEFAULT_BASE_URL
 from openrouter_async.integrations import fastapi as openrouter
 from openrouter_async.login import AUTHORIZATION_URL, Grant
+from openrouter_async.settings import DEFAULT_BASE_URL
 
 APP_URL = os.environ.get("APP_URL", "http://localhost:8080")
 IS_SECURE = APP_URL.startswith("https:")

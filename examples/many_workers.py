@@ -21,10 +21,10 @@ from collections.abc import AsyncIterator
 from taskiq_redis import RedisAsyncResultBackend, RedisStreamBroker
 
 from openrouter_async import OpenRouter
-from openrouter_async.client import DEFAULT_BASE_URL
 from openrouter_async.errors import OpenRouterError
 from openrouter_async.integrations.taskiq import Exchanges
 from openrouter_async.login import RedisStore
+from openrouter_async.settings import DEFAULT_BASE_URL
 
 REDIS_URL = os.environ.get("REDIS_URL", "redis://localhost")
 SEALING_KEY = os.environ["SEALING_KEY"]

@@ -23,9 +23,9 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from openrouter_async import OpenRouter
-from openrouter_async.client import DEFAULT_BASE_URL
 from openrouter_async.integrations import starlette as openrouter
 from openrouter_async.login import AUTHORIZATION_URL, Grant, RedisStore
+from openrouter_async.settings import DEFAULT_BASE_URL
 
 APP_URL = os.environ.get("APP_URL", "http://localhost:8080")
 IS_SECURE = APP_URL.startswith("https:")

@@ -3,135 +3,41 @@
 from __future__ import annotations
 
 import inspect
-import os
 import warnings
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from ssl import SSLContext
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypedDict, Unpack, cast
+from typing import TYPE_CHECKING, Self, Unpack
 
 import attrs
 from yarl import URL
 
 from openrouter_async import codec
-from openrouter_async.backoff import RetryPolicy, check_number
+from openrouter_async.backoff import RetryPolicy
+from openrouter_async.calls import OnKey, Operation, operation_urls
 from openrouter_async.chain import Delivery, Handler, Middleware, Request, Response, build_chain
 from openrouter_async.clock import SYSTEM_CLOCK, Clock
 from openrouter_async.errors import ClientClosedError, RequestValidationError
 from openrouter_async.inflight import InFlight
 from openrouter_async.models import UNSET, ExchangeAuthCodeForAPIKeyResponse, Unset
-from openrouter_async.oauth import OPERATIONS, OAuth, OnKey, Operation
-from openrouter_async.options import Bearer, RequestOptions, check_header_value, to_base_url, to_headers
+from openrouter_async.oauth import OAuth
+from openrouter_async.options import Bearer, RequestOptions
 from openrouter_async.overload import Overload
-from openrouter_async.redaction import mask_optional, redact_headers
 from openrouter_async.retry import OnRetry, RetryMiddleware
+from openrouter_async.settings import (
+    DEFAULT_BASE_URL,
+    ApiKeySource,
+    ClientOptions,
+    Settings,
+    from_environment,
+    merge_headers,
+    to_proxy,
+)
 from openrouter_async.stats import ClientStats, Counters
 from openrouter_async.transport import Transport
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession
-
-DEFAULT_BASE_URL: Final = "https://openrouter.ai/api/v1"
-
-ApiKeySource: TypeAlias = Callable[[], "str | None | Awaitable[str | None]"]
-"""Gives the API key for one call; it may be a coroutine function."""
-
-
-class ClientOptions(TypedDict, total=False):
-    """What `OpenRouter.with_options` takes; each as for `OpenRouter`."""
-
-    api_key: str | ApiKeySource | None
-    base_url: str | URL
-    timeout: float
-    retry: RetryPolicy
-    middlewares: Iterable[Middleware]
-    attempt_middlewares: Iterable[Middleware]
-    http_referer: str | None
-    x_open_router_title: str | None
-    x_open_router_categories: str | None
-    headers: Mapping[str, str] | None
-    on_key: OnKey | None
-    on_retry: OnRetry | None
-
-
-def _to_api_key(value: object) -> Bearer | ApiKeySource | None:
-    if value is None or isinstance(value, Bearer):
-        return value
-    if callable(value):
-        return cast(ApiKeySource, value)
-    return Bearer(cast(str, value))
-
-
-def _to_base_url(value: object) -> URL:
-    return to_base_url("base_url", value)
-
-
-def _to_headers(value: Mapping[str, str] | None) -> Mapping[str, str]:
-    return to_headers("headers", value)
-
-
-def _to_middlewares(value: Iterable[Middleware]) -> tuple[Middleware, ...]:
-    return tuple(value)
-
-
-def _is_header_value(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if value is not None:
-        check_header_value(attribute.name, value)
-
-
-def _is_timeout(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    check_number(attribute.name, value, least=0, exclusive=True)
-
-
-def _is_policy(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if not isinstance(value, RetryPolicy):
-        raise RequestValidationError(attribute.name, "must be a RetryPolicy")
-
-
-def _is_callable(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if value is not None and not callable(value):
-        raise RequestValidationError(attribute.name, "must be callable")
-
-
-def _is_hook(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if value is not None and (not callable(value) or inspect.iscoroutinefunction(value)):
-        raise RequestValidationError(attribute.name, "must be callable, and not async: it is not awaited")
-
-
-@attrs.frozen(kw_only=True, eq=False)
-class _Settings:
-    api_key: Bearer | ApiKeySource | None = attrs.field(converter=_to_api_key, repr=mask_optional)
-    base_url: URL = attrs.field(converter=_to_base_url)
-    timeout: float = attrs.field(validator=_is_timeout)
-    retry: RetryPolicy = attrs.field(validator=_is_policy)
-    middlewares: tuple[Middleware, ...] = attrs.field(converter=_to_middlewares)
-    attempt_middlewares: tuple[Middleware, ...] = attrs.field(converter=_to_middlewares)
-    http_referer: str | None = attrs.field(validator=_is_header_value)
-    x_open_router_title: str | None = attrs.field(validator=_is_header_value)
-    x_open_router_categories: str | None = attrs.field(validator=_is_header_value)
-    headers: Mapping[str, str] = attrs.field(converter=_to_headers, repr=redact_headers)
-    on_key: OnKey | None = attrs.field(validator=_is_callable)
-    on_retry: OnRetry | None = attrs.field(validator=_is_hook)
-
-    def request_headers(self) -> dict[str, str]:
-        """The headers that all requests have in common, but for the bearer token."""
-        from openrouter_async import __version__
-
-        own = {
-            "Accept": "application/json",
-            # A key is shorter than what compression would cost, and a bomb needs compression.
-            "Accept-Encoding": "identity",
-            "User-Agent": f"openrouter-async/{__version__}",
-            "HTTP-Referer": self.http_referer,
-            "X-OpenRouter-Title": self.x_open_router_title,
-            "X-OpenRouter-Categories": self.x_open_router_categories,
-        }
-        return _merge_headers({name: value for name, value in own.items() if value}, self.headers)
-
-
-def _merge_headers(headers: Mapping[str, str], others: Mapping[str, str]) -> dict[str, str]:
-    replaced = {name.lower() for name in others}
-    return {name: value for name, value in headers.items() if name.lower() not in replaced} | dict(others)
 
 
 @attrs.define(eq=False, repr=False)
@@ -207,17 +113,17 @@ class OpenRouter:
     ) -> None:
         # Here rather than within a call, which would have to wait for it.
         codec.active()
-        settings = _Settings(
-            api_key=_from_environment("OPENROUTER_API_KEY") if isinstance(api_key, Unset) else api_key,
+        settings = Settings(
+            api_key=from_environment("OPENROUTER_API_KEY") if isinstance(api_key, Unset) else api_key,
             base_url=base_url,
             timeout=timeout,
             retry=RetryPolicy() if retry is None else retry,
             middlewares=middlewares,
             attempt_middlewares=attempt_middlewares,
-            http_referer=http_referer or _from_environment("OPENROUTER_HTTP_REFERER"),
-            x_open_router_title=x_open_router_title or _from_environment("OPENROUTER_X_OPEN_ROUTER_TITLE"),
+            http_referer=http_referer or from_environment("OPENROUTER_HTTP_REFERER"),
+            x_open_router_title=x_open_router_title or from_environment("OPENROUTER_X_OPEN_ROUTER_TITLE"),
             x_open_router_categories=(
-                x_open_router_categories or _from_environment("OPENROUTER_X_OPEN_ROUTER_CATEGORIES")
+                x_open_router_categories or from_environment("OPENROUTER_X_OPEN_ROUTER_CATEGORIES")
             ),
             headers=headers,
             on_key=on_key,
@@ -225,18 +131,16 @@ class OpenRouter:
         )
         if isinstance(pool_size, bool) or not isinstance(pool_size, int) or pool_size < 1:
             raise RequestValidationError("pool_size", "must be an integer from 1")
-        transport = Transport(
-            session=session, pool_size=pool_size, proxy=_to_proxy(proxy), ssl=ssl, trust_env=trust_env
-        )
+        transport = Transport(session=session, pool_size=pool_size, proxy=to_proxy(proxy), ssl=ssl, trust_env=trust_env)
         self._bind(settings, _Shared(clock, transport, Overload(clock), InFlight(), Counters()), owner=None)
 
-    def _bind(self, settings: _Settings, shared: _Shared, *, owner: OpenRouter | None) -> None:
+    def _bind(self, settings: Settings, shared: _Shared, *, owner: OpenRouter | None) -> None:
         self._settings = settings
         self._shared = shared
         # A client made by with_options keeps the one alive that closes the pool.
         self._owner = owner
         self._headers = settings.request_headers()
-        self._urls = _operation_urls(settings.base_url)
+        self._urls = operation_urls(settings.base_url)
         retry = RetryMiddleware(
             overload=shared.overload, clock=shared.clock, on_retry=settings.on_retry, counters=shared.counters
         )
@@ -313,7 +217,7 @@ class OpenRouter:
         state = "closed" if self._shared.is_closed else "open"
         return f"<{type(self).__module__.partition('.')[0]}.{type(self).__name__} {self._settings.base_url} {state}>"
 
-    # What follows is the side that `OAuth` sees: the protocol `openrouter_async.oauth.Caller`.
+    # What follows is the side that `OAuth` sees: the protocol `openrouter_async.calls.Caller`.
 
     @property
     def clock(self) -> Clock:
@@ -380,9 +284,9 @@ class OpenRouter:
             secrets = (*secrets, bearer.token)
         if options is not None:
             if options.server_url is not None:
-                url = _operation_urls(options.server_url)[operation]
+                url = operation_urls(options.server_url)[operation]
             if options.headers:
-                headers = _merge_headers(headers, options.headers)
+                headers = merge_headers(headers, options.headers)
             timeout = settings.timeout if options.timeout is None else options.timeout
             retry = settings.retry if options.retry is None else options.retry
         return Request(
@@ -400,25 +304,3 @@ class OpenRouter:
     def handle(self, request: Request) -> Awaitable[Response]:
         """Send a request through the chain."""
         return self._handler(request)
-
-
-def _from_environment(name: str) -> str | None:
-    return os.environ.get(name) or None
-
-
-def _operation_urls(base_url: URL) -> dict[Operation, URL]:
-    # Joining by "/" would lose the path of the base.
-    base = str(base_url).rstrip("/")
-    return {operation: URL(base + operation.path) for operation in OPERATIONS}
-
-
-def _to_proxy(value: str | URL | None) -> URL | None:
-    if value is None:
-        return None
-    try:
-        url = URL(value)
-    except (ValueError, TypeError):
-        url = URL()
-    if url.scheme not in ("http", "https") or not url.host:
-        raise RequestValidationError("proxy", "must be an http or https URL")
-    return url

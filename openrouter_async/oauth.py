@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
-import time
-from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 from uuid import UUID
 
-import attrs
 from yarl import URL
 
 from openrouter_async import converter
-from openrouter_async.chain import Delivery, Request, Response
-from openrouter_async.clock import Clock
-from openrouter_async.errors import KeyDeliveryError, OpenRouterError, RequestValidationError, ResponseValidationError
-from openrouter_async.inflight import InFlight
+from openrouter_async.calls import CREATE, Caller, Calls
+from openrouter_async.chain import Delivery
+from openrouter_async.errors import RequestValidationError
 from openrouter_async.models import (
     UNSET,
     CodeChallengeMethod,
@@ -25,92 +20,18 @@ from openrouter_async.models import (
     CreateAuthKeysCodeResponse,
     ExchangeAuthCodeForAPIKeyRequest,
     ExchangeAuthCodeForAPIKeyResponse,
-    HttpMeta,
     Unset,
     UsageLimitType,
 )
-from openrouter_async.options import Bearer, RequestOptions
-from openrouter_async.outcomes import error_from, settle
-from openrouter_async.stats import Counters
+from openrouter_async.options import RequestOptions
 
 if TYPE_CHECKING:
     from openrouter_async.batch import Batch, ExchangeResult, Journal, OnProgress, Requests, StopOn
 
-OnKey: TypeAlias = Callable[[ExchangeAuthCodeForAPIKeyRequest, ExchangeAuthCodeForAPIKeyResponse], Awaitable[object]]
-"""Puts a key into its safe place. It is awaited before any caller gets the key, and also when no caller is left."""
-
 _Model = TypeVar("_Model", ExchangeAuthCodeForAPIKeyRequest, CreateAuthKeysCodeRequest)
-_Result = TypeVar("_Result", ExchangeAuthCodeForAPIKeyResponse, CreateAuthKeysCodeResponse)
-
-
-@attrs.frozen
-class Operation:
-    """An operation of the API.
-
-    Attributes:
-        name: Its ``operationId``.
-        path: Its path below the base URL.
-    """
-
-    name: str
-    path: str
-
-
-EXCHANGE: Final = Operation("exchangeAuthCodeForAPIKey", "/auth/keys")
-CREATE: Final = Operation("createAuthKeysCode", "/auth/keys/code")
-OPERATIONS: Final = (EXCHANGE, CREATE)
 
 REMEMBERED: Final = 4096
 """How many results a stream remembers for equal requests that come later."""
-
-
-class Caller(Protocol):
-    """What the operations need of a client."""
-
-    @property
-    def clock(self) -> Clock:
-        """Where time comes from."""
-        ...
-
-    @property
-    def on_key(self) -> OnKey | None:
-        """Where keys are put."""
-        ...
-
-    @property
-    def in_flight(self) -> InFlight[ExchangeAuthCodeForAPIKeyResponse]:
-        """The exchanges on their way."""
-        ...
-
-    @property
-    def counters(self) -> Counters:
-        """What is counted."""
-        ...
-
-    def check_usable(self) -> None:
-        """Raise `ClientClosedError` when nothing can be sent."""
-        ...
-
-    async def resolve_bearer(self) -> Bearer | None:
-        """The bearer token for one call."""
-        ...
-
-    def prepare(
-        self,
-        operation: Operation,
-        body: bytes,
-        *,
-        bearer: Bearer | None,
-        options: RequestOptions | None,
-        delivery: Delivery,
-        secrets: tuple[str, ...],
-    ) -> Request:
-        """The request for one call."""
-        ...
-
-    def handle(self, request: Request) -> Awaitable[Response]:
-        """Send a request through the chain."""
-        ...
 
 
 class OAuth:
@@ -118,6 +39,7 @@ class OAuth:
 
     def __init__(self, caller: Caller) -> None:
         self._caller = caller
+        self._calls = Calls(caller)
 
     @overload
     async def exchange_auth_code_for_api_key(
@@ -169,7 +91,7 @@ class OAuth:
         model = _to_model(ExchangeAuthCodeForAPIKeyRequest, request, fields)
         # A traceback that shows local variables would show the code.
         del request, fields
-        return await self._join(model, options)
+        return await self._calls.join(model, options)
 
     @overload
     async def create_auth_code(
@@ -231,7 +153,7 @@ class OAuth:
         )
         if not any(name.lower() == "authorization" for name in call.headers):
             raise RequestValidationError("api_key", "must be given: creating a code needs a bearer token")
-        return await self._call(call, CreateAuthKeysCodeResponse)
+        return await self._calls.send(call, CreateAuthKeysCodeResponse)
 
     def exchange_many(
         self,
@@ -339,80 +261,8 @@ class OAuth:
         from openrouter_async.batch import Batch, Plan, Run, Source
 
         made = Plan(has_on_key=self._caller.on_key is not None, **plan)
-        exchange = functools.partial(self._join, options=options, patient=True)
+        exchange = functools.partial(self._calls.join, options=options, patient=True)
         return Batch(Run(exchange, Source(requests), made, self._caller.clock))
-
-    async def _join(
-        self, model: ExchangeAuthCodeForAPIKeyRequest, options: RequestOptions | None, *, patient: bool = False
-    ) -> ExchangeAuthCodeForAPIKeyResponse:
-        caller = self._caller
-        bearer = await caller.resolve_bearer()
-        # Only now, as the client may have been closed meanwhile, and nobody would wait for this exchange to end.
-        caller.check_usable()
-        return await caller.in_flight.join(
-            (caller, bearer, model, options),
-            functools.partial(self._exchange, model, bearer, options),
-            patient=patient,
-        )
-
-    async def _exchange(
-        self,
-        model: ExchangeAuthCodeForAPIKeyRequest,
-        bearer: Bearer | None,
-        options: RequestOptions | None,
-        delivery: Delivery,
-    ) -> ExchangeAuthCodeForAPIKeyResponse:
-        secrets = (model.code,) if model.code_verifier is None else (model.code, model.code_verifier)
-        call = self._caller.prepare(
-            EXCHANGE, converter.dump(model), bearer=bearer, options=options, delivery=delivery, secrets=secrets
-        )
-        del secrets
-        response = await self._call(call, ExchangeAuthCodeForAPIKeyResponse)
-        on_key = self._caller.on_key
-        if on_key is not None:
-            try:
-                await on_key(model, response)
-            except (Exception, asyncio.CancelledError) as failure:
-                # Also when it was cancelled, by itself or because the client was closed: the key must not go with it.
-                raise KeyDeliveryError(
-                    f"on_key raised {type(failure).__name__}; the key is in .response", response=response
-                ) from failure
-            delivery.kept = True
-        return response
-
-    async def _call(self, request: Request, kind: type[_Result]) -> _Result:
-        started = time.perf_counter()
-        try:
-            response = await self._caller.handle(request)
-        except OpenRouterError as failure:
-            self._settle(failure)
-            raise
-        error: OpenRouterError
-        if 200 <= response.status < 300:
-            http_meta = HttpMeta(
-                status_code=response.status,
-                headers=response.headers,
-                attempts=len(response.history) + 1,
-                elapsed=time.perf_counter() - started,
-            )
-            try:
-                result = converter.load(kind, response.body, http_meta)
-            except converter.MalformedBodyError as malformed:
-                error = ResponseValidationError(
-                    f"{response.status}: {malformed}", status_code=response.status, headers=response.headers
-                )
-            else:
-                self._caller.counters.succeeded += 1
-                return result
-        else:
-            error = error_from(request, response, self._caller.clock)
-        error.history = response.history
-        self._settle(error)
-        raise error
-
-    def _settle(self, error: OpenRouterError) -> None:
-        settle(error)
-        self._caller.counters.failed[error.outcome] += 1
 
 
 def _to_model(kind: type[_Model], request: _Model | None, fields: dict[str, Any]) -> _Model:

@@ -19,8 +19,8 @@ from openrouter_async.models import UNSET, CodeChallengeMethod, Unset
 from openrouter_async.options import to_base_url
 
 if TYPE_CHECKING:
+    from openrouter_async.calls import OnKey
     from openrouter_async.client import OpenRouter
-    from openrouter_async.oauth import OnKey
 
 STORAGE: Final = Group("Where the key is kept", sort_key=70)
 CONNECTION: Final = Group("Connection", sort_key=80)
@@ -140,7 +140,8 @@ class Connection(Site):
 
     def open_client(self, api_key: str | None = None, *, on_key: OnKey | None = None, **settings: Any) -> OpenRouter:
         """A client for that OpenRouter."""
-        from openrouter_async.client import DEFAULT_BASE_URL, OpenRouter
+        from openrouter_async.client import OpenRouter
+        from openrouter_async.settings import DEFAULT_BASE_URL
 
         base_url = to_base_url("base_url", self.base_url or DEFAULT_BASE_URL)
         return OpenRouter(
