@@ -178,8 +178,9 @@ class OAuth:
 
         The results are as many as the requests, whatever becomes of each; one failure does not disturb the others. The
         input is read no faster than results are taken, so it may be endless, and takes no more memory then. Requests
-        that are equal are sent once while the first is among the last 4,096; with a journal, for ever. What OpenRouter
-        asks to wait holds for the whole batch. See `Batch` for leaving it before its end.
+        that are equal are sent once while the first is among the last 4,096, with a journal for ever; the others get its
+        result, without the ``http_meta``. What OpenRouter asks to wait holds for the whole batch. See `Batch` for leaving
+        it before its end.
 
         Args:
             requests: An iterable or async iterable of requests, or of bare codes that need no verifier. One that is not

@@ -15,7 +15,7 @@ from openrouter_async.batch.plan import Plan
 from openrouter_async.batch.progress import BatchProgress, Reporter
 from openrouter_async.batch.results import ExchangeResult, StopOn
 from openrouter_async.batch.source import END, Source
-from openrouter_async.batch.standing import request_digest
+from openrouter_async.batch.standing import digest_of, text_of
 from openrouter_async.clock import Clock
 from openrouter_async.errors import (
     ClientClosedError,
@@ -72,7 +72,9 @@ class Run:
         self._early: dict[int, ExchangeResult | None] = {}
         self._next_index = 0
         self._news = asyncio.Event()
-        self._known: OrderedDict[_Request, asyncio.Future[ExchangeResult]] = OrderedDict()
+        # By the text of their requests. Of a key, no more is kept than strings, which cost no garbage collection.
+        self._under_way: dict[str, asyncio.Future[ExchangeResult] | None] = {}
+        self._recent: OrderedDict[str, ExchangeResult | tuple[str, str | None]] = OrderedDict()
         self._not_sent: NotSent | None = None
         self._failure: BaseException | None = None
         self._is_exhausted = False
@@ -229,30 +231,51 @@ class Run:
         except RequestValidationError as invalid:
             self._deliver(ExchangeResult(index=index, error=invalid.with_traceback(None)))
             return
-        known = self._known.get(request)
-        if known is not None:
-            await asyncio.wait((known,))
-            self._repeated += 1
-            self._deliver(attrs.evolve(known.result(), index=index))
+        text = text_of(request)
+        if text in self._recent or text in self._under_way:
+            self._deliver(await self._repeat(index, request, text))
             return
         digest = ""
         if self._plan.journal is not None:
-            digest = request_digest(request)
+            digest = digest_of(text)
             if self._plan.journal.is_final(digest):
                 self._skipped += 1
                 self._put(index, None)
                 # A long row of these must not keep the loop from its other work.
                 await asyncio.sleep(0)
                 return
-        landed = self._known[request] = worker.get_loop().create_future()
-        if self._plan.remembered is not None and len(self._known) > self._plan.remembered:
-            self._known.popitem(last=False)
+        self._under_way[text] = None
+        result: ExchangeResult | None = None
         try:
             result = await self._exchange_one(worker, index, request, digest)
-            landed.set_result(result)
+            self._remember(text, result)
         finally:
-            landed.cancel()
+            waiting = self._under_way.pop(text)
+            if waiting is not None:
+                waiting.cancel() if result is None else waiting.set_result(result)
         self._deliver(result)
+
+    async def _repeat(self, index: int, request: _Request, text: str) -> ExchangeResult:
+        if text in self._under_way:
+            landed = self._under_way[text]
+            if landed is None:
+                landed = self._under_way[text] = asyncio.get_running_loop().create_future()
+            # Not the future itself: if this worker were cancelled, so would be all that wait for it.
+            await asyncio.wait((landed,))
+            known: ExchangeResult | tuple[str, str | None] = landed.result()
+        else:
+            known = self._recent[text]
+        self._repeated += 1
+        if isinstance(known, ExchangeResult):
+            return attrs.evolve(known, index=index)
+        key, user_id = known
+        return ExchangeResult(index=index, request=request, response=_Response(key=key, user_id=user_id))
+
+    def _remember(self, text: str, result: ExchangeResult) -> None:
+        response = result.response
+        self._recent[text] = result if response is None else (response.key, response.user_id)
+        if self._plan.remembered is not None and len(self._recent) > self._plan.remembered:
+            self._recent.popitem(last=False)
 
     async def _exchange_one(
         self, worker: asyncio.Task[None], index: int, request: _Request, digest: str
@@ -262,27 +285,27 @@ class Run:
         try:
             if journal is not None:
                 await journal.begin(digest)
-            if self._not_sent is not None:
-                raise self._not_sent()
             outcome = await self._send(worker, request)
         except Exception as error:  # noqa: BLE001 - it is the request's result
             outcome = error
+        if journal is not None and not isinstance(outcome, JournalError):
+            try:
+                await journal.record(digest, outcome)
+            except JournalError as failure:
+                self._fail(failure)
+        if not isinstance(outcome, Exception):
+            return ExchangeResult(index=index, request=request, response=outcome)
         if isinstance(outcome, OpenRouterError):
             # It says by itself what happened, and frames are large.
             outcome.with_traceback(None)
         if isinstance(outcome, (ClientClosedError, JournalError)):
             # So would all others be.
             self._fail(outcome)
-        if journal is not None and not isinstance(outcome, JournalError):
-            try:
-                await journal.record(digest, outcome)
-            except JournalError as failure:
-                self._fail(failure)
-        if isinstance(outcome, Exception):
-            return ExchangeResult(index=index, request=request, error=outcome)
-        return ExchangeResult(index=index, request=request, response=outcome)
+        return ExchangeResult(index=index, request=request, error=outcome)
 
     async def _send(self, worker: asyncio.Task[None], request: _Request) -> _Response:
+        if self._not_sent is not None:
+            raise self._not_sent()
         self._cancellable.add(worker)
         try:
             return await self._exchange(request)
