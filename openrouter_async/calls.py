@@ -106,23 +106,20 @@ class Calls:
         self._caller = caller
 
     async def join(
-        self, model: ExchangeAuthCodeForAPIKeyRequest, options: RequestOptions | None, *, patient: bool = False
+        self, model: ExchangeAuthCodeForAPIKeyRequest, options: RequestOptions | None
     ) -> ExchangeAuthCodeForAPIKeyResponse:
         """Exchange a code, or wait for an exchange that is equal and under way.
 
         Args:
             model: The request.
             options: What this call does differently from its client.
-            patient: As for `InFlight.join`.
         """
         caller = self._caller
         bearer = await caller.resolve_bearer()
         # Only now, as the client may have been closed meanwhile, and nobody would wait for this exchange to end.
         caller.check_usable()
         return await caller.in_flight.join(
-            (caller, bearer, model, options),
-            functools.partial(self._exchange, model, bearer, options),
-            patient=patient,
+            (caller, bearer, model, options), functools.partial(self._exchange, model, bearer, options)
         )
 
     async def _exchange(

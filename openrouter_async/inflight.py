@@ -16,6 +16,9 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+IF_NOT_SENT: Final = "unless it was sent"
+"""The message of a cancellation that is meant only for an exchange that no server can have carried out yet."""
+
 _GRACE: Final = 1.0
 """Seconds that a cancelled exchange has for its end."""
 
@@ -47,19 +50,16 @@ class InFlight(Generic[T]):
     def __len__(self) -> int:
         return len(self._flights)
 
-    async def join(
-        self, key: Hashable, start: Callable[[Delivery], Coroutine[Any, Any, T]], *, patient: bool = False
-    ) -> T:
+    async def join(self, key: Hashable, start: Callable[[Delivery], Coroutine[Any, Any, T]]) -> T:
         """Wait for the exchange with this key; start it when there is none on its way.
 
         A caller that is cancelled leaves it running, unless nobody else waits for it and no server can have carried
-        it out yet: then it is cancelled, too.
+        it out yet: then it is cancelled, too. One that is cancelled with the message `IF_NOT_SENT` waits all the same
+        for an exchange that a server may have carried out, and gets its result instead of the cancellation.
 
         Args:
             key: What makes two exchanges equal.
             start: Makes the coroutine of a new exchange; it keeps the `Delivery` up to date.
-            patient: Whether a caller that is cancelled once waits all the same for an exchange that a server may have
-                carried out, and gets its result instead of the cancellation.
 
         Raises:
             ClientClosedError: The client was closed, and the exchange did not end in time.
@@ -76,8 +76,8 @@ class InFlight(Generic[T]):
             flight.task = loop.create_task(self._fly(flight, start))
         try:
             await landed
-        except asyncio.CancelledError:
-            if not self._leave(flight, landed, patient=patient):
+        except asyncio.CancelledError as cancelled:
+            if not self._leave(flight, landed, patient=cancelled.args == (IF_NOT_SENT,)):
                 raise
             if not flight.task.done():
                 await self._stay(flight)
@@ -98,7 +98,8 @@ class InFlight(Generic[T]):
         """Let a caller go that was cancelled; whether it stays all the same."""
         flight.callers.remove(landed)
         task = asyncio.current_task()
-        if task is None or not patient or not (flight.task.done() or flight.pending):
+        # Two cancellations that come at once have the message of the first.
+        if task is None or not patient or task.cancelling() > 1 or not (flight.task.done() or flight.pending):
             self._abandon(flight)
             return False
         task.uncancel()

@@ -178,9 +178,9 @@ class OAuth:
 
         The results are as many as the requests, whatever becomes of each; one failure does not disturb the others. The
         input is read no faster than results are taken, so it may be endless, and takes no more memory then. Requests
-        that are equal are sent once while the first is among the last 4,096, with a journal for ever; the others get its
-        result, without the ``http_meta``. What OpenRouter asks to wait holds for the whole batch. See `Batch` for leaving
-        it before its end.
+        that are equal are sent once while the first is among the last 4,096, with a journal for ever; the others get
+        its result, without the ``http_meta``. What OpenRouter asks to wait holds for the whole batch. See `Batch` for
+        leaving it before its end.
 
         Args:
             requests: An iterable or async iterable of requests, or of bare codes that need no verifier. One that is not
@@ -262,7 +262,7 @@ class OAuth:
         from openrouter_async.batch import Batch, Plan, Run, Source
 
         made = Plan(has_on_key=self._caller.on_key is not None, **plan)
-        exchange = functools.partial(self._calls.join, options=options, patient=True)
+        exchange = functools.partial(self._calls.join, options=options)
         return Batch(Run(exchange, Source(requests), made, self._caller.clock))
 
 

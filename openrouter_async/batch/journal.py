@@ -199,9 +199,13 @@ class Journal:
             )
             self._standings[digest] = standing
         finally:
-            self._open.pop(digest, None)
-            if not self._open:
-                self._settled.set()
+            self.leave(digest)
+
+    def leave(self, digest: str) -> None:
+        """Expect no result any more: without one, the request stays in doubt."""
+        self._open.pop(digest, None)
+        if not self._open:
+            self._settled.set()
 
     def _tell(self, digest: str, result: ExchangeAuthCodeForAPIKeyResponse | Exception) -> dict[str, str | None]:
         """What a line says of a result."""

@@ -7,7 +7,7 @@ import logging
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 import attrs
 
@@ -27,18 +27,16 @@ from openrouter_async.errors import (
     TransportError,
 )
 from openrouter_async.events import Event
+from openrouter_async.inflight import IF_NOT_SENT
 from openrouter_async.models import ExchangeAuthCodeForAPIKeyRequest, ExchangeAuthCodeForAPIKeyResponse
 
 logger = logging.getLogger(__name__)
-
-_STOP: Final = "the batch sends nothing more"
 
 _Request: TypeAlias = ExchangeAuthCodeForAPIKeyRequest
 _Response: TypeAlias = ExchangeAuthCodeForAPIKeyResponse
 
 Exchange: TypeAlias = Callable[[_Request], Awaitable[_Response]]
-"""Exchanges one code. Being cancelled, it raises `CancelledError` only when nothing was sent; else it ends first."""
-
+"""Exchanges one code. Cancelled with `IF_NOT_SENT`, it raises `CancelledError` only so; what was sent ends first."""
 
 NotSent: TypeAlias = Callable[[], OpenRouterError]
 """Makes the error for a request that was taken, but not sent."""
@@ -49,8 +47,8 @@ class Run:
 
     The workers pull: each takes the next request when it is done with its last one, so that an endless input needs no
     more memory than a short one. They stop taking while twice as many requests as there are workers have no result that
-    the consumer took. A worker is cancelled only while it waits for input or for an exchange, and an exchange that was
-    sent ends first: so nothing has to be repaired afterwards.
+    the consumer took. The batch cancels a worker only while it waits for input or for an exchange, and an exchange that
+    was sent ends first: so nothing has to be repaired afterwards. Whoever else cancels one ends the batch at once.
     """
 
     def __init__(self, exchange: Exchange, source: Source, plan: Plan, clock: Clock) -> None:
@@ -86,6 +84,13 @@ class Run:
 
     # The consumer's side.
 
+    def take(self) -> ExchangeResult | None:
+        """A result that is there; None when there is none yet, or no more."""
+        if not self._results:
+            return None
+        self._free_place()
+        return self._results.popleft()
+
     async def next(self) -> ExchangeResult | None:
         """The next result; None when no more will come.
 
@@ -94,7 +99,7 @@ class Run:
         """
         if self._started is None:
             self._start()
-        while not self._results:
+        while (result := self.take()) is None:
             if self._is_finished:
                 failure, self._failure = self._failure, None
                 if failure is not None:
@@ -102,8 +107,7 @@ class Run:
                 return None
             self._news.clear()
             await self._news.wait()
-        self._free_place()
-        return self._results.popleft()
+        return result
 
     def stop(self, not_sent: NotSent) -> None:
         """Take and send nothing more."""
@@ -116,7 +120,7 @@ class Run:
             self._started = self._clock.monotonic()
             self._is_finished = True
         for worker in self._cancellable:
-            worker.cancel(_STOP)
+            worker.cancel(IF_NOT_SENT)
 
     async def drain(self) -> None:
         """Wait until what was sent is answered. It goes on when the caller is cancelled."""
@@ -189,13 +193,23 @@ class Run:
         worker = asyncio.current_task()
         assert worker is not None  # noqa: S101 - a coroutine of ours runs in a task
         try:
-            while (taken := await self._take(worker)) is not None:
+            while (taken := self._take_at_once() or await self._take(worker)) is not None:
                 await self._carry_out(worker, *taken)
         except (Exception, asyncio.CancelledError) as failure:  # noqa: BLE001 - it is raised in the consumer
             self._fail(failure)
         self._active -= 1
         if not self._active:
             await self._finish()
+
+    def _take_at_once(self) -> tuple[int, object] | None:
+        """Take a request when there is nothing to wait for, which costs less than to take turns."""
+        if self._source.is_async or self._is_exhausted or self._places <= 0 or self._turn.locked():
+            return None
+        try:
+            return self._admit(self._source.next_at_once())
+        except Exception as failure:  # noqa: BLE001 - it is raised in the consumer
+            self._end_input(failure)
+            return None
 
     async def _take(self, worker: asyncio.Task[None]) -> tuple[int, object] | None:
         async with self._turn:
@@ -206,24 +220,30 @@ class Run:
                 return None
             self._cancellable.add(worker)
             try:
-                item = await self._source.next()
+                return self._admit(await self._source.next())
             except asyncio.CancelledError:
                 if self._not_sent is None:
                     raise
                 worker.uncancel()
-                item = END
+                return None
             except Exception as failure:  # noqa: BLE001 - it is raised in the consumer
-                # There is no more input, which is no reason not to send what was taken.
-                self._failure = self._failure or failure
-                item = END
+                self._end_input(failure)
+                return None
             finally:
                 self._cancellable.discard(worker)
-            if item is END:
-                self._is_exhausted = True
-                return None
-            self._places -= 1
-            self._taken += 1
-            return self._taken - 1, item
+
+    def _admit(self, item: object) -> tuple[int, object] | None:
+        if item is END:
+            self._is_exhausted = True
+            return None
+        self._places -= 1
+        self._taken += 1
+        return self._taken - 1, item
+
+    def _end_input(self, failure: Exception) -> None:
+        """Take note that the input failed, which is no reason not to send what was taken from it."""
+        self._failure = self._failure or failure
+        self._is_exhausted = True
 
     async def _carry_out(self, worker: asyncio.Task[None], index: int, item: object) -> None:
         try:
@@ -235,10 +255,10 @@ class Run:
         if text in self._recent or text in self._under_way:
             self._deliver(await self._repeat(index, request, text))
             return
-        digest = ""
-        if self._plan.journal is not None:
+        journal, digest = self._plan.journal, ""
+        if journal is not None:
             digest = digest_of(text)
-            if self._plan.journal.is_final(digest):
+            if journal.is_final(digest):
                 self._skipped += 1
                 self._put(index, None)
                 # A long row of these must not keep the loop from its other work.
@@ -247,13 +267,63 @@ class Run:
         self._under_way[text] = None
         result: ExchangeResult | None = None
         try:
-            result = await self._exchange_one(worker, index, request, digest)
-            self._remember(text, result)
+            outcome = await self._attempt(worker, request, digest)
+            if isinstance(outcome, Exception):
+                result = ExchangeResult(index=index, request=request, error=self._heed(outcome))
+            else:
+                result = ExchangeResult(index=index, request=request, response=outcome)
         finally:
-            waiting = self._under_way.pop(text)
-            if waiting is not None:
-                waiting.cancel() if result is None else waiting.set_result(result)
+            # However it ends: others may wait for it.
+            self._land(text, result)
         self._deliver(result)
+
+    async def _attempt(self, worker: asyncio.Task[None], request: _Request, digest: str) -> _Response | Exception:
+        journal = self._plan.journal
+        outcome: _Response | Exception
+        try:
+            if journal is not None:
+                await journal.begin(digest)
+            if self._not_sent is not None:
+                raise self._not_sent()
+            self._cancellable.add(worker)
+            outcome = await self._exchange(request)
+        except asyncio.CancelledError as cancelled:
+            judged = self._judge_cancellation(worker, cancelled)
+            if judged is None:
+                if journal is not None:
+                    journal.leave(digest)
+                raise
+            outcome = judged
+        except Exception as error:  # noqa: BLE001 - it is the request's result
+            outcome = error
+        finally:
+            self._cancellable.discard(worker)
+        if journal is not None and not isinstance(outcome, JournalError):
+            try:
+                await journal.record(digest, outcome)
+            except JournalError as failure:
+                self._fail(failure)
+        return outcome
+
+    def _judge_cancellation(
+        self, worker: asyncio.Task[None], cancelled: asyncio.CancelledError
+    ) -> OpenRouterError | None:
+        """What a cancellation means for the request; None when it is the worker that has to end at once."""
+        if not worker.cancelling():
+            return OpenRouterError("something inside the exchange was cancelled", outcome=Outcome.UNKNOWN)
+        if self._not_sent is None or cancelled.args != (IF_NOT_SENT,) or worker.uncancel():
+            # Somebody else's, such as that of a loop that ends, does not wait for what was sent.
+            return None
+        return self._not_sent()
+
+    def _heed(self, error: Exception) -> Exception:
+        if isinstance(error, OpenRouterError):
+            # It says by itself what happened, and frames are large.
+            error.with_traceback(None)
+        if isinstance(error, (ClientClosedError, JournalError)):
+            # So would all others fail.
+            self._fail(error)
+        return error
 
     async def _repeat(self, index: int, request: _Request, text: str) -> ExchangeResult:
         if text in self._under_way:
@@ -271,52 +341,19 @@ class Run:
         key, user_id = known
         return ExchangeResult(index=index, request=request, response=_Response(key=key, user_id=user_id))
 
-    def _remember(self, text: str, result: ExchangeResult) -> None:
+    def _land(self, text: str, result: ExchangeResult | None) -> None:
+        """Give the result to those that wait for it and to those that come later; None when there will be none."""
+        landed = self._under_way.pop(text)
+        if result is None:
+            if landed is not None:
+                landed.cancel()
+            return
+        if landed is not None:
+            landed.set_result(result)
         response = result.response
         self._recent[text] = result if response is None else (response.key, response.user_id)
         if self._plan.remembered is not None and len(self._recent) > self._plan.remembered:
             self._recent.popitem(last=False)
-
-    async def _exchange_one(
-        self, worker: asyncio.Task[None], index: int, request: _Request, digest: str
-    ) -> ExchangeResult:
-        journal = self._plan.journal
-        outcome: _Response | Exception
-        try:
-            if journal is not None:
-                await journal.begin(digest)
-            outcome = await self._send(worker, request)
-        except Exception as error:  # noqa: BLE001 - it is the request's result
-            outcome = error
-        if journal is not None and not isinstance(outcome, JournalError):
-            try:
-                await journal.record(digest, outcome)
-            except JournalError as failure:
-                self._fail(failure)
-        if not isinstance(outcome, Exception):
-            return ExchangeResult(index=index, request=request, response=outcome)
-        if isinstance(outcome, OpenRouterError):
-            # It says by itself what happened, and frames are large.
-            outcome.with_traceback(None)
-        if isinstance(outcome, (ClientClosedError, JournalError)):
-            # So would all others be.
-            self._fail(outcome)
-        return ExchangeResult(index=index, request=request, error=outcome)
-
-    async def _send(self, worker: asyncio.Task[None], request: _Request) -> _Response:
-        if self._not_sent is not None:
-            raise self._not_sent()
-        self._cancellable.add(worker)
-        try:
-            return await self._exchange(request)
-        except asyncio.CancelledError as cancelled:
-            if self._not_sent is None or cancelled.args != (_STOP,):
-                # Somebody else's, such as that of a loop that ends, does not wait for what was sent.
-                raise
-            worker.uncancel()
-            raise self._not_sent() from None
-        finally:
-            self._cancellable.discard(worker)
 
     def _deliver(self, result: ExchangeResult) -> None:
         if result.error is None:

@@ -17,6 +17,7 @@ class Source:
     """The input, to be asked by one worker at a time.
 
     Attributes:
+        is_async: Whether it has to be waited for.
         total: How many requests there are; None when the input does not say.
 
     Raises:
@@ -27,18 +28,24 @@ class Source:
         if isinstance(requests, (str, bytes)) or not isinstance(requests, (Iterable, AsyncIterable)):
             raise RequestValidationError("requests", "must be an iterable, or an async one, of requests or codes")
         self._requests: Any = requests
-        self._is_async = isinstance(requests, AsyncIterable)
         self._iterator: Any = None
+        self.is_async = isinstance(requests, AsyncIterable)
         hint = operator.length_hint(requests, -1)
         self.total = None if hint < 0 else hint
 
+    def next_at_once(self) -> object:
+        """The next item, or `END`, of an input that is not async."""
+        if self._iterator is None:
+            self._iterator = iter(self._requests)
+        return next(self._iterator, END)
+
     async def next(self) -> object:
         """The next item, or `END`."""
+        if not self.is_async:
+            return self.next_at_once()
         if self._iterator is None:
-            self._iterator = aiter(self._requests) if self._is_async else iter(self._requests)
-        if self._is_async:
-            return await anext(self._iterator, END)
-        return next(self._iterator, END)
+            self._iterator = aiter(self._requests)
+        return await anext(self._iterator, END)
 
     async def aclose(self) -> None:
         """Close an async generator that was made here; one that was passed in may be wanted afterwards."""

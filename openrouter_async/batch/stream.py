@@ -28,6 +28,8 @@ class Batch(AsyncIterator[ExchangeResult]):
         return self
 
     async def __anext__(self) -> ExchangeResult:
+        if (result := self._run.take()) is not None:
+            return result
         try:
             result = await self._run.next()
         except asyncio.CancelledError:

@@ -165,6 +165,59 @@ async def test_what_a_middleware_raises_is_a_result_of_unknown_outcome(fake: Fak
     assert result.outcome is Outcome.UNKNOWN
 
 
+async def test_a_cancellation_that_comes_from_inside_an_exchange_is_its_result_alone(fake: FakeOpenRouter) -> None:
+    first, second = issue(fake, 2)
+
+    async def cancel(request: Request, call_next: Handler) -> Response:
+        await asyncio.sleep(0)
+        if first.encode() in request.body:
+            raise asyncio.CancelledError
+        return await call_next(request)
+
+    async with connect(fake, middlewares=[cancel]) as client:
+        results = await client.oauth.exchange_all([first, first, second], concurrency=2)
+    assert [result.outcome for result in results] == [Outcome.UNKNOWN, Outcome.UNKNOWN, Outcome.COMPLETED]
+    assert str(results[0].error) == "something inside the exchange was cancelled"
+
+
+@pytest.mark.parametrize("number", [0, 1])
+async def test_a_worker_that_somebody_cancels_ends_the_batch_also_for_those_that_wait_for_its_code(
+    fake: FakeOpenRouter, number: int
+) -> None:
+    gate = Gate()
+    async with connect(fake, middlewares=[gate]) as client:
+        batch = client.oauth.exchange_many([fake.issue_code()] * 3, concurrency=3)
+        results: list[ExchangeResult] = []
+        reading = asyncio.ensure_future(read(batch, results))
+        await until(lambda: batch.progress.taken == 3 and gate.waiting == 1)
+        batch._run._workers[number].cancel()
+        async with asyncio.timeout(10):
+            with pytest.raises(asyncio.CancelledError):
+                await reading
+        assert all(worker.done() for worker in batch._run._workers)
+    assert {result.outcome for result in results} <= {Outcome.NOT_SENT}
+    assert len(fake.requests) == 0
+
+
+async def test_when_all_tasks_are_cancelled_a_batch_sends_nothing_more(fake: FakeOpenRouter) -> None:
+    fake.script(Fault.delay(0), Fault.hang().times(9))
+    client = connect(fake)
+    before = asyncio.all_tasks()
+    batch = client.oauth.exchange_many(issue(fake, 9), concurrency=2)
+    assert (await anext(batch)).error is None
+    await until(lambda: len(fake.requests) == 3)
+    ours = asyncio.all_tasks() - before
+    # Exchanges that are under way, too, are tasks that somebody finds, such as `asyncio.run` at its end.
+    for task in ours:
+        task.cancel()
+    async with asyncio.timeout(10):
+        await asyncio.wait(ours & {*batch._run._workers})
+    assert len(fake.requests) == 3
+    with pytest.raises(asyncio.CancelledError):
+        await anext(batch)
+    await client.aclose(timeout=0)
+
+
 async def test_the_key_is_in_the_result_also_when_on_key_fails(fake: FakeOpenRouter) -> None:
     async def refuse(*_: object) -> None:
         raise OSError
@@ -179,6 +232,7 @@ async def test_equal_requests_are_sent_once(fake: FakeOpenRouter, client: OpenRo
     one, two = issue(fake, 2)
     results = await client.oauth.exchange_all([one, two, one, one, "bad", "bad", two], concurrency=2)
     assert len(fake.requests) == 3
+    assert results[0].response == results[2].response
     assert results[0].key == results[2].key == results[3].key
     assert results[1].key == results[6].key
     assert results[4].error is results[5].error

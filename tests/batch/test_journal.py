@@ -545,5 +545,39 @@ async def test_what_was_sent_stays_in_doubt_when_the_loop_ends_while_a_closed_ba
         await reading
     fake.advance(60)
     await client.aclose()
-    await journal.aclose(timeout=0)
+    async with asyncio.timeout(10):
+        # There is nothing left to wait for.
+        await journal.aclose(timeout=60)
     assert [line["event"] for line in lines(path)] == ["intent"]
+
+
+async def test_a_worker_that_is_cancelled_while_its_intent_is_written_sends_nothing(
+    fake: FakeOpenRouter, client: OpenRouter, path: Path
+) -> None:
+    codes = issue(fake, 1)
+    async with Journal(path, keys=KEY) as journal:
+        batch = client.oauth.exchange_many([*codes, *codes], journal=journal, concurrency=2)
+        reading = asyncio.ensure_future(anext(batch))
+        await until(lambda: batch.progress.taken == 2)
+        batch._run._workers[0].cancel()
+        async with asyncio.timeout(10):
+            with pytest.raises(asyncio.CancelledError):
+                await reading
+            await journal.aclose(timeout=60)
+    assert len(fake.requests) == 0
+    assert [line["event"] for line in lines(path)] == ["intent"]
+    assert [result.key for result in await run(client, path, codes)] == [fake.issued_keys[0].key]
+
+
+async def test_a_cancellation_that_comes_from_inside_an_exchange_leaves_a_doubt(
+    fake: FakeOpenRouter, path: Path
+) -> None:
+    async def cancel(request: Request, call_next: Handler) -> Response:
+        await call_next(request)
+        raise asyncio.CancelledError
+
+    codes = issue(fake, 2)
+    async with OpenRouter(None, base_url=fake.base_url, middlewares=[cancel]) as client:
+        results = await run(client, path, codes, concurrency=1)
+    assert [result.outcome for result in results] == [Outcome.UNKNOWN] * 2
+    assert [entry.standing for entry in Journal.read(path)] == [Standing.IN_DOUBT] * 2

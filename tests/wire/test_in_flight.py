@@ -26,7 +26,7 @@ from openrouter_async import (
     inflight,
 )
 from openrouter_async.chain import Delivery
-from openrouter_async.inflight import InFlight
+from openrouter_async.inflight import IF_NOT_SENT, InFlight
 from tests.wire.audit import Audit
 from tests.wire.clock import StoppedClock, passes, until
 from tests.wire.server import (
@@ -93,8 +93,8 @@ def start(client: OpenRouter, number: int = 1, **fields: Any) -> asyncio.Task[Ex
     return asyncio.ensure_future(client.oauth.exchange_auth_code_for_api_key(code=code_of(number), **fields))
 
 
-async def cancel(task: asyncio.Task[Any]) -> None:
-    task.cancel()
+async def cancel(task: asyncio.Task[Any], message: str | None = None) -> None:
+    task.cancel(message)
     with pytest.raises(asyncio.CancelledError):
         await task
 
@@ -499,18 +499,16 @@ async def flights() -> AsyncIterator[InFlight[str]]:
 
 async def under_way(flights: InFlight[str], *, pending: bool) -> tuple[Exchange, asyncio.Task[str]]:
     exchange = Exchange()
-    caller = asyncio.ensure_future(flights.join("key", exchange.start, patient=True))
+    caller = asyncio.ensure_future(flights.join("key", exchange.start))
     await passes(3)
     assert exchange.delivery is not None
     exchange.delivery.pending = pending
     return exchange, caller
 
 
-async def test_a_patient_caller_that_is_cancelled_once_gets_what_may_have_been_carried_out(
-    flights: InFlight[str],
-) -> None:
+async def test_a_patient_caller_gets_what_may_have_been_carried_out(flights: InFlight[str]) -> None:
     exchange, caller = await under_way(flights, pending=True)
-    caller.cancel()
+    caller.cancel(IF_NOT_SENT)
     await passes()
     assert not caller.done()
     exchange.result.set_result("result")
@@ -520,18 +518,19 @@ async def test_a_patient_caller_that_is_cancelled_once_gets_what_may_have_been_c
 
 async def test_a_patient_caller_can_leave_when_nothing_was_sent(flights: InFlight[str]) -> None:
     exchange, caller = await under_way(flights, pending=False)
-    await cancel(caller)
+    await cancel(caller, IF_NOT_SENT)
     await passes()
     assert exchange.result.cancelled()
     assert len(flights) == 0
 
 
-async def test_a_patient_caller_that_is_cancelled_twice_leaves_and_the_exchange_goes_on(
-    flights: InFlight[str], caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("between", [0, 10])
+async def test_a_patient_caller_that_is_cancelled_again_leaves_and_the_exchange_goes_on(
+    flights: InFlight[str], caplog: pytest.LogCaptureFixture, between: int
 ) -> None:
     exchange, caller = await under_way(flights, pending=True)
-    caller.cancel()
-    await passes()
+    caller.cancel(IF_NOT_SENT)
+    await passes(between)
     await cancel(caller)
     exchange.result.set_result("result")
     await passes()
@@ -539,17 +538,17 @@ async def test_a_patient_caller_that_is_cancelled_twice_leaves_and_the_exchange_
     assert events(caplog) == ["key_lost"]
 
 
-@pytest.mark.parametrize("patient", [True, False])
+@pytest.mark.parametrize("message", [IF_NOT_SENT, None])
 async def test_a_caller_that_is_cancelled_in_the_pass_in_which_its_key_came(
-    flights: InFlight[str], caplog: pytest.LogCaptureFixture, patient: bool
+    flights: InFlight[str], caplog: pytest.LogCaptureFixture, message: str | None
 ) -> None:
     exchange = Exchange()
-    caller = asyncio.ensure_future(flights.join("key", exchange.start, patient=patient))
+    caller = asyncio.ensure_future(flights.join("key", exchange.start))
     await passes(3)
     exchange.result.set_result("result")
-    exchange.result.add_done_callback(lambda _: caller.cancel())
+    exchange.result.add_done_callback(lambda _: caller.cancel(message))
     await asyncio.wait([caller])
-    if patient:
+    if message:
         assert caller.result() == "result"
         assert events(caplog) == []
     else:
