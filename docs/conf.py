@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from sphinx.application import Sphinx
+
 import openrouter_async
 
 project = "openrouter_async"
@@ -23,6 +25,13 @@ show_warning_types = True
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 4
 
+autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
+autodoc_typehints_format = "short"
+python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 88
+napoleon_attr_annotations = True
+
 # What a docstring puts between single backticks is a name of this library, or of Python.
 default_role = "any"
 
@@ -32,3 +41,31 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sourcelink = False
+
+# What is not of this library has its pages elsewhere, and links to them would need the network when this is built.
+nitpick_ignore_regex = [
+    (
+        r"py:.*",
+        r"(aiogram|aiohttp|asyncio|collections|contextlib|datetime|discord|fastapi|logging|opentelemetry|os|pathlib"
+        r"|starlette|taskiq|uuid|webbrowser|yarl)\..*",
+    ),
+    # The same, as annotations that are imported for type checkers alone.
+    (r"py:class", r"ClientSession|KeyringBackend|Redis|RedisCluster|SSLContext|URL"),
+    # Type variables, and the seams between rooms of the package, which no user has to know.
+    (
+        r"py:.*",
+        r"openrouter_async\.(integrations\.frameworks\.(FlowOptions|Framework|LoginOptions|RequestT|ResponseT)"
+        r"|batch\.run\.Run|calls\.Caller|overload\.Overload|stats\.Counters)",
+    ),
+]
+
+
+def _keep_first_line(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    # Napoleon would take what stands before a colon there for a type; an empty comment has none.
+    if what in {"attribute", "data", "property"}:
+        lines[:0] = ["..", ""]
+
+
+def setup(app: Sphinx) -> None:
+    """What no option does."""
+    app.connect("autodoc-process-docstring", _keep_first_line, priority=100)

@@ -14,7 +14,7 @@
     ├── ResponseValidationError                 an answer that the API does not document
     ├── TransportError                          no HTTP answer
     │   └── RequestTimeoutError (TimeoutError)  none in time
-    ├── KeyDeliveryError                        the key is there, but `on_key` failed
+    ├── KeyDeliveryError                        the key is there, but ``on_key`` failed
     ├── JournalError                            a batch's journal cannot be used
     └── ClientClosedError                       the client cannot be used (any more, or here)
 """
@@ -304,7 +304,7 @@ class RequestTimeoutError(TransportError, TimeoutError):
 
 
 class KeyDeliveryError(OpenRouterError):
-    """`on_key` raised. The exchange itself succeeded, and its key is here.
+    """``on_key`` raised. The exchange itself succeeded, and its key is here.
 
     Attributes:
         response: What the exchange gave; ``response.key`` is the only copy that this library holds.

@@ -95,11 +95,11 @@ class RateLimitMiddleware:
     """Lets so many requests pass in so much time, and has others wait for their turn; needs the extra ``ratelimit``.
 
     Among the ``middlewares`` of a client it counts calls, and a call has its whole time once its turn has come. Among
-    the ``attempt_middlewares`` it counts attempts, retries too; then a `max_wait` keeps a call from taking longer than
+    the ``attempt_middlewares`` it counts attempts, retries too; then ``max_wait`` keeps a call from taking longer than
     its policy says. Clients that are given the same object share its limit.
 
     Args:
-        max_rate: Requests in a `time_period`, and in one go, from 1.
+        max_rate: Requests in a ``time_period``, and in one go, from 1.
         time_period: Seconds.
         max_wait: Seconds that a request waits for its turn at the most; then a `RequestTimeoutError` says that it was
             not sent. None waits for as long as it takes.

@@ -31,7 +31,7 @@ class RetryMiddleware:
     """Tries a request again as its `RetryPolicy` says, and remembers what happened.
 
     The attempts that failed are the ``history`` of the answer, or of the error. A 429 or 503 with ``Retry-After`` holds
-    back every call to that host that shares the same `Overload`, until the time that the server named; then they go on
+    back every call to that host that shares the ``Overload``, until the time that the server named; then they go on
     one by one, spread over a fifth of that time.
 
     Args:

@@ -254,7 +254,7 @@ class Journal:
     def read(path: str | os.PathLike[str], *, keys: Keys | None = None) -> list[JournalEntry]:
         """What a journal says, an entry a request, in the order of their first lines.
 
-        It may be in use meanwhile. This waits for the disk: in an event loop, call it by `asyncio.to_thread`.
+        It may be in use meanwhile. This waits for the disk: in an event loop, call it by ``asyncio.to_thread``.
 
         Args:
             path: Where the file is.

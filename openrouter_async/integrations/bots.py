@@ -82,7 +82,7 @@ class BotLogin:
 
     Args:
         flow: What the logins are made by. Its store must not be a `CookieStore`: chats have no cookies.
-        on_login: See `OnLogin`; it is awaited before the caller gets the key. If it raises, the caller gets a
+        on_login: See `bots.OnLogin`; it is awaited before the caller gets the key. If it raises, the caller gets a
             `KeyDeliveryError`, which has the key, and the same paste tries again while the flow keeps the result.
         on_logout: See `OnLogout`.
         notify: Tells a user of (user id, grant) in the chat that a login is finished which was finished elsewhere, by

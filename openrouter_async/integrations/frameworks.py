@@ -70,7 +70,7 @@ class StartOptions(TypedDict, total=False):
         return_to: The path to lead the user to afterwards; by default ``next`` in the query.
         key_label: The name that the key will have; by default that of the app.
         limit: The credit limit that the page proposes, in US dollars; by default that of the app.
-        context: What `OnLogin` gets with the grant; see `AuthorizationFlow.start`.
+        context: What `frameworks.OnLogin` gets with the grant; see `AuthorizationFlow.start`.
     """
 
     return_to: str | None

@@ -65,7 +65,7 @@ class WebLogin(Generic[RequestT, ResponseT]):
         framework: How requests and responses look.
         callback_url: Where OpenRouter sends the browser: https, or http on localhost or 127.0.0.1 to try things out.
             ``{state}`` belongs into its path. Over https cookies are ``Secure`` and have the prefix ``__Host-``.
-        on_login: See `OnLogin`.
+        on_login: See `frameworks.OnLogin`.
         on_error: See `OnError`.
         client: The client, which is borrowed; or what makes one, which is closed when the app ends.
         store: Where logins are between start and finish, which is borrowed; or what makes one, which is closed when the

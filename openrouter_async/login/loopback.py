@@ -85,7 +85,7 @@ class LoopbackLogin:
         app_name: The name to show on the final page.
         auth_url: OpenRouter's page.
         lifetime: Seconds that the login may take.
-        opener: What opens a browser; by default `webbrowser.open`.
+        opener: What opens a browser; by default ``webbrowser.open``.
         clock: Where time comes from; by default the client's.
 
     Raises:

@@ -41,7 +41,7 @@ class LoginRecord:
     """A login that was started, as a store holds it.
 
     Attributes:
-        id: Its `login_id`.
+        id: Its `records.login_id`.
         pkce: The verifier, and how its challenge was derived.
         expires_at: When it is over, in seconds since the epoch.
         binding: The `digest` of the browser or chat that it belongs to.
