@@ -6,7 +6,7 @@ Every block is of a kind that can be run, or a comment right above it says why i
 
 - ``python``: the blocks of a document share their names, as the cells of a notebook do.
 - ``console``: each line that starts with ``$`` is a command; what stands below it has to be in its output, in this
-  order. An ``…`` stands for anything.
+  order. An ``…`` stands for anything. What is exported is known to the commands after it.
 - a file, of any language, that the reader saves: it is written, and commands after it use it::
 
     <!-- file: app.py -->
@@ -53,6 +53,7 @@ _BLOCK: Final = re.compile(
 _PROSE: Final = frozenset({"text", "mermaid", "{toctree}", "{include}", "{eval-rst}", "{note}", "{warning}", "{tip}"})
 _SECONDS: Final = 60
 _CLEANUP: Final = "_cleanup"
+_ENVIRONMENT: Final = "_environment"
 
 _run_python: Final = PythonEvaluator()
 
@@ -103,7 +104,14 @@ def _environment() -> dict[str, str]:
 
 
 def _run_console(example: Example) -> None:
+    environment = example.namespace[_ENVIRONMENT]
     for command, expected in _commands(example):
+        if command.startswith("export "):
+            said = subprocess.run(
+                _shell(f"{command} && env -0"), stdout=subprocess.PIPE, text=True, check=True, env=environment
+            )
+            environment |= dict(line.split("=", 1) for line in said.stdout.split("\0") if line)
+            continue
         result = subprocess.run(
             _shell(command),
             stdin=subprocess.DEVNULL,
@@ -112,7 +120,7 @@ def _run_console(example: Example) -> None:
             text=True,
             timeout=_SECONDS,
             check=False,
-            env=_environment(),
+            env=environment,
         )
         assert result.returncode == 0, f"{command}: status {result.returncode}\n{result.stdout}"
         _compare(command, expected, result.stdout)
@@ -120,11 +128,11 @@ def _run_console(example: Example) -> None:
 
 def _start(example: Example) -> None:
     for command, expected in _commands(example):
-        example.namespace[_CLEANUP].enter_context(_running(command, expected))
+        example.namespace[_CLEANUP].enter_context(_running(command, expected, example.namespace[_ENVIRONMENT]))
 
 
 @contextmanager
-def _running(command: str, expected: str) -> Iterator[None]:
+def _running(command: str, expected: str, environment: Mapping[str, str]) -> Iterator[None]:
     """A command that serves, once it has said what is expected of it."""
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen(
@@ -132,7 +140,7 @@ def _running(command: str, expected: str) -> Iterator[None]:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            env=_environment(),
+            env=environment,
             start_new_session=True,
         )
         try:
@@ -197,7 +205,7 @@ def run_document(path: Path, names: Mapping[str, object], *, places: Mapping[str
     examples = list(document.examples())
     with ExitStack() as cleanup:
         document.namespace.update(names)
-        document.namespace[_CLEANUP] = cleanup
+        document.namespace |= {_CLEANUP: cleanup, _ENVIRONMENT: _environment()}
         for example in examples:
             example.evaluate()
     return len(examples)

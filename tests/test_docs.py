@@ -149,6 +149,12 @@ ready at port …
 ```console
 $ cat server.py
 print("ready at port 4711", flush=True)
+$ export WHO=you WHERE="$(echo here)"
+```
+
+```console
+$ echo "$WHO $WHERE"
+you here
 ```
 """
 
@@ -157,5 +163,5 @@ def test_a_document_has_files_servers_and_places(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "served.md"
     path.write_text(SERVED)
-    assert run_document(path, {}, places={"4010": "4711"}) == 3
+    assert run_document(path, {}, places={"4010": "4711"}) == 4
     assert not (tmp_path / "over").exists()
