@@ -37,6 +37,9 @@ _SHOWN_HEADERS: Final = frozenset(
 )
 _KEY_PREFIX: Final = "sk-or-v1-"
 _ANY_KEY: Final = re.compile(r"sk-or-[\w-]+")
+# A key whose prefix is cut off or misspelt, or another opaque token. What people quote to support is shorter, or has
+# dashes: a UUID, a trace id of 32 digits, `cf-ray`. A run that has no digit is a name.
+_LONG_RUN: Final = re.compile(r"(?<![0-9A-Za-z])(?=[A-Za-z]*[0-9])[0-9A-Za-z]{33,}")
 _MASKABLE_LENGTH: Final = 24
 # Where a secret may stand in text that somebody else wrote; what is kept comes before it.
 _PLACES: Final = (
@@ -83,12 +86,13 @@ def scrub(text: str, secrets: Iterable[str]) -> str:
     Args:
         text: What another party wrote, such as the body of an error.
         secrets: The values that this request sent. They are found as they are, JSON-escaped and
-            percent-encoded; whatever looks like an OpenRouter API key is taken out as well.
+            percent-encoded; whatever looks like an OpenRouter API key is taken out as well, and any run of
+            more than 32 letters and digits.
     """
     for secret in secrets:
         for form in {secret, json.dumps(secret)[1:-1], quote(secret, safe="")}:
             text = text.replace(form, MASK)
-    return _ANY_KEY.sub(MASK, text)
+    return _LONG_RUN.sub(MASK, _ANY_KEY.sub(MASK, text))
 
 
 def redact_text(text: str) -> str:

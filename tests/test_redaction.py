@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
+import time
 from types import MappingProxyType
 from typing import Any
 
@@ -21,6 +22,7 @@ from openrouter_async.redaction import MASK, SecretFilter, mask_key, mask_option
 CODE = "auth_code_c0ffee"
 STATE = "s" * 43
 KEY = "sk-or-v1-" + "a" * 64
+HEX = "0e6f44a47a05f1dad2ad7e88c4c1d6b77688157716fb1a5271146f7464951c96"
 
 
 @pytest.mark.parametrize(
@@ -203,3 +205,28 @@ def test_a_key_is_shown_by_its_ends_or_not_at_all() -> None:
 
 def test_secrets_of_a_request_are_found_in_each_of_their_spellings() -> None:
     assert scrub('a"b a\\"b a%22b sk-or-v1-x', ['a"b']) == "*** *** *** ***"
+
+
+@pytest.mark.parametrize(
+    ("text", "scrubbed"),
+    [
+        (f"no user for k-or-v1-{HEX}.", "no user for k-or-v1-***."),
+        (f"key={HEX[:33]}, {HEX.upper()}", "key=***, ***"),
+        (f"sk-or-v-1{HEX} is malformed", "*** is malformed"),
+        (f"trace {HEX[:32]}", f"trace {HEX[:32]}"),
+        ("request 7f8cf2f4-5b2c-4c8f-9a4f-0d3a4f3e9b61", "request 7f8cf2f4-5b2c-4c8f-9a4f-0d3a4f3e9b61"),
+        ("ray 9f2d1c0b7a6e5d4c-AMS, req_01JD9Z5V6Q8W3E2R1T0Y", "ray 9f2d1c0b7a6e5d4c-AMS, req_01JD9Z5V6Q8W3E2R1T0Y"),
+        ("InvalidAuthorizationCodeChallengeMethodError", "InvalidAuthorizationCodeChallengeMethodError"),
+        ("unsupported_usage_limit_type_for_workspace_2", "unsupported_usage_limit_type_for_workspace_2"),
+    ],
+)
+def test_a_key_without_its_prefix_is_masked_in_foreign_text_and_ids_stay_readable(text: str, scrubbed: str) -> None:
+    assert scrub(text, ()) == scrubbed
+
+
+def test_scrubbing_takes_time_in_proportion_to_the_text() -> None:
+    started = time.perf_counter()
+    assert scrub("a" * 1_000_000, ()) == "a" * 1_000_000
+    assert scrub("1-" * 500_000, ()) == "1-" * 500_000
+    assert scrub("sk-or" * 200_000, ()) == "sk-or" * 200_000
+    assert time.perf_counter() - started < 5

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 CORPUS: Final = Path(__file__).parent / "corpus"
+
+# The random part of an API key, in one byte a character or in two.
+_KEY: Final = re.compile(rb"(?:[0-9a-f]\0){64}|[0-9a-f]{64}")
 
 _INTERESTING: Final = (
     *(b"\0", b"\r\n", b"\r\n\r\n", b"\n", b"\r", b"\xff\xfe", b"\xed\xa0\x80", b"\xc0\xaf", b"\xef\xbb\xbf"),
@@ -73,8 +77,14 @@ _MUTATIONS: Final[Sequence[Callable[[random.Random, bytearray, bytes], None]]] =
 def mutate(corpus: Sequence[bytes], seed: int) -> bytes:
     """One input: an entry of the corpus after some changes, now and then after none."""
     chance = random.Random(seed)
-    data = bytearray(chance.choice(corpus))
+    data = bytearray(_renew_key(chance, chance.choice(corpus)))
     for _ in range(chance.randint(0, 3)):
         if data:
-            chance.choice(_MUTATIONS)(chance, data, chance.choice(corpus))
+            chance.choice(_MUTATIONS)(chance, data, _renew_key(chance, chance.choice(corpus)))
     return bytes(data)
+
+
+def _renew_key(chance: random.Random, data: bytes) -> bytes:
+    # No two inputs have a key in common: what one of them gives as a key cannot stand in another one's error.
+    key = chance.randbytes(32).hex()
+    return _KEY.sub(lambda found: key.encode("utf-16-le" if b"\0" in found[0] else "ascii"), data)

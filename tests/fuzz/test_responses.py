@@ -51,6 +51,8 @@ def check_error(error: errors.OpenRouterError) -> str:
     assert error.outcome is not errors.Outcome.COMPLETED
     assert len(str(error)) < 500
     assert str(error).isprintable()
+    # A key may be what was changed: its prefix does not show it any more, its length does.
+    assert re.search(r"[0-9a-f]{40}", str(error)) is None
     return f"{type(error).__name__}, {error.outcome}"
 
 
