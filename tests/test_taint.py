@@ -63,6 +63,12 @@ TEST = """
 """
 
 
+@pytest.fixture(autouse=True)
+def _no_other_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some of those that happen to be installed take seconds to import."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+
+
 def run(pytester: pytest.Pytester, bodies: Iterable[str], *, decorator: str = "") -> pytest.RunResult:
     """Run a test for each body, all in a process of their own."""
     source = textwrap.dedent(HEAD)
@@ -70,7 +76,7 @@ def run(pytester: pytest.Pytester, bodies: Iterable[str], *, decorator: str = ""
         source += textwrap.dedent(TEST).format(number=number, decorator=decorator)
         source += textwrap.indent(textwrap.dedent(body).strip(), "    ") + "\n"
     pytester.makepyfile(test_it=source)
-    pytester.makeini("[pytest]\nmarkers = shows_secrets\nasyncio_default_fixture_loop_scope = function")
+    pytester.makeini("[pytest]\nmarkers = shows_secrets")
     pytester.syspathinsert(ROOT)
     return pytester.runpytest_subprocess("-p", "tests.taint", "-p", "no:cacheprovider", "-q")
 

@@ -26,8 +26,11 @@ STORAGE: Final = Group("Where the key is kept", sort_key=70)
 CONNECTION: Final = Group("Connection", sort_key=80)
 OUTPUT: Final = Group("Output", sort_key=90)
 
-Secret: TypeAlias = Annotated[str | None, Parameter(allow_leading_hyphen=True)]
-"""A value on the command line that may start with a hyphen, as verifiers and "-" for the standard input do."""
+Text: TypeAlias = Annotated[str | None, Parameter(allow_leading_hyphen=True)]
+"""A value on the command line that may start with a hyphen, as one in 64 verifiers and challenges does."""
+
+Secret: TypeAlias = Text
+"""A secret; "-" reads it from the standard input."""
 
 SecretFile: TypeAlias = Annotated[Path | None, Parameter(allow_leading_hyphen=True)]
 """A file with a secret; "-" is the standard input."""

@@ -131,7 +131,8 @@ async def test_the_fields_of_a_code_are_sent_as_they_are_given(
     here: Here, fake: FakeOpenRouter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENROUTER_API_KEY", fake.token)
-    challenge = PKCEPair.generate().code_challenge
+    # One in 64 starts like an option.
+    challenge = "-" + PKCEPair.generate().code_challenge[1:]
     ended = await here(
         *("create-code", "https://app.example/callback", "--json", "--expires-at", "null"),
         *("--code-challenge", challenge, "--code-challenge-method", "S256", *at(fake)),

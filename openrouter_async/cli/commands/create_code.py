@@ -9,7 +9,7 @@ from typing import Literal
 
 from openrouter_async.cli.failures import UsageError
 from openrouter_async.cli.inputs import Lines, read_secret
-from openrouter_async.cli.options import AppKey, Connection, Method, Output, to_method
+from openrouter_async.cli.options import AppKey, Connection, Method, Output, Text, to_method
 from openrouter_async.cli.places import VARIABLE
 from openrouter_async.models import UNSET, CreateAuthKeysCodeRequest, Unset
 from openrouter_async.pkce import PKCEPair
@@ -20,13 +20,13 @@ async def create_code(
     callback_url: str,
     /,
     *,
-    code_challenge: str | None = None,
+    code_challenge: Text = None,
     code_challenge_method: Method | None = None,
     new_verifier: Path | None = None,
     limit: float | None = None,
     usage_limit_type: Literal["daily", "weekly", "monthly"] | None = None,
     expires_at: str | None = None,
-    key_label: str | None = None,
+    key_label: Text = None,
     workspace_id: str | None = None,
     key: AppKey = AppKey(),
     connection: Connection = Connection(),
