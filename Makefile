@@ -43,12 +43,14 @@ check: .venv/.test .venv/.check .venv/.bench
 docs: .venv/.docs
 	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --builder html docs docs/_build/html
 
-# The wheel, in an environment where nothing else is.
+# The wheel, in an environment where nothing else is; what it depends on stays installed until that changes.
 package: .venv/.pip
-	rm -rf dist .cache/package
+	rm -rf dist
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
-	$(PYTHON) -m venv .cache/package
+	@[ .cache/package/.installed -nt pyproject.toml ] || { rm -rf .cache/package && $(PYTHON) -m venv .cache/package; }
+	.cache/package/bin/python -m pip uninstall --quiet --disable-pip-version-check --yes openrouter-async
 	.cache/package/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
+	@touch .cache/package/.installed
 	cd .cache && package/bin/python -m openrouter_async.testing.demo
 
 test-all:
