@@ -88,7 +88,7 @@ def _commands(example: Example) -> Iterator[tuple[str, str]]:
     assert texts, f"{example.path}:{example.line}: no line starts with $"
     for text in texts:
         command, _, expected = text.partition("\n")
-        while command.endswith("\\"):
+        while command.endswith("\\") or expected.startswith("> "):
             more, _, expected = expected.partition("\n")
             command = f"{command}\n{more.removeprefix('> ')}"
         yield command, expected
@@ -106,10 +106,11 @@ def _environment() -> dict[str, str]:
 def _run_console(example: Example) -> None:
     environment = example.namespace[_ENVIRONMENT]
     for command, expected in _commands(example):
-        if command.startswith("export "):
+        if command.startswith(("export ", "unset ")):
             said = subprocess.run(
                 _shell(f"{command} && env -0"), stdout=subprocess.PIPE, text=True, check=True, env=environment
             )
+            environment.clear()
             environment |= dict(line.split("=", 1) for line in said.stdout.split("\0") if line)
             continue
         result = subprocess.run(

@@ -155,6 +155,12 @@ $ export WHO=you WHERE="$(echo here)"
 ```console
 $ echo "$WHO $WHERE"
 you here
+$ unset WHO
+$ for where in here there; do
+>     echo "${WHO:-nobody} $where"
+> done
+nobody here
+nobody there
 ```
 """
 
