@@ -73,7 +73,7 @@ class InFlight(Generic[T]):
             flight = self._joinable[key] = _Flight(key, landed)
             self._flights.add(flight)
             # It may be over when this returns: a loop can have an eager task factory.
-            flight.task = loop.create_task(self._fly(flight, start))
+            flight.task = loop.create_task(self._fly(flight, start), name="openrouter_async.exchange")
         try:
             await landed
         except asyncio.CancelledError as cancelled:

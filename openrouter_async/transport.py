@@ -1,22 +1,20 @@
-"""The way to the wire: a pooled aiohttp session. The only core module that imports aiohttp."""
+"""The way to the wire: a pooled aiohttp session. With `connections`, the only core module that imports aiohttp."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import time
-import weakref
 import zlib
 from contextlib import suppress
 from ssl import SSLContext
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import aiohttp
-from aiohttp.abc import AbstractStreamWriter
-from aiohttp.payload import BytesPayload
 from yarl import URL
 
-from openrouter_async.chain import Delivery, Request, Response
+from openrouter_async.chain import Request, Response
+from openrouter_async.connections import Body, Connections, NoCookies, make_socket
 from openrouter_async.deadlines import Deadlines
 from openrouter_async.errors import (
     ClientClosedError,
@@ -26,9 +24,6 @@ from openrouter_async.errors import (
     ResponseValidationError,
     TransportError,
 )
-
-if TYPE_CHECKING:
-    from aiohttp.client_proto import ResponseHandler
 
 BODY_LIMIT: Final = 1_048_576
 """The most bytes that a body may have, before and after decompression."""
@@ -66,42 +61,6 @@ class _EarlyAnswerError(Exception):
     pass
 
 
-class _Body(BytesPayload):
-    """A request body that knows whether it was written, and whether its connection had been used before."""
-
-    def __init__(self, body: bytes, delivery: Delivery, known: weakref.WeakSet[object]) -> None:
-        super().__init__(body, content_type="application/json")
-        self.written = False
-        self.written_at = 0.0
-        self.reused = False
-        self.refused = False
-        self._is_known = False
-        self._delivery = delivery
-        self._known = known
-
-    def know(self, protocol: ResponseHandler | None) -> None:
-        """Tell a connection that was used before from a new one; the first time counts."""
-        if protocol is not None and not self._is_known:
-            self._is_known = True
-            self.reused = protocol in self._known
-            self._known.add(protocol)
-
-    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
-        if self._delivery.withdrawn:
-            # Before Python 3.12, aiohttp writes one pass of the loop later, and the call may have been given up in it.
-            raise asyncio.CancelledError
-        protocol = getattr(writer, "protocol", None)
-        self.know(protocol)
-        if protocol is not None and protocol.should_close:
-            # There is an answer already. It belongs to an earlier request, and so does the key in it.
-            self.refused = True
-            raise ConnectionAbortedError
-        if writer.transport is not None and not writer.transport.is_closing():
-            self.written = self._delivery.pending = True
-            self.written_at = time.perf_counter()
-        await writer.write(self._value)
-
-
 class Transport:
     """One attempt at a time over a pooled session, which is made within the loop when it is first used.
 
@@ -131,7 +90,7 @@ class Transport:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._forks = _forks
         self._deadlines = Deadlines()
-        self._known_connections: weakref.WeakSet[object] = weakref.WeakSet()
+        self._known_connections = Connections()
 
     @property
     def in_flight(self) -> int:
@@ -160,8 +119,8 @@ class Transport:
             raise ClientClosedError("the client belongs to another event loop; make one for each loop")
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=self._pool_size),
-                cookie_jar=aiohttp.DummyCookieJar(),
+                connector=aiohttp.TCPConnector(limit=self._pool_size, socket_factory=make_socket),
+                cookie_jar=NoCookies(),
                 trust_env=self._trust_env,
             )
             _unclosed.add(self)
@@ -178,11 +137,34 @@ class Transport:
             ClientClosedError: The session is closed.
         """
         session = self.acquire_session()
-        body = _Body(request.body, request.delivery, self._known_connections)
+        body = Body(request.body, request.delivery, self._known_connections)
         started = time.perf_counter()
         deadline = self._deadlines.start(request.timeout)
         try:
-            return await self._exchange(session, request, body, started)
+            answer = await session.request(
+                request.method,
+                request.url,
+                data=body,
+                headers=request.headers,
+                allow_redirects=False,
+                auto_decompress=False,
+                raise_for_status=False,
+                timeout=_NO_TIMEOUT,
+                proxy=self._proxy,
+                ssl=self._ssl,
+            )
+            try:
+                content = await _read(answer, body)
+            except BaseException:
+                answer.close()
+                raise
+            return Response(
+                status=answer.status,
+                headers=answer.headers.copy(),
+                body=content,
+                elapsed=time.perf_counter() - started,
+                waited=max(0.0, body.written_at - started),
+            )
         except asyncio.CancelledError:
             if not deadline.settle():
                 raise
@@ -195,62 +177,6 @@ class Transport:
             self._deadlines.stop(deadline)
         # Raised here and not in the handler: the foreign exception and its frames hold headers and bodies.
         raise error
-
-    async def _exchange(
-        self, session: aiohttp.ClientSession, request: Request, body: _Body, started: float
-    ) -> Response:
-        answer = await session.request(
-            request.method,
-            request.url,
-            data=body,
-            headers=request.headers,
-            allow_redirects=False,
-            auto_decompress=False,
-            raise_for_status=False,
-            timeout=_NO_TIMEOUT,
-            proxy=self._proxy,
-            ssl=self._ssl,
-        )
-        connection = answer.connection
-        if body.refused or (connection is not None and not body.written):
-            body.know(connection and connection.protocol)
-            answer.close()
-            raise _EarlyAnswerError
-        try:
-            content = await self._read(answer)
-        except BaseException:
-            answer.close()
-            raise
-        return Response(
-            status=answer.status,
-            headers=answer.headers.copy(),
-            body=content,
-            elapsed=time.perf_counter() - started,
-            waited=max(0.0, body.written_at - started),
-        )
-
-    async def _read(self, answer: aiohttp.ClientResponse) -> bytes:
-        try:
-            if (answer.content_length or 0) > BODY_LIMIT:
-                raise _BodyTooLargeError
-            content = answer.content
-            body = await content.readany()
-            if not content.at_eof():
-                body = await _read_on(content, body)
-            return _decompress(body, answer.headers.get("Content-Encoding"))
-        except (_BodyTooLargeError, _UndecodableBodyError) as failure:
-            answer.close()
-            if answer.status >= 400:
-                # The status says enough; what the body would add is a message.
-                return b""
-            reason = (
-                f"is larger than {BODY_LIMIT} bytes"
-                if isinstance(failure, _BodyTooLargeError)
-                else "cannot be decompressed"
-            )
-        raise ResponseValidationError(
-            f"{answer.status}: the body {reason}", status_code=answer.status, headers=answer.headers.copy()
-        )
 
     async def aclose(self) -> None:
         """Close the session, if it is our own."""
@@ -276,18 +202,49 @@ class Transport:
         return True
 
 
+async def _read(answer: aiohttp.ClientResponse, sent: Body) -> bytes:
+    connection = answer.connection
+    if sent.refused or (connection is not None and not sent.written):
+        sent.know(connection and connection.protocol)
+        raise _EarlyAnswerError
+    try:
+        content = answer.content
+        body = await content.readany()
+        if not content.at_eof():
+            if (answer.content_length or 0) > BODY_LIMIT:
+                raise _BodyTooLargeError
+            body = await _read_on(content, body)
+        if len(body) > BODY_LIMIT:
+            raise _BodyTooLargeError
+        encoding = answer.headers.get("Content-Encoding")
+        return body if encoding is None else _decompress(body, encoding)
+    except (_BodyTooLargeError, _UndecodableBodyError) as failure:
+        answer.close()
+        if answer.status >= 400:
+            # The status says enough; what the body would add is a message.
+            return b""
+        reason = (
+            f"is larger than {BODY_LIMIT} bytes"
+            if isinstance(failure, _BodyTooLargeError)
+            else "cannot be decompressed"
+        )
+    raise ResponseValidationError(
+        f"{answer.status}: the body {reason}", status_code=answer.status, headers=answer.headers.copy()
+    )
+
+
 async def _read_on(content: aiohttp.StreamReader, first: bytes) -> bytes:
     body = bytearray(first)
     while chunk := await content.readany():
         body += chunk
         if len(body) > BODY_LIMIT:
-            raise _BodyTooLargeError
+            break
     return bytes(body)
 
 
-def _decompress(body: bytes, encoding: str | None) -> bytes:
+def _decompress(body: bytes, encoding: str) -> bytes:
     # We ask for "identity", yet an answer that is compressed all the same may hold a key.
-    if encoding is None or encoding.strip().lower() in ("", "identity"):
+    if encoding.strip().lower() in ("", "identity"):
         return body
     if encoding.strip().lower() not in ("gzip", "x-gzip", "deflate"):
         raise _UndecodableBodyError
@@ -323,7 +280,7 @@ _REASONS: Final[tuple[tuple[type[Exception], str], ...]] = (
 )
 
 
-def _translate(caught: Exception, request: Request, body: _Body) -> OpenRouterError:
+def _translate(caught: Exception, request: Request, body: Body) -> OpenRouterError:
     outcome = Outcome.UNKNOWN if body.written else Outcome.NOT_SENT
     place = f"{request.method} {request.url.scheme}://{request.url.authority}{request.url.raw_path}"
     if isinstance(caught, TimeoutError):

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 import inspect
 import json
 import socket
 import ssl
 import tracemalloc
-import weakref
 import zlib
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -25,7 +25,8 @@ from yarl import URL
 
 from openrouter_async import Handler, OpenRouter, Outcome, Request, RequestOptions, Response, RetryPolicy, errors
 from openrouter_async.chain import Delivery
-from openrouter_async.transport import BODY_LIMIT, Transport, _Body
+from openrouter_async.connections import Body, Connections, make_socket
+from openrouter_async.transport import BODY_LIMIT, Transport
 from tests.raw import RawServer, answering, http
 from tests.wire.clock import until
 
@@ -294,8 +295,8 @@ class Writer:
         self.written += data
 
 
-def body_for(delivery: Delivery, known: weakref.WeakSet[object] | None = None) -> _Body:
-    return _Body(b"{}", delivery, weakref.WeakSet() if known is None else known)
+def body_for(delivery: Delivery, known: Connections | None = None) -> Body:
+    return Body(b"{}", delivery, Connections() if known is None else known)
 
 
 async def test_a_body_is_not_written_where_an_answer_is_already() -> None:
@@ -317,7 +318,7 @@ async def test_a_body_of_a_call_that_was_given_up_is_not_written() -> None:
 
 
 async def test_a_connection_is_known_from_its_second_use_on() -> None:
-    known: weakref.WeakSet[object] = weakref.WeakSet()
+    known = Connections()
     writer: Any = Writer(Connection(should_close=False))
     bodies = [body_for(Delivery(), known) for _ in range(2)]
     for body in bodies:
@@ -327,11 +328,31 @@ async def test_a_connection_is_known_from_its_second_use_on() -> None:
     assert writer.written == b"{}{}"
 
 
+def test_a_connection_that_is_gone_is_forgotten() -> None:
+    known, connection = Connections(), Connection(should_close=False)
+    assert [known.add(connection), known.add(connection), len(known)] == [False, True, 1]
+    del connection
+    gc.collect()
+    assert len(known) == 0
+
+
 async def test_a_writer_that_does_not_tell_its_connection_still_writes() -> None:
     writer: Any = Writer()
     body = body_for(Delivery())
     await body.write_with_length(writer, 2)
     assert (writer.written, body.written, body.reused) == (b"{}", True, False)
+
+
+def test_a_socket_reads_64_kib_at_most() -> None:
+    ours = make_socket((socket.AF_INET, socket.SOCK_STREAM, 0, "", ()))
+    with ours, socket.create_server(("127.0.0.1", 0)) as server:
+        ours.connect(server.getsockname())
+        theirs = server.accept()[0]
+        with theirs:
+            theirs.sendall(b"x" * 100_000)
+            # As much as there is, but for what is too much.
+            assert len(ours.recv(100_000, socket.MSG_WAITALL)) == 65_536
+            assert len(ours.recv(256, socket.MSG_WAITALL)) == 256
 
 
 class Mock:
