@@ -70,6 +70,10 @@ def test_a_policy_that_makes_no_sense_is_refused(field: str, values: list[Any], 
         assert str(caught.value) == f"{field}: {requirement}"
 
 
+def test_any_status_of_an_error_can_be_retried() -> None:
+    assert RetryPolicy(statuses=iter([400, 599])).statuses == {400, 599}
+
+
 # --- backoff -------------------------------------------------------------------------------------------------------
 
 

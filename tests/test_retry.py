@@ -25,7 +25,7 @@ from openrouter_async import (
     RetryPolicy,
     errors,
 )
-from openrouter_async.chain import build_chain
+from openrouter_async.chain import Delivery, build_chain
 from openrouter_async.outcomes import error_from, settle
 from openrouter_async.overload import Overload, RetryBudget
 from openrouter_async.retry import OnRetry, RetryMiddleware
@@ -614,6 +614,38 @@ async def test_a_middleware_further_in_that_sends_again_hides_no_ambiguous_attem
     assert response.status == 403
     assert [attempt.is_ambiguous for attempt in response.history] == [True, False, False]
     assert error_of(response, clock).outcome is Outcome.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("steps", "pending"),
+    [
+        ([status(429)], False),
+        ([unreachable()], False),
+        ([dropped()], True),
+        ([status(503)], True),
+        ([status(429), dropped()], True),
+        ([dropped(), status(429)], True),
+        ([status(429), status(429)], False),
+    ],
+)
+async def test_a_request_is_pending_until_no_attempt_of_it_can_have_been_carried_out(
+    steps: list[Response | Exception], pending: bool
+) -> None:
+    clock = StoppedClock()
+    server = Script(clock, steps)
+
+    async def send(request: Request) -> Response:
+        request.delivery.pending = True  # as the transport does when it writes
+        return await server(request)
+
+    request = attrs.evolve(with_retry(initial_interval=1, jitter=False), delivery=Delivery())
+    call = asyncio.ensure_future(chain(clock, send)(request))
+    for _ in steps:
+        clock.advance(10)
+        await until(lambda: clock.sleeping == 1)
+    assert request.delivery.pending is pending
+    clock.advance(10)
+    assert (await call).status == 200
 
 
 async def test_what_a_middleware_further_in_raises_keeps_its_history() -> None:
