@@ -88,6 +88,8 @@ class Journal:
         self._standings: dict[str, Standing] = {}
         # Those under way: whether an earlier try of theirs is in doubt.
         self._open: dict[str, bool] = {}
+        # A future where somebody waits for the end of one.
+        self._ends: dict[str, asyncio.Future[None]] = {}
         self._settled = asyncio.Event()
         self._settled.set()
         self._group: _Group | None = None
@@ -138,8 +140,8 @@ class Journal:
                 # What could not be written before cannot be now.
                 self._file.close()
             self._file = None
-            self._open.clear()
-            self._settled.set()
+            for digest in tuple(self._open):
+                self.leave(digest)
 
     def standing(self, request: ExchangeAuthCodeForAPIKeyRequest | str) -> Standing | None:
         """What is known of a request; None when it was never tried.
@@ -166,18 +168,37 @@ class Journal:
         standing = self._standings.get(digest)
         return standing is not None and standing.is_final
 
-    async def begin(self, digest: str) -> None:
-        """Note for good that a request is about to be sent.
+    async def begin(self, digest: str) -> bool:
+        """Note for good that a request is about to be sent, unless it has a result that trying again cannot better.
+
+        While another batch has it under way, this waits for what comes of it.
+
+        Returns:
+            Whether it may be sent. Then, `record` or `leave` has to follow.
 
         Raises:
             JournalError: It cannot be written; nothing may be sent.
         """
-        # What is under way in this process is not in doubt: another batch will write its result.
-        doubted = digest not in self._open and self._standings.get(digest) is Standing.IN_DOUBT
-        await self._write({"event": "intent", "request": digest})
-        self._open[digest] = doubted
+        while digest in self._open:
+            await self._end_of(digest)
+        if self.is_final(digest):
+            return False
+        self._open[digest] = self._standings.get(digest) is Standing.IN_DOUBT
         self._settled.clear()
+        try:
+            await self._write({"event": "intent", "request": digest})
+        except BaseException:
+            self.leave(digest)
+            raise
         self._standings[digest] = Standing.IN_DOUBT
+        return True
+
+    async def _end_of(self, digest: str) -> None:
+        end = self._ends.get(digest)
+        if end is None:
+            end = self._ends[digest] = asyncio.get_running_loop().create_future()
+        # Not the future itself: if this caller were cancelled, so would be all that wait for it.
+        await asyncio.wait((end,))
 
     async def record(self, digest: str, result: ExchangeAuthCodeForAPIKeyResponse | Exception) -> None:
         """Note for good how it went.
@@ -193,17 +214,21 @@ class Journal:
         standing = standing_after(result)
         if doubted and standing is Standing.RETRYABLE:
             standing = Standing.IN_DOUBT
+        # Also when this is cancelled meanwhile, the line is written.
+        self._standings[digest] = standing
         try:
             await self._write(
                 {"event": "result", "request": digest, "standing": standing, **self._tell(digest, result)}
             )
-            self._standings[digest] = standing
         finally:
             self.leave(digest)
 
     def leave(self, digest: str) -> None:
         """Expect no result any more: without one, the request stays in doubt."""
         self._open.pop(digest, None)
+        end = self._ends.pop(digest, None)
+        if end is not None:
+            end.set_result(None)
         if not self._open:
             self._settled.set()
 

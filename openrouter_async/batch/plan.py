@@ -9,7 +9,7 @@ import attrs
 from openrouter_async.backoff import check_number
 from openrouter_async.batch.journal import Journal
 from openrouter_async.batch.progress import OnProgress
-from openrouter_async.batch.results import StopOn
+from openrouter_async.batch.results import ExchangeResult, StopOn
 from openrouter_async.errors import RequestValidationError
 
 
@@ -69,3 +69,9 @@ class Plan:
     def is_safe(self) -> bool:
         """Whether keys are put somewhere before the consumer gets them."""
         return self.has_on_key or (self.journal is not None and self.journal.holds_keys)
+
+    def is_stopped_by(self, result: ExchangeResult) -> object:
+        """Whether a result ends the batch, by what `stop_on` says."""
+        if callable(self.stop_on) and not isinstance(self.stop_on, type):
+            return self.stop_on(result)
+        return self.stop_on is not None and isinstance(result.error, self.stop_on)

@@ -10,7 +10,9 @@ from typing import Final, TypeAlias
 
 import attrs
 
+from openrouter_async.batch.results import ExchangeResult
 from openrouter_async.clock import Clock
+from openrouter_async.errors import Outcome
 from openrouter_async.events import Event
 
 logger = logging.getLogger(__name__)
@@ -63,6 +65,60 @@ class BatchProgress:
 
 OnProgress: TypeAlias = Callable[[BatchProgress], object]
 """Called as a batch goes on. When it is a coroutine function, each call is awaited before the next one."""
+
+
+class Tally:
+    """Counts what comes of a batch.
+
+    Args:
+        total: How many requests the input has; None when it does not say.
+        clock: Where time comes from.
+
+    Attributes:
+        repeated: Results that were shared with an equal request before.
+        skipped: Requests without a result.
+    """
+
+    def __init__(self, total: int | None, clock: Clock) -> None:
+        self.repeated = self.skipped = 0
+        self._succeeded = self._failed = self._unknown = 0
+        self._total = total
+        self._clock = clock
+        self._started: float | None = None
+        self._elapsed = 0.0
+
+    @property
+    def is_started(self) -> bool:
+        """Whether time is measured."""
+        return self._started is not None
+
+    def start(self) -> None:
+        """Measure the time from now."""
+        self._started = self._clock.monotonic()
+
+    def add(self, result: ExchangeResult) -> None:
+        """Count a result."""
+        if result.error is None:
+            self._succeeded += 1
+        else:
+            self._failed += 1
+            self._unknown += result.outcome is Outcome.UNKNOWN
+
+    def progress(self, *, taken: int, is_finished: bool) -> BatchProgress:
+        """How far a batch has come that has taken so many requests."""
+        if self._started is not None and not is_finished:
+            self._elapsed = self._clock.monotonic() - self._started
+        return BatchProgress(
+            taken=taken,
+            succeeded=self._succeeded,
+            failed=self._failed,
+            unknown=self._unknown,
+            repeated=self.repeated,
+            skipped=self.skipped,
+            elapsed=self._elapsed,
+            total=self._total,
+            is_finished=is_finished,
+        )
 
 
 class Reporter:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from typing import TypeAlias
 
 import attrs
 
+from openrouter_async.batch.intake import Intake
+from openrouter_async.batch.journal import Journal
+from openrouter_async.batch.outlet import Outlet
 from openrouter_async.batch.plan import Plan
-from openrouter_async.batch.progress import BatchProgress, Reporter
-from openrouter_async.batch.results import ExchangeResult, StopOn
-from openrouter_async.batch.source import END, Source
+from openrouter_async.batch.progress import BatchProgress, Reporter, Tally
+from openrouter_async.batch.repeats import Repeats
+from openrouter_async.batch.results import ExchangeResult
+from openrouter_async.batch.source import Source
 from openrouter_async.batch.standing import digest_of, text_of
 from openrouter_async.clock import Clock
 from openrouter_async.errors import (
@@ -49,6 +52,9 @@ class Run:
     more memory than a short one. They stop taking while twice as many requests as there are workers have no result that
     the consumer took. The batch cancels a worker only while it waits for input or for an exchange, and an exchange that
     was sent ends first: so nothing has to be repaired afterwards. Whoever else cancels one ends the batch at once.
+
+    Attributes:
+        take: Gives a result that is there; None when there is none yet, or no more.
     """
 
     def __init__(self, exchange: Exchange, source: Source, plan: Plan, clock: Clock) -> None:
@@ -62,34 +68,17 @@ class Run:
         self._active = 0
         self._cancellable: set[asyncio.Task[None]] = set()
         self._timer: asyncio.Task[None] | None = None
-        self._turn = asyncio.Lock()
-        self._places = 2 * plan.concurrency
-        self._room = asyncio.Event()
-        # Results that can be taken, and in an ordered batch those that wait for an earlier one: None if there is none.
-        self._results: deque[ExchangeResult] = deque()
-        self._early: dict[int, ExchangeResult | None] = {}
-        self._next_index = 0
-        self._news = asyncio.Event()
-        # By the text of their requests. Of a key, no more is kept than strings, which cost no garbage collection.
-        self._under_way: dict[str, asyncio.Future[ExchangeResult] | None] = {}
-        self._recent: OrderedDict[str, ExchangeResult | tuple[str, str | None]] = OrderedDict()
+        self._outlet = Outlet(places=2 * plan.concurrency, ordered=plan.ordered)
+        self.take = self._outlet.take
+        self._intake = Intake(source, self._outlet, self._cancellable)
+        self._repeats = Repeats(plan.remembered)
         self._not_sent: NotSent | None = None
         self._failure: BaseException | None = None
-        self._is_exhausted = False
         self._is_finished = False
         self._is_abandoned = False
-        self._taken = self._succeeded = self._failed = self._unknown = self._repeated = self._skipped = 0
-        self._started: float | None = None
-        self._elapsed = 0.0
+        self._tally = Tally(source.total, clock)
 
     # The consumer's side.
-
-    def take(self) -> ExchangeResult | None:
-        """A result that is there; None when there is none yet, or no more."""
-        if not self._results:
-            return None
-        self._free_place()
-        return self._results.popleft()
 
     async def next(self) -> ExchangeResult | None:
         """The next result; None when no more will come.
@@ -97,16 +86,16 @@ class Run:
         Raises:
             BaseException: What ended the batch, after its last result.
         """
-        if self._started is None:
+        if not self._tally.is_started:
             self._start()
-        while (result := self.take()) is None:
+        while (result := self._outlet.take()) is None:
             if self._is_finished:
-                failure, self._failure = self._failure, None
+                failure = self._failure or self._intake.failure
+                self._failure = self._intake.failure = None
                 if failure is not None:
                     raise failure
                 return None
-            self._news.clear()
-            await self._news.wait()
+            await self._outlet.wait_for_news()
         return result
 
     def stop(self, not_sent: NotSent) -> None:
@@ -114,10 +103,10 @@ class Run:
         if self._not_sent is not None:
             return
         self._not_sent = not_sent
-        self._is_exhausted = True
-        self._room.set()
-        if self._started is None:
-            self._started = self._clock.monotonic()
+        self._intake.is_over = True
+        self._outlet.tell_room()
+        if not self._tally.is_started:
+            self._tally.start()
             self._is_finished = True
         for worker in self._cancellable:
             worker.cancel(IF_NOT_SENT)
@@ -129,7 +118,7 @@ class Run:
 
     def abandon(self) -> None:
         """Stop, and take note that nobody will take the results. It may be called from any thread."""
-        if self._loop is None or (self._is_finished and not self._results):
+        if self._loop is None or (self._is_finished and not self._outlet.results):
             return
         # When the loop is closed, nothing is under way any more.
         with suppress(RuntimeError):
@@ -148,22 +137,10 @@ class Run:
     @property
     def progress(self) -> BatchProgress:
         """How far the batch has come."""
-        if self._started is not None and not self._is_finished:
-            self._elapsed = self._clock.monotonic() - self._started
-        return BatchProgress(
-            taken=self._taken,
-            succeeded=self._succeeded,
-            failed=self._failed,
-            unknown=self._unknown,
-            repeated=self._repeated,
-            skipped=self._skipped,
-            elapsed=self._elapsed,
-            total=self._source.total,
-            is_finished=self._is_finished,
-        )
+        return self._tally.progress(taken=self._intake.taken, is_finished=self._is_finished)
 
     def _start(self) -> None:
-        self._started = self._clock.monotonic()
+        self._tally.start()
         self._loop = loop = asyncio.get_running_loop()
         self._active = self._plan.concurrency
         self._workers = [loop.create_task(self._work()) for _ in range(self._active)]
@@ -184,8 +161,8 @@ class Run:
         self._forget_results()
 
     def _forget_results(self) -> None:
-        self.warn_of_loss(self._results)
-        self._results.clear()
+        self.warn_of_loss(self._outlet.results)
+        self._outlet.results.clear()
 
     # The workers' side.
 
@@ -193,127 +170,84 @@ class Run:
         worker = asyncio.current_task()
         assert worker is not None  # noqa: S101 - a coroutine of ours runs in a task
         try:
-            while (taken := self._take_at_once() or await self._take(worker)) is not None:
-                await self._carry_out(worker, *taken)
+            while (taken := self._intake.take_at_once() or await self._intake.take(worker)) is not None:
+                index, item = taken
+                try:
+                    request = item if isinstance(item, _Request) else _Request(code=item)  # type: ignore[arg-type]
+                except RequestValidationError as invalid:
+                    self._deliver(ExchangeResult(index=index, error=invalid.with_traceback(None)))
+                    continue
+                text = text_of(request)
+                if self._repeats.claim(text):
+                    await self._carry_out(worker, index, request, text)
+                else:
+                    shared = await self._repeats.share(index, request, text)
+                    self._tally.repeated += 1
+                    self._deliver(shared)
         except (Exception, asyncio.CancelledError) as failure:  # noqa: BLE001 - it is raised in the consumer
             self._fail(failure)
         self._active -= 1
         if not self._active:
             await self._finish()
 
-    def _take_at_once(self) -> tuple[int, object] | None:
-        """Take a request when there is nothing to wait for, which costs less than to take turns."""
-        if self._source.is_async or self._is_exhausted or self._places <= 0 or self._turn.locked():
-            return None
+    async def _carry_out(self, worker: asyncio.Task[None], index: int, request: _Request, text: str) -> None:
+        journal, digest, is_begun = self._plan.journal, "", False
+        result: ExchangeResult | None = None
+        outcome: _Response | Exception
         try:
-            return self._admit(self._source.next_at_once())
-        except Exception as failure:  # noqa: BLE001 - it is raised in the consumer
-            self._end_input(failure)
-            return None
-
-    async def _take(self, worker: asyncio.Task[None]) -> tuple[int, object] | None:
-        async with self._turn:
-            while self._places <= 0 and not self._is_exhausted:
-                self._room.clear()
-                await self._room.wait()
-            if self._is_exhausted:
-                return None
-            self._cancellable.add(worker)
             try:
-                return self._admit(await self._source.next())
-            except asyncio.CancelledError:
-                if self._not_sent is None:
-                    raise
-                worker.uncancel()
-                return None
-            except Exception as failure:  # noqa: BLE001 - it is raised in the consumer
-                self._end_input(failure)
-                return None
+                if journal is not None:
+                    digest = digest_of(text)
+                    is_begun = await journal.begin(digest)
+                    if not is_begun:
+                        await self._skip(index)
+                        return
+                if self._not_sent is not None:
+                    raise self._not_sent()
+                self._cancellable.add(worker)
+                outcome = await self._exchange(request)
+            except asyncio.CancelledError as cancelled:
+                outcome = self._judge_cancellation(worker, cancelled)
+            except Exception as error:  # noqa: BLE001 - it is the request's result
+                outcome = error
             finally:
                 self._cancellable.discard(worker)
-
-    def _admit(self, item: object) -> tuple[int, object] | None:
-        if item is END:
-            self._is_exhausted = True
-            return None
-        self._places -= 1
-        self._taken += 1
-        return self._taken - 1, item
-
-    def _end_input(self, failure: Exception) -> None:
-        """Take note that the input failed, which is no reason not to send what was taken from it."""
-        self._failure = self._failure or failure
-        self._is_exhausted = True
-
-    async def _carry_out(self, worker: asyncio.Task[None], index: int, item: object) -> None:
-        try:
-            request = item if isinstance(item, _Request) else _Request(code=item)  # type: ignore[arg-type]
-        except RequestValidationError as invalid:
-            self._deliver(ExchangeResult(index=index, error=invalid.with_traceback(None)))
-            return
-        text = text_of(request)
-        if text in self._recent or text in self._under_way:
-            self._deliver(await self._repeat(index, request, text))
-            return
-        journal, digest = self._plan.journal, ""
-        if journal is not None:
-            digest = digest_of(text)
-            if journal.is_final(digest):
-                self._skipped += 1
-                self._put(index, None)
-                # A long row of these must not keep the loop from its other work.
-                await asyncio.sleep(0)
-                return
-        self._under_way[text] = None
-        result: ExchangeResult | None = None
-        try:
-            outcome = await self._attempt(worker, request, digest)
+            if journal is not None and is_begun:
+                await self._record(journal, digest, outcome)
             if isinstance(outcome, Exception):
                 result = ExchangeResult(index=index, request=request, error=self._heed(outcome))
             else:
                 result = ExchangeResult(index=index, request=request, response=outcome)
         finally:
             # However it ends: others may wait for it.
-            self._land(text, result)
+            self._repeats.land(text, result)
+            if journal is not None and is_begun and result is None:
+                journal.leave(digest)
         self._deliver(result)
 
-    async def _attempt(self, worker: asyncio.Task[None], request: _Request, digest: str) -> _Response | Exception:
-        journal = self._plan.journal
-        outcome: _Response | Exception
-        try:
-            if journal is not None:
-                await journal.begin(digest)
-            if self._not_sent is not None:
-                raise self._not_sent()
-            self._cancellable.add(worker)
-            outcome = await self._exchange(request)
-        except asyncio.CancelledError as cancelled:
-            judged = self._judge_cancellation(worker, cancelled)
-            if judged is None:
-                if journal is not None:
-                    journal.leave(digest)
-                raise
-            outcome = judged
-        except Exception as error:  # noqa: BLE001 - it is the request's result
-            outcome = error
-        finally:
-            self._cancellable.discard(worker)
-        if journal is not None and not isinstance(outcome, JournalError):
-            try:
-                await journal.record(digest, outcome)
-            except JournalError as failure:
-                self._fail(failure)
-        return outcome
+    async def _skip(self, index: int) -> None:
+        self._tally.skipped += 1
+        self._outlet.put(index, None)
+        # A long row of these must not keep the loop from its other work.
+        await asyncio.sleep(0)
 
-    def _judge_cancellation(
-        self, worker: asyncio.Task[None], cancelled: asyncio.CancelledError
-    ) -> OpenRouterError | None:
-        """What a cancellation means for the request; None when it is the worker that has to end at once."""
+    async def _record(self, journal: Journal, digest: str, outcome: _Response | Exception) -> None:
+        try:
+            await journal.record(digest, outcome)
+        except JournalError as failure:
+            self._fail(failure)
+
+    def _judge_cancellation(self, worker: asyncio.Task[None], cancelled: asyncio.CancelledError) -> OpenRouterError:
+        """What a cancellation means for the request.
+
+        Raises:
+            CancelledError: It is the worker that has to end at once.
+        """
         if not worker.cancelling():
             return OpenRouterError("something inside the exchange was cancelled", outcome=Outcome.UNKNOWN)
         if self._not_sent is None or cancelled.args != (IF_NOT_SENT,) or worker.uncancel():
             # Somebody else's, such as that of a loop that ends, does not wait for what was sent.
-            return None
+            raise cancelled
         return self._not_sent()
 
     def _heed(self, error: Exception) -> Exception:
@@ -325,68 +259,13 @@ class Run:
             self._fail(error)
         return error
 
-    async def _repeat(self, index: int, request: _Request, text: str) -> ExchangeResult:
-        if text in self._under_way:
-            landed = self._under_way[text]
-            if landed is None:
-                landed = self._under_way[text] = asyncio.get_running_loop().create_future()
-            # Not the future itself: if this worker were cancelled, so would be all that wait for it.
-            await asyncio.wait((landed,))
-            known: ExchangeResult | tuple[str, str | None] = landed.result()
-        else:
-            known = self._recent[text]
-        self._repeated += 1
-        if isinstance(known, ExchangeResult):
-            return attrs.evolve(known, index=index)
-        key, user_id = known
-        return ExchangeResult(index=index, request=request, response=_Response(key=key, user_id=user_id))
-
-    def _land(self, text: str, result: ExchangeResult | None) -> None:
-        """Give the result to those that wait for it and to those that come later; None when there will be none."""
-        landed = self._under_way.pop(text)
-        if result is None:
-            if landed is not None:
-                landed.cancel()
-            return
-        if landed is not None:
-            landed.set_result(result)
-        response = result.response
-        self._recent[text] = result if response is None else (response.key, response.user_id)
-        if self._plan.remembered is not None and len(self._recent) > self._plan.remembered:
-            self._recent.popitem(last=False)
-
     def _deliver(self, result: ExchangeResult) -> None:
-        if result.error is None:
-            self._succeeded += 1
-        else:
-            self._failed += 1
-            self._unknown += result.outcome is Outcome.UNKNOWN
-        self._put(result.index, result)
+        self._tally.add(result)
+        self._outlet.put(result.index, result)
         if self._reporter is not None:
             self._reporter.update(lambda: self.progress)
-        if self._plan.stop_on is not None and _matches(self._plan.stop_on, result):
+        if self._plan.stop_on is not None and self._plan.is_stopped_by(result):
             self.stop(lambda: TransportError("not sent: stop_on ended the batch", outcome=Outcome.NOT_SENT, attempts=0))
-
-    def _put(self, index: int, result: ExchangeResult | None) -> None:
-        """Hand over a result, or None for a request that has none."""
-        if not self._plan.ordered:
-            self._hand_over(result)
-            return
-        self._early[index] = result
-        while self._next_index in self._early:
-            self._hand_over(self._early.pop(self._next_index))
-            self._next_index += 1
-
-    def _hand_over(self, result: ExchangeResult | None) -> None:
-        if result is None:
-            self._free_place()
-        else:
-            self._results.append(result)
-            self._news.set()
-
-    def _free_place(self) -> None:
-        self._places += 1
-        self._room.set()
 
     def _fail(self, failure: BaseException) -> None:
         self._failure = self._failure or failure
@@ -408,7 +287,7 @@ class Run:
                     await self._reporter.close(last)
             finally:
                 self._is_finished = True
-                self._news.set()
+                self._outlet.tell_news()
                 if self._is_abandoned:
                     self._forget_results()
 
@@ -416,9 +295,3 @@ class Run:
 def closed() -> OpenRouterError:
     """The error for a request that was not sent, since the batch was closed before."""
     return TransportError("not sent: the batch was closed", outcome=Outcome.NOT_SENT, attempts=0)
-
-
-def _matches(stop_on: StopOn, result: ExchangeResult) -> object:
-    if isinstance(stop_on, (type, tuple)):
-        return isinstance(result.error, stop_on)
-    return stop_on(result)

@@ -23,12 +23,14 @@ class Batch(AsyncIterator[ExchangeResult]):
 
     def __init__(self, run: Run) -> None:
         self._run = run
+        self._take = run.take
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> ExchangeResult:
-        if (result := self._run.take()) is not None:
+        result = self._take()
+        if result is not None:
             return result
         try:
             result = await self._run.next()

@@ -263,9 +263,12 @@ async def test_requests_that_differ_in_the_verifier_are_different(fake: FakeOpen
 async def test_a_stream_forgets_old_requests_and_a_list_does_not(
     fake: FakeOpenRouter, client: OpenRouter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, *others = issue(fake, 5)
+    codes = issue(fake, 6)
+    first = codes[0]
     monkeypatch.setattr("openrouter_async.oauth.REMEMBERED", 3)
-    results = [result async for result in client.oauth.exchange_many([first, *others, first], concurrency=1)]
+    batch = client.oauth.exchange_many([*codes[:4], first, *codes[4:], first], concurrency=1)
+    results = [result async for result in batch]
+    assert results[4].key == results[0].key
     assert isinstance(results[-1].error, errors.ForbiddenResponseError)
     first, *others = issue(fake, 5)
     results = await client.oauth.exchange_all([first, *others, first], concurrency=1)

@@ -336,14 +336,57 @@ async def test_a_journal_that_is_closed_in_the_middle_of_writing_writes_all_of_i
         await journal.begin(request_digest("three"))
 
 
-async def test_batches_can_share_a_journal(fake: FakeOpenRouter, client: OpenRouter, path: Path) -> None:
+async def test_batches_that_share_a_journal_share_its_results(
+    fake: FakeOpenRouter, client: OpenRouter, path: Path
+) -> None:
     codes = issue(fake, 5)
     async with Journal(path, keys=KEY) as journal:
         one, other = await asyncio.gather(*(client.oauth.exchange_all(codes, journal=journal) for _ in range(2)))
-    for result in (*one, *other):
-        assert result.error is None
+    assert sorted(result.request.code for result in (*one, *other) if result.request) == sorted(codes)
     assert len(fake.issued_keys) == len(fake.requests) == 5
     assert [entry.standing for entry in Journal.read(path)] == [Standing.DONE] * 5
+
+
+async def test_a_request_that_another_batch_has_under_way_waits_for_its_result(
+    fake: FakeOpenRouter, path: Path, journal: Journal
+) -> None:
+    gate = Gate()
+    (code,) = issue(fake, 1)
+    async with (
+        OpenRouter(None, base_url=fake.base_url, middlewares=[gate]) as one,
+        OpenRouter(None, base_url=fake.base_url) as other,
+    ):
+        first = asyncio.ensure_future(one.oauth.exchange_all([code], journal=journal))
+        await until(lambda: gate.waiting == 1)
+        rest = [asyncio.ensure_future(other.oauth.exchange_all([code], journal=journal)) for _ in range(2)]
+        await until(lambda: len(journal._ends) == 1)
+        rest.append(asyncio.ensure_future(other.oauth.exchange_all([code], journal=journal)))
+        rest.pop(0).cancel()
+        gate.let(1)
+        async with asyncio.timeout(10):
+            assert [result.error for result in await first] == [None]
+            assert await asyncio.gather(*rest) == [[], []]
+    assert len(fake.requests) == 1
+    assert [entry.key for entry in Journal.read(path, keys=KEY)] == [fake.issued_keys[0].key]
+
+
+async def test_a_request_that_another_batch_left_is_sent(
+    fake: FakeOpenRouter, client: OpenRouter, path: Path, journal: Journal
+) -> None:
+    gate = Gate()
+    (code,) = issue(fake, 1)
+    async with OpenRouter(None, base_url=fake.base_url, middlewares=[gate]) as stuck:
+        leaving = stuck.oauth.exchange_many([code], journal=journal, concurrency=1)
+        reading = asyncio.ensure_future(anext(leaving))
+        await until(lambda: gate.waiting == 1)
+        second = asyncio.ensure_future(client.oauth.exchange_all([code], journal=journal))
+        await until(lambda: len(journal._ends) == 1)
+        leaving._run._workers[0].cancel()
+        async with asyncio.timeout(10):
+            assert [result.key for result in await second] == [fake.issued_keys[0].key]
+        await asyncio.wait((reading,))
+        assert reading.cancelled()
+    assert [entry.standing for entry in Journal.read(path)] == [Standing.DONE]
 
 
 async def test_what_comes_at_the_same_time_shares_an_fsync(

@@ -1,0 +1,72 @@
+"""Requests of a batch that are equal: one is sent, and the others share what it comes to."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TypeAlias
+
+import attrs
+
+from openrouter_async.batch.results import ExchangeResult
+from openrouter_async.models import ExchangeAuthCodeForAPIKeyRequest, ExchangeAuthCodeForAPIKeyResponse
+
+_Known: TypeAlias = ExchangeResult | tuple[str, str | None]
+"""Of a key, no more is kept than strings, which cost no garbage collection."""
+
+
+class Repeats:
+    """What is under way, and what was lately. Requests go by their `text_of`.
+
+    Args:
+        remembered: How many results are remembered at the least; twice as many at the most. None for all.
+    """
+
+    def __init__(self, remembered: int | None) -> None:
+        self._remembered = remembered
+        # A future only where somebody waits for it.
+        self._under_way: dict[str, asyncio.Future[ExchangeResult] | None] = {}
+        # Two generations: to drop one at a time costs less than one result at a time.
+        self._recent: dict[str, _Known] = {}
+        self._older: dict[str, _Known] = {}
+
+    def claim(self, text: str) -> bool:
+        """Take note that a request is under way; False when an equal one is, or was."""
+        if text in self._under_way or text in self._recent or text in self._older:
+            return False
+        self._under_way[text] = None
+        return True
+
+    def land(self, text: str, result: ExchangeResult | None) -> None:
+        """Give a result to those that wait for it and to those that come later; None when there will be none."""
+        landed = self._under_way.pop(text)
+        if result is None:
+            if landed is not None:
+                landed.cancel()
+            return
+        if landed is not None:
+            landed.set_result(result)
+        response = result.response
+        self._recent[text] = result if response is None else (response.key, response.user_id)
+        if len(self._recent) == self._remembered:
+            self._older, self._recent = self._recent, {}
+
+    async def share(self, index: int, request: ExchangeAuthCodeForAPIKeyRequest, text: str) -> ExchangeResult:
+        """The result of an equal request, as one of this place in the input.
+
+        Raises:
+            CancelledError: The one that was under way was ended without a result.
+        """
+        if text in self._under_way:
+            landed = self._under_way[text]
+            if landed is None:
+                landed = self._under_way[text] = asyncio.get_running_loop().create_future()
+            # Not the future itself: if this worker were cancelled, so would be all that wait for it.
+            await asyncio.wait((landed,))
+            known: _Known = landed.result()
+        else:
+            known = self._recent.get(text) or self._older[text]
+        if isinstance(known, ExchangeResult):
+            return attrs.evolve(known, index=index)
+        key, user_id = known
+        response = ExchangeAuthCodeForAPIKeyResponse(key=key, user_id=user_id)
+        return ExchangeResult(index=index, request=request, response=response)
