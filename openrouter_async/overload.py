@@ -62,7 +62,7 @@ class Overload:
         known = self._pauses.get(origin)
         if known is None or known.until < until:
             self._pauses[origin] = _Pause(until, max(_LEAST_SPREAD, seconds * _SPREAD))
-        return known is None or known.until < until - seconds
+        return known is None or known.until <= until - seconds
 
     def paused(self, origin: URL) -> float:
         """Seconds until a host may be called; 0 when it may be now."""

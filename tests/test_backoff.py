@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import time
 from email.utils import format_datetime, formatdate
 from typing import Any
 
@@ -45,6 +46,7 @@ def test_the_defaults_end_well_inside_the_life_of_a_code() -> None:
 def test_no_retries_is_one_attempt_and_no_second_one_for_a_dead_connection() -> None:
     policy = RetryPolicy.none(max_elapsed_time=5)
     assert (policy.max_attempts, policy.retry_connection_errors, policy.max_elapsed_time) == (1, False, 5)
+    assert RetryPolicy.none().max_elapsed_time == RetryPolicy().max_elapsed_time
 
 
 @pytest.mark.parametrize(
@@ -68,6 +70,10 @@ def test_a_policy_that_makes_no_sense_is_refused(field: str, values: list[Any], 
         assert str(caught.value) == f"{field}: {requirement}"
 
 
+def test_any_status_of_an_error_can_be_retried() -> None:
+    assert RetryPolicy(statuses=iter([400, 599])).statuses == {400, 599}
+
+
 # --- backoff -------------------------------------------------------------------------------------------------------
 
 
@@ -79,6 +85,12 @@ def test_the_bound_doubles_up_to_the_longest_interval() -> None:
 def test_jitter_draws_from_nothing_to_the_bound() -> None:
     policy = RetryPolicy()
     assert [backoff(policy, 3, chance) for chance in (0.0, 0.25, 0.5, 0.999)] == [0, 0.5, 1, 1.998]
+
+
+@pytest.mark.parametrize("exponent", [1e300, 10**300])
+def test_a_bound_too_large_for_a_number_is_the_longest_interval(exponent: float) -> None:
+    assert backoff(RetryPolicy(jitter=False, exponent=exponent, max_interval=7), 5000, 0.5) == 7
+    assert backoff(RetryPolicy(jitter=False, exponent=exponent, initial_interval=0.0), 5000, 0.5) == 0
 
 
 @given(policy=policies, failures=st.integers(1, 10**5), chance=st.floats(0, 1, exclude_max=True))
@@ -116,6 +128,18 @@ def test_no_backoff_is_negative_or_beyond_the_longest_interval(
 )
 def test_seconds_and_dates_are_understood(text: str, wait: float) -> None:
     assert parse_retry_after({"Retry-After": text}, NOW) == pytest.approx(wait)
+
+
+def test_a_date_that_does_not_know_its_time_zone_is_in_utc_wherever_the_client_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    try:
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setenv("TZ", "America/New_York")
+            time.tzset()
+            assert parse_retry_after({"Retry-After": "Fri, 15 Jan 2027 08:00:30 -0000"}, NOW) == 30
+    finally:
+        time.tzset()
 
 
 @pytest.mark.parametrize(

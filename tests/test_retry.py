@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable, Iterable
+from email.utils import formatdate
 from typing import Any
 
 import attrs
@@ -24,12 +25,12 @@ from openrouter_async import (
     RetryPolicy,
     errors,
 )
-from openrouter_async.chain import build_chain
+from openrouter_async.chain import Delivery, build_chain
 from openrouter_async.outcomes import error_from, settle
 from openrouter_async.overload import Overload, RetryBudget
 from openrouter_async.retry import OnRetry, RetryMiddleware
 from tests.raw import RawServer, http
-from tests.wire.clock import FakeClock, StoppedClock, passes, until
+from tests.wire.clock import EPOCH, FakeClock, StoppedClock, passes, until
 
 REQUEST = Request(
     method="POST",
@@ -250,13 +251,21 @@ async def test_a_wait_that_does_not_fit_is_not_begun() -> None:
     assert error.__notes__ == ["not retried: a wait of 61 s does not fit into what is left of the call's time"]
 
 
-async def test_a_machine_that_slept_through_a_wait_does_not_send_when_the_time_is_over() -> None:
+async def test_a_wait_that_takes_all_that_is_left_is_not_begun() -> None:
+    clock = FakeClock()
+    with pytest.raises(errors.TransportError):
+        await chain(clock, Script(clock, [dropped()]))(with_retry(max_elapsed_time=0.5, jitter=False))
+    assert clock.waits == []
+
+
+@pytest.mark.parametrize("slept", [RetryPolicy().max_elapsed_time, 3600])
+async def test_a_machine_that_slept_through_a_wait_does_not_send_when_the_time_is_over(slept: float) -> None:
     clock = StoppedClock()
     failure = dropped()
     server = Script(clock, [failure])
     call = asyncio.ensure_future(chain(clock, server)(REQUEST))
     await until(lambda: clock.sleeping == 1)
-    clock.advance(3600)
+    clock.advance(slept)
     with pytest.raises(errors.TransportError) as caught:
         await call
     assert caught.value is failure
@@ -302,6 +311,15 @@ async def test_a_pause_holds_whatever_the_policy_of_the_call_that_met_it(code: i
     assert server.times[-1] >= 10.0
 
 
+async def test_a_pause_until_a_date_holds_also_where_its_status_is_not_retried() -> None:
+    clock = FakeClock()
+    server = Script(clock, [status(429, Retry_After=formatdate(EPOCH + 10, usegmt=True))])
+    handler = chain(clock, server)
+    await handler(with_retry(statuses=[500]))
+    await handler(REQUEST)
+    assert server.times[-1] >= 10.0
+
+
 async def test_a_pause_is_for_one_host() -> None:
     clock = StoppedClock()
     server = Script(clock, [status(429, Retry_After="10")])
@@ -318,12 +336,34 @@ async def test_a_longer_pause_is_not_shortened_by_a_shorter_one() -> None:
     clock = FakeClock()
     overload = Overload(clock.clock)
     origin = REQUEST.url.origin()
-    overload.pause(origin, 10)
-    overload.pause(origin, 1)
+    assert overload.pause(origin, 10)
+    assert not overload.pause(origin, 1)
     assert overload.paused(origin) == pytest.approx(10)
-    clock.advance(10)
+    clock.advance(9.5)
+    assert overload.paused(origin) == pytest.approx(0.5)
+    assert overload.pauses == {str(origin): pytest.approx(0.5)}
+    clock.advance(0.5)
     assert overload.paused(origin) == 0
     assert overload.spread(origin) == 0
+
+
+async def test_a_pause_that_ends_with_the_one_that_is_known_does_not_change_how_calls_spread() -> None:
+    clock = FakeClock([1.0])
+    overload = Overload(clock.clock)
+    overload.pause(REQUEST.url.origin(), 10)
+    clock.advance(5)
+    overload.pause(REQUEST.url.origin(), 5)
+    assert overload.spread(REQUEST.url.origin()) == pytest.approx(2)
+
+
+async def test_a_pause_after_the_end_of_another_one_is_a_new_one() -> None:
+    clock = FakeClock()
+    overload = Overload(clock.clock)
+    assert overload.pause(REQUEST.url.origin(), 1)
+    clock.advance(1)
+    assert overload.pause(REQUEST.url.origin(), 1)
+    clock.advance(0.5)
+    assert not overload.pause(REQUEST.url.origin(), 1)
 
 
 async def test_a_pause_that_is_lengthened_meanwhile_is_heeded() -> None:
@@ -350,6 +390,8 @@ async def test_a_call_that_cannot_wait_for_the_end_of_a_pause_is_not_sent_and_sa
         await handler(REQUEST)
     assert caught.value.outcome is Outcome.NOT_SENT
     assert caught.value.retry_after == pytest.approx(300)
+    assert str(caught.value) == "not sent: the server asked for a pause, 300.0 s of which are left"
+    assert not hasattr(caught.value, "__notes__")
     assert caught.value.attempts == 0
     assert "busy" in caught.value.user_message
     assert not caught.value.restart_login
@@ -474,6 +516,14 @@ async def test_successes_refill_the_budget_and_a_retried_one_gives_back_what_it_
     assert len((await handler(request)).history) == 2
 
 
+@pytest.mark.parametrize(("code", "tokens"), [(200, 10), (299, 10), (300, 5), (400, 5)])
+async def test_only_a_success_gives_back(code: int, tokens: float) -> None:
+    clock = FakeClock()
+    overload = Overload(clock.clock)
+    await chain(clock, Script(clock, [status(503), status(code)]), overload=overload)(with_retry(retry_budget=10))
+    assert overload.budgets == {"https://openrouter.ai": tokens}
+
+
 async def test_hosts_and_budgets_do_not_share_tokens() -> None:
     clock = FakeClock()
     handler = chain(clock, Script(clock, [status(503)] * 100))
@@ -506,7 +556,10 @@ async def test_the_hook_is_told_of_each_retry_before_its_wait(caplog: pytest.Log
         ("INFO", "retry", "exchangeAuthCodeForAPIKey", 1, 0.25, "unknown"),
         ("INFO", "retry", "exchangeAuthCodeForAPIKey", 2, 0.5, "unknown"),
     ]
-    assert "retrying in 0.25 s after attempt 1: 503 Service Unavailable" in caplog.text
+    assert [record.getMessage() for record in caplog.records] == [
+        "exchangeAuthCodeForAPIKey: retrying in 0.25 s after attempt 1: 503 Service Unavailable",
+        "exchangeAuthCodeForAPIKey: retrying in 0.50 s after attempt 2: dropped",
+    ]
 
 
 async def test_a_hook_that_raises_changes_nothing_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
@@ -516,8 +569,30 @@ async def test_a_hook_that_raises_changes_nothing_and_is_logged(caplog: pytest.L
     clock = FakeClock()
     response = await chain(clock, Script(clock, [status(503)]), on_retry=hook)(REQUEST)
     assert response.status == 200
-    assert [vars(record)["event"] for record in caplog.records if record.levelname == "ERROR"] == ["hook_failed"]
+    (failure,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert vars(failure)["event"] == "hook_failed"
+    assert failure.getMessage() == "on_retry raised; the retry goes on"
     assert "LookupError: mine" in caplog.text
+
+
+async def test_a_call_that_is_held_back_says_so_once_and_one_that_is_not_says_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    clock = FakeClock([0.0])
+    overload = Overload(clock.clock)
+    handler = chain(clock, Script(clock), overload=overload)
+    with caplog.at_level(logging.DEBUG, "openrouter_async"):
+        await handler(REQUEST)
+        overload.pause(REQUEST.url.origin(), 0.5)
+        await handler(REQUEST)
+    (held,) = caplog.records
+    assert held.levelname == "DEBUG"
+    assert held.getMessage() == "exchangeAuthCodeForAPIKey: waiting 0.50 s, as the server asked of all calls"
+    assert [vars(held)[name] for name in ("event", "operation", "wait")] == [
+        "paused",
+        "exchangeAuthCodeForAPIKey",
+        0.5,
+    ]
 
 
 async def test_the_wait_that_is_announced_is_the_wait_that_follows() -> None:
@@ -539,6 +614,38 @@ async def test_a_middleware_further_in_that_sends_again_hides_no_ambiguous_attem
     assert response.status == 403
     assert [attempt.is_ambiguous for attempt in response.history] == [True, False, False]
     assert error_of(response, clock).outcome is Outcome.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("steps", "pending"),
+    [
+        ([status(429)], False),
+        ([unreachable()], False),
+        ([dropped()], True),
+        ([status(503)], True),
+        ([status(429), dropped()], True),
+        ([dropped(), status(429)], True),
+        ([status(429), status(429)], False),
+    ],
+)
+async def test_a_request_is_pending_until_no_attempt_of_it_can_have_been_carried_out(
+    steps: list[Response | Exception], pending: bool
+) -> None:
+    clock = StoppedClock()
+    server = Script(clock, steps)
+
+    async def send(request: Request) -> Response:
+        request.delivery.pending = True  # as the transport does when it writes
+        return await server(request)
+
+    request = attrs.evolve(with_retry(initial_interval=1, jitter=False), delivery=Delivery())
+    call = asyncio.ensure_future(chain(clock, send)(request))
+    for _ in steps:
+        clock.advance(10)
+        await until(lambda: clock.sleeping == 1)
+    assert request.delivery.pending is pending
+    clock.advance(10)
+    assert (await call).status == 200
 
 
 async def test_what_a_middleware_further_in_raises_keeps_its_history() -> None:

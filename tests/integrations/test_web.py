@@ -30,6 +30,7 @@ from openrouter_async.login import (
     generate_key,
 )
 from openrouter_async.testing import FakeOpenRouter, Fault
+from openrouter_async.testing.clock import MovableClock
 from tests.integrations.support import (
     KINDS,
     Site,
@@ -341,6 +342,34 @@ async def test_when_openrouter_is_busy_the_same_page_may_be_loaded_again(kind: s
     assert "Sign in again" not in page.text
     assert again.location == "/"
     assert len(on_login.taken) == 1
+
+
+async def test_a_long_pause_holds_back_everybody_and_then_the_same_pages_sign_them_in(
+    kind: str, fake: FakeOpenRouter
+) -> None:
+    movable = MovableClock(SYSTEM_CLOCK)
+    clock = Clock(monotonic=movable.monotonic, time=movable.time, sleep=movable.sleep)
+
+    def client() -> OpenRouter:
+        return OpenRouter(None, base_url=fake.base_url, clock=clock)
+
+    async with (
+        running(kind, fake, client=client) as (site, _),
+        Visitor(site) as ada,
+        Visitor(site) as ben,
+    ):
+        callbacks = [(visitor, await visitor.consent()) for visitor in (ada, ben)]
+        fake.script(Fault.status(429, headers={"Retry-After": "300"}))
+        pages = [await visitor.open(callback) for visitor, callback in callbacks]
+        asked = fake.counters["exchange"]
+        movable.advance(301)
+        again = [await visitor.open(callback) for visitor, callback in callbacks]
+
+    assert [page.status for page in pages] == [503, 503]
+    assert all(270 <= int(page.headers["Retry-After"]) <= 300 for page in pages)
+    assert asked == 1
+    assert [page.location for page in again] == ["/", "/"]
+    assert len(fake.issued_keys) == 2
 
 
 async def test_when_openrouter_cannot_be_reached_the_login_is_not_lost(kind: str, fake: FakeOpenRouter) -> None:

@@ -103,6 +103,10 @@ def events(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [vars(record)["event"] for record in caplog.records if "event" in vars(record)]
 
 
+def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if "event" in vars(record)]
+
+
 # --- equal exchanges -----------------------------------------------------------------------------------------------
 
 
@@ -269,6 +273,7 @@ async def test_a_key_that_nobody_can_take_is_told_of(caplog: pytest.LogCaptureFi
         await cancel(call)
         gate.open.set()
     assert events(caplog) == ["key_lost"]
+    assert messages(caplog) == ["a key is lost: its caller was cancelled while it was on its way, and no on_key is set"]
     assert SECRET not in caplog.text
 
 
@@ -280,6 +285,7 @@ async def test_a_failure_that_nobody_sees_is_told_of(caplog: pytest.LogCaptureFi
         await cancel(call)
         gate.open.set()
     assert events(caplog) == ["unseen_failure"]
+    assert messages(caplog) == ["an exchange whose caller was cancelled failed: 403 Invalid code or code_verifier"]
 
 
 # --- on_key --------------------------------------------------------------------------------------------------------
@@ -327,7 +333,9 @@ async def test_a_key_that_neither_caller_nor_safe_place_took_is_told_of(caplog: 
         await cancel(call)
         safe.open.set()
     assert events(caplog) == ["key_lost"]
-    assert "on_key raised LookupError" in caplog.text
+    assert messages(caplog) == [
+        "a key is lost: its caller was cancelled, and on_key raised LookupError; the key is in .response"
+    ]
 
 
 # --- closing -------------------------------------------------------------------------------------------------------
@@ -356,12 +364,16 @@ async def test_closing_is_bounded_in_time_and_callers_are_told_what_is_known(
         call = start(client)
         await until(lambda: len(server.requests) == 1)
         await client.aclose(timeout=0.01)
-        with pytest.raises(errors.ClientClosedError, match="before the exchange ended") as caught:
+        with pytest.raises(errors.ClientClosedError) as caught:
             await call
+        assert str(caught.value) == "the client was closed before the exchange ended"
         assert caught.value.outcome is Outcome.UNKNOWN
         audit.read_error(caught.value)
         assert len(client.in_flight) == 0
-    assert events(caplog) == ["cut_off"]
+    (record,) = caplog.records
+    assert vars(record)["event"] == "cut_off"
+    assert vars(record)["exchanges"] == 1
+    assert record.getMessage() == "the client was closed with 1 exchange(s) still on their way"
 
 
 async def test_a_call_that_closing_ends_before_it_was_sent_was_not_sent() -> None:
@@ -516,12 +528,19 @@ async def test_a_patient_caller_gets_what_may_have_been_carried_out(flights: InF
     assert caller.cancelling() == 0
 
 
-async def test_a_patient_caller_can_leave_when_nothing_was_sent(flights: InFlight[str]) -> None:
+async def test_a_patient_caller_can_leave_when_nothing_was_sent(
+    flights: InFlight[str], caplog: pytest.LogCaptureFixture
+) -> None:
     exchange, caller = await under_way(flights, pending=False)
     await cancel(caller, IF_NOT_SENT)
     await passes()
     assert exchange.result.cancelled()
     assert len(flights) == 0
+    assert events(caplog) == []
+
+
+async def test_nothing_is_late_where_nothing_was_on_its_way() -> None:
+    assert await InFlight[str]().drain(1) == 0
 
 
 @pytest.mark.parametrize("between", [0, 10])
@@ -532,6 +551,7 @@ async def test_a_patient_caller_that_is_cancelled_again_leaves_and_the_exchange_
     caller.cancel(IF_NOT_SENT)
     await passes(between)
     await cancel(caller)
+    assert caller.cancelling() == (1 if between else 2)
     exchange.result.set_result("result")
     await passes()
     assert len(flights) == 0
