@@ -70,7 +70,8 @@ def _converter(*, detailed: bool = False) -> cattrs.Converter:
     converter.register_structure_hook(datetime, _timestamp)
     # The transport's own value, put in beside the body's fields.
     converter.register_structure_hook(HttpMeta, lambda value, _: value)
-    converter.register_structure_hook(AuthKeysCode, make_dict_structure_fn(AuthKeysCode, converter))
+    structure_code = make_dict_structure_fn(AuthKeysCode, converter)
+    converter.register_structure_hook(AuthKeysCode, lambda value, kind: structure_code(_strict(dict, value), kind))
     converter.register_structure_hook(
         ExchangeAuthCodeForAPIKeyResponse,
         make_dict_structure_fn(

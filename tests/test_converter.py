@@ -147,6 +147,8 @@ def test_a_created_code_is_read_with_an_aware_time() -> None:
     data = create(CREATED).data
     assert (data.id, data.app_id) == ("auth_code_xyz789", 12345)
     assert data.created_at == datetime(2025, 8, 24, 10, 30, tzinfo=UTC)
+    elsewhere = create({"data": CREATED["data"] | {"created_at": "2025-08-24T12:30:00+02:00"}})
+    assert elsewhere.data.created_at == data.created_at
     naive = create({"data": CREATED["data"] | {"created_at": "2025-08-24T10:30:00.123"}})
     assert naive.data.created_at == datetime(2025, 8, 24, 10, 30, 0, 123_000, tzinfo=UTC)
 
@@ -171,8 +173,9 @@ def test_a_created_code_of_wrong_types_is_malformed(change: dict[str, Any], mess
 
 @pytest.mark.parametrize("data", [None, 7, "x", []])
 def test_a_created_code_that_is_no_object_is_malformed(data: Any) -> None:
-    with pytest.raises(MalformedBodyError, match=r"data"):
+    with pytest.raises(MalformedBodyError) as caught:
         create({"data": data})
+    assert str(caught.value) == "not an object @ $.data"
 
 
 def test_parsing_does_not_change_the_recursion_limit() -> None:

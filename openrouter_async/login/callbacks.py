@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hmac
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, TypeAlias, cast
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, TypeAlias
 from urllib.parse import parse_qsl, urlsplit
 
 import attrs
@@ -172,7 +172,7 @@ def _pairs(mapping: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     for name in _OURS:
         if name not in mapping:
             continue
-        values = cast("Sequence[Any]", get_all(name)) if get_all is not None else mapping[name]
+        values: Any = get_all(name) if get_all is not None else mapping[name]
         for value in values if isinstance(values, (list, tuple)) else (values,):
             if not isinstance(value, str):
                 raise InvalidCallbackError("the parameters of the callback must be strings")

@@ -42,6 +42,7 @@ class ListsOnly(dict[str, Any]):
         f"/cb/{STATE}?code={CODE}",
         URL(f"https://app.example/cb/{STATE}?code={CODE}"),
         f"https://app.example/elsewhere?code={CODE}&state={STATE}&next=https://app.example/?code=x",
+        f"?iss=https%3A%2F%2Fopenrouter.ai&code={CODE}&state={STATE}",
         f"?code={CODE}&state={STATE}",
         f"code={CODE}&state={STATE}&next=https://app.example/",
         {"code": CODE, "state": STATE},
@@ -109,6 +110,70 @@ def test_a_malformed_callback_is_refused(callback: Any) -> None:
 
     assert CODE not in str(caught.value)
     assert STATE not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("callback", "message"),
+    [
+        (f"/cb/{STATE}", "the callback must have either a code or an error"),
+        (f"/cb/{STATE}?code=", "the code must be 1 to 1024 visible ASCII characters"),
+        (f"/cb/{STATE}?code={CODE}&code=x", "the callback must not have code twice (RFC 6749, section 3.1)"),
+        (f"/cb/{STATE}?error=a&error=b", "the callback must not have error twice (RFC 6749, section 3.1)"),
+        (f"/cb/{STATE}?code=a%00b", "the callback must not have control characters in code"),
+        ({"state": STATE, "code": "a\x7fb"}, "the callback must not have control characters in code"),
+        (f"/cb/{STATE}?code=a\r\nb", "the callback must not have control characters"),
+        (f"/cb/{STATE}?code=%ff", "the callback must be a well-formed URL or query"),
+        ("?" + "x=1&" * 50 + f"code={CODE}", "the callback must be a well-formed URL or query"),
+        ("?" + "x" * 8192, "the callback must have at most 8192 characters"),
+        ({"state": STATE, "code": "x" * 8193}, "the callback must have at most 8192 characters"),
+        ({"state": STATE, "code": 7}, "the parameters of the callback must be strings"),
+        (f"?code={CODE}", "the callback has no state"),
+        (f"?code={CODE}&state=forged", "the state of the callback is not one that was made here"),
+        (
+            f"/cb/{STATE}?code={CODE}&state={OTHER}",
+            "the callback has one state in its path and another one in its query",
+        ),
+    ],
+)
+def test_a_refused_callback_is_told_what_is_wrong_with_it(callback: Any, message: str) -> None:
+    with pytest.raises(LoginError) as caught:
+        read_callback(callback, TEMPLATE)
+
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("text", "state", "message"),
+    [
+        (CODE, "forged", "the state is not one that was made here"),
+        (CODE, None, "the state is not one that was made here"),
+        (None, STATE, "what was pasted must be text"),
+        ("x" * 8193, STATE, "the callback must have at most 8192 characters"),
+        (f"code={CODE}&state={OTHER}", STATE, "what was pasted belongs to another login"),
+        ("two words", STATE, "the code must be 1 to 1024 visible ASCII characters"),
+    ],
+)
+def test_what_is_pasted_and_refused_is_told_what_is_wrong_with_it(text: Any, state: Any, message: str) -> None:
+    with pytest.raises(LoginError) as caught:
+        read_pasted(text, TEMPLATE, state)
+
+    assert str(caught.value) == message
+
+
+def test_a_callback_may_be_as_large_as_the_bounds_say() -> None:
+    longest = "x" * 1024
+    query = f"code={longest}&state={STATE}" + "&x=1" * 48
+
+    assert read_callback(query, TEMPLATE).code == longest
+    assert read_callback(query.removesuffix("1").ljust(8192, "y"), TEMPLATE).code == longest
+    assert read_callback({"code": longest, "state": STATE}, None).code == longest
+    assert read_pasted(longest.rjust(8192), None, STATE).code == longest
+
+
+def test_an_error_in_a_mapping_is_an_error_though_there_is_no_code() -> None:
+    read = read_callback({"error": "access_denied", "state": STATE}, None)
+
+    assert read == Callback(state=STATE, error="access_denied")
 
 
 def test_a_megabyte_is_refused_before_it_is_parsed() -> None:
