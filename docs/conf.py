@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from typing import Any
+
+from docutils import nodes
 from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
 
 import openrouter_async
 
@@ -36,7 +43,7 @@ napoleon_attr_annotations = True
 default_role = "any"
 
 html_theme = "furo"
-html_title = f"openrouter_async {release}"
+html_title = "openrouter_async"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False
@@ -66,6 +73,31 @@ def _keep_first_line(app: Sphinx, what: str, name: str, obj: object, options: ob
         lines[:0] = ["..", ""]
 
 
+class CommandHelp(SphinxDirective):
+    """``{command-help}``: what a command says of itself when it is asked for its help."""
+
+    optional_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """Ask the command that is installed."""
+        command = [sys.executable, "-m", "openrouter_async", *self.arguments, "--help"]
+        environment = os.environ | {"COLUMNS": "74", "PYTHONUTF8": "1"}
+        text = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
+        # All of them end with what the exit statuses mean.
+        return [nodes.literal_block(text, text.partition("\nExit status")[0], language="text")]
+
+
+def _let_keys_scroll(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object) -> None:
+    # What scrolls by itself has to be in reach of the keyboard (WCAG 2.1.1).
+    if "body" in context:
+        body = context["body"].replace("<pre>", '<pre tabindex="0">')
+        body = body.replace('<div class="table-wrapper', '<div tabindex="0" class="table-wrapper')
+        context["body"] = body.replace('<div class="diagram-box', '<div tabindex="0" class="diagram-box')
+
+
 def setup(app: Sphinx) -> None:
     """What no option does."""
+    app.add_directive("command-help", CommandHelp)
     app.connect("autodoc-process-docstring", _keep_first_line, priority=100)
+    # After the theme, which wraps tables.
+    app.connect("html-page-context", _let_keys_scroll, priority=1000)

@@ -50,7 +50,20 @@ _BLOCK: Final = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 # These are read by people or by tools, and there is nothing in them to run.
-_PROSE: Final = frozenset({"text", "mermaid", "{toctree}", "{include}", "{eval-rst}", "{note}", "{warning}", "{tip}"})
+_PROSE: Final = frozenset(
+    {
+        "text",
+        "mermaid",
+        "{command-help}",
+        "{eval-rst}",
+        "{include}",
+        "{note}",
+        "{raw}",
+        "{tip}",
+        "{toctree}",
+        "{warning}",
+    }
+)
 _SECONDS: Final = 60
 _CLEANUP: Final = "_cleanup"
 _ENVIRONMENT: Final = "_environment"
