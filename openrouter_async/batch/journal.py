@@ -205,6 +205,10 @@ class Journal:
 
         A rejection of a code that an earlier run may have used is made to say so.
 
+        Args:
+            digest: The `request_digest` of the request.
+            result: What the exchange gave, or how it failed.
+
         Raises:
             JournalError: It cannot be written.
         """

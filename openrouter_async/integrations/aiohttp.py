@@ -88,7 +88,12 @@ async def finish(request: web.Request) -> web.StreamResponse:
 
 
 def redirect(request: web.Request, grant: Grant) -> web.StreamResponse:
-    """The response that leads a user who signed in back into the app; see `WebLogin.redirect`."""
+    """The response that leads a user who signed in back into the app; see `WebLogin.redirect`.
+
+    Args:
+        request: The callback.
+        grant: What `finish` gave ``on_login``.
+    """
     return request.config_dict[_LOGIN].redirect(grant)
 
 

@@ -164,6 +164,10 @@ class BotLogin:
         It looks like a code or is a ticket, and the user has begun a login not long ago. A code that comes twice is
         meant for it, too, although the login is finished by then.
 
+        Args:
+            user_id: Who wrote it.
+            text: What was written.
+
         Raises:
             RequestValidationError: The user's id is not valid.
             LoginStoreError: The shelf cannot be reached.

@@ -23,11 +23,23 @@ class Shelf(Protocol):
     """
 
     async def put(self, name: str, value: bytes, *, now: float, until: float) -> None:
-        """Hold a value, in place of the one before."""
+        """Hold a value, in place of the one before.
+
+        Args:
+            name: What it is found by.
+            value: It.
+            now: The time.
+            until: When it may be forgotten.
+        """
         ...
 
     async def get(self, name: str, *, now: float) -> bytes | None:
-        """The value; None when there is none, or its time is over."""
+        """The value; None when there is none, or its time is over.
+
+        Args:
+            name: What it was put by.
+            now: The time.
+        """
         ...
 
     async def remove(self, name: str) -> None:

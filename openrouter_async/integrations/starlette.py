@@ -79,7 +79,15 @@ def lifespan(app: Starlette) -> contextlib.AbstractAsyncContextManager[object]:
 
 
 def attach(app: Starlette, **options: Unpack[LoginOptions[Request, Response]]) -> WebLogin[Request, Response]:
-    """Do as `setup`, but add no routes."""
+    """Do as `setup`, but add no routes.
+
+    Args:
+        app: The app.
+        options: As for `WebLogin`.
+
+    Raises:
+        RequestValidationError: An option is not valid.
+    """
     login = WebLogin(_Framework(), **options)
     setattr(app.state, _LOGIN, login)
     outer = app.router.lifespan_context
@@ -114,7 +122,12 @@ async def finish(request: Request) -> Response:
 
 
 def redirect(request: Request, grant: Grant) -> Response:
-    """The response that leads a user who signed in back into the app; see `WebLogin.redirect`."""
+    """The response that leads a user who signed in back into the app; see `WebLogin.redirect`.
+
+    Args:
+        request: The callback.
+        grant: What `finish` gave ``on_login``.
+    """
     return _get_login(request).redirect(grant)
 
 

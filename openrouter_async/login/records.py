@@ -194,6 +194,10 @@ class Store(Protocol):
     async def put(self, login: LoginRecord, *, now: float) -> LoginCookie | None:
         """Hold a pending login until `GRACE` after its end; one that is known already stays as it is.
 
+        Args:
+            login: The login.
+            now: The time.
+
         Returns:
             A cookie that the user's browser has to bring back; None when there is no need.
         """
@@ -213,7 +217,12 @@ class Store(Protocol):
         ...
 
     async def restore(self, claimant: Claimant, *, now: float) -> None:
-        """Make the claimant's login pending again; do nothing when it is not, or no longer, the claimant's."""
+        """Make the claimant's login pending again; do nothing when it is not, or no longer, the claimant's.
+
+        Args:
+            claimant: Who gives it back.
+            now: The time.
+        """
         ...
 
     async def finish(

@@ -52,6 +52,11 @@ class StoredKey:
     def make(cls, key: str, user_id: str | None, clock: Clock) -> Self:
         """A key that is stored now.
 
+        Args:
+            key: The user's API key.
+            user_id: The user's id; None when OpenRouter did not tell it.
+            clock: Where the time comes from.
+
         Raises:
             RequestValidationError: The key is not a string, or empty, or the user's id is not a string.
         """

@@ -143,17 +143,33 @@ class Fault:
 
     @classmethod
     def text(cls, status_code: int = 500, text: str = "upstream connect error", *, after: bool = False) -> Self:
-        """Answer with plain text."""
+        """Answer with plain text.
+
+        Args:
+            status_code: The status.
+            text: The text.
+            after: Whether the request is carried out before.
+        """
         return cls._answering(status_code, text, "text/plain; charset=utf-8", after=after)
 
     @classmethod
     def empty(cls, status_code: int = 500, *, after: bool = False) -> Self:
-        """Answer with nothing but a status."""
+        """Answer with nothing but a status.
+
+        Args:
+            status_code: The status.
+            after: Whether the request is carried out before.
+        """
         return cls(kind=FaultKind.STATUS, status_code=status_code, after=after)
 
     @classmethod
     def zod_error(cls, status_code: int = 400, *, after: bool = False) -> Self:
-        """Answer with what OpenRouter's validation library says."""
+        """Answer with what OpenRouter's validation library says.
+
+        Args:
+            status_code: The status.
+            after: Whether the request is carried out before.
+        """
         body = {"success": False, "error": {"name": "ZodError", "message": json.dumps(_ZOD, indent=2)}}
         return cls._answering(status_code, json.dumps(body), "application/json", after=after)
 

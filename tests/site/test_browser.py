@@ -1,0 +1,66 @@
+"""The pages in a real browser: on any screen, in light and dark, for everybody."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.async_api import BrowserContext
+
+from tests.site.pages import Site
+from tests.support import ROOT, STRESS, missing
+
+pytestmark = pytest.mark.browser
+
+AXE = ROOT / "node_modules" / "axe-core" / "axe.min.js"
+# Every fourth page is looked at in one of these, and under STRESS every page in both.
+SCREENS: list[tuple[str, int]] = [("light", 1280), ("dark", 390)]
+RULES = {"resultTypes": ["violations"], "runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}
+
+
+async def test_no_page_scrolls_sideways_on_a_phone(site: Site, browser: BrowserContext) -> None:
+    page = await browser.new_page()
+    await page.set_viewport_size({"width": 390, "height": 844})
+    too_wide = {}
+    for path in site.pages:
+        await page.goto(path.as_uri())
+        width = await page.evaluate("document.documentElement.scrollWidth")
+        if width > 390:
+            too_wide[path.name] = width
+    assert too_wide == {}
+
+
+@pytest.mark.stress
+async def test_everybody_can_read_the_pages_in_light_and_dark(site: Site, browser: BrowserContext) -> None:
+    if not AXE.exists():
+        missing("axe-core from npm")
+    page = await browser.new_page()
+    await page.context.add_init_script(path=AXE)
+    violations: dict[str, Any] = {}
+    for number, path in enumerate(site.pages if STRESS else list(site.pages)[::4]):
+        await page.goto(path.as_uri())
+        for scheme, width in SCREENS if STRESS else [SCREENS[number % 2]]:
+            await page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
+            await page.set_viewport_size({"width": width, "height": 844})
+            found = await page.evaluate("rules => axe.run(document, rules)", RULES)
+            assert found["testEngine"]["name"] == "axe-core"
+            for violation in found["violations"]:
+                if violation["impact"] in ("serious", "critical"):
+                    nodes = [node["html"][:200] for node in violation["nodes"][:3]]
+                    violations[f"{path.name} {scheme} {width}: {violation['id']}"] = nodes
+    assert violations == {}
+
+
+async def test_a_page_that_is_too_wide_or_too_pale_is_found(browser: BrowserContext, tmp_path: Path) -> None:
+    if not AXE.exists():
+        missing("axe-core from npm")
+    page = await browser.new_page()
+    await page.context.add_init_script(path=AXE)
+    await page.set_viewport_size({"width": 390, "height": 844})
+    bad = tmp_path / "bad.html"
+    bad.write_text('<html lang="en"><title>Pale</title><p style="width: 900px; color: #ddd">Hardly to be read')
+    await page.goto(bad.as_uri())
+    found = await page.evaluate("rules => axe.run(document, rules)", RULES)
+    assert await page.evaluate("document.documentElement.scrollWidth") > 390
+    assert "color-contrast" in [violation["id"] for violation in found["violations"]]

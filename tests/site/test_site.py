@@ -1,0 +1,86 @@
+"""The documentation as it is built: complete, linked, and up to date."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+from xml.etree import ElementTree
+
+import pytest
+
+from openrouter_async.cli.app import COMMANDS
+from tests.site.pages import Page, Site
+from tests.site.public import PUBLIC, errors
+from tests.support import ROOT
+
+REFERENCE = ROOT / "docs" / "reference"
+
+
+def test_every_link_of_every_page_leads_somewhere(site: Site) -> None:
+    broken = {
+        str(page.path.relative_to(site.folder.resolve())): links
+        for page in site.pages.values()
+        if (links := page.broken_links(site.pages))
+    }
+    assert broken == {}
+    assert sum(len(page.links) for page in site.pages.values()) > 1000
+
+
+def test_a_broken_link_is_found(tmp_path: Path) -> None:
+    page, other = tmp_path / "page.html", tmp_path / "other.html"
+    page.write_text(
+        '<p id="here"><a href="#here"><a href="#nowhere"><a href="other.html#there"><a href="missing.html">'
+    )
+    other.write_text('<p id="elsewhere"><a href="page.html#here"><a href="https://openrouter.ai/">')
+    pages = {path: Page.read(path) for path in (page, other)}
+    assert pages[page].broken_links(pages) == ["#nowhere", "other.html#there", "missing.html"]
+    assert pages[other].broken_links(pages) == []
+
+
+def test_every_public_name_is_in_the_reference(site: Site) -> None:
+    missing = [name for name, public in PUBLIC.items() if not (public.names | {name}) & site.objects]
+    assert missing == []
+    assert len(PUBLIC) > 100
+
+
+def test_every_error_has_an_entry_that_says_what_to_do() -> None:
+    entries = (REFERENCE / "errors.md").read_text().split(".. autoexception:: ")[1:]
+    told = {entry.split("\n")[0].rpartition(".")[2] for entry in entries if "**What to do:** " in entry}
+    known = {error.__name__ for error in errors()}
+    assert told == known
+    assert len(known) > 25
+
+
+def test_every_command_shows_its_help(site: Site) -> None:
+    text = (site.folder / "reference" / "command-line.html").read_text()
+    shown = re.findall(r"Usage: openrouter-async ([a-z-]+)", text)
+    assert shown == list(COMMANDS)
+
+
+@pytest.fixture(scope="module")
+def diagrams() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("diagrams", ROOT / "docs" / "diagrams.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_diagrams_are_what_their_script_draws(diagrams: ModuleType) -> None:
+    for drawing in diagrams.draw_all():
+        assert (ROOT / "docs" / "_static" / f"{drawing.name}.svg").read_text() == drawing.render()
+
+
+def test_the_diagrams_say_in_words_what_they_show(diagrams: ModuleType) -> None:
+    svg = "{http://www.w3.org/2000/svg}"
+    for drawing in diagrams.draw_all():
+        root = ElementTree.fromstring(drawing.render())
+        title, description = root.find(f"{svg}title"), root.find(f"{svg}desc")
+        assert root.get("role") == "img"
+        assert title is not None
+        assert description is not None
+        assert root.get("aria-labelledby") == f"{title.get('id')} {description.get('id')}"
+        assert len(description.text or "") > 200
