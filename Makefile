@@ -34,6 +34,7 @@ test: .venv/.test
 check: .venv/.test .venv/.check .venv/.bench
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 	$(BIN)/pyright
