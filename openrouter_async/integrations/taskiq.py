@@ -20,31 +20,20 @@ dies at the wrong moment leaves its lock behind.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
-import logging
 import math
-import secrets
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from typing import Any, Final, TypeAlias
+from typing import Any
 
 import attrs
 
 from openrouter_async.backoff import check_number
-from openrouter_async.batch import cast_doubt, request_digest
 from openrouter_async.client import OpenRouter
-from openrouter_async.errors import (
-    APIError,
-    KeyDeliveryError,
-    OpenRouterError,
-    Outcome,
-    RequestTimeoutError,
-    TransportError,
-)
-from openrouter_async.login.records import Claim, Claimant, ClaimStatus, KeyRecord, LoginRecord, Store
-from openrouter_async.models import ExchangeAuthCodeForAPIKeyRequest, ExchangeAuthCodeForAPIKeyResponse, Unset
-from openrouter_async.pkce import PKCEPair
+from openrouter_async.errors import OpenRouterError, Outcome, RequestTimeoutError, TransportError
+from openrouter_async.integrations.claimed import ClaimedExchanges, Said, rebuild, say
+from openrouter_async.login.records import Store
+from openrouter_async.models import ExchangeAuthCodeForAPIKeyRequest, Unset
 from openrouter_async.redaction import mask_key, mask_optional
 from openrouter_async.sealing import Keys, Sealer, SealError
 
@@ -62,14 +51,6 @@ try:
     from taskiq.exceptions import SendTaskError, TaskiqResultTimeoutError
 except ImportError as missing:
     raise ImportError("the integration needs taskiq: pip install 'openrouter-async[taskiq]'") from missing
-
-logger = logging.getLogger(__name__)
-
-_Said: TypeAlias = dict[str, Any]
-"""What a worker says of an exchange, as it is sealed."""
-
-_FIRST_PAUSE: Final = 0.05
-_LONGEST_PAUSE: Final = 1.0
 
 
 def _show_key(key: str | None) -> str:
@@ -136,7 +117,7 @@ class Exchanges:
         self._client = client
         self._lease = lease
         self._remember = remember
-        self._worker: _Worker | None = None
+        self._worker: ClaimedExchanges | None = None
         self._cleanup = AsyncExitStack()
 
         async def exchange(sealed: str, context: Context = TaskiqDepends()) -> str:  # noqa: B008 - taskiq's way
@@ -204,11 +185,11 @@ class Exchanges:
         if result.is_err:
             raise TransportError(f"the task failed: {type(result.error).__name__}", outcome=Outcome.UNKNOWN)
         try:
-            said: _Said = json.loads(self._sealer.open(_purpose("result", task_id), result.return_value.encode()))
+            said: Said = json.loads(self._sealer.open(_purpose("result", task_id), result.return_value.encode()))
         except SealError:
             raise TransportError("the result was not sealed with these keys", outcome=Outcome.UNKNOWN) from None
         if "error" in said:
-            raise _rebuild(said)
+            raise rebuild(said)
         return Exchanged(**said)
 
     async def _wait(self, task_id: str, timeout: float, interval: float) -> TaskiqResult[str]:
@@ -239,7 +220,7 @@ class Exchanges:
             if not isinstance(client, OpenRouter):
                 client = await cleanup.enter_async_context(client())
             client.check_usable()
-            self._worker = _Worker(client, claims, lease=self._lease, remember=self._remember)
+            self._worker = ClaimedExchanges(client, claims, lease=self._lease, remember=self._remember)
             cleanup.push_async_callback(self._worker.drain)
             self._cleanup = cleanup.pop_all()
 
@@ -253,116 +234,10 @@ class Exchanges:
         try:
             request = _load_request(self._sealer.open(_purpose("request", task_id), sealed.encode()))
         except SealError:
-            said = _say(OpenRouterError("the request was not sealed with the keys of the worker"))
+            said = say(OpenRouterError("the request was not sealed with the keys of the worker"))
         else:
             said = await self._worker.carry_out(request)
         return self._sealer.seal(_purpose("result", task_id), json.dumps(said).encode()).decode()
-
-
-class _Worker:
-    """What a worker has for as long as it runs."""
-
-    def __init__(self, client: OpenRouter, store: Store, *, lease: float, remember: float) -> None:
-        self._client = client
-        self._store = store
-        self._lease = lease
-        self._remember = remember
-        self._tasks: set[asyncio.Task[_Said]] = set()
-
-    async def drain(self) -> None:
-        """Let what is under way end."""
-        if self._tasks:
-            await asyncio.wait(tuple(self._tasks))
-
-    async def carry_out(self, request: ExchangeAuthCodeForAPIKeyRequest) -> _Said:
-        """Exchange a code, also when the caller is cancelled: what was sent cannot be sent again."""
-        task = asyncio.get_running_loop().create_task(self._settle(request))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return await asyncio.shield(task)
-
-    async def _settle(self, request: ExchangeAuthCodeForAPIKeyRequest) -> _Said:
-        claimant = Claimant(
-            login_id=request_digest(request), binding="", is_bound=True, token=secrets.token_urlsafe(16)
-        )
-        try:
-            claim = await self._claim_in_turn(claimant)
-        except OpenRouterError as failure:
-            return _say(failure)
-        if claim.status is not ClaimStatus.CLAIMED:
-            return _said_before(claim)
-        try:
-            response = await self._exchange(request, claimant)
-        except KeyDeliveryError as failure:
-            logger.error("on_key failed in a worker: %s", failure)  # noqa: TRY400 - the error is in the result
-            return await self._finish(claimant, _say_key(failure.response))
-        except APIError as failure:
-            if failure.is_code_rejected:
-                return await self._explain_rejection(claimant, claim, failure)
-            return await self._give_back(claimant, claim, failure)
-        except Exception as failure:  # noqa: BLE001 - it is the result
-            return await self._give_back(claimant, claim, failure)
-        return await self._finish(claimant, _say_key(response, delivered=self._client.on_key is not None))
-
-    async def _exchange(
-        self, request: ExchangeAuthCodeForAPIKeyRequest, claimant: Claimant
-    ) -> ExchangeAuthCodeForAPIKeyResponse:
-        """Exchange the code, and keep the claim as long as this takes."""
-        exchange = asyncio.ensure_future(self._client.oauth.exchange_auth_code_for_api_key(request))
-        del request
-        while not (await asyncio.wait((exchange,), timeout=self._lease / 3))[0]:
-            try:
-                await self._claim(claimant)
-            except OpenRouterError as failure:
-                logger.warning("a claim could not be renewed: %s", failure)
-        return exchange.result()
-
-    async def _explain_rejection(self, claimant: Claimant, claim: Claim, failure: APIError) -> _Said:
-        # A worker that stalls is overtaken: then one of the two gets the key, and the other one this rejection.
-        try:
-            again = await self._claim_in_turn(claimant)
-        except OpenRouterError:
-            again = claim
-        if again.status is ClaimStatus.FINISHED:
-            return _said_before(again)
-        if claim.lost or again.lost:
-            cast_doubt(failure)
-        return await self._give_back(claimant, claim, failure)
-
-    async def _claim_in_turn(self, claimant: Claimant) -> Claim:
-        """Claim the code, and wait for another delivery that has it."""
-        now = self._client.clock.time()
-        # A store of logins holds a verifier, too. The right one comes with each message.
-        record = LoginRecord(
-            id=claimant.login_id, pkce=PKCEPair.generate(), expires_at=now + self._remember, binding=claimant.binding
-        )
-        await self._store.put(record, now=now)
-        pause = _FIRST_PAUSE
-        while (claim := await self._claim(claimant)).status is ClaimStatus.BUSY:
-            await self._client.clock.sleep(pause)
-            pause = min(pause * 1.5, _LONGEST_PAUSE)
-        return claim
-
-    async def _claim(self, claimant: Claimant) -> Claim:
-        return await self._store.claim(claimant, now=self._client.clock.time(), lease=self._lease)
-
-    async def _finish(self, claimant: Claimant, said: _Said) -> _Said:
-        record = KeyRecord(key="", user_id=None, code="", context=said)
-        try:
-            await self._store.finish(claimant, record, now=self._client.clock.time(), keep=self._remember)
-        except OpenRouterError as failure:
-            logger.warning("an exchange that is over could not be marked so: %s", failure)
-        return said
-
-    async def _give_back(self, claimant: Claimant, claim: Claim, failure: Exception) -> _Said:
-        said = _say(failure)
-        # What may have been carried out stays claimed until the lease is over. Then its next claimant knows of that.
-        if said["outcome"] != Outcome.UNKNOWN:
-            try:
-                await self._store.restore(claimant, now=self._client.clock.time())
-            except OpenRouterError as trouble:
-                logger.warning("a code could not be given back, and waits for the end of its lease: %s", trouble)
-        return said
 
 
 def _purpose(what: str, task_id: str) -> str:
@@ -378,42 +253,3 @@ def _dump_request(request: ExchangeAuthCodeForAPIKeyRequest) -> bytes:
 
 def _load_request(data: bytes) -> ExchangeAuthCodeForAPIKeyRequest:
     return ExchangeAuthCodeForAPIKeyRequest(**json.loads(data))
-
-
-def _say_key(response: ExchangeAuthCodeForAPIKeyResponse, *, delivered: bool = False) -> _Said:
-    return {
-        "key": None if delivered else response.key,
-        "user_id": response.user_id,
-        "key_hash": hashlib.sha256(response.key.encode()).hexdigest(),
-    }
-
-
-def _say(failure: Exception) -> _Said:
-    if not isinstance(failure, OpenRouterError):
-        # A middleware of the app does not say whether it sent the request, nor what its message shows.
-        return {"error": f"{type(failure).__name__} in the worker", "outcome": Outcome.UNKNOWN}
-    said: _Said = {"error": str(failure), "outcome": failure.outcome, "retry_after": failure.retry_after}
-    if isinstance(failure, APIError):
-        said |= {"status": failure.status_code, "message": failure.message}
-    return said
-
-
-def _said_before(claim: Claim) -> _Said:
-    if claim.result is None:
-        return _say(
-            OpenRouterError(
-                f"the code was exchanged before, and its result is not kept: {claim.status}", outcome=Outcome.COMPLETED
-            )
-        )
-    said: _Said = claim.result.context
-    return said
-
-
-def _rebuild(said: _Said) -> OpenRouterError:
-    outcome, retry_after = Outcome(said["outcome"]), said.get("retry_after")
-    if "status" not in said:
-        return OpenRouterError(said["error"], outcome=outcome, retry_after=retry_after)
-    status = said["status"]
-    error = APIError.for_status(status)(said["message"], status_code=status, outcome=outcome, retry_after=retry_after)
-    error.args = (said["error"],)
-    return error

@@ -290,6 +290,21 @@ async def test_what_was_refused_for_a_reason_that_passes_can_be_sent_again(fake:
     assert (await queue.exchange(code)).key
 
 
+async def test_a_cancellation_that_comes_from_inside_an_exchange_is_unknown(fake: FakeOpenRouter) -> None:
+    async def cancel(request: Request, call_next: Handler) -> Response:
+        await call_next(request)
+        raise asyncio.CancelledError
+
+    async with Queue(fake, client_options={"middlewares": [cancel]}) as queue:
+        with pytest.raises(errors.OpenRouterError, match="something inside the exchange was cancelled") as caught:
+            await queue.exchange(fake.issue_code())
+        assert caught.value.outcome is Outcome.UNKNOWN
+        # And so it stays.
+        with pytest.raises(errors.OpenRouterError) as again:
+            await queue.exchange_again()
+        assert again.value.outcome is Outcome.UNKNOWN
+
+
 async def test_a_worker_that_was_overtaken_gives_the_result_of_the_other(fake: FakeOpenRouter) -> None:
     store = Counting()
     async with Queue(fake, claims=store) as queue:
