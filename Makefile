@@ -25,7 +25,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 demo: .venv/.package
 	@$(BIN)/python -m openrouter_async.testing.demo
 
-test: .venv/.test
+test: .venv/.test .venv/.bench
 	@$(BIN)/python -m coverage erase
 	PYTHONDEVMODE=1 $(BIN)/python -m coverage run -m pytest --numprocesses auto --dist worksteal $(PYTEST_ARGS)
 	@$(BIN)/python -m coverage combine --quiet
@@ -63,6 +63,9 @@ stress: .venv/.test
 # Ten minutes at work, 200 at once, one code in ten with a fault.
 soak: .venv/.test
 	$(BIN)/python -m tests.soak $(SOAK_ARGS)
+
+bench: .venv/.bench
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 clean:
 	rm -rf .venv dist docs/_build .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis

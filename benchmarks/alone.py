@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import statistics
 import sys
 
@@ -66,11 +67,13 @@ def main() -> None:
     async def run() -> Figures:
         return await measure(chosen.make(plan.url, None if plan.authority is None else Tls(plan.authority)), plan)
 
-    with asyncio.Runner(loop_factory=_uvloop if chosen.uvloop else None) as runner:
-        print(json.dumps(attrs.asdict(runner.run(run()))))
+    with asyncio.Runner(loop_factory=uvloop_loop if chosen.uvloop else None) as runner:
+        print(json.dumps(attrs.asdict(runner.run(run()))), flush=True)
+    # A client with threads of its own may not survive the end of the interpreter.
+    os._exit(0)
 
 
-def _uvloop() -> asyncio.AbstractEventLoop:
+def uvloop_loop() -> asyncio.AbstractEventLoop:
     import uvloop
 
     loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()

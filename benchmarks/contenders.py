@@ -40,14 +40,15 @@ def _bare() -> Contender:
     return Contender(Bare)
 
 
-def _ours(*, middlewares: int = 0) -> Contender:
+def ours(*, middlewares: int = 0) -> Contender:
+    """This library, with so many middlewares that do nothing."""
     from benchmarks.ours import Ours
 
     return Contender(lambda base_url, tls: Ours(base_url, tls, middlewares=middlewares))
 
 
 def _ours_with_six_middlewares() -> Contender:
-    return _ours(middlewares=6)
+    return ours(middlewares=6)
 
 
 def _ours_with_orjson(*, uvloop: bool = False) -> Contender:
@@ -85,7 +86,7 @@ def _pyreqwest() -> Contender:
 SIDE_BY_SIDE: Final[Mapping[str, Callable[[], Contender]]] = {
     "hand-written": _hand_written,
     "hand-written again": _hand_written,
-    "ours": _ours,
+    "ours": ours,
     "ours, orjson": _ours_with_orjson,
     "ours, orjson, uvloop": _ours_with_speed,
     "ours, 6 middlewares": _ours_with_six_middlewares,

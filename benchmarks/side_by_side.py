@@ -26,7 +26,6 @@ from benchmarks.stub import pin
 
 BASELINE: Final = "hand-written"
 CONTROL: Final = "hand-written again"
-CONTROL_BOUNDS: Final = (0.95, 1.05)
 
 
 @attrs.frozen(kw_only=True)
@@ -40,6 +39,7 @@ class Plan:
         count: Exchanges in a block.
         cycles: Blocks of each client in a round.
         rounds: Rounds with a good control.
+        tolerance: How far the control of a good round may be from 1.
         spare: Rounds that may be discarded.
         names: The clients; None for all.
     """
@@ -50,6 +50,7 @@ class Plan:
     count: int
     cycles: int
     rounds: int
+    tolerance: float
     spare: int
     names: Sequence[str] | None = None
 
@@ -127,7 +128,7 @@ def compare(plan: Plan) -> Comparison:
         cycles = [field.cycle() for _ in range(plan.cycles)]
         ratios = {name: _ratios(cycles, name) for name in cycles[0]}
         control = ratios[CONTROL]["cpu"]
-        if not CONTROL_BOUNDS[0] <= control <= CONTROL_BOUNDS[1]:
+        if abs(control - 1) > plan.tolerance:
             discarded.append(control)
             continue
         rounds.append(ratios)

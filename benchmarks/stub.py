@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import contextlib
 import os
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -13,6 +14,9 @@ import time
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self, cast
+
+import trustme
+import uvloop
 
 BODY = b'{"key":"sk-or-v1-' + b"0123456789abcdef" * 4 + b'","user_id":"user_2yOPcMpKoQhcd4bVgSMlELRaIah"}'
 ANSWER = (
@@ -58,13 +62,12 @@ def _content_length(buffer: bytes, end: int) -> int:
 
 
 async def _serve(certificate: str) -> None:
-    import ssl
-
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
     loop = asyncio.get_running_loop()
-    servers = [await loop.create_server(StubProtocol, "127.0.0.1", 0, ssl=tls, backlog=4096) for tls in (None, context)]
-    print(*(server.sockets[0].getsockname()[1] for server in servers), flush=True)
+    for tls in (None, context):
+        server = await loop.create_server(StubProtocol, "127.0.0.1", 0, ssl=tls, backlog=4096)
+        print(server.sockets[0].getsockname()[1], flush=True)
     commands = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
     while await commands.readline():
@@ -83,8 +86,6 @@ class Stub:
         self.urls: dict[str, str] = {}
 
     def __enter__(self) -> Self:
-        import trustme
-
         self._folder = tempfile.TemporaryDirectory()
         folder = Path(self._folder.name)
         authority = trustme.CA()
@@ -97,7 +98,7 @@ class Stub:
             stdout=subprocess.PIPE,
             text=True,
         )
-        plain, tls = self._output.readline().split()
+        plain, tls = self._output.readline().strip(), self._output.readline().strip()
         self.urls = {"http": f"http://127.0.0.1:{plain}/api/v1", "tls": f"https://127.0.0.1:{tls}/api/v1"}
         return self
 
@@ -139,8 +140,6 @@ def main() -> None:
     parser.add_argument("certificate")
     certificate = parser.parse_args().certificate
     pin(to_server=True)
-    import uvloop
-
     uvloop.run(_serve(certificate))
 
 

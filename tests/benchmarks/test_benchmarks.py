@@ -1,0 +1,191 @@
+"""That the benchmark measures what it says. How long anything takes is no matter here."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import attrs
+import pytest
+
+from benchmarks import __main__ as runner
+from benchmarks import alone, side_by_side
+from benchmarks.client import Tls
+from benchmarks.contenders import CONTENDERS
+from benchmarks.measure import quantile
+from benchmarks.report import Section, Setup, Target, run_child, table
+from benchmarks.stub import BODY, Stub
+from openrouter_async import codec
+from tests.support import ROOT, missing
+
+KEY = json.loads(BODY)["key"]
+
+
+def needs(*libraries: str) -> None:
+    for library in libraries:
+        if find_spec(library) is None:
+            missing(library)
+
+
+@pytest.fixture(scope="module")
+def stub() -> Iterator[Stub]:
+    with Stub() as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def same_codec() -> Iterator[None]:
+    before = codec.active()
+    yield
+    codec.select(before)
+
+
+@pytest.mark.parametrize("scheme", ["http", "tls"])
+@pytest.mark.parametrize("name", CONTENDERS)
+def test_each_client_gets_the_key(stub: Stub, name: str, scheme: str) -> None:
+    needs("openrouter", "orjson", "pyreqwest", "uvloop")
+    contender = CONTENDERS[name]()
+
+    async def exchange() -> list[str]:
+        client = contender.make(stub.urls[scheme], Tls(str(stub.authority)) if scheme == "tls" else None)
+        client.select()
+        keys = [await client.exchange(f"code-{number}") for number in range(3)]
+        await client.close()
+        # Transports close in a pass of the loop after this one.
+        await asyncio.sleep(0)
+        return keys
+
+    with asyncio.Runner(loop_factory=alone.uvloop_loop if contender.uvloop else None) as loop:
+        assert loop.run(exchange()) == [KEY] * 3
+
+
+def test_the_server_tells_its_cpu_time(stub: Stub) -> None:
+    before = stub.cpu()
+    plan = alone.Plan(name="hand-written", url=stub.urls["http"], authority=None, concurrency=4, count=2000, blocks=1)
+    figures = run_child("benchmarks.alone", plan)
+    assert stub.cpu() > before
+    assert set(figures) == {"cpu", "elapsed", "p50", "p99", "memory"}
+    assert all(figure > 0 for figure in figures.values())
+
+
+@pytest.mark.parametrize(("tolerance", "rounds", "discarded"), [(1e9, 2, 0), (-1, 0, 3)])
+def test_a_round_with_an_unequal_control_is_discarded(
+    stub: Stub, tolerance: float, rounds: int, discarded: int
+) -> None:
+    plan = side_by_side.Plan(
+        url=stub.urls["http"],
+        authority=None,
+        concurrency=2,
+        count=4,
+        cycles=2,
+        rounds=2,
+        tolerance=tolerance,
+        spare=2,
+        names=["hand-written", "hand-written again", "ours"],
+    )
+    made = side_by_side.compare(plan)
+    assert (len(made.rounds), len(made.discarded)) == (rounds, discarded)
+
+
+@pytest.mark.parametrize(
+    ("target", "verdict"),
+    [
+        (Target("x", 0.95, 0.95), "PASS"),
+        (Target("x", 0.951, 0.95), "FAIL"),
+        (Target("x", 0.95, 0.95, at_least=True), "PASS"),
+        (Target("x", 0.949, 0.95, at_least=True), "FAIL"),
+        (Target("x", float("nan"), 0.95), "FAIL"),
+    ],
+)
+def test_a_target_judges_its_figure(target: Target, verdict: str) -> None:
+    assert target.cells()[-1] == verdict
+    assert target.is_met is (verdict == "PASS")
+
+
+@pytest.mark.parametrize(("value", "status"), [(1.0, 0), (1.1, 1)])
+def test_a_missed_target_is_the_exit_status(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], value: float, status: int
+) -> None:
+    def measure(_: Setup) -> Section:
+        return Section("Title", table(["a", "b"], [("1", "2")]), [Target("bound", value, 1.05)])
+
+    monkeypatch.setattr(runner, "MEASUREMENTS", {"only this": measure})
+    monkeypatch.setattr(sys, "argv", ["make bench", "--quick"])
+    needs("openrouter", "orjson", "pyreqwest", "uvloop")
+    with pytest.raises(SystemExit) as exit_:
+        runner.main()
+    assert exit_.value.code == status
+    assert "## Title\n\n| a | b |\n| --- | ---: |\n| 1 | 2 |" in capsys.readouterr().out
+
+
+def test_the_docs_get_the_figures_between_their_marks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    needs("openrouter", "orjson", "pyreqwest", "uvloop")
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n\n{runner.BEGIN}\nold\n{runner.END}\n\nafter\n")
+    monkeypatch.setattr(runner, "ROOT", tmp_path)
+    monkeypatch.setattr(runner, "PAGE", page)
+    monkeypatch.setattr(runner, "MEASUREMENTS", {"one": lambda _: Section("Title", "new")})
+    monkeypatch.setattr(sys, "argv", ["make bench", "--docs"])
+    with pytest.raises(SystemExit):
+        runner.main()
+    text = page.read_text()
+    assert text.startswith(f"before\n\n{runner.BEGIN}\n\n## Targets")
+    assert "\n## Title\n\nnew\n" in text
+    assert text.endswith(f"\n\n{runner.END}\n\nafter\n")
+    assert "old" not in text
+    assert str(ROOT) not in text
+
+
+def test_quick_figures_are_not_for_the_docs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["make bench", "--docs", "--quick"])
+    with pytest.raises(SystemExit) as exit_:
+        runner.main()
+    assert exit_.value.code == 2
+
+
+def test_a_glance_has_all_tables_and_judges_each_target() -> None:
+    needs("matplotlib", "openai", "openrouter", "orjson", "pyreqwest", "uvloop")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDEVMODE"}
+    made = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "--quick"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=environment,
+    )
+    assert made.returncode in (0, 1), made.stderr
+    for heading in ("Targets", "Side by side, in one process", "Alone, each in a process of its own", "Import"):
+        assert f"\n## {heading}\n\n" in f"\n{made.stdout}"
+    for heading in ("Batches, http, 64 at a time", "Growth"):
+        assert f"\n## {heading}\n\n" in made.stdout
+    targets = made.stdout.partition("## Targets\n\n")[2].partition("\n\n")[0].splitlines()[2:]
+    verdicts = [line.split("|")[-2].strip() for line in targets]
+    assert len(verdicts) == 13
+    assert set(verdicts) <= {"PASS", "FAIL"}
+    assert ("FAIL" in verdicts) is (made.returncode == 1)
+
+
+def test_a_chart_is_the_same_for_the_same_figures_and_says_nothing_of_where_it_was_made() -> None:
+    needs("matplotlib")
+    from benchmarks.plots import Chart
+
+    chart = Chart(title="Title", x="across", y="up", lines={"a": [(1, 2), (10, 3)], "b": [(1, 3), (10, 1)]})
+    logarithmic = attrs.evolve(chart, logarithmic=True)
+    svg = chart.svg()
+    assert svg == chart.svg()
+    assert svg != logarithmic.svg()
+    assert all(f">{text}</text>" in svg for text in ("Title", "across", "up", "a", "b"))
+    assert str(ROOT) not in svg
+    assert "<dc:date>" not in svg
+
+
+@pytest.mark.parametrize(("share", "value"), [(0.5, 50), (0.99, 99), (1.0, 100), (0.001, 1)])
+def test_a_quantile_is_a_value_that_was_measured(share: float, value: int) -> None:
+    assert quantile(range(1, 101), share) == value
