@@ -87,7 +87,7 @@ class LoginRecord:
                 context=fields["context"],
                 return_to=fields["return_to"],
             )
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             # The errors of these quote what they were given.
             raise LoginStoreError("what the store holds is not a login") from None
 
@@ -125,7 +125,7 @@ class KeyRecord:
         """
         try:
             return cls(**json.loads(data))
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             raise LoginStoreError("what the store holds is not a result") from None
 
 

@@ -44,7 +44,9 @@ from openrouter_async.login import (
     LoginStoreError,
     MemoryStore,
     PendingLogin,
+    StateMismatchError,
     Store,
+    UnknownLoginError,
 )
 from openrouter_async.login.records import Claim, Claimant
 from openrouter_async.pkce import code_challenge
@@ -184,34 +186,48 @@ async def test_nothing_shows_a_state_a_key_or_a_url() -> None:
         pending = await flow.start(binding=BINDING)
         grant = await flow.finish(back(pending), binding=BINDING)
 
+    assert repr(flow) == f"<AuthorizationFlow {CALLBACK} <MemoryStore 1/10000>>"
     shown = repr((flow, pending, grant))
     assert pending.state not in shown
     assert KEY not in shown
 
 
+CONTEXT = "context: must be JSON of at most 1024 bytes"
+ODD_BINDING = "binding: must be an int, or a string of 1 to 1024 characters"
+
+
 @pytest.mark.parametrize(
-    ("arguments", "field"),
+    ("arguments", "complaint"),
     [
-        ({"context": object()}, "context"),
-        ({"context": "x" * 1023}, "context"),
-        ({"context": float("nan")}, "context"),
-        ({"context": {1, 2}}, "context"),
-        ({"return_to": "https://evil.example"}, "return_to"),
-        ({"return_to": "//evil.example"}, "return_to"),
-        ({"binding": ""}, "binding"),
-        ({"binding": True}, "binding"),
-        ({"binding": b"bytes"}, "binding"),
-        ({"binding": "x" * 1025}, "binding"),
-        ({"key_label": "x" * 101}, "key_label"),
-        ({"limit": -1}, "limit"),
+        ({"context": object()}, CONTEXT),
+        ({"context": "x" * 1023}, CONTEXT),
+        ({"context": float("nan")}, CONTEXT),
+        ({"context": {1, 2}}, CONTEXT),
+        ({"return_to": "https://evil.example"}, "return_to: "),
+        ({"return_to": "//evil.example"}, "return_to: "),
+        ({"binding": ""}, ODD_BINDING),
+        ({"binding": True}, ODD_BINDING),
+        ({"binding": b"bytes"}, ODD_BINDING),
+        ({"binding": "x" * 1025}, ODD_BINDING),
+        ({"key_label": "x" * 101}, "key_label: "),
+        ({"limit": -1}, "limit: "),
     ],
 )
-async def test_a_start_with_what_is_not_valid_is_refused_by_name(arguments: dict[str, Any], field: str) -> None:
+async def test_a_start_with_what_is_not_valid_is_refused_by_name(arguments: dict[str, Any], complaint: str) -> None:
     async with flowing(GRANTED) as (flow, _):
         with pytest.raises(RequestValidationError) as caught:
             await flow.start(**arguments)
 
-    assert caught.value.field == field
+    assert str(caught.value).startswith(complaint)
+    assert str(caught.value) == complaint or complaint.endswith(": ")
+
+
+async def test_a_start_may_be_as_large_as_the_bounds_say() -> None:
+    async with flowing(GRANTED) as (flow, _):
+        pending = await flow.start(context="x" * 1022, binding="b" * 1024)
+        assert (await flow.finish(back(pending), binding="b" * 1024)).context == "x" * 1022
+        pending = await flow.start(binding="b")
+        assert (await flow.finish(back(pending), binding="b")).context is None
 
 
 @pytest.mark.parametrize(
@@ -237,9 +253,22 @@ async def test_a_flow_with_what_is_not_valid_is_refused_by_name(arguments: dict[
 async def test_without_a_callback_url_only_a_headless_login_starts() -> None:
     async with OpenRouter(None) as client:
         flow = AuthorizationFlow(client)
-        with pytest.raises(RequestValidationError, match="callback_url"):
+        with pytest.raises(RequestValidationError) as caught:
             await flow.start()
+        assert str(caught.value) == "callback_url: must be given to the flow for logins that are not headless"
         assert (await flow.start(headless=True)).headless
+        assert repr(flow) == "<AuthorizationFlow None <MemoryStore 1/10000>>"
+
+
+async def test_a_pasted_url_of_another_login_is_refused_by_the_state_in_its_path() -> None:
+    async with flowing(GRANTED) as (flow, server):
+        pending, other = await flow.start(binding=BINDING), await flow.start(binding=BINDING)
+        with pytest.raises(StateMismatchError):
+            await flow.finish_code(
+                pending.state, f"https://app.example/callback/{other.state}?code=the-code", binding=BINDING
+            )
+
+    assert not server.requests
 
 
 async def test_context_comes_back_as_json_carries_it() -> None:
@@ -261,22 +290,38 @@ async def test_without_a_binding_a_second_callback_gets_nothing() -> None:
         pending = await flow.start()
         first = asyncio.create_task(flow.finish(back(pending)))
         await gate.reached.wait()
-        with pytest.raises(LoginAlreadyUsedError):
+        with pytest.raises(LoginAlreadyUsedError) as busy:
             await flow.finish(back(pending))
         gate.open.set()
         assert (await first).key == KEY
-        with pytest.raises(LoginAlreadyUsedError):
+        with pytest.raises(LoginAlreadyUsedError) as over:
             await flow.finish(back(pending))
 
+    assert str(busy.value) == "the login is being finished by another callback"
+    assert str(over.value) == "the login is over"
     assert len(server.requests) == 1
+
+
+async def test_a_login_is_for_the_browser_that_started_it_and_known_here() -> None:
+    async with flowing(GRANTED) as (flow, server):
+        pending = await flow.start(binding=BINDING)
+        with pytest.raises(LoginBindingError) as elsewhere:
+            await flow.finish(back(pending), binding="another")
+        with pytest.raises(UnknownLoginError) as unknown:
+            await flow.finish(f"/callback/{'s' * 43}?code=the-code", binding=BINDING)
+
+    assert str(elsewhere.value) == "the login was started in another browser or chat"
+    assert str(unknown.value) == "there is no such login, or not any more, or not in this browser"
+    assert not server.requests
 
 
 async def test_a_finished_login_gives_nothing_for_another_code() -> None:
     async with flowing(GRANTED) as (flow, server):
         pending = await flow.start(binding=BINDING)
         await flow.finish(back(pending), binding=BINDING)
-        with pytest.raises(LoginAlreadyUsedError):
+        with pytest.raises(LoginAlreadyUsedError) as caught:
             await flow.finish(back(pending, code="another-code"), binding=BINDING)
+        assert str(caught.value) == "the login is over, and its grant is not for this callback"
         with pytest.raises(LoginAlreadyUsedError):
             await flow.finish(f"/callback/{pending.state}?error=access_denied", binding=BINDING)
 
@@ -293,6 +338,7 @@ async def test_an_expired_login_is_told_by_our_own_clock() -> None:
         with pytest.raises(LoginAlreadyUsedError):
             await flow.finish(back(pending), binding=BINDING)
 
+    assert str(caught.value) == "the login took longer than its lifetime"
     assert "too long" in caught.value.user_message
     assert not server.requests
 
@@ -418,10 +464,11 @@ async def test_a_key_that_its_safe_place_refused_is_in_the_error_also_after_a_re
 
     async with flowing(GRANTED, client={"on_key": fail}) as (flow, server):
         pending = await flow.start(binding=BINDING)
-        for _ in range(2):
+        for told in ("on_key raised OSError", "on_key raised when the login was finished"):
             with pytest.raises(KeyDeliveryError) as caught:
                 await flow.finish(back(pending), binding=BINDING)
-            assert caught.value.response.key == KEY
+            assert str(caught.value) == f"{told}; the key is in .response"
+            assert (caught.value.response.key, caught.value.response.user_id) == (KEY, "user_1")
 
     assert len(server.requests) == 1
 
@@ -463,7 +510,9 @@ async def test_a_caller_that_goes_away_leaves_a_grant_for_the_reload(
         assert (await flow.finish(back(pending), binding=BINDING)).key == KEY
 
     assert len(server.requests) == 1
-    assert "only a reload gets its key" in caplog.text
+    assert caplog.messages == [
+        "the caller of a finished login was cancelled, and no on_key is set: only a reload gets its key"
+    ]
 
 
 async def test_a_key_in_a_safe_place_is_not_warned_of(caplog: pytest.LogCaptureFixture) -> None:
@@ -495,7 +544,7 @@ async def test_a_failure_that_nobody_waits_for_is_logged_without_secrets(caplog:
         gate.open.set()
         await flow.drain()
 
-    assert "a login whose caller was cancelled failed: 403" in caplog.text
+    assert caplog.messages == ["a login whose caller was cancelled failed: 403 Invalid code or code_verifier"]
     assert "the-code" not in caplog.text
     assert pending.state not in caplog.text
 
@@ -596,6 +645,7 @@ async def test_when_a_dead_workers_code_is_used_the_error_says_that_nobody_knows
         with pytest.raises(LoginAlreadyUsedError):
             await flow.finish(back(pending), binding=BINDING)
 
+    assert str(caught.value) == "the code is refused, but a worker was lost while it exchanged it: the key may exist"
     assert caught.value.outcome is Outcome.UNKNOWN
     assert caught.value.restart_login
     assert "could not be confirmed" in caught.value.user_message
@@ -645,6 +695,7 @@ async def test_who_was_overtaken_and_is_refused_gets_the_key_of_who_overtook(wai
         if not wait:
             with pytest.raises(LoginInProgressError) as caught:
                 await stalled
+            assert str(caught.value) == "another callback of the same login is still at work"
             assert isinstance(caught.value.__cause__, APIError)
         heir_gate.open.set()
         assert (await overtaking).key == KEY
@@ -703,7 +754,7 @@ async def test_a_claim_is_renewed_while_the_exchange_runs(
 
         assert (await finishing).key == KEY
     assert len({claimant.token for claimant in store.claims}) == 1
-    assert f"a claim could not be renewed: {shown}" in caplog.text
+    assert set(caplog.messages) == {f"a claim could not be renewed: {shown}"}
     assert "secret" not in caplog.text
 
 
@@ -718,6 +769,7 @@ async def test_who_waits_too_long_for_another_callback_is_told_to_come_again() -
         gate.open.set()
         await first
 
+    assert str(caught.value) == "another callback of the same login is still at work"
     assert not caught.value.restart_login
     assert "reload" in caught.value.user_message
 
@@ -732,7 +784,7 @@ async def test_a_key_is_given_although_the_store_is_out_of_reach(
         pending = await flow.start(binding=BINDING)
 
         assert (await flow.finish(back(pending), binding=BINDING)).key == KEY
-    assert f"could not be marked so: {shown}" in caplog.text
+    assert caplog.messages == [f"a login that is over could not be marked so: {shown}"]
     assert "secret" not in caplog.text
 
 
@@ -747,7 +799,7 @@ async def test_the_reason_is_told_although_the_store_is_out_of_reach(
 
         with pytest.raises(TooManyRequestsResponseError):
             await flow.finish(back(pending), binding=BINDING)
-    assert f"could not be given back, and waits for the end of its lease: {shown}" in caplog.text
+    assert caplog.messages == [f"a login could not be given back, and waits for the end of its lease: {shown}"]
     assert "secret" not in caplog.text
 
 
