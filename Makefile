@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-all stress soak check package bench docs clean
+.PHONY: demo test test-all stress soak mutants check package bench docs clean
 .DELETE_ON_ERROR:
 
 .venv/.pip:
@@ -67,5 +67,8 @@ soak: .venv/.test
 bench: .venv/.bench
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
+mutants: .venv/.test .venv/.mutation
+	$(BIN)/python .ci/mutants $(MUTANTS)
+
 clean:
-	rm -rf .venv dist docs/_build .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv mutants dist docs/_build .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
