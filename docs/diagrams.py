@@ -1,11 +1,12 @@
-"""Draws the diagrams of the documentation: `python docs/diagrams.py` writes them to `docs/_static`.
+"""Draws the diagrams and badges of the documentation: `python docs/diagrams.py` writes them to `docs/_static`.
 
-They are SVG with the text's own colour, so that they can be read on light and on dark: inside a page they take its
-colour, as a picture of their own they ask the browser which one is wanted.
+The badges say what `pyproject.toml` says. The diagrams are SVG with the text's own colour, so that they can be read on
+light and on dark: inside a page they take its colour, as a picture of their own they ask the browser what is wanted.
 """
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Iterable
 from html import escape
 from pathlib import Path
@@ -195,6 +196,38 @@ def draw_all() -> Iterable[Drawing]:
     return draw_layers(), draw_login()
 
 
+def _badge(label: str, value: str) -> str:
+    # The widths are those of 11 px Verdana, near enough; textLength makes the rest fit.
+    left, right = (round(6.6 * len(text)) + 12 for text in (label, value))
+    title = f"{label}: {value}"
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + right}" height="20" role="img" aria-label="{title}">'
+        f"<title>{title}</title>"
+        f'<rect width="{left + right}" height="20" rx="3" fill="#444c56"/>'
+        f'<path d="M{left} 0h{right - 3}a3 3 0 0 1 3 3v14a3 3 0 0 1-3 3H{left}z" fill="#1f6f4a"/>'
+        '<g fill="#fff" font-family="Verdana, DejaVu Sans, sans-serif" font-size="11">'
+        f'<text x="6" y="14" textLength="{left - 12}">{label}</text>'
+        f'<text x="{left + 6}" y="14" textLength="{right - 12}">{value}</text></g></svg>\n'
+    )
+
+
+def draw_badges() -> dict[str, str]:
+    """The badges, by their names: what the settings of the project's tools say, and nothing else."""
+    settings = tomllib.loads((FOLDER.parent.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    project, tools = settings["project"], settings["tool"]
+    checkers = [
+        name for name, is_used in (("mypy", tools["mypy"]["strict"]), ("pyright", "pyright" in tools)) if is_used
+    ]
+    return {
+        "python": _badge("Python", project["requires-python"].replace(">=", "≥ ")),
+        "typed": _badge("typed", " + ".join(checkers)),
+        "coverage": _badge("branch coverage", f"≥ {tools['coverage']['report']['fail_under']} %"),
+        "licence": _badge("licence", project["license"]),
+    }
+
+
 if __name__ == "__main__":
     for made in draw_all():
         (FOLDER / f"{made.name}.svg").write_text(made.render(), encoding="utf-8")
+    for name, badge in draw_badges().items():
+        (FOLDER / f"badge-{name}.svg").write_text(badge, encoding="utf-8")

@@ -216,3 +216,12 @@ def test_the_page_says_what_each_is() -> None:
         hold(rows[row][OFFICIAL], "yes" if is_there else "no", OFFICIAL)
     assert rows["sync"]["openrouter_async"] == "no"
     assert inspect.iscoroutinefunction(OAuth.exchange_auth_code_for_api_key)
+
+
+def test_the_comparison_in_the_readme_is_a_part_of_the_page() -> None:
+    section = (ROOT / "README.md").read_text().split("## How it compares\n")[1].split("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("|")]
+    known = set(PAGE.splitlines())
+    assert [row for row in rows if row not in known] == []
+    # Besides the heading and the line below it.
+    assert len(rows) == 12

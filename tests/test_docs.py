@@ -19,7 +19,7 @@ from tests.documents import run_document
 from tests.login.support import free_port
 from tests.support import ROOT
 
-DOCUMENTS = sorted((ROOT / "docs").rglob("*.md"))
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 DATABASE = "redis://localhost"
 
 

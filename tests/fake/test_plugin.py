@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 import textwrap
@@ -11,7 +10,6 @@ import pytest
 
 from openrouter_async import OpenRouter, testing
 from openrouter_async.testing import FakeOpenRouter
-from tests.support import ROOT
 
 TESTS = """
 import asyncio
@@ -76,13 +74,6 @@ def test_the_fixtures_work_with_anyio_where_there_is_no_pytest_asyncio(tmp_path:
     tests = TESTS.replace("MARK", "anyio")
     said = run_pytest(tmp_path, tests, "-p", "anyio.pytest_plugin", hide="pytest_asyncio")
     assert "2 passed" in said, said
-
-
-def test_the_example_in_the_readme_works(tmp_path: Path) -> None:
-    (example,) = re.findall(r"```python\n(# test_app\.py\n.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    scope = "asyncio_default_fixture_loop_scope=function"
-    said = run_pytest(tmp_path, example, "-p", "pytest_asyncio.plugin", "-o", "asyncio_mode=auto", "-o", scope)
-    assert "1 passed" in said, said
 
 
 def test_every_exported_name_is_there_and_others_are_attribute_errors() -> None:

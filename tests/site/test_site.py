@@ -15,6 +15,7 @@ from tests.site.pages import Page, Site
 from tests.site.public import PUBLIC, errors
 from tests.support import ROOT
 
+STATIC = ROOT / "docs" / "_static"
 REFERENCE = ROOT / "docs" / "reference"
 
 
@@ -71,7 +72,14 @@ def diagrams() -> ModuleType:
 
 def test_the_diagrams_are_what_their_script_draws(diagrams: ModuleType) -> None:
     for drawing in diagrams.draw_all():
-        assert (ROOT / "docs" / "_static" / f"{drawing.name}.svg").read_text() == drawing.render()
+        assert (STATIC / f"{drawing.name}.svg").read_text() == drawing.render()
+
+
+def test_the_badges_say_what_the_settings_say(diagrams: ModuleType) -> None:
+    badges = diagrams.draw_badges()
+    assert {path.stem.removeprefix("badge-") for path in STATIC.glob("badge-*.svg")} == set(badges)
+    for name, badge in badges.items():
+        assert (STATIC / f"badge-{name}.svg").read_text() == badge
 
 
 def test_the_diagrams_say_in_words_what_they_show(diagrams: ModuleType) -> None:
