@@ -6,17 +6,14 @@ import asyncio
 import hashlib
 import json
 import os
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Self
-
-import attrs
+from typing import TYPE_CHECKING, Self
 
 from openrouter_async.batch.journal_file import (
     JournalEntry,
-    append,
+    Lines,
     open_journal,
     purpose_of,
     read_lines,
@@ -31,15 +28,6 @@ from openrouter_async.models import ExchangeAuthCodeForAPIKeyRequest, ExchangeAu
 
 if TYPE_CHECKING:
     from openrouter_async.sealing import Keys
-
-
-@attrs.define(eq=False)
-class _Group:
-    """Lines that are written, and made to last, together."""
-
-    lines: list[bytes] = attrs.field(factory=list[bytes])
-    written: asyncio.Event = attrs.field(factory=asyncio.Event)
-    failure: str | None = None
 
 
 class Journal:
@@ -84,7 +72,7 @@ class Journal:
         self._sealer = to_sealer(keys)
         self._clear_keys = clear_keys
         self._clock = clock
-        self._file: IO[bytes] | None = None
+        self._lines: Lines | None = None
         self._standings: dict[str, Standing] = {}
         # Those under way: whether an earlier try of theirs is in doubt.
         self._open: dict[str, bool] = {}
@@ -92,12 +80,9 @@ class Journal:
         self._ends: dict[str, asyncio.Future[None]] = {}
         self._settled = asyncio.Event()
         self._settled.set()
-        self._group: _Group | None = None
-        self._writer: asyncio.Task[None] | None = None
-        self._failure: str | None = None
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._path} {'closed' if self._file is None else 'open'}>"
+        return f"<{type(self).__name__} {self._path} {'closed' if self._lines is None else 'open'}>"
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -114,10 +99,10 @@ class Journal:
         Raises:
             JournalError: Another process has it open, it is no journal, or it cannot be used.
         """
-        if self._file is not None:
+        if self._lines is not None:
             raise JournalError(f"{self._path}: it is open already")
-        self._failure = None
-        self._file, self._standings = await asyncio.to_thread(open_journal, self._path)
+        file, self._standings = await asyncio.to_thread(open_journal, self._path)
+        self._lines = Lines(file, self._path)
 
     async def aclose(self, *, timeout: float = 10.0) -> None:
         """Wait for the results of what is under way, then close the file and give up the lock.
@@ -125,7 +110,8 @@ class Journal:
         Args:
             timeout: Seconds to wait; what has no result by then stays in doubt.
         """
-        if self._file is None:
+        lines = self._lines
+        if lines is None:
             return
         try:
             async with asyncio.timeout(timeout):
@@ -133,13 +119,8 @@ class Journal:
         except TimeoutError:
             pass
         finally:
-            self._failure = "it is closed"
-            if self._writer is not None:
-                await asyncio.wait((self._writer,))
-            with suppress(OSError):
-                # What could not be written before cannot be now.
-                self._file.close()
-            self._file = None
+            await lines.aclose()
+            self._lines = None
             for digest in tuple(self._open):
                 self.leave(digest)
 
@@ -156,7 +137,7 @@ class Journal:
     @property
     def is_open(self) -> bool:
         """Whether the file is open."""
-        return self._file is not None
+        return self._lines is not None
 
     @property
     def holds_keys(self) -> bool:
@@ -253,28 +234,9 @@ class Journal:
         return said
 
     async def _write(self, fields: dict[str, str | None]) -> None:
-        if self._file is None or self._failure is not None:
-            raise JournalError(f"{self._path}: {self._failure or 'it is not open'}")
-        group = self._group
-        if group is None:
-            group = self._group = _Group()
-            if self._writer is None:
-                self._writer = asyncio.get_running_loop().create_task(self._write_groups(self._file))
-        group.lines.append(json.dumps(fields | {"at": self._now()}).encode() + b"\n")
-        await group.written.wait()
-        if group.failure is not None:
-            raise JournalError(f"{self._path}: {group.failure}")
-
-    async def _write_groups(self, file: IO[bytes]) -> None:
-        while (group := self._group) is not None:
-            self._group = None
-            try:
-                await asyncio.to_thread(append, file, b"".join(group.lines))
-            except OSError as failure:
-                # A part of it may be there: whatever came after would be in the middle of a line.
-                self._failure = group.failure = f"it cannot be written: {reason_of(failure)}"
-            group.written.set()
-        self._writer = None
+        if self._lines is None:
+            raise JournalError(f"{self._path}: it is not open")
+        await self._lines.append(json.dumps(fields | {"at": self._now()}).encode() + b"\n")
 
     def _now(self) -> str:
         return datetime.fromtimestamp(self._clock.time(), UTC).isoformat(timespec="milliseconds")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
@@ -111,6 +112,80 @@ def append(file: IO[bytes], lines: bytes) -> None:
     os.fsync(file.fileno())
 
 
+@attrs.define(eq=False)
+class _Group:
+    """Lines that are written, and made to last, together."""
+
+    lines: list[bytes] = attrs.field(factory=list[bytes])
+    written: asyncio.Event = attrs.field(factory=asyncio.Event)
+    failure: str | None = None
+
+
+class Lines:
+    """Appends lines to the file of a journal; those that come at the same time share one ``fsync``."""
+
+    def __init__(self, file: IO[bytes], path: Path) -> None:
+        self._file = file
+        self._path = path
+        self._process = os.getpid()
+        self._group: _Group | None = None
+        # Whether nothing is being written.
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+        self._refusal: str | None = None
+
+    async def append(self, line: bytes) -> None:
+        """Write a line, and wait until it is on the disk. When this is cancelled, it is written all the same.
+
+        Raises:
+            JournalError: It cannot be written, or the file is closed.
+        """
+        if os.getpid() != self._process:
+            # The lock goes over a fork, and does not keep the two apart.
+            raise JournalError(f"{self._path}: it was opened before a fork")
+        if self._refusal is not None:
+            raise JournalError(f"{self._path}: {self._refusal}")
+        group = self._group
+        if group is None:
+            group = self._group = _Group()
+            if self._quiet.is_set():
+                self._quiet.clear()
+                # Not at once: more may come in this pass of the loop.
+                asyncio.get_running_loop().call_soon(self._write)
+        group.lines.append(line)
+        await group.written.wait()
+        if group.failure is not None:
+            raise JournalError(f"{self._path}: {group.failure}")
+
+    async def aclose(self) -> None:
+        """Take no more, wait for what is being written, and give up the lock."""
+        self._refusal = "it is closed"
+        await self._quiet.wait()
+        with suppress(OSError):
+            # What could not be written before cannot be now.
+            self._file.close()
+
+    def _write(self) -> None:
+        """Have a thread write what has come; not a task, which somebody might cancel in the middle of it."""
+        group, self._group = self._group, None
+        if group is None:
+            self._quiet.set()
+            return
+        writing = asyncio.get_running_loop().run_in_executor(None, append, self._file, b"".join(group.lines))
+        writing.add_done_callback(lambda writing: self._end(group, writing.exception()))
+
+    def _end(self, group: _Group, failure: BaseException | None) -> None:
+        if failure is not None:
+            # A part of it may be there: whatever came after would be in the middle of a line.
+            self._refusal = f"it cannot be written: {reason_of(failure)}"
+            for lost in filter(None, (group, self._group)):
+                lost.failure = self._refusal
+                lost.written.set()
+            self._group = None
+        group.written.set()
+        self._write()
+
+
 def read_lines(file: IO[bytes], path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """The lines of a journal, each with the place where it ends; a torn one at the end is left out."""
     header = file.readline(len(_HEADER))
@@ -160,6 +235,6 @@ def purpose_of(digest: str) -> str:
     return f"journal {digest}"
 
 
-def reason_of(failure: OSError) -> str:
+def reason_of(failure: BaseException) -> str:
     """Why the system refused."""
-    return failure.strerror or type(failure).__name__
+    return (failure.strerror if isinstance(failure, OSError) else None) or type(failure).__name__

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterable, Callable, Iterable
 from typing import TypeAlias
 
 import attrs
 
 from openrouter_async.errors import KeyDeliveryError, OpenRouterError, Outcome
+from openrouter_async.events import Event
 from openrouter_async.models import ExchangeAuthCodeForAPIKeyRequest, ExchangeAuthCodeForAPIKeyResponse
+
+logger = logging.getLogger(__name__)
 
 Requests: TypeAlias = (
     Iterable[ExchangeAuthCodeForAPIKeyRequest | str] | AsyncIterable[ExchangeAuthCodeForAPIKeyRequest | str]
@@ -57,6 +61,17 @@ class ExchangeResult:
             raise self.error
         assert self.response is not None  # noqa: S101 - one of the two is set
         return self.response
+
+
+def tell_of_loss(results: Iterable[ExchangeResult]) -> None:
+    """Say that the consumer will not get these results, and that their keys are nowhere else."""
+    lost = sum(result.key is not None for result in results)
+    if lost:
+        logger.error(
+            "%d key(s) of a batch are lost: it was left before its end, and no on_key is set",
+            lost,
+            extra={"event": Event.KEY_LOST, "keys": lost},
+        )
 
 
 StopOn: TypeAlias = Callable[[ExchangeResult], object] | type[Exception] | tuple[type[Exception], ...]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
+from contextvars import ContextVar
 from typing import TypeAlias
 
 import attrs
@@ -16,7 +16,7 @@ from openrouter_async.batch.outlet import Outlet
 from openrouter_async.batch.plan import Plan
 from openrouter_async.batch.progress import BatchProgress, Reporter, Tally
 from openrouter_async.batch.repeats import Repeats
-from openrouter_async.batch.results import ExchangeResult
+from openrouter_async.batch.results import ExchangeResult, tell_of_loss
 from openrouter_async.batch.source import Source
 from openrouter_async.batch.standing import digest_of, text_of
 from openrouter_async.clock import Clock
@@ -29,11 +29,11 @@ from openrouter_async.errors import (
     RequestValidationError,
     TransportError,
 )
-from openrouter_async.events import Event
 from openrouter_async.inflight import IF_NOT_SENT
 from openrouter_async.models import ExchangeAuthCodeForAPIKeyRequest, ExchangeAuthCodeForAPIKeyResponse
 
-logger = logging.getLogger(__name__)
+_inside: ContextVar[object] = ContextVar("openrouter_async.batch", default=None)
+"""The mark of the batch that what runs is a part of."""
 
 _Request: TypeAlias = ExchangeAuthCodeForAPIKeyRequest
 _Response: TypeAlias = ExchangeAuthCodeForAPIKeyResponse
@@ -77,6 +77,8 @@ class Run:
         self._is_finished = False
         self._is_abandoned = False
         self._tally = Tally(source.total, clock)
+        # Not the run: connections outlive a batch, and keep the context in which they were made.
+        self._mark = object()
 
     # The consumer's side.
 
@@ -113,7 +115,8 @@ class Run:
 
     async def drain(self) -> None:
         """Wait until what was sent is answered. It goes on when the caller is cancelled."""
-        if self._workers:
+        # What the batch itself calls, such as an on_key, would wait for its own end.
+        if self._workers and _inside.get() is not self._mark:
             await asyncio.wait(self._workers)
 
     def abandon(self) -> None:
@@ -126,13 +129,8 @@ class Run:
 
     def warn_of_loss(self, results: Iterable[ExchangeResult]) -> None:
         """Say that the consumer will not get these results, if their keys are nowhere else."""
-        lost = sum(result.key is not None for result in results)
-        if lost and not self._plan.is_safe:
-            logger.error(
-                "%d key(s) of a batch are lost: it was left before its end, and no on_key is set",
-                lost,
-                extra={"event": Event.KEY_LOST, "keys": lost},
-            )
+        if not self._plan.is_safe:
+            tell_of_loss(results)
 
     @property
     def progress(self) -> BatchProgress:
@@ -167,6 +165,7 @@ class Run:
     # The workers' side.
 
     async def _work(self) -> None:
+        _inside.set(self._mark)
         worker = asyncio.current_task()
         assert worker is not None  # noqa: S101 - a coroutine of ours runs in a task
         try:

@@ -50,7 +50,11 @@ class Batch(AsyncIterator[ExchangeResult]):
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Send nothing more, and wait until what was sent is answered."""
+        """Send nothing more, and wait until what was sent is answered.
+
+        What the batch itself calls, such as ``on_key``, ``on_progress`` or its input, can call this; then it does not
+        wait.
+        """
         self._run.stop(closed)
         await self._run.drain()
 

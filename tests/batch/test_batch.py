@@ -451,6 +451,28 @@ async def test_whenever_a_batch_is_closed_no_key_is_lost(fake: FakeOpenRouter, c
     assert not_sent > 0
 
 
+@pytest.mark.parametrize("place", ["on_key", "on_progress", "requests"])
+async def test_what_a_batch_calls_can_close_it(fake: FakeOpenRouter, place: str) -> None:
+    async def close(*_: object) -> None:
+        await batch.aclose()
+
+    async def codes() -> AsyncIterator[str]:
+        yield fake.issue_code()
+        if place == "requests":
+            await close()
+        while True:
+            yield fake.issue_code()
+
+    on_key = close if place == "on_key" else Safe()
+    async with connect(fake, on_key=on_key) as client, asyncio.timeout(10):
+        on_progress = close if place == "on_progress" else None
+        batch = client.oauth.exchange_many(codes(), concurrency=2, on_progress=on_progress)
+        results = [result async for result in batch]
+    assert 1 <= len(results) <= 5
+    assert {result.key for result in results if result.key} == {issued.key for issued in fake.issued_keys}
+    assert all(worker.done() for worker in batch._run._workers)
+
+
 async def test_a_consumer_that_is_cancelled_waits_for_what_was_sent(fake: FakeOpenRouter, client: OpenRouter) -> None:
     fake.script(Fault.delay(60))
     batch = client.oauth.exchange_many(issue(fake, 5), concurrency=1)

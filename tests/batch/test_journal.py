@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from openrouter_async import (
     errors,
 )
 from openrouter_async.batch import Standing, request_digest
+from openrouter_async.batch.journal_file import Lines
 from openrouter_async.sealing import generate_key
 from openrouter_async.testing import FakeOpenRouter, Fault
 from tests.batch.support import Gate, Safe, issue, read
@@ -57,6 +59,12 @@ async def client(fake: FakeOpenRouter) -> AsyncIterator[OpenRouter]:
 
 def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()[1:]]
+
+
+def lines_of(journal: Journal) -> Lines:
+    """What writes the lines of a journal that is open."""
+    assert journal._lines is not None
+    return journal._lines
 
 
 async def run(client: OpenRouter, path: Path, codes: list[str], **options: Any) -> list[ExchangeResult]:
@@ -326,13 +334,13 @@ async def test_the_journal_waits_for_what_is_under_way_when_it_is_closed(
 async def test_a_journal_that_is_closed_in_the_middle_of_writing_writes_all_of_it(path: Path) -> None:
     journal = await Journal(path).__aenter__()
     first = asyncio.ensure_future(journal.begin(request_digest("one")))
-    await until(lambda: journal._writer is not None and journal._group is None)
+    await until(lambda: not lines_of(journal)._quiet.is_set() and lines_of(journal)._group is None)
     second = asyncio.ensure_future(journal.begin(request_digest("two")))
-    await until(lambda: journal._group is not None)
+    await until(lambda: lines_of(journal)._group is not None)
     await journal.aclose(timeout=0)
     await asyncio.gather(first, second)
     assert len(lines(path)) == 2
-    with pytest.raises(errors.JournalError, match="it is closed"):
+    with pytest.raises(errors.JournalError, match="it is not open"):
         await journal.begin(request_digest("three"))
 
 
@@ -504,9 +512,8 @@ async def test_a_place_where_no_journal_can_be_is_refused(tmp_path: Path, monkey
 
 def fill_the_disk(journal: Journal) -> None:
     """From now on, the journal's file is one that never has room."""
-    assert journal._file is not None
     full = os.open("/dev/full", os.O_WRONLY)
-    os.dup2(full, journal._file.fileno())
+    os.dup2(full, lines_of(journal)._file.fileno())
     os.close(full)
 
 
@@ -539,6 +546,91 @@ async def test_when_a_result_cannot_be_written_the_consumer_gets_it_all_the_same
             await read(batch, results)
     assert [result.key for result in results] == [fake.issued_keys[0].key]
     assert [entry.standing for entry in Journal.read(path)] == [Standing.IN_DOUBT]
+
+
+@pytest.mark.parametrize("failure", [OSError(errno.EIO, "Input/output error"), MemoryError()])
+async def test_what_comes_while_a_line_cannot_be_made_to_last_is_refused_and_not_written(
+    path: Path, journal: Journal, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    syncing, go_on = threading.Event(), threading.Event()
+
+    def fail(_: int) -> None:
+        syncing.set()
+        go_on.wait(10)
+        raise failure
+
+    monkeypatch.setattr(os, "fsync", fail)
+    first = asyncio.ensure_future(journal.begin(request_digest("one")))
+    await asyncio.to_thread(syncing.wait, 10)
+    second = asyncio.ensure_future(journal.begin(request_digest("two")))
+    await until(lambda: lines_of(journal)._group is not None)
+    go_on.set()
+    for beginning in (first, second, journal.begin(request_digest("three"))):
+        async with asyncio.timeout(10):
+            with pytest.raises(errors.JournalError, match=r"it cannot be written: (Input/output error|MemoryError)"):
+                await beginning
+    await journal.aclose()
+    assert [line["request"] for line in lines(path)] == [request_digest("one")]
+    assert journal.standing("one") is journal.standing("two") is None
+
+
+async def test_a_journal_goes_on_when_all_tasks_are_cancelled(path: Path, journal: Journal) -> None:
+    before = asyncio.all_tasks()
+    beginning = asyncio.ensure_future(journal.begin(request_digest("one")))
+    await until(lambda: not lines_of(journal)._quiet.is_set() and lines_of(journal)._group is None)
+    for task in asyncio.all_tasks() - before:
+        task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await beginning
+    async with asyncio.timeout(10):
+        assert await journal.begin(request_digest("two"))
+        await journal.record(request_digest("two"), ExchangeAuthCodeForAPIKeyResponse(key="k"))
+    assert [line["event"] for line in lines(path)] == ["intent", "intent", "result"]
+
+
+async def test_a_result_whose_writing_is_given_up_is_written_all_the_same(path: Path, journal: Journal) -> None:
+    digest = request_digest("one")
+    await journal.begin(digest)
+    recording = asyncio.ensure_future(journal.record(digest, ExchangeAuthCodeForAPIKeyResponse(key="k")))
+    await until(lambda: lines_of(journal)._group is not None)
+    recording.cancel()
+    await asyncio.wait((recording,))
+    assert recording.cancelled()
+    # Its code is used up: another try would only be rejected.
+    assert not await journal.begin(digest)
+    await journal.aclose()
+    assert [entry.key for entry in Journal.read(path, keys=KEY)] == ["k"]
+
+
+async def test_a_journal_can_be_closed_by_several_at_once(path: Path) -> None:
+    journal = await Journal(path).__aenter__()
+    await journal.begin(request_digest("one"))
+    await asyncio.gather(*(journal.aclose(timeout=0) for _ in range(3)))
+    async with Journal(path) as again:
+        assert again.standing("one") is Standing.IN_DOUBT
+
+
+async def test_what_waits_for_another_batch_is_refused_when_the_journal_is_closed(path: Path) -> None:
+    journal = await Journal(path).__aenter__()
+    await journal.begin(request_digest("one"))
+    waiting = asyncio.ensure_future(journal.begin(request_digest("one")))
+    await until(lambda: len(journal._ends) == 1)
+    await journal.aclose(timeout=0)
+    async with asyncio.timeout(10):
+        with pytest.raises(errors.JournalError, match="it is not open"):
+            await waiting
+    # A result that comes too late is refused, too.
+    with pytest.raises(errors.JournalError, match="it is not open"):
+        await journal.record(request_digest("one"), ExchangeAuthCodeForAPIKeyResponse(key="k"))
+
+
+async def test_a_journal_is_not_written_by_a_fork_of_its_process(
+    path: Path, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    with pytest.raises(errors.JournalError, match="it was opened before a fork"):
+        await journal.begin(request_digest("one"))
+    assert lines(path) == []
 
 
 def test_digests_tell_requests_apart() -> None:
