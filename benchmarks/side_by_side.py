@@ -90,6 +90,8 @@ class Field:
         for name, contender in self._contenders.items():
             self._clients[name] = self._run(name, self._make(contender, tls))
             self._run(name, warm_up(self._clients[name], concurrency=plan.concurrency))
+        # No application has the objects of ten clients; what looking through them costs would be one client's bad luck.
+        gc.freeze()
 
     async def _make(self, contender: Contender, tls: Tls | None) -> Client:
         return contender.make(self._plan.url, tls)

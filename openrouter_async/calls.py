@@ -6,14 +6,14 @@ import asyncio
 import functools
 import time
 from collections.abc import Awaitable, Callable
-from typing import Final, Protocol, TypeAlias, TypeVar
+from typing import Final, NamedTuple, Protocol, TypeAlias, TypeVar
 
-import attrs
 from yarl import URL
 
 from openrouter_async import converter
 from openrouter_async.chain import Delivery, Request, Response
 from openrouter_async.clock import Clock
+from openrouter_async.counters import Counters
 from openrouter_async.errors import KeyDeliveryError, OpenRouterError, ResponseValidationError
 from openrouter_async.inflight import InFlight
 from openrouter_async.models import (
@@ -24,7 +24,6 @@ from openrouter_async.models import (
 )
 from openrouter_async.options import Bearer, RequestOptions
 from openrouter_async.outcomes import error_from, settle
-from openrouter_async.stats import Counters
 
 OnKey: TypeAlias = Callable[[ExchangeAuthCodeForAPIKeyRequest, ExchangeAuthCodeForAPIKeyResponse], Awaitable[object]]
 """Puts a key into its safe place. It is awaited before any caller gets the key, and also when no caller is left."""
@@ -32,8 +31,7 @@ OnKey: TypeAlias = Callable[[ExchangeAuthCodeForAPIKeyRequest, ExchangeAuthCodeF
 _Result = TypeVar("_Result", ExchangeAuthCodeForAPIKeyResponse, CreateAuthKeysCodeResponse)
 
 
-@attrs.frozen
-class Operation:
+class Operation(NamedTuple):
     """An operation of the API.
 
     Attributes:

@@ -17,6 +17,7 @@ from openrouter_async.backoff import RetryPolicy
 from openrouter_async.calls import OnKey, Operation, operation_urls
 from openrouter_async.chain import Delivery, Handler, Middleware, Request, Response, build_chain
 from openrouter_async.clock import SYSTEM_CLOCK, Clock
+from openrouter_async.counters import Counters
 from openrouter_async.errors import ClientClosedError, RequestValidationError
 from openrouter_async.inflight import InFlight
 from openrouter_async.models import UNSET, ExchangeAuthCodeForAPIKeyResponse, Unset
@@ -33,23 +34,24 @@ from openrouter_async.settings import (
     merge_headers,
     to_proxy,
 )
-from openrouter_async.stats import ClientStats, Counters
 from openrouter_async.transport import Transport
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession
 
+    from openrouter_async.stats import ClientStats
 
-@attrs.define(eq=False, repr=False)
+
 class _Shared:
     """What a client and those made from it have in common."""
 
-    clock: Clock
-    transport: Transport
-    overload: Overload
-    in_flight: InFlight[ExchangeAuthCodeForAPIKeyResponse]
-    counters: Counters
-    is_closed: bool = False
+    def __init__(self, clock: Clock, transport: Transport) -> None:
+        self.clock = clock
+        self.transport = transport
+        self.overload = Overload(clock)
+        self.in_flight: InFlight[ExchangeAuthCodeForAPIKeyResponse] = InFlight()
+        self.counters = Counters()
+        self.is_closed = False
 
 
 class OpenRouter:
@@ -132,7 +134,7 @@ class OpenRouter:
         if isinstance(pool_size, bool) or not isinstance(pool_size, int) or pool_size < 1:
             raise RequestValidationError("pool_size", "must be an integer from 1")
         transport = Transport(session=session, pool_size=pool_size, proxy=to_proxy(proxy), ssl=ssl, trust_env=trust_env)
-        self._bind(settings, _Shared(clock, transport, Overload(clock), InFlight(), Counters()), owner=None)
+        self._bind(settings, _Shared(clock, transport), owner=None)
 
     def _bind(self, settings: Settings, shared: _Shared, *, owner: OpenRouter | None) -> None:
         self._settings = settings
@@ -189,6 +191,9 @@ class OpenRouter:
 
     def stats(self) -> ClientStats:
         """What this client and those that share its pool are doing, and have done: for health checks."""
+        # Most clients are never asked.
+        from openrouter_async.stats import ClientStats
+
         shared = self._shared
         return ClientStats(
             is_closed=shared.is_closed,

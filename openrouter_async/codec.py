@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any, Final
-
-import attrs
+from typing import Any, Final, NamedTuple
 
 # Every answer that holds a key is far shorter. In longer ones the limits of the two would differ: a thousand levels,
 # and thousands of digits.
@@ -20,8 +18,7 @@ _QUICK_LENGTH: Final = 512
 _encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 
 
-@attrs.frozen(eq=False)
-class Codec:
+class Codec(NamedTuple):
     """A way to write and to read JSON.
 
     Attributes:

@@ -18,8 +18,9 @@ from openrouter_async.redaction import scrub
 
 _MESSAGE_LENGTH: Final = 200
 _BODY_LENGTH: Final = 65_536
-_TITLE: Final = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
-_LOOKS_LIKE_HTML: Final = re.compile(r"\s*<(!doctype|html|head|body)", re.IGNORECASE)
+# Compiled when they are first needed, as they are rarely.
+_TITLE: Final = r"(?is)<title[^>]*>(.*?)</title>"
+_LOOKS_LIKE_HTML: Final = r"(?i)\s*<(!doctype|html|head|body)"
 
 
 def outcome_of(status: int) -> Outcome:
@@ -88,7 +89,7 @@ def _read_error_body(text: str) -> tuple[str, int | None, Mapping[str, Any] | No
     try:
         payload = load_json(text.encode("utf-8", "replace"))
     except MalformedBodyError:
-        return (_describe_html(text) if _LOOKS_LIKE_HTML.match(text) else text), None, None
+        return (_describe_html(text) if re.match(_LOOKS_LIKE_HTML, text) else text), None, None
     error = payload.get("error", payload) if isinstance(payload, dict) else payload
     if not isinstance(error, dict):
         return (error if isinstance(error, str) else ""), None, None
@@ -106,7 +107,7 @@ def _describe_html(text: str) -> str:
     # A table of all entities, for an answer that is rare.
     import html
 
-    title = _TITLE.search(text)
+    title = re.search(_TITLE, text)
     return f"an HTML page: {html.unescape(title[1])}" if title else "an HTML page"
 
 

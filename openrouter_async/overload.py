@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
-import attrs
 from yarl import URL
 
 from openrouter_async.clock import Clock
@@ -41,8 +40,7 @@ class RetryBudget:
         self.tokens = min(self._capacity, self.tokens + amount)
 
 
-@attrs.frozen
-class _Pause:
+class _Pause(NamedTuple):
     until: float
     spread: float
 

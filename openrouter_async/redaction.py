@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import re
@@ -41,16 +42,6 @@ _ANY_KEY: Final = re.compile(r"sk-or-[\w-]+")
 # dashes: a UUID, a trace id of 32 digits, `cf-ray`. A run that has no digit is a name.
 _LONG_RUN: Final = re.compile(r"(?<![0-9A-Za-z])(?=[A-Za-z]*[0-9])[0-9A-Za-z]{33,}")
 _MASKABLE_LENGTH: Final = 24
-# Where a secret may stand in text that somebody else wrote; what is kept comes before it.
-_PLACES: Final = (
-    re.compile(
-        r"((?:\b|(?<=%3F)|(?<=%26))(?:code|code_verifier|state)(?:=|%3D))(?:(?!%26)[^&\s\"'<>])+", re.IGNORECASE
-    ),
-    re.compile(r"([\"'](?:code|code_verifier|state|key)[\"']\s*:\s*[\"'])[^\"']*", re.IGNORECASE),
-    re.compile(r"(\bbearer\s+)[\x21-\x7e]+", re.IGNORECASE),
-    # The state of a login, where the callback URL has it in its path.
-    re.compile(r"(/|%2F)[\w-]{43}(?=[/?#&\s\"'%]|$)", re.ASCII | re.IGNORECASE),
-)
 _FORMATTER: Final = logging.Formatter()
 _SECRET_NAMES: Final = frozenset({"api_key", "authorization", "code", "code_verifier", "key", "state"})
 # What logging itself puts into a record; the message is masked when its arguments are in it.
@@ -95,9 +86,24 @@ def scrub(text: str, secrets: Iterable[str]) -> str:
     return _LONG_RUN.sub(MASK, _ANY_KEY.sub(MASK, text))
 
 
+# Compiled when there is a text to look through: that takes as long as the import of many modules.
+@functools.cache
+def _places() -> tuple[re.Pattern[str], ...]:
+    """Where a secret may stand in text that somebody else wrote; what is kept comes before it."""
+    return (
+        re.compile(
+            r"((?:\b|(?<=%3F)|(?<=%26))(?:code|code_verifier|state)(?:=|%3D))(?:(?!%26)[^&\s\"'<>])+", re.IGNORECASE
+        ),
+        re.compile(r"([\"'](?:code|code_verifier|state|key)[\"']\s*:\s*[\"'])[^\"']*", re.IGNORECASE),
+        re.compile(r"(\bbearer\s+)[\x21-\x7e]+", re.IGNORECASE),
+        # The state of a login, where the callback URL has it in its path.
+        re.compile(r"(/|%2F)[\w-]{43}(?=[/?#&\s\"'%]|$)", re.ASCII | re.IGNORECASE),
+    )
+
+
 def redact_text(text: str) -> str:
     """Mask what looks like a secret in text of any kind: a log line, a URL, JSON, a header."""
-    for place in _PLACES:
+    for place in _places():
         text = place.sub(rf"\1{MASK}", text)
     return _ANY_KEY.sub(MASK, text)
 

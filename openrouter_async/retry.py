@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import attrs
 
 from openrouter_async.backoff import RetryPolicy, backoff, parse_retry_after
 from openrouter_async.chain import Attempt, Handler, Request, Response
 from openrouter_async.clock import SYSTEM_CLOCK, Clock
+from openrouter_async.counters import Counters
 from openrouter_async.errors import OpenRouterError, Outcome, RequestTimeoutError, TransportError
 from openrouter_async.events import Event
 from openrouter_async.outcomes import error_from
 from openrouter_async.overload import RETRY_COST, SUCCESS_REFUND, TIMEOUT_COST, Overload
-from openrouter_async.stats import Counters
 
 __all__ = ["OnRetry", "RetryMiddleware", "RetryPolicy"]
 
@@ -110,8 +110,7 @@ class RetryMiddleware:
             logger.exception("on_retry raised; the retry goes on", extra={"event": Event.HOOK_FAILED})
 
 
-@attrs.frozen
-class _Failure:
+class _Failure(NamedTuple):
     """How an attempt failed: by an error, or by an answer that stands for one."""
 
     error: OpenRouterError

@@ -1,4 +1,4 @@
-"""What a client is doing, and has done: counters, and a snapshot of them for health checks."""
+"""What a client is doing, and has done, for health checks."""
 
 from __future__ import annotations
 
@@ -7,27 +7,6 @@ from collections.abc import Mapping
 import attrs
 
 from openrouter_async.errors import Outcome
-
-
-@attrs.define(kw_only=True)
-class Counters:
-    """What a client counts; shared by all that share its pool.
-
-    Attributes:
-        calls: Calls that reached the retries: an exchange that joined another is not one.
-        attempts: Requests that were sent, or tried to be.
-        retries: Those of them that were tried again.
-        waiting: Calls that wait now, for a backoff or for the end of a pause.
-        succeeded: Calls that gave what was asked for.
-        failed: Calls that failed, by what became of them.
-    """
-
-    calls: int = 0
-    attempts: int = 0
-    retries: int = 0
-    waiting: int = 0
-    succeeded: int = 0
-    failed: dict[Outcome, int] = attrs.field(factory=lambda: dict.fromkeys(Outcome, 0))
 
 
 @attrs.frozen(kw_only=True)
