@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import enum
 import io
 import os
 import re
 from typing import Any
 from unittest import mock
 
+import attrs
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
+from sphinx.util.typing import stringify_annotation
 
 import openrouter_async
 from openrouter_async.cli.app import run
@@ -76,6 +79,36 @@ def _keep_first_line(app: Sphinx, what: str, name: str, obj: object, options: ob
         lines[:0] = ["..", ""]
 
 
+def _sign_values(app: Sphinx, what: str, name: str, obj: object, options: object, *signature: str | None) -> Any:
+    if getattr(obj, "_is_protocol", False):
+        return "", None
+    # What attrs makes knows neither the types nor the defaults as they are written.
+    if not isinstance(obj, type) or not attrs.has(obj):
+        return None
+    with contextlib.suppress(NameError):
+        attrs.resolve_types(obj)
+    parameters = []
+    for field in attrs.fields(obj):
+        if field.init and not isinstance(field.type, str):
+            kind = stringify_annotation(field.type, "smart")
+            default = field.default
+            is_factory = isinstance(default, attrs.Factory)  # type: ignore[arg-type]
+            shown = "" if default is attrs.NOTHING else " = ..." if is_factory else f" = {_show(default)}"
+            parameters.append(f"{field.alias}: {kind}{shown}")
+    is_keyword_only = any(field.kw_only for field in attrs.fields(obj))
+    return f"({', '.join((['*'] if is_keyword_only and parameters else []) + parameters)})", None
+
+
+def _show(default: object) -> str:
+    match default:
+        case enum.Enum():
+            return f"{type(default).__name__}.{default.name}"
+        case frozenset():
+            return f"frozenset({{{', '.join(map(repr, sorted(default)))}}})"
+        case _:
+            return getattr(default, "__qualname__", "...") if callable(default) else repr(default)
+
+
 class CommandHelp(SphinxDirective):
     """``{command-help}``: what a command says of itself when it is asked for its help."""
 
@@ -93,6 +126,8 @@ class CommandHelp(SphinxDirective):
         return [nodes.literal_block(text, text.partition("\nExit status")[0], language="text")]
 
 
+_CELL = re.compile(r'(?<=<span class="pre">)[^<]+(?=</span>(?:(?!<t[dh]|<p>).)*</td>)', re.DOTALL)
+_PART = re.compile(r"(?<=\w)[_.](?=\w)")
 _SIGNATURE = re.compile(r"<dl>\n((?:<dd>.*</dd>\n)+)</dl>")
 
 
@@ -102,6 +137,8 @@ def _include_everybody(app: Sphinx, page: str, template: str, context: dict[str,
         r'<(pre|div(?= class="(?:table-wrapper|diagram-box)))\b', r'<\1 tabindex="0" ', context.get("body", "")
     )
     body = body.replace('<th class="head"><p></p></th>', "<td></td>")
+    # Long names in tables break where their parts end.
+    body = _CELL.sub(lambda found: _PART.sub(r"\g<0><wbr>", found[0]), body)
     # The arguments in a long signature are a list, and not one of definitions (WCAG 1.3.1).
     context["body"] = _SIGNATURE.sub(
         lambda found: f'<ul class="sig-params">{found[1].replace("dd>", "li>")}</ul>',
@@ -116,5 +153,6 @@ def setup(app: Sphinx) -> None:
     """What no option does."""
     app.add_directive("command-help", CommandHelp)
     app.connect("autodoc-process-docstring", _keep_first_line, priority=100)
+    app.connect("autodoc-process-signature", _sign_values)
     # After the theme, which wraps tables.
     app.connect("html-page-context", _include_everybody, priority=1000)
