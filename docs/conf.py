@@ -67,8 +67,7 @@ nitpick_ignore_regex = [
     # Type variables, and the seams between rooms of the package, which no user has to know.
     (
         r"py:.*",
-        r"openrouter_async\.(integrations\.frameworks\.(FlowOptions|Framework|LoginOptions|RequestT|ResponseT)"
-        r"|batch\.run\.Run|calls\.Caller|overload\.Overload|stats\.Counters)",
+        r"openrouter_async\..*\.(Caller|Counters|FlowOptions|Framework|LoginOptions|Overload|RequestT|ResponseT|Run)",
     ),
 ]
 
