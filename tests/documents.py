@@ -65,6 +65,7 @@ _PROSE: Final = frozenset(
     }
 )
 _SECONDS: Final = 60
+_SECONDS_TO_END: Final = 20
 _CLEANUP: Final = "_cleanup"
 _ENVIRONMENT: Final = "_environment"
 
@@ -171,13 +172,14 @@ def _running(command: str, expected: str, environment: Mapping[str, str]) -> Ite
             assert process.poll() is None, f"{command}: it ended\n{said}"
             yield
         finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
+            # Whoever has workers ends them; they are not to be told twice.
+            process.terminate()
             try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                raise
+                process.wait(_SECONDS_TO_END)
+            finally:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
 
 
 def _compare(command: str, expected: str, output: str) -> None:
