@@ -71,7 +71,7 @@ def test_the_package_says_that_it_is_typed() -> None:
 
 
 MYPY = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--show-error-codes"]
-PYRIGHT = [sys.executable, "-m", "pyright"]
+PYRIGHT = [sys.executable, "-m", "pyright", "--pythonpath", sys.executable]
 
 
 @pytest.mark.parametrize("checker", [MYPY, PYRIGHT], ids=["mypy", "pyright"])

@@ -26,10 +26,11 @@ from openrouter_async.login import (
     LoginRecord,
     MemoryStore,
     RedisStore,
+    UnknownLoginError,
     generate_key,
 )
 from openrouter_async.sealing import Sealer, SealError
-from tests.login.support import CALLBACK, NOW, Time, make_claimant, make_login, make_result
+from tests.login.support import CALLBACK, NOW, Time, back, make_claimant, make_login, make_result
 
 OLD, NEW = generate_key(), generate_key()
 
@@ -153,6 +154,14 @@ async def test_without_its_cookie_a_login_is_unknown_even_while_it_is_being_fini
 
     assert claim.status is ClaimStatus.UNKNOWN
     assert claim.result is None
+
+
+async def test_a_browser_without_any_cookie_is_told_that_there_is_no_login() -> None:
+    async with OpenRouter(None) as client:
+        flow = AuthorizationFlow(client, callback_url=CALLBACK, store=CookieStore(generate_key()))
+        pending = await flow.start()
+        with pytest.raises(UnknownLoginError):
+            await flow.finish(back(pending))
 
 
 async def test_a_replayed_cookie_does_not_start_a_spent_login_anew() -> None:

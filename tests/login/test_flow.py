@@ -68,6 +68,7 @@ from tests.login.support import (
     jar,
 )
 from tests.raw import http
+from tests.wire.clock import FakeClock
 
 if TYPE_CHECKING:
     from openrouter_async.testing import FakeOpenRouter
@@ -226,8 +227,8 @@ async def test_a_start_may_be_as_large_as_the_bounds_say() -> None:
     async with flowing(GRANTED) as (flow, _):
         pending = await flow.start(context="x" * 1022, binding="b" * 1024)
         assert (await flow.finish(back(pending), binding="b" * 1024)).context == "x" * 1022
-        pending = await flow.start(binding="b")
-        assert (await flow.finish(back(pending), binding="b")).context is None
+        pending = await flow.start(context=[1] * 511, binding="b")
+        assert (await flow.finish(back(pending), binding="b")).context == [1] * 511
 
 
 @pytest.mark.parametrize(
@@ -258,6 +259,20 @@ async def test_without_a_callback_url_only_a_headless_login_starts() -> None:
         assert str(caught.value) == "callback_url: must be given to the flow for logins that are not headless"
         assert (await flow.start(headless=True)).headless
         assert repr(flow) == "<AuthorizationFlow None <MemoryStore 1/10000>>"
+
+
+async def test_a_headless_login_has_no_callback_though_the_flow_has_one() -> None:
+    async with flowing(GRANTED) as (flow, _):
+        pending = await flow.start(headless=True, binding=BINDING)
+        grant = await flow.finish_code(pending.state, "the-code", binding=BINDING)
+
+    assert set(URL(pending.url).query) == {"code_challenge", "code_challenge_method"}
+    assert grant.key == KEY
+
+
+async def test_the_page_can_be_elsewhere() -> None:
+    async with flowing(GRANTED, auth_url="https://gateway.example/auth") as (flow, _):
+        assert (await flow.start()).url.startswith("https://gateway.example/auth?")
 
 
 async def test_a_pasted_url_of_another_login_is_refused_by_the_state_in_its_path() -> None:
@@ -772,6 +787,23 @@ async def test_who_waits_too_long_for_another_callback_is_told_to_come_again() -
     assert str(caught.value) == "another callback of the same login is still at work"
     assert not caught.value.restart_login
     assert "reload" in caught.value.user_message
+
+
+async def test_who_waits_for_another_callback_does_so_for_half_a_minute() -> None:
+    gate, clock = Gate(), FakeClock()
+    async with flowing(GRANTED, lease=1000, client={"middlewares": [gate], "clock": clock.clock}) as (flow, _):
+        pending = await flow.start(binding=BINDING)
+        first = asyncio.create_task(flow.finish(back(pending), binding=BINDING))
+        await gate.reached.wait()
+        with pytest.raises(LoginInProgressError):
+            await flow.finish(back(pending), binding=BINDING)
+        gate.open.set()
+        await first
+
+    assert 30 <= sum(clock.waits) < 30.5
+    assert clock.waits[0] == 0.05
+    assert max(clock.waits) == 0.5
+    assert clock.waits == sorted(clock.waits)
 
 
 async def test_a_key_is_given_although_the_store_is_out_of_reach(
