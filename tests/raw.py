@@ -64,7 +64,8 @@ class RawServer:
                     return
                 writer.write(answer)
                 await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError):
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            # The server is closed before its clients: the streams of Python 3.11 log a handler that is cancelled.
             pass
         finally:
             self._connections.discard(task)
