@@ -716,3 +716,45 @@ async def test_a_cancellation_that_comes_from_inside_an_exchange_leaves_a_doubt(
         results = await run(client, path, codes, concurrency=1)
     assert [result.outcome for result in results] == [Outcome.UNKNOWN] * 2
     assert [entry.standing for entry in Journal.read(path)] == [Standing.IN_DOUBT] * 2
+
+
+FILLING = """
+import asyncio, resource, sys
+from openrouter_async import Journal, errors
+
+async def main():
+    async with Journal(sys.argv[1]) as journal:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1050, 1050))
+        begun = 0
+        try:
+            while True:
+                await asyncio.gather(*(journal.begin(f"{begun + number:032}") for number in range(3)))
+                begun += 3
+        except errors.JournalError as failure:
+            print(begun, failure)
+        await journal.aclose(timeout=0)
+
+asyncio.run(main())
+"""
+
+
+async def test_a_journal_that_reached_the_end_of_the_disk_in_the_middle_of_a_line_can_be_used_again(path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    filling = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-c", FILLING, str(path)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    begun, _, failure = filling.stdout.strip().partition(" ")
+    assert failure == f"{path}: it cannot be written: File too large"
+    assert path.stat().st_size == 1050
+    assert not path.read_bytes().endswith(b"\n")
+    async with Journal(path) as journal:
+        # Of the last three, some lines may be there whole: nobody was told that they can be sent.
+        assert int(begun) <= len(lines(path)) < int(begun) + 3
+        assert await journal.begin(request_digest("one"))
+        await journal.aclose(timeout=0)
+    assert Journal.read(path)[-1].request == request_digest("one")
