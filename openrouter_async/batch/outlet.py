@@ -62,13 +62,13 @@ class Outlet:
 
     def put(self, index: int, result: ExchangeResult | None) -> None:
         """Hand over a result, or None for a request that has none."""
-        if not self._ordered:
+        if self._ordered:
+            self._early[index] = result
+            while self._next_index in self._early:
+                self._hand_over(self._early.pop(self._next_index))
+                self._next_index += 1
+        else:
             self._hand_over(result)
-            return
-        self._early[index] = result
-        while self._next_index in self._early:
-            self._hand_over(self._early.pop(self._next_index))
-            self._next_index += 1
 
     def _hand_over(self, result: ExchangeResult | None) -> None:
         if result is None:

@@ -20,7 +20,8 @@ Requests: TypeAlias = (
 """Whole requests, or bare codes for those that need no verifier. It may have no end."""
 
 
-@attrs.frozen(kw_only=True)
+# With slots, a frozen one takes three times as long to make.
+@attrs.frozen(kw_only=True, slots=False)
 class ExchangeResult:
     """What became of one request of a batch.
 

@@ -15,10 +15,10 @@ from openrouter_async.batch.journal import Journal
 from openrouter_async.batch.outlet import Outlet
 from openrouter_async.batch.plan import Plan
 from openrouter_async.batch.progress import BatchProgress, Reporter, Tally
-from openrouter_async.batch.repeats import Repeats
+from openrouter_async.batch.repeats import Identity, Repeats, identify
 from openrouter_async.batch.results import ExchangeResult, tell_of_loss
 from openrouter_async.batch.source import Source
-from openrouter_async.batch.standing import digest_of, text_of
+from openrouter_async.batch.standing import request_digest
 from openrouter_async.clock import Clock
 from openrouter_async.errors import (
     ClientClosedError,
@@ -176,11 +176,11 @@ class Run:
                 except RequestValidationError as invalid:
                     self._deliver(ExchangeResult(index=index, error=invalid.with_traceback(None)))
                     continue
-                text = text_of(request)
-                if self._repeats.claim(text):
-                    await self._carry_out(worker, index, request, text)
+                identity = identify(request)
+                if self._repeats.claim(identity):
+                    await self._carry_out(worker, index, request, identity)
                 else:
-                    shared = await self._repeats.share(index, request, text)
+                    shared = await self._repeats.share(index, request, identity)
                     self._tally.repeated += 1
                     self._deliver(shared)
         except (Exception, asyncio.CancelledError) as failure:  # noqa: BLE001 - it is raised in the consumer
@@ -189,14 +189,14 @@ class Run:
         if not self._active:
             await self._finish()
 
-    async def _carry_out(self, worker: asyncio.Task[None], index: int, request: _Request, text: str) -> None:
+    async def _carry_out(self, worker: asyncio.Task[None], index: int, request: _Request, identity: Identity) -> None:
         journal, digest, is_begun = self._plan.journal, "", False
         result: ExchangeResult | None = None
         outcome: _Response | Exception
         try:
             try:
                 if journal is not None:
-                    digest = digest_of(text)
+                    digest = request_digest(request)
                     is_begun = await journal.begin(digest)
                     if not is_begun:
                         await self._skip(index)
@@ -219,7 +219,7 @@ class Run:
                 result = ExchangeResult(index=index, request=request, response=outcome)
         finally:
             # However it ends: others may wait for it.
-            self._repeats.land(text, result)
+            self._repeats.land(identity, result)
             if journal is not None and is_begun and result is None:
                 journal.leave(digest)
         self._deliver(result)

@@ -30,6 +30,7 @@ from openrouter_async import (
 )
 from openrouter_async.batch import Standing, request_digest
 from openrouter_async.batch.journal_file import Lines
+from openrouter_async.batch.repeats import identify
 from openrouter_async.sealing import generate_key
 from openrouter_async.testing import FakeOpenRouter, Fault
 from tests.batch.support import Gate, Safe, issue, read
@@ -633,7 +634,7 @@ async def test_a_journal_is_not_written_by_a_fork_of_its_process(
     assert lines(path) == []
 
 
-def test_digests_tell_requests_apart() -> None:
+def test_digests_and_identities_tell_requests_apart() -> None:
     def requests() -> Iterator[ExchangeAuthCodeForAPIKeyRequest]:
         for code in ("c", "1:c", "c:None", "\ud800"):
             yield ExchangeAuthCodeForAPIKeyRequest(code=code)
@@ -642,7 +643,7 @@ def test_digests_tell_requests_apart() -> None:
             yield ExchangeAuthCodeForAPIKeyRequest(code=code, code_verifier="v" * 43)
 
     digests = [request_digest(request) for request in requests()]
-    assert len(set(digests)) == len(digests)
+    assert len(set(digests)) == len(digests) == len({identify(request) for request in requests()})
     assert request_digest("c") == digests[0]
     with pytest.raises(errors.RequestValidationError):
         request_digest("")
