@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from collections.abc import Awaitable, Callable
-from typing import Final, NamedTuple, Protocol, TypeAlias, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from yarl import URL
 
@@ -21,6 +21,7 @@ from openrouter_async.models import (
     ExchangeAuthCodeForAPIKeyRequest,
     ExchangeAuthCodeForAPIKeyResponse,
     HttpMeta,
+    Unset,
 )
 from openrouter_async.options import Bearer, RequestOptions
 from openrouter_async.outcomes import error_from, settle
@@ -75,6 +76,11 @@ class Caller(Protocol):
         """Raise `ClientClosedError` when nothing can be sent."""
         ...
 
+    @property
+    def fixed_bearer(self) -> Bearer | None | Unset:
+        """The bearer token for all calls; unset when there may be another one for each."""
+        ...
+
     async def resolve_bearer(self) -> Bearer | None:
         """The bearer token for one call."""
         ...
@@ -103,20 +109,31 @@ class Calls:
     def __init__(self, caller: Caller) -> None:
         self._caller = caller
 
-    async def join(
+    def join(
         self, model: ExchangeAuthCodeForAPIKeyRequest, options: RequestOptions | None
-    ) -> ExchangeAuthCodeForAPIKeyResponse:
+    ) -> Coroutine[Any, Any, ExchangeAuthCodeForAPIKeyResponse]:
         """Exchange a code, or wait for an exchange that is equal and under way.
 
         Args:
             model: The request.
             options: What this call does differently from its client.
         """
+        bearer = self._caller.fixed_bearer
+        # Each coroutine that waits for another costs something whenever it goes on.
+        return self._resolve(model, options) if isinstance(bearer, Unset) else self._join(model, bearer, options)
+
+    async def _resolve(
+        self, model: ExchangeAuthCodeForAPIKeyRequest, options: RequestOptions | None
+    ) -> ExchangeAuthCodeForAPIKeyResponse:
+        return await self._join(model, await self._caller.resolve_bearer(), options)
+
+    def _join(
+        self, model: ExchangeAuthCodeForAPIKeyRequest, bearer: Bearer | None, options: RequestOptions | None
+    ) -> Coroutine[Any, Any, ExchangeAuthCodeForAPIKeyResponse]:
         caller = self._caller
-        bearer = await caller.resolve_bearer()
         # Only now, as the client may have been closed meanwhile, and nobody would wait for this exchange to end.
         caller.check_usable()
-        return await caller.in_flight.join(
+        return caller.in_flight.join(
             (caller, bearer, model, options), functools.partial(self._exchange, model, bearer, options)
         )
 

@@ -254,6 +254,12 @@ class OpenRouter:
             raise ClientClosedError("the client is closed")
         self._shared.transport.acquire_session()
 
+    @property
+    def fixed_bearer(self) -> Bearer | None | Unset:
+        """The bearer token for all calls; unset when a callable gives it for each."""
+        source = self._settings.api_key
+        return source if source is None or isinstance(source, Bearer) else UNSET
+
     async def resolve_bearer(self) -> Bearer | None:
         """The bearer token for one call.
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _Model = TypeVar("_Model", ExchangeAuthCodeForAPIKeyRequest, CreateAuthKeysCodeRequest)
 
-REMEMBERED: Final = 4096
+REMEMBERED: Final = 1024
 """How many results a stream remembers for equal requests that come later."""
 
 
@@ -178,7 +178,7 @@ class OAuth:
 
         The results are as many as the requests, whatever becomes of each; one failure does not disturb the others. The
         input is read no faster than results are taken, so it may be endless, and takes no more memory then. Requests
-        that are equal are sent once while the first is among the last 4,096, with a journal for ever; the others get
+        that are equal are sent once while the first is among the last 1,024, with a journal for ever; the others get
         its result, without the ``http_meta``. What OpenRouter asks to wait holds for the whole batch. See `Batch` for
         leaving it before its end.
 
