@@ -46,7 +46,7 @@ def started(environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen
 @pytest.mark.stress
 def test_a_worker_that_is_killed_costs_no_key(tmp_path: Path) -> None:
     count = 5_000 if STRESS else 200
-    served, asked = tmp_path / "served.log", tmp_path / "asked.txt"
+    served, asked, collected = tmp_path / "served.log", tmp_path / "asked.txt", tmp_path / "collected.jsonl"
     asked.write_text("\n".join(codes(0, count)))
     logs = [tmp_path / f"worker-{number}.log" for number in range(3)]
     with ValkeyServer() as valkey, running("--log", str(served)) as stub:
@@ -62,23 +62,24 @@ def test_a_worker_that_is_killed_costs_no_key(tmp_path: Path) -> None:
             started(environment, logs[1]),
             started(environment, logs[2]),
             asked.open("rb") as lines,
+            # Not a pipe, which would hold the collector up as soon as it is full.
+            collected.open("wb") as output,
         ):
             collector = subprocess.Popen(
                 [sys.executable, "examples/many_workers.py"],
                 cwd=ROOT,
                 env=environment,
                 stdin=lines,
-                stdout=subprocess.PIPE,
+                stdout=output,
             )
             moment = random.randrange(count // 10, count // 2) * len("issued code-0000\n")
             while collector.poll() is None and (not served.exists() or served.stat().st_size < moment):
                 time.sleep(0.001)
             is_killed_in_time = collector.poll() is None
             os.killpg(victim.pid, signal.SIGKILL)
-            output = collector.communicate()[0].decode()
-            assert collector.returncode == 0
+            assert collector.wait() == 0
     requests = [line.split() for line in served.read_text().splitlines()]
-    results = {result["code"]: result for result in map(json.loads, output.splitlines())}
+    results = {result["code"]: result for result in map(json.loads, collected.read_text().splitlines())}
     tally = Counter(result.get("outcome", "key") for result in results.values())
     issued = {code for what, code in requests if what == "issued"}
     sent_twice = {code for code, times in Counter(code for _, code in requests).items() if times > 1}
