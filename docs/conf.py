@@ -43,7 +43,9 @@ autodoc_preserve_defaults = True
 autodoc_typehints_format = "short"
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 88
-napoleon_attr_annotations = True
+
+# The signature has the types.
+napoleon_attr_annotations = False
 
 # What a docstring puts between single backticks is a name of this library, or of Python.
 default_role = "any"
