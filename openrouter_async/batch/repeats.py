@@ -40,7 +40,7 @@ class Repeats:
     def __init__(self, remembered: int | None) -> None:
         self._remembered = remembered
         # A future only where somebody waits for it.
-        self._under_way: dict[Identity, asyncio.Future[ExchangeResult] | None] = {}
+        self._under_way: dict[Identity, asyncio.Future[ExchangeResult | None] | None] = {}
         # Two generations: to drop one at a time costs less than one result at a time.
         self._recent: dict[Identity, _Known] = {}
         self._older: dict[Identity, _Known] = {}
@@ -53,34 +53,32 @@ class Repeats:
         return True
 
     def land(self, identity: Identity, result: ExchangeResult | None) -> None:
-        """Give a result to those that wait for it and to those that come later; None when there will be none."""
+        """Give a result to those that wait for it and to those that come later; None when there is none."""
         landed = self._under_way.pop(identity)
-        if result is None:
-            if landed is not None:
-                landed.cancel()
-            return
         if landed is not None:
             landed.set_result(result)
+        if result is None:
+            return
         response = result.response
         self._recent[identity] = result if response is None else (response.key, response.user_id)
         if len(self._recent) == self._remembered:
             self._older, self._recent = self._recent, {}
 
-    async def share(self, index: int, request: ExchangeAuthCodeForAPIKeyRequest, identity: Identity) -> ExchangeResult:
-        """The result of an equal request, as one of this place in the input.
-
-        Raises:
-            CancelledError: The one that was under way was ended without a result.
-        """
+    async def share(
+        self, index: int, request: ExchangeAuthCodeForAPIKeyRequest, identity: Identity
+    ) -> ExchangeResult | None:
+        """The result of an equal request, as one of this place in the input; None when that ended without one."""
         if identity in self._under_way:
             landed = self._under_way[identity]
             if landed is None:
                 landed = self._under_way[identity] = asyncio.get_running_loop().create_future()
             # Not the future itself: if this worker were cancelled, so would be all that wait for it.
             await asyncio.wait((landed,))
-            known: _Known = landed.result()
+            known: _Known | None = landed.result()
         else:
             known = self._recent.get(identity) or self._older[identity]
+        if known is None:
+            return None
         if isinstance(known, ExchangeResult):
             return attrs.evolve(known, index=index)
         key, user_id = known

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import attrs
 
-from openrouter_async.errors import KeyDeliveryError, OpenRouterError, Outcome
+from openrouter_async.errors import KeyDeliveryError, OpenRouterError, Outcome, TransportError
 from openrouter_async.events import Event
 from openrouter_async.models import ExchangeAuthCodeForAPIKeyRequest, ExchangeAuthCodeForAPIKeyResponse
 
@@ -62,6 +62,11 @@ class ExchangeResult:
             raise self.error
         assert self.response is not None  # noqa: S101 - one of the two is set
         return self.response
+
+
+def not_sent(reason: str) -> OpenRouterError:
+    """The error for a request that was taken, and not sent before its batch ended."""
+    return TransportError(f"not sent: {reason}", outcome=Outcome.NOT_SENT, attempts=0)
 
 
 def tell_of_loss(results: Iterable[ExchangeResult]) -> None:

@@ -16,7 +16,7 @@ from openrouter_async.batch.outlet import Outlet
 from openrouter_async.batch.plan import Plan
 from openrouter_async.batch.progress import BatchProgress, Reporter, Tally
 from openrouter_async.batch.repeats import Identity, Repeats, identify
-from openrouter_async.batch.results import ExchangeResult, tell_of_loss
+from openrouter_async.batch.results import ExchangeResult, not_sent, tell_of_loss
 from openrouter_async.batch.source import Source
 from openrouter_async.batch.standing import request_digest
 from openrouter_async.clock import Clock
@@ -27,7 +27,6 @@ from openrouter_async.errors import (
     Outcome,
     RequestTimeoutError,
     RequestValidationError,
-    TransportError,
 )
 from openrouter_async.inflight import IF_NOT_SENT
 from openrouter_async.models import ExchangeAuthCodeForAPIKeyRequest, ExchangeAuthCodeForAPIKeyResponse
@@ -100,11 +99,11 @@ class Run:
             await self._outlet.wait_for_news()
         return result
 
-    def stop(self, not_sent: NotSent) -> None:
+    def stop(self, error: NotSent) -> None:
         """Take and send nothing more."""
         if self._not_sent is not None:
             return
-        self._not_sent = not_sent
+        self._not_sent = error
         self._intake.is_over = True
         self._outlet.tell_room()
         if not self._tally.is_started:
@@ -112,6 +111,10 @@ class Run:
             self._is_finished = True
         for worker in self._cancellable:
             worker.cancel(IF_NOT_SENT)
+
+    def close(self) -> None:
+        """Stop, since nobody wants more."""
+        self.stop(lambda: not_sent("the batch was closed"))
 
     async def drain(self) -> None:
         """Wait until what was sent is answered. It goes on when the caller is cancelled."""
@@ -155,7 +158,7 @@ class Run:
 
     def _abandon(self) -> None:
         self._is_abandoned = True
-        self.stop(closed)
+        self.close()
         self._forget_results()
 
     def _forget_results(self) -> None:
@@ -177,17 +180,22 @@ class Run:
                     self._deliver(ExchangeResult(index=index, error=invalid.with_traceback(None)))
                     continue
                 identity = identify(request)
-                if self._repeats.claim(identity):
+                if self._repeats.claim(identity) or not await self._share(index, request, identity):
                     await self._carry_out(worker, index, request, identity)
-                else:
-                    shared = await self._repeats.share(index, request, identity)
-                    self._tally.repeated += 1
-                    self._deliver(shared)
         except (Exception, asyncio.CancelledError) as failure:  # noqa: BLE001 - it is raised in the consumer
             self._fail(failure)
         self._active -= 1
         if not self._active:
             await self._finish()
+
+    async def _share(self, index: int, request: _Request, identity: Identity) -> bool:
+        """Deliver the result of an equal request; False when that had none, and this one is claimed instead."""
+        while (result := await self._repeats.share(index, request, identity)) is None:
+            if self._repeats.claim(identity):
+                return False
+        self._tally.repeated += 1
+        self._deliver(result)
+        return True
 
     async def _carry_out(self, worker: asyncio.Task[None], index: int, request: _Request, identity: Identity) -> None:
         journal, digest, is_begun = self._plan.journal, "", False
@@ -195,7 +203,7 @@ class Run:
         outcome: _Response | Exception
         try:
             try:
-                if journal is not None:
+                if journal is not None and self._not_sent is None:
                     digest = request_digest(request)
                     is_begun = await journal.begin(digest)
                     if not is_begun:
@@ -264,11 +272,11 @@ class Run:
         if self._reporter is not None:
             self._reporter.update(lambda: self.progress)
         if self._plan.stop_on is not None and self._plan.is_stopped_by(result):
-            self.stop(lambda: TransportError("not sent: stop_on ended the batch", outcome=Outcome.NOT_SENT, attempts=0))
+            self.stop(lambda: not_sent("stop_on ended the batch"))
 
     def _fail(self, failure: BaseException) -> None:
         self._failure = self._failure or failure
-        self.stop(lambda: TransportError("not sent: the batch failed", outcome=Outcome.NOT_SENT, attempts=0))
+        self.stop(lambda: not_sent("the batch failed"))
 
     async def _finish(self) -> None:
         """What the last worker does."""
@@ -289,8 +297,3 @@ class Run:
                 self._outlet.tell_news()
                 if self._is_abandoned:
                     self._forget_results()
-
-
-def closed() -> OpenRouterError:
-    """The error for a request that was not sent, since the batch was closed before."""
-    return TransportError("not sent: the batch was closed", outcome=Outcome.NOT_SENT, attempts=0)

@@ -9,7 +9,7 @@ from typing import Self
 
 from openrouter_async.batch.progress import BatchProgress
 from openrouter_async.batch.results import ExchangeResult
-from openrouter_async.batch.run import Run, closed
+from openrouter_async.batch.run import Run
 
 
 class Batch(AsyncIterator[ExchangeResult]):
@@ -55,7 +55,7 @@ class Batch(AsyncIterator[ExchangeResult]):
         What the batch itself calls, such as ``on_key``, ``on_progress`` or its input, can call this; then it does not
         wait.
         """
-        self._run.stop(closed)
+        self._run.close()
         await self._run.drain()
 
     async def collect(self) -> list[ExchangeResult]:

@@ -195,6 +195,18 @@ async def test_what_is_done_or_refused_for_good_is_not_sent_again(
     assert (progress[-1].skipped, progress[-1].finished, progress[-1].in_flight) == (3, 1, 0)
 
 
+async def test_what_is_done_is_skipped_as_often_as_it_comes(
+    fake: FakeOpenRouter, client: OpenRouter, path: Path
+) -> None:
+    done, new = issue(fake, 2)
+    await run(client, path, [done])
+    progress: list[BatchProgress] = []
+    results = await run(client, path, [done, done, done, new, new], concurrency=5, on_progress=progress.append)
+    assert [result.key for result in results] == [fake.issued_keys[1].key] * 2
+    assert (progress[-1].skipped, progress[-1].repeated) == (3, 1)
+    assert len(fake.requests) == 2
+
+
 async def test_an_ordered_batch_passes_over_what_is_skipped(
     fake: FakeOpenRouter, client: OpenRouter, path: Path
 ) -> None:
@@ -693,13 +705,15 @@ async def test_a_worker_that_is_cancelled_while_its_intent_is_written_sends_noth
     codes = issue(fake, 1)
     async with Journal(path, keys=KEY) as journal:
         batch = client.oauth.exchange_many([*codes, *codes], journal=journal, concurrency=2)
-        reading = asyncio.ensure_future(anext(batch))
+        results: list[ExchangeResult] = []
+        reading = asyncio.ensure_future(read(batch, results))
         await until(lambda: batch.progress.taken == 2)
         batch._run._workers[0].cancel()
         async with asyncio.timeout(10):
             with pytest.raises(asyncio.CancelledError):
                 await reading
             await journal.aclose(timeout=60)
+    assert [result.outcome for result in results] == [Outcome.NOT_SENT]
     assert len(fake.requests) == 0
     assert [line["event"] for line in lines(path)] == ["intent"]
     assert [result.key for result in await run(client, path, codes)] == [fake.issued_keys[0].key]
