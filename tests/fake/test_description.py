@@ -80,8 +80,13 @@ def is_valid(case: Case[Any]) -> bool:
 
 
 def is_described(case: Case[Any]) -> bool:
-    """Whether its body is what the description allows, by the word of another library."""
-    body = API["paths"][case.path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    """Whether its method and body are what the description allows, by the word of another library."""
+    operation = API["paths"][case.path].get(case.method.lower())
+    if operation is None:
+        return False
+    if "requestBody" not in operation:
+        return True
+    body = operation["requestBody"]["content"]["application/json"]["schema"]
     return bool(jsonschema.Draft202012Validator(body, format_checker=FORMATS).is_valid(case.body))
 
 
