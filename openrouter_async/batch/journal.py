@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Self
 from openrouter_async.batch.journal_file import (
     JournalEntry,
     Lines,
+    give_up,
     open_journal,
     purpose_of,
     read_lines,
@@ -101,7 +102,13 @@ class Journal:
         """
         if self._lines is not None:
             raise JournalError(f"{self._path}: it is open already")
-        file, self._standings = await asyncio.to_thread(open_journal, self._path)
+        opening = asyncio.get_running_loop().run_in_executor(None, open_journal, self._path)
+        try:
+            file, self._standings = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            # The thread goes on, and nobody else would give up the lock.
+            opening.add_done_callback(give_up)
+            raise
         self._lines = Lines(file, self._path)
 
     async def aclose(self, *, timeout: float = 10.0) -> None:

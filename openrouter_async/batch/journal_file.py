@@ -85,6 +85,12 @@ def open_journal(path: Path) -> tuple[IO[bytes], dict[str, Standing]]:
         return file, standings
 
 
+def give_up(opening: asyncio.Future[tuple[IO[bytes], dict[str, Standing]]]) -> None:
+    """Close what `open_journal` gave when nobody waits for it any more."""
+    if opening.exception() is None:
+        opening.result()[0].close()
+
+
 def _take_over(file: IO[bytes], path: Path) -> dict[str, Standing]:
     """Read a journal, and cut off what a process that died left behind."""
     standings: dict[str, Standing] = {}

@@ -490,6 +490,43 @@ async def test_a_journal_is_open_once(path: Path, journal: Journal) -> None:
     assert result.stderr.splitlines()[-1].endswith("JournalError: " + f"{path}: another process has it open")
 
 
+@pytest.mark.parametrize("text", ["", "no journal\n"])
+async def test_a_journal_whose_opening_is_given_up_is_not_locked(
+    path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    path.write_text(text)
+    locked, go_on = threading.Event(), threading.Event()
+    change_mode = os.fchmod
+
+    def wait(*arguments: int) -> None:
+        locked.set()
+        go_on.wait(10)
+        change_mode(*arguments)
+
+    monkeypatch.setattr(os, "fchmod", wait)
+    opening = asyncio.ensure_future(Journal(path).open())
+    await asyncio.to_thread(locked.wait, 10)
+    opening.cancel()
+    await asyncio.wait((opening,))
+    assert opening.cancelled()
+    with pytest.raises(errors.JournalError, match="another process has it open"):
+        await Journal(path).open()
+    go_on.set()
+    path_is_free = Journal(path)
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                await path_is_free.open()
+            except errors.JournalError as refused:
+                if "another process" not in str(refused):
+                    assert text
+                    break
+            else:
+                assert not text
+                break
+    await path_is_free.aclose()
+
+
 async def test_a_journal_can_be_opened_again(fake: FakeOpenRouter, client: OpenRouter, path: Path) -> None:
     journal = Journal(path, keys=KEY)
     for _ in range(2):
