@@ -217,7 +217,8 @@ class Finisher:
 
 def authorization_error(callback: Callback, login: LoginRecord | None) -> AuthorizationError:
     """The error for a callback without a code."""
-    error = callback.error or "unknown"
+    error = callback.error
+    assert error is not None  # noqa: S101 - a callback has a code or an error
     kind = AuthorizationDeniedError if error == "access_denied" else AuthorizationError
     if login is None:
         return kind(error)

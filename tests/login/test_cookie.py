@@ -30,7 +30,18 @@ from openrouter_async.login import (
     generate_key,
 )
 from openrouter_async.sealing import Sealer, SealError
-from tests.login.support import CALLBACK, NOW, Time, back, make_claimant, make_login, make_result
+from tests.login.support import (
+    CALLBACK,
+    GRANTED,
+    NOW,
+    Server,
+    Time,
+    back,
+    jar,
+    make_claimant,
+    make_login,
+    make_result,
+)
 
 OLD, NEW = generate_key(), generate_key()
 
@@ -199,6 +210,22 @@ async def test_a_flow_tells_a_cookie_that_is_too_old() -> None:
                 await flow.finish(
                     f"/callback/{pending.state}?code=c", cookies={pending.cookie.name: pending.cookie.value}
                 )
+
+
+async def test_a_browser_that_has_the_cookie_gets_the_same_grant_again_without_a_binding() -> None:
+    async with Server(GRANTED) as server, OpenRouter(None, base_url=server.base_url) as client:
+        flow = AuthorizationFlow(client, callback_url=CALLBACK, store=CookieStore(NEW))
+        pending = await flow.start()
+        first = await flow.finish(back(pending), cookies=jar(pending.cookie))
+        assert first.cookie is not None
+        assert first.cookie.max_age == 60
+        again = await flow.finish(back(pending), cookies=jar(first.cookie))
+        with pytest.raises(UnknownLoginError):
+            await flow.finish(back(pending))
+
+    assert again.key == first.key
+    assert again.cookie is None
+    assert len(server.requests) == 1
 
 
 async def test_the_cookie_lives_as_long_as_the_result() -> None:

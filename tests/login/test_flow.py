@@ -48,7 +48,7 @@ from openrouter_async.login import (
     Store,
     UnknownLoginError,
 )
-from openrouter_async.login.records import Claim, Claimant
+from openrouter_async.login.records import Claim, Claimant, digest
 from openrouter_async.pkce import code_challenge
 from tests.login.support import (
     BINDING,
@@ -366,6 +366,15 @@ async def test_a_login_is_good_until_its_last_second() -> None:
         assert (await flow.finish(back(pending))).key == KEY
 
 
+async def test_a_store_learns_of_a_code_only_what_who_knows_the_state_can_check() -> None:
+    store = Spy()
+    async with flowing(GRANTED, store=store) as (flow, _):
+        pending = await flow.start(binding=BINDING)
+        await flow.finish(back(pending), binding=BINDING)
+
+    assert [result.code for result in store.results] == [digest(pending.state, "code", "the-code")]
+
+
 async def test_a_result_is_kept_for_its_time_and_no_longer() -> None:
     time = Time()
     async with flowing(GRANTED, client={"clock": time.clock}) as (flow, server):
@@ -413,6 +422,7 @@ async def test_a_denial_without_a_state_is_told_and_touches_no_login() -> None:
             await flow.finish("?error=access_denied")
         assert (await flow.finish(back(pending))).key == KEY
 
+    assert caught.value.error == "access_denied"
     assert caught.value.context is None
 
 
@@ -598,6 +608,7 @@ class Spy(MemoryStore):
     def __init__(self) -> None:
         super().__init__()
         self.held: list[LoginRecord] = []
+        self.results: list[KeyRecord] = []
         self.claims: list[Claimant] = []
         self.claimed = asyncio.Event()
         self.fail: set[str] = set()
@@ -622,6 +633,8 @@ class Spy(MemoryStore):
         self, claimant: Claimant, result: KeyRecord | None, *, now: float, keep: float
     ) -> LoginCookie | None:
         self._check("finish")
+        if result is not None:
+            self.results.append(result)
         return await super().finish(claimant, result, now=now, keep=keep)
 
     def _check(self, operation: str) -> None:
