@@ -25,7 +25,7 @@ from openrouter_async import (
 from openrouter_async.pkce import PKCEPair
 from openrouter_async.testing import FakeOpenRouter, Fault
 from tests.batch.support import Gate, Safe, issue, read
-from tests.wire.clock import FakeClock, StoppedClock, until
+from tests.wire.clock import FakeClock, StoppedClock, passes, until
 
 REFUSED = Fault.status(403, message="Invalid code or code_verifier")
 
@@ -429,25 +429,30 @@ async def test_the_end_of_a_with_block_waits_for_what_was_sent_and_its_results_c
     assert all(result.outcome is Outcome.NOT_SENT for result in rest if result.error)
 
 
-async def test_whenever_a_batch_is_closed_no_key_is_lost(fake: FakeOpenRouter, client: OpenRouter) -> None:
+async def test_whenever_a_batch_is_closed_no_key_is_lost(fake: FakeOpenRouter) -> None:
+    async def dawdle(request: Request, call_next: Handler) -> Response:
+        await passes(5)
+        return await call_next(request)
+
     sent = not_sent = 0
-    for moment in range(40):
-        # On connections that are there already, nothing but the moment decides how far a request gets.
-        await client.oauth.exchange_all(issue(fake, 4))
-        codes = issue(fake, 4)
-        async with client.oauth.exchange_many(codes, concurrency=4) as batch:
-            reading = asyncio.ensure_future(anext(batch))
-            for _ in range(moment):
-                await asyncio.sleep(0)
-            reading.cancel()
-        await asyncio.wait((reading,))
-        results = [result async for result in batch]
-        if not reading.cancelled():
-            results.append(reading.result())
-        redeemed = set(codes) & set(fake.redeemed_codes)
-        assert {result.request.code for result in results if result.key and result.request} == redeemed
-        sent += len(redeemed)
-        not_sent += sum(result.outcome is Outcome.NOT_SENT for result in results)
+    async with connect(fake, attempt_middlewares=[dawdle]) as client:
+        for moment in range(40):
+            # On connections that are there already, nothing but the moment decides how far a request gets.
+            await client.oauth.exchange_all(issue(fake, 4))
+            codes = issue(fake, 4)
+            async with client.oauth.exchange_many(codes, concurrency=4) as batch:
+                reading = asyncio.ensure_future(anext(batch))
+                for _ in range(moment):
+                    await asyncio.sleep(0)
+                reading.cancel()
+            await asyncio.wait((reading,))
+            results = [result async for result in batch]
+            if not reading.cancelled():
+                results.append(reading.result())
+            redeemed = set(codes) & set(fake.redeemed_codes)
+            assert {result.request.code for result in results if result.key and result.request} == redeemed
+            sent += len(redeemed)
+            not_sent += sum(result.outcome is Outcome.NOT_SENT for result in results)
     assert sent > 0
     assert not_sent > 0
 
