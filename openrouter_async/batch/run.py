@@ -222,15 +222,15 @@ class Run:
             if journal is not None and is_begun:
                 await self._record(journal, digest, outcome)
             if isinstance(outcome, Exception):
-                result = ExchangeResult(index=index, request=request, error=self._heed(outcome))
+                result = made = ExchangeResult(index=index, request=request, error=self._heed(outcome))
             else:
-                result = ExchangeResult(index=index, request=request, response=outcome)
+                result = made = ExchangeResult(index=index, request=request, response=outcome)
         finally:
             # However it ends: others may wait for it.
             self._repeats.land(identity, result)
             if journal is not None and is_begun and result is None:
                 journal.leave(digest)
-        self._deliver(result)
+        self._deliver(made)
 
     async def _skip(self, index: int) -> None:
         self._tally.skipped += 1
