@@ -131,7 +131,7 @@ async def _compare(base_url: str, count: int, pairs: int) -> Comparison:
     )
 
 
-def compare(*, codes: int = 400, pairs: int = 150) -> Comparison:
+def compare(*, codes: int = 400, pairs: int = 240) -> Comparison:
     """Run both, by turns.
 
     Args:
@@ -155,7 +155,7 @@ def report(comparison: Comparison) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--codes", type=int, default=400, help="codes in a block")
-    parser.add_argument("--pairs", type=int, default=150, help="blocks of each of the two")
+    parser.add_argument("--pairs", type=int, default=240, help="blocks of each of the two")
     options = parser.parse_args()
     pin(to_server=False)
     comparison = compare(codes=options.codes, pairs=options.pairs)
