@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import json
 import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -172,6 +173,20 @@ async def test_the_url_carries_the_state_in_path_and_query_and_a_challenge_of_th
     assert query["key_label"] == ["My app"]
     assert pending.expires_at == datetime.fromtimestamp(NOW + 600, UTC)
     assert record.pkce.code_verifier not in repr(pending) + pending.url + pending.state
+
+
+async def test_the_code_is_sent_with_the_verifier_that_belongs_to_it_and_how_it_was_hashed() -> None:
+    store = Spy()
+    async with flowing(GRANTED, store=store) as (flow, server):
+        pending = await flow.start()
+        await flow.finish(back(pending))
+
+    (record,), (request,) = store.held, server.requests
+    assert json.loads(request.partition(b"\r\n\r\n")[2]) == {
+        "code": "the-code",
+        "code_verifier": record.pkce.code_verifier,
+        "code_challenge_method": "S256",
+    }
 
 
 async def test_states_are_of_256_bits_and_never_the_same() -> None:
@@ -448,7 +463,7 @@ async def test_an_error_that_nobody_knows_is_kept_and_not_shown() -> None:
 # What becomes of a login when the exchange fails.
 
 
-async def test_a_login_is_given_back_when_nothing_was_sent() -> None:
+async def test_a_login_is_given_back_when_nothing_was_sent(caplog: pytest.LogCaptureFixture) -> None:
     async with OpenRouter(None, base_url=f"http://127.0.0.1:{free_port()}/api/v1", retry=ONCE) as unreachable:
         async with flowing(GRANTED, store=(store := MemoryStore())) as (good, server):
             bad = AuthorizationFlow(unreachable, callback_url=CALLBACK, store=store)
@@ -460,14 +475,16 @@ async def test_a_login_is_given_back_when_nothing_was_sent() -> None:
     assert caught.value.outcome is Outcome.NOT_SENT
     assert grant.key == KEY
     assert server.codes == ["the-code"]
+    assert caplog.messages == []
 
 
-async def test_a_login_is_given_back_when_openrouter_is_busy() -> None:
+async def test_a_login_is_given_back_when_openrouter_is_busy(caplog: pytest.LogCaptureFixture) -> None:
     async with flowing(BUSY, GRANTED) as (flow, _):
         pending = await flow.start(binding=BINDING)
         with pytest.raises(TooManyRequestsResponseError):
             await flow.finish(back(pending), binding=BINDING)
         assert (await flow.finish(back(pending), binding=BINDING)).key == KEY
+    assert caplog.messages == []
 
 
 @pytest.mark.parametrize("answer", [REFUSED, BROKEN, http(200, b"{}")])
@@ -611,6 +628,7 @@ class Spy(MemoryStore):
         self.results: list[KeyRecord] = []
         self.claims: list[Claimant] = []
         self.claimed = asyncio.Event()
+        self.asked = asyncio.Event()
         self.fail: set[str] = set()
         self.failure: Exception = LoginStoreError("out of reach")
 
@@ -620,6 +638,7 @@ class Spy(MemoryStore):
 
     async def claim(self, claimant: Claimant, *, now: float, lease: float) -> Claim:
         self.claims.append(claimant)
+        self.asked.set()
         if len(self.claims) > 2:
             self.claimed.set()
         self._check("claim")
@@ -784,6 +803,20 @@ async def test_a_claim_is_renewed_while_the_exchange_runs(
     assert len({claimant.token for claimant in store.claims}) == 1
     assert set(caplog.messages) == {f"a claim could not be renewed: {shown}"}
     assert "secret" not in caplog.text
+
+
+async def test_a_claim_is_renewed_before_its_lease_is_over() -> None:
+    store, gate, lease = Spy(), Gate(), 1.5
+    async with flowing(GRANTED, store=store, lease=lease, client={"middlewares": [gate]}) as (flow, _):
+        pending = await flow.start(binding=BINDING)
+        finishing = asyncio.create_task(flow.finish(back(pending), binding=BINDING))
+        await gate.reached.wait()
+        async with asyncio.timeout(lease):
+            while len(store.claims) < 2:
+                await store.asked.wait()
+                store.asked.clear()
+        gate.open.set()
+        await finishing
 
 
 async def test_who_waits_too_long_for_another_callback_is_told_to_come_again() -> None:
