@@ -49,7 +49,7 @@ def _compare(setup: Setup, scheme: str, concurrency: int) -> tuple[Comparison, f
         cycles=2 if setup.quick else _CYCLES[concurrency],
         rounds=1 if setup.quick else 5,
         tolerance=1 if setup.quick else 0.05,
-        spare=10,
+        spare=30,
     )
     started, cpu = time.monotonic(), setup.stub.cpu()
     made = Comparison(**run_child("benchmarks.side_by_side", plan))
