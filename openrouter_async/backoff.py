@@ -16,7 +16,8 @@ from openrouter_async.errors import RequestValidationError
 RETRIED_STATUSES: Final = frozenset({408, 429, 500, 502, 503, 504})
 """The statuses that are retried unless a policy says otherwise."""
 
-_NUMBER: Final = re.compile(r"[0-9]+(\.[0-9]*)?")
+# Compiled when it is first needed.
+_NUMBER: Final = r"[0-9]+(\.[0-9]*)?"
 
 
 def check_number(field: str, value: object, *, least: float, exclusive: bool = False) -> None:
@@ -156,7 +157,7 @@ def parse_retry_after(headers: Mapping[str, str], now: float) -> float | None:
 
 
 def _parse_number(text: str | None) -> float | None:
-    if text is None or _NUMBER.fullmatch(text.strip()) is None:
+    if text is None or re.fullmatch(_NUMBER, text.strip()) is None:
         return None
     number = float(text)
     return number if math.isfinite(number) else None

@@ -13,9 +13,10 @@ from openrouter_async.backoff import RetryPolicy, check_number
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.redaction import mask, redact_headers
 
-_TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_FIELD_VALUE: Final = re.compile(r"[\x20-\x7e\x80-\xff]*")
-_BEARER: Final = re.compile(r"[\x21-\x7e]+")
+# Compiled when they are first needed.
+_FIELD_NAME: Final = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_FIELD_VALUE: Final = r"[\x20-\x7e\x80-\xff]*"
+_BEARER: Final = r"[\x21-\x7e]+"
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 # They describe the body and the connection, which are the transport's business.
 _RESERVED_HEADERS: Final = frozenset(
@@ -52,7 +53,7 @@ def to_headers(field: str, value: Mapping[str, str] | None) -> Mapping[str, str]
     """
     headers = {} if value is None else dict(value)
     for name, text in headers.items():
-        if not isinstance(name, str) or not _TOKEN.fullmatch(name):
+        if not isinstance(name, str) or not re.fullmatch(_FIELD_NAME, name):
             raise RequestValidationError(field, "names must be tokens (RFC 9110, section 5.6.2)")
         if name.lower() in _RESERVED_HEADERS:
             raise RequestValidationError(field, f"{name} is set by the transport")
@@ -66,12 +67,12 @@ def check_header_value(field: str, value: object) -> None:
     Raises:
         RequestValidationError: It is not a string of visible characters, spaces and Latin-1.
     """
-    if not isinstance(value, str) or not _FIELD_VALUE.fullmatch(value):
+    if not isinstance(value, str) or not re.fullmatch(_FIELD_VALUE, value):
         raise RequestValidationError(field, "must be a string without line breaks or control characters")
 
 
 def _is_bearer(_instance: object, _attribute: attrs.Attribute[Any], value: object) -> None:
-    if not isinstance(value, str) or not _BEARER.fullmatch(value):
+    if not isinstance(value, str) or not re.fullmatch(_BEARER, value):
         raise RequestValidationError("api_key", "must be a string of visible ASCII characters")
 
 
