@@ -79,6 +79,21 @@ async def test_over_plain_http_the_cookie_has_no_prefix_that_browsers_would_refu
     assert "Secure" not in cookie.header
 
 
+async def test_a_cookie_is_named_by_its_login() -> None:
+    login, store = make_login(), CookieStore(NEW)
+    assert (await make_cookie(store, login)).name == f"__Host-openrouter-login-{login.id[:16]}"
+    assert repr(store) == "<CookieStore __Host-openrouter-login-*>"
+
+
+@pytest.mark.parametrize("value", ["", "altered", "\udcff", "ü" * 10, "x" * 100_000])
+async def test_a_cookie_that_is_none_of_ours_is_told(value: str) -> None:
+    login, store = make_login(), CookieStore(NEW)
+    cookie = await make_cookie(store, login)
+    with pytest.raises(InvalidCookieError) as caught:
+        await store.claim(with_value(make_claimant(login), cookie, value), now=NOW, lease=15)
+    assert str(caught.value) == ("the login's cookie is altered, cut off, or sealed with a key that is not in use")
+
+
 async def test_two_tabs_have_two_cookies() -> None:
     store = CookieStore(NEW)
     first, second = make_login(), make_login()
@@ -206,10 +221,11 @@ async def test_a_flow_tells_a_cookie_that_is_too_old() -> None:
         assert pending.cookie is not None
         for age in (600, 100_000):
             time.now = NOW + age
-            with pytest.raises(LoginExpiredError):
+            with pytest.raises(LoginExpiredError) as caught:
                 await flow.finish(
                     f"/callback/{pending.state}?code=c", cookies={pending.cookie.name: pending.cookie.value}
                 )
+            assert str(caught.value) == "the login took longer than its lifetime"
 
 
 async def test_a_browser_that_has_the_cookie_gets_the_same_grant_again_without_a_binding() -> None:

@@ -155,3 +155,49 @@ async def test_a_login_that_is_being_finished_outlives_its_end() -> None:
 def test_a_bound_that_is_none_is_refused(most: int) -> None:
     with pytest.raises(RequestValidationError, match="max_logins"):
         MemoryStore(max_logins=most)
+
+
+async def test_a_store_is_told_by_its_bound_and_what_it_holds() -> None:
+    with pytest.raises(RequestValidationError) as caught:
+        MemoryStore(max_logins=0)
+    assert str(caught.value) == "max_logins: must be an integer from 1"
+    store = MemoryStore()
+    await store.put(make_login(), now=NOW)
+    assert repr(store) == "<MemoryStore 1/10000>"
+
+
+async def test_a_lease_is_over_at_its_end() -> None:
+    store, login = MemoryStore(), make_login()
+    await store.put(login, now=NOW)
+    await store.claim(make_claimant(login), now=NOW, lease=15)
+    assert (await store.claim(make_claimant(login), now=NOW + 14.9, lease=15)).status is ClaimStatus.BUSY
+    assert (await store.claim(make_claimant(login), now=NOW + 15, lease=15)).status is ClaimStatus.CLAIMED
+
+
+async def test_a_login_is_remembered_for_as_long_as_its_lease_and_its_result() -> None:
+    store, login = MemoryStore(), make_login()
+    claimant = make_claimant(login)
+    await store.put(login, now=NOW)
+    await store.claim(claimant, now=NOW, lease=10_000)
+    assert (await store.claim(claimant, now=NOW + 10_000, lease=1)).status is ClaimStatus.CLAIMED
+    await store.finish(claimant, make_result(), now=NOW + 10_000, keep=100_000)
+    assert (await store.claim(claimant, now=NOW + 109_999, lease=1)).status is ClaimStatus.FINISHED
+
+
+async def test_a_result_is_kept_for_less_than_a_second_too() -> None:
+    store, login = MemoryStore(), make_login()
+    claimant = make_claimant(login)
+    await store.put(login, now=NOW)
+    await store.claim(claimant, now=NOW, lease=15)
+    await store.finish(claimant, make_result(), now=NOW, keep=0.5)
+    assert (await store.claim(claimant, now=NOW + 0.4, lease=15)).status is ClaimStatus.FINISHED
+    assert (await store.claim(claimant, now=NOW + 0.5, lease=15)).status is ClaimStatus.SPENT
+
+
+async def test_the_oldest_login_is_the_first_to_go_in_its_time() -> None:
+    store = MemoryStore()
+    short, long = make_login(lifetime=10), make_login(lifetime=100)
+    await store.put(short, now=NOW)
+    await store.put(long, now=NOW)
+    assert (await store.claim(make_claimant(long), now=NOW + 80, lease=15)).status is ClaimStatus.CLAIMED
+    assert len(store) == 1
