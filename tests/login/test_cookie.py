@@ -85,6 +85,20 @@ async def test_a_cookie_is_named_by_its_login() -> None:
     assert repr(store) == "<CookieStore __Host-openrouter-login-*>"
 
 
+@pytest.mark.parametrize("name", ["app", "my-app", "my_app", "my-2nd_app"])
+async def test_a_name_may_have_dashes_and_underscores_and_what_comes_back_is_in_the_ledger(name: str) -> None:
+    login, ledger = make_login(), MemoryStore()
+    store = CookieStore(NEW, ledger=ledger, name=name)
+    cookie = await make_cookie(store, login)
+    assert cookie.name.startswith(f"__Host-{name}-")
+    assert len(ledger) == 0
+    await store.claim(make_claimant(login, cookie), now=NOW, lease=15)
+    assert len(ledger) == 1
+    with pytest.raises(RequestValidationError) as caught:
+        CookieStore(NEW, name=f"{name};")
+    assert str(caught.value) == "name: must be of letters, digits, - and _"
+
+
 @pytest.mark.parametrize("value", ["", "altered", "\udcff", "ü" * 10, "x" * 100_000])
 async def test_a_cookie_that_is_none_of_ours_is_told(value: str) -> None:
     login, store = make_login(), CookieStore(NEW)
