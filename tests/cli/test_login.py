@@ -18,7 +18,7 @@ from openrouter_async.testing import Fault
 from tests.cli.conftest import Here
 from tests.cli.support import Shell
 from tests.cli.terminal import CTRL_C, CTRL_D, Terminal
-from tests.login.support import free_port
+from tests.support import free_port
 
 if TYPE_CHECKING:
     from playwright.async_api import BrowserContext

@@ -19,6 +19,7 @@ from tests.integrations.support import (
     serve_process,
     settings,
 )
+from tests.support import free_port
 
 WORKERS = 4
 SERVERS = {
@@ -43,7 +44,7 @@ SERVERS = {
 
 @pytest.fixture(scope="package")
 def valkey_url() -> Iterator[str]:
-    with ValkeyServer() as server:
+    with ValkeyServer(port=free_port()) as server:
         yield server.connection_url
 
 

@@ -51,7 +51,8 @@ from openrouter_async.login import (
 from openrouter_async.sinks import KeySinkError
 from openrouter_async.testing import FakeOpenRouter, Fault
 from tests.integrations.chatting import ADA, BEN, CALLBACK, Broken, read_qr_code
-from tests.login.support import NOW, ONCE, Gate, Time, free_port
+from tests.login.support import NOW, ONCE, Gate, Time
+from tests.support import free_port
 
 
 @attrs.define

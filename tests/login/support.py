@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-import socket
 
 import attrs
 
@@ -23,13 +22,6 @@ REFUSED = http(403, b'{"error": {"code": 403, "message": "Invalid code or code_v
 BUSY = http(429, b'{"error": {"code": 429, "message": "Slow down"}}')
 BROKEN = http(500, b'{"error": {"code": 500, "message": "Broken"}}')
 ONCE = RetryPolicy(max_attempts=1)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @attrs.define

@@ -65,10 +65,10 @@ from tests.login.support import (
     Server,
     Time,
     back,
-    free_port,
     jar,
 )
 from tests.raw import http
+from tests.support import free_port
 from tests.wire.clock import FakeClock
 
 if TYPE_CHECKING:

@@ -30,7 +30,8 @@ from openrouter_async.login import (
     ports,
 )
 from openrouter_async.login.loopback import host_headers
-from tests.login.support import BUSY, GRANTED, KEY, ONCE, REFUSED, Gate, Server, free_port
+from tests.login.support import BUSY, GRANTED, KEY, ONCE, REFUSED, Gate, Server
+from tests.support import free_port
 
 if TYPE_CHECKING:
     from playwright.async_api import BrowserContext

