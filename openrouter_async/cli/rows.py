@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -60,8 +60,8 @@ def other_columns(path: Path) -> list[str]:
     return list(next((row.others for row in read_rows(path) if row.problem is None), ()))
 
 
-def read_rows(path: Path) -> Iterator[Row]:
-    """The rows of a file.
+def read_rows(path: Path) -> Generator[Row, None, None]:
+    """The rows of a file, which is open until they are read or this is closed.
 
     Raises:
         UsageError: It cannot be read, or is CSV without a column ``code``.

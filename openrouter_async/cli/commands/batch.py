@@ -67,7 +67,8 @@ async def batch(
     async with contextlib.AsyncExitStack() as stack:
         journal = await stack.enter_async_context(Journal(_find_journal(output_file)))
         results = stack.enter_context(contextlib.closing(Results(output_file, columns, journal.is_final)))
-        work = Work(read_rows(input_file), results, journal)
+        rows = stack.enter_context(contextlib.closing(read_rows(input_file)))
+        work = Work(rows, results, journal)
         client = await stack.enter_async_context(
             connection.open_client(
                 on_key=work.keep,
