@@ -195,7 +195,7 @@ async def test_a_redirect_sends_nothing_to_the_other_place(status: int) -> None:
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(answer=st.binary(max_size=200))
 async def test_any_bytes_at_all_end_in_an_error_of_ours(answer: bytes) -> None:
-    async with RawServer(lambda _: answer or None) as server, make(server.base_url, timeout=0.05) as client:
+    async with RawServer(lambda _: answer or None) as server, make(server.base_url, timeout=0.5) as client:
         with pytest.raises((errors.TransportError, errors.ResponseValidationError, errors.APIError)) as caught:
             await client.oauth.exchange_auth_code_for_api_key(code="code-1")
     assert caught.value.outcome is not Outcome.NOT_SENT

@@ -178,12 +178,12 @@ def test_an_error_in_a_mapping_is_an_error_though_there_is_no_code() -> None:
 
 def test_a_megabyte_is_refused_before_it_is_parsed() -> None:
     callback = f"/cb/{STATE}?code={CODE}&" + "x=1&" * 250_000
-    started = time.perf_counter()
+    started = time.thread_time()
 
     with pytest.raises(InvalidCallbackError, match="at most 8192 characters"):
         read_callback(callback, TEMPLATE)
 
-    assert time.perf_counter() - started < 0.05
+    assert time.thread_time() - started < 0.05
 
 
 @pytest.mark.parametrize(
