@@ -4,30 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 import time
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Final, NamedTuple, Protocol, TypeAlias, TypeVar
+from collections.abc import Coroutine
+from typing import Any, Final, NamedTuple, TypeVar
 
 from yarl import URL
 
 from openrouter_async import converter
-from openrouter_async.chain import Delivery, Request, Response
+from openrouter_async.chain import Delivery, Handler, Request, build_chain
 from openrouter_async.clock import Clock
 from openrouter_async.counters import Counters
-from openrouter_async.errors import KeyDeliveryError, OpenRouterError, ResponseValidationError
+from openrouter_async.errors import (
+    ClientClosedError,
+    KeyDeliveryError,
+    OpenRouterError,
+    RequestValidationError,
+    ResponseValidationError,
+)
 from openrouter_async.inflight import InFlight
 from openrouter_async.models import (
     CreateAuthKeysCodeResponse,
     ExchangeAuthCodeForAPIKeyRequest,
     ExchangeAuthCodeForAPIKeyResponse,
     HttpMeta,
-    Unset,
 )
 from openrouter_async.options import Bearer, RequestOptions
 from openrouter_async.outcomes import error_from, settle
-
-OnKey: TypeAlias = Callable[[ExchangeAuthCodeForAPIKeyRequest, ExchangeAuthCodeForAPIKeyResponse], Awaitable[object]]
-"""Puts a key into its safe place. It is awaited before any caller gets the key, and also when no caller is left."""
+from openrouter_async.overload import Overload
+from openrouter_async.retry import RetryMiddleware
+from openrouter_async.settings import Settings, merge_headers
+from openrouter_async.transport import Transport
 
 _Result = TypeVar("_Result", ExchangeAuthCodeForAPIKeyResponse, CreateAuthKeysCodeResponse)
 
@@ -49,41 +56,98 @@ CREATE: Final = Operation("createAuthKeysCode", "/auth/keys/code")
 OPERATIONS: Final = (EXCHANGE, CREATE)
 
 
-class Caller(Protocol):
-    """What the operations need of a client."""
+class Shared:
+    """What a client and those made from it have in common."""
 
-    @property
-    def clock(self) -> Clock:
-        """Where time comes from."""
-        ...
-
-    @property
-    def on_key(self) -> OnKey | None:
-        """Where keys are put."""
-        ...
-
-    @property
-    def in_flight(self) -> InFlight[ExchangeAuthCodeForAPIKeyResponse]:
-        """The exchanges on their way."""
-        ...
-
-    @property
-    def counters(self) -> Counters:
-        """What is counted."""
-        ...
+    def __init__(self, clock: Clock, transport: Transport) -> None:
+        self.clock = clock
+        self.transport = transport
+        self.overload = Overload(clock)
+        self.in_flight: InFlight[ExchangeAuthCodeForAPIKeyResponse] = InFlight()
+        self.counters = Counters()
+        self.is_closed = False
 
     def check_usable(self) -> None:
-        """Raise `ClientClosedError` when nothing can be sent."""
-        ...
+        """Bind to the running loop, or say why this is not possible.
 
-    @property
-    def fixed_bearer(self) -> Bearer | None | Unset:
-        """The bearer token for all calls; unset when there may be another one for each."""
-        ...
+        Raises:
+            ClientClosedError: The client is closed, belongs to another loop, or was carried over a fork.
+        """
+        if self.is_closed:
+            raise ClientClosedError("the client is closed")
+        self.transport.acquire_session()
+
+
+class Calls:
+    """The calls of a client.
+
+    Args:
+        settings: What is set for them.
+        shared: What they have in common with the calls of other clients.
+        client: The client. It closes the pool when it is forgotten, so it lives as long as a call is under way.
+
+    Attributes:
+        settings: What is set for them.
+        shared: What they have in common with the calls of other clients.
+    """
+
+    def __init__(self, settings: Settings, shared: Shared, client: object) -> None:
+        self.settings = settings
+        self.shared = shared
+        self._client = client
+        self._headers = settings.request_headers()
+        self._urls = _operation_urls(settings.base_url)
+        retry = RetryMiddleware(
+            overload=shared.overload, clock=shared.clock, on_retry=settings.on_retry, counters=shared.counters
+        )
+        attempt = build_chain("attempt_middlewares", settings.attempt_middlewares, shared.transport.send)
+        self._handle: Handler = build_chain("middlewares", (*settings.middlewares, retry), attempt)
+
+    def join(
+        self, model: ExchangeAuthCodeForAPIKeyRequest, options: RequestOptions | None
+    ) -> Coroutine[Any, Any, ExchangeAuthCodeForAPIKeyResponse]:
+        """Exchange a code, or wait for an exchange that is equal and under way.
+
+        Args:
+            model: The request.
+            options: What this call does differently from its client.
+        """
+        source = self.settings.api_key
+        # Each coroutine that waits for another costs something whenever it goes on.
+        if source is None or isinstance(source, Bearer):
+            return self._join(model, source, options)
+        return self._resolve(model, options)
+
+    async def _resolve(
+        self, model: ExchangeAuthCodeForAPIKeyRequest, options: RequestOptions | None
+    ) -> ExchangeAuthCodeForAPIKeyResponse:
+        return await self._join(model, await self.resolve_bearer(), options)
+
+    def _join(
+        self, model: ExchangeAuthCodeForAPIKeyRequest, bearer: Bearer | None, options: RequestOptions | None
+    ) -> Coroutine[Any, Any, ExchangeAuthCodeForAPIKeyResponse]:
+        # Only now, as the client may have been closed meanwhile, and nobody would wait for this exchange to end.
+        self.shared.check_usable()
+        return self.shared.in_flight.join(
+            (self, bearer, model, options), functools.partial(self._exchange, model, bearer, options)
+        )
 
     async def resolve_bearer(self) -> Bearer | None:
-        """The bearer token for one call."""
-        ...
+        """The bearer token for one call.
+
+        Raises:
+            RequestValidationError: The callable raised, or gave something that cannot be sent.
+        """
+        source = self.settings.api_key
+        if source is None or isinstance(source, Bearer):
+            return source
+        try:
+            key = source()
+            if inspect.isawaitable(key):
+                key = await key
+        except Exception as failure:
+            raise RequestValidationError("api_key", f"its callable raised {type(failure).__name__}") from failure
+        return None if key is None else Bearer(key)
 
     def prepare(
         self,
@@ -95,46 +159,29 @@ class Caller(Protocol):
         delivery: Delivery,
         secrets: tuple[str, ...],
     ) -> Request:
-        """The request for one call."""
-        ...
-
-    def handle(self, request: Request) -> Awaitable[Response]:
-        """Send a request through the chain."""
-        ...
-
-
-class Calls:
-    """The calls of a client."""
-
-    def __init__(self, caller: Caller) -> None:
-        self._caller = caller
-
-    def join(
-        self, model: ExchangeAuthCodeForAPIKeyRequest, options: RequestOptions | None
-    ) -> Coroutine[Any, Any, ExchangeAuthCodeForAPIKeyResponse]:
-        """Exchange a code, or wait for an exchange that is equal and under way.
-
-        Args:
-            model: The request.
-            options: What this call does differently from its client.
-        """
-        bearer = self._caller.fixed_bearer
-        # Each coroutine that waits for another costs something whenever it goes on.
-        return self._resolve(model, options) if isinstance(bearer, Unset) else self._join(model, bearer, options)
-
-    async def _resolve(
-        self, model: ExchangeAuthCodeForAPIKeyRequest, options: RequestOptions | None
-    ) -> ExchangeAuthCodeForAPIKeyResponse:
-        return await self._join(model, await self._caller.resolve_bearer(), options)
-
-    def _join(
-        self, model: ExchangeAuthCodeForAPIKeyRequest, bearer: Bearer | None, options: RequestOptions | None
-    ) -> Coroutine[Any, Any, ExchangeAuthCodeForAPIKeyResponse]:
-        caller = self._caller
-        # Only now, as the client may have been closed meanwhile, and nobody would wait for this exchange to end.
-        caller.check_usable()
-        return caller.in_flight.join(
-            (caller, bearer, model, options), functools.partial(self._exchange, model, bearer, options)
+        """The request for one call, of the client's settings and the call's options."""
+        settings = self.settings
+        url, headers, timeout, retry = self._urls[operation], self._headers, settings.timeout, settings.retry
+        if bearer is not None:
+            headers = {"Authorization": f"Bearer {bearer.token}"} | headers
+            secrets = (*secrets, bearer.token)
+        if options is not None:
+            if options.server_url is not None:
+                url = _operation_urls(options.server_url)[operation]
+            if options.headers:
+                headers = merge_headers(headers, options.headers)
+            timeout = settings.timeout if options.timeout is None else options.timeout
+            retry = settings.retry if options.retry is None else options.retry
+        return Request(
+            method="POST",
+            url=url,
+            headers=headers,
+            body=body,
+            operation=operation.name,
+            timeout=timeout,
+            retry=retry,
+            secrets=secrets,
+            delivery=delivery,
         )
 
     async def _exchange(
@@ -145,12 +192,12 @@ class Calls:
         delivery: Delivery,
     ) -> ExchangeAuthCodeForAPIKeyResponse:
         secrets = (model.code,) if model.code_verifier is None else (model.code, model.code_verifier)
-        call = self._caller.prepare(
+        call = self.prepare(
             EXCHANGE, converter.dump(model), bearer=bearer, options=options, delivery=delivery, secrets=secrets
         )
         del secrets
         response = await self.send(call, ExchangeAuthCodeForAPIKeyResponse)
-        on_key = self._caller.on_key
+        on_key = self.settings.on_key
         if on_key is not None:
             try:
                 await on_key(model, response)
@@ -171,7 +218,7 @@ class Calls:
         """
         started = time.perf_counter()
         try:
-            response = await self._caller.handle(request)
+            response = await self._handle(request)
         except OpenRouterError as failure:
             self._settle(failure)
             raise
@@ -190,21 +237,20 @@ class Calls:
                     f"{response.status}: {malformed}", status_code=response.status, headers=response.headers
                 )
             else:
-                self._caller.counters.succeeded += 1
+                self.shared.counters.succeeded += 1
                 return result
         else:
-            error = error_from(request, response, self._caller.clock)
+            error = error_from(request, response, self.shared.clock)
         error.history = response.history
         self._settle(error)
         raise error
 
     def _settle(self, error: OpenRouterError) -> None:
         settle(error)
-        self._caller.counters.failed[error.outcome] += 1
+        self.shared.counters.failed[error.outcome] += 1
 
 
-def operation_urls(base_url: URL) -> dict[Operation, URL]:
-    """Where each operation is, below the address of the API."""
+def _operation_urls(base_url: URL) -> dict[Operation, URL]:
     # Joining by "/" would lose the path of the base.
     base = str(base_url).rstrip("/")
     return {operation: URL(base + operation.path) for operation in OPERATIONS}

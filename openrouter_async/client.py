@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from ssl import SSLContext
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, Unpack
@@ -14,24 +13,21 @@ from yarl import URL
 
 from openrouter_async import codec
 from openrouter_async.backoff import RetryPolicy
-from openrouter_async.calls import OnKey, Operation, operation_urls
-from openrouter_async.chain import Delivery, Handler, Middleware, Request, Response, build_chain
+from openrouter_async.calls import Calls, Shared
+from openrouter_async.chain import Middleware
 from openrouter_async.clock import SYSTEM_CLOCK, Clock
-from openrouter_async.counters import Counters
-from openrouter_async.errors import ClientClosedError, RequestValidationError
+from openrouter_async.errors import RequestValidationError
 from openrouter_async.inflight import InFlight
 from openrouter_async.models import UNSET, ExchangeAuthCodeForAPIKeyResponse, Unset
 from openrouter_async.oauth import OAuth
-from openrouter_async.options import Bearer, RequestOptions
-from openrouter_async.overload import Overload
-from openrouter_async.retry import OnRetry, RetryMiddleware
+from openrouter_async.retry import OnRetry
 from openrouter_async.settings import (
     DEFAULT_BASE_URL,
     ApiKeySource,
     ClientOptions,
+    OnKey,
     Settings,
     from_environment,
-    merge_headers,
     to_proxy,
 )
 from openrouter_async.transport import Transport
@@ -40,18 +36,6 @@ if TYPE_CHECKING:
     from aiohttp import ClientSession
 
     from openrouter_async.stats import ClientStats
-
-
-class _Shared:
-    """What a client and those made from it have in common."""
-
-    def __init__(self, clock: Clock, transport: Transport) -> None:
-        self.clock = clock
-        self.transport = transport
-        self.overload = Overload(clock)
-        self.in_flight: InFlight[ExchangeAuthCodeForAPIKeyResponse] = InFlight()
-        self.counters = Counters()
-        self.is_closed = False
 
 
 class OpenRouter:
@@ -134,21 +118,14 @@ class OpenRouter:
         if isinstance(pool_size, bool) or not isinstance(pool_size, int) or pool_size < 1:
             raise RequestValidationError("pool_size", "must be an integer from 1")
         transport = Transport(session=session, pool_size=pool_size, proxy=to_proxy(proxy), ssl=ssl, trust_env=trust_env)
-        self._bind(settings, _Shared(clock, transport), owner=None)
+        self._bind(settings, Shared(clock, transport), owner=None)
 
-    def _bind(self, settings: Settings, shared: _Shared, *, owner: OpenRouter | None) -> None:
+    def _bind(self, settings: Settings, shared: Shared, *, owner: OpenRouter | None) -> None:
         self._settings = settings
         self._shared = shared
         # A client made by with_options keeps the one alive that closes the pool.
         self._owner = owner
-        self._headers = settings.request_headers()
-        self._urls = operation_urls(settings.base_url)
-        retry = RetryMiddleware(
-            overload=shared.overload, clock=shared.clock, on_retry=settings.on_retry, counters=shared.counters
-        )
-        attempt = build_chain("attempt_middlewares", settings.attempt_middlewares, shared.transport.send)
-        self._handler: Handler = build_chain("middlewares", (*settings.middlewares, retry), attempt)
-        self.oauth = OAuth(self)
+        self.oauth = OAuth(Calls(settings, shared, self))
 
     def with_options(self, **options: Unpack[ClientOptions]) -> OpenRouter:
         """A client that differs in some options and shares this one's pool, pauses and exchanges on their way.
@@ -212,7 +189,7 @@ class OpenRouter:
 
     def __del__(self) -> None:
         # An argument that was refused leaves a client without a pool.
-        shared: _Shared | None = getattr(self, "_shared", None)
+        shared: Shared | None = getattr(self, "_shared", None)
         if shared is not None and self._owner is None and shared.transport.abandon():
             warnings.warn(
                 f"unclosed {self!r}; use `async with` or aclose()", ResourceWarning, stacklevel=2, source=self
@@ -222,7 +199,7 @@ class OpenRouter:
         state = "closed" if self._shared.is_closed else "open"
         return f"<{type(self).__module__.partition('.')[0]}.{type(self).__name__} {self._settings.base_url} {state}>"
 
-    # What follows is the side that `OAuth` sees: the protocol `openrouter_async.calls.Caller`.
+    # What follows is for those who embed the client: logins, integrations, tests.
 
     @property
     def clock(self) -> Clock:
@@ -239,79 +216,10 @@ class OpenRouter:
         """The exchanges on their way."""
         return self._shared.in_flight
 
-    @property
-    def counters(self) -> Counters:
-        """What is counted."""
-        return self._shared.counters
-
     def check_usable(self) -> None:
         """Bind to the running loop, or say why this is not possible.
 
         Raises:
             ClientClosedError: The client is closed, belongs to another loop, or was carried over a fork.
         """
-        if self._shared.is_closed:
-            raise ClientClosedError("the client is closed")
-        self._shared.transport.acquire_session()
-
-    @property
-    def fixed_bearer(self) -> Bearer | None | Unset:
-        """The bearer token for all calls; unset when a callable gives it for each."""
-        source = self._settings.api_key
-        return source if source is None or isinstance(source, Bearer) else UNSET
-
-    async def resolve_bearer(self) -> Bearer | None:
-        """The bearer token for one call.
-
-        Raises:
-            RequestValidationError: The callable raised, or gave something that cannot be sent.
-        """
-        source = self._settings.api_key
-        if source is None or isinstance(source, Bearer):
-            return source
-        try:
-            key = source()
-            if inspect.isawaitable(key):
-                key = await key
-        except Exception as failure:
-            raise RequestValidationError("api_key", f"its callable raised {type(failure).__name__}") from failure
-        return None if key is None else Bearer(key)
-
-    def prepare(
-        self,
-        operation: Operation,
-        body: bytes,
-        *,
-        bearer: Bearer | None,
-        options: RequestOptions | None,
-        delivery: Delivery,
-        secrets: tuple[str, ...],
-    ) -> Request:
-        """The request for one call, of the client's settings and the call's options."""
-        settings = self._settings
-        url, headers, timeout, retry = self._urls[operation], self._headers, settings.timeout, settings.retry
-        if bearer is not None:
-            headers = {"Authorization": f"Bearer {bearer.token}"} | headers
-            secrets = (*secrets, bearer.token)
-        if options is not None:
-            if options.server_url is not None:
-                url = operation_urls(options.server_url)[operation]
-            if options.headers:
-                headers = merge_headers(headers, options.headers)
-            timeout = settings.timeout if options.timeout is None else options.timeout
-            retry = settings.retry if options.retry is None else options.retry
-        return Request(
-            method="POST",
-            url=url,
-            headers=headers,
-            body=body,
-            operation=operation.name,
-            timeout=timeout,
-            retry=retry,
-            secrets=secrets,
-            delivery=delivery,
-        )
-
-    def handle(self, request: Request) -> Awaitable[Response]:
-        """Send a request through the chain."""
-        return self._handler(request)
+        self._shared.check_usable()

@@ -10,7 +10,7 @@ from uuid import UUID
 from yarl import URL
 
 from openrouter_async import converter
-from openrouter_async.calls import CREATE, Caller, Calls
+from openrouter_async.calls import CREATE, Calls
 from openrouter_async.chain import Delivery
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.models import (
@@ -37,9 +37,8 @@ REMEMBERED: Final = 1024
 class OAuth:
     """The operations, as ``client.oauth``."""
 
-    def __init__(self, caller: Caller) -> None:
-        self._caller = caller
-        self._calls = Calls(caller)
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
 
     @overload
     async def exchange_auth_code_for_api_key(
@@ -141,19 +140,19 @@ class OAuth:
             ``createAuthKeysCode`` in https://openrouter.ai/docs/api-reference.
         """
         model = _to_model(CreateAuthKeysCodeRequest, request, fields)
-        caller = self._caller
-        caller.check_usable()
-        call = caller.prepare(
+        calls = self._calls
+        calls.shared.check_usable()
+        call = calls.prepare(
             CREATE,
             converter.dump(model),
-            bearer=await caller.resolve_bearer(),
+            bearer=await calls.resolve_bearer(),
             options=options,
             delivery=Delivery(),
             secrets=(),
         )
         if not any(name.lower() == "authorization" for name in call.headers):
             raise RequestValidationError("api_key", "must be given: creating a code needs a bearer token")
-        return await self._calls.send(call, CreateAuthKeysCodeResponse)
+        return await calls.send(call, CreateAuthKeysCodeResponse)
 
     def exchange_many(
         self,
@@ -261,9 +260,9 @@ class OAuth:
         # Not everybody exchanges many.
         from openrouter_async.batch import Batch, Plan, Run, Source
 
-        made = Plan(has_on_key=self._caller.on_key is not None, **plan)
+        made = Plan(has_on_key=self._calls.settings.on_key is not None, **plan)
         exchange = functools.partial(self._calls.join, options=options)
-        return Batch(Run(exchange, Source(requests), made, self._caller.clock))
+        return Batch(Run(exchange, Source(requests), made, self._calls.shared.clock))
 
 
 def _to_model(kind: type[_Model], request: _Model | None, fields: dict[str, Any]) -> _Model:

@@ -91,17 +91,19 @@ def _to_server_url(value: object) -> URL | None:
     return None if value is None else to_base_url("server_url", value)
 
 
-def _to_extra_headers(value: Mapping[str, str] | None) -> Mapping[str, str]:
+def to_extra_headers(value: Mapping[str, str] | None) -> Mapping[str, str]:
+    """Check the field ``headers``."""
     return to_headers("headers", value)
 
 
-def _is_timeout(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if value is not None:
-        check_number(attribute.name, value, least=0, exclusive=True)
+def is_timeout(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    """Refuse what is no time limit of an attempt."""
+    check_number(attribute.name, value, least=0, exclusive=True)
 
 
-def _is_policy(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if value is not None and not isinstance(value, RetryPolicy):
+def is_policy(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    """Refuse what is no `RetryPolicy`."""
+    if not isinstance(value, RetryPolicy):
         raise RequestValidationError(attribute.name, "must be a RetryPolicy")
 
 
@@ -120,11 +122,11 @@ class RequestOptions:
     """
 
     server_url: URL | None = attrs.field(default=None, converter=_to_server_url)
-    timeout: float | None = attrs.field(default=None, validator=_is_timeout)
-    retry: RetryPolicy | None = attrs.field(default=None, validator=_is_policy)
+    timeout: float | None = attrs.field(default=None, validator=attrs.validators.optional(is_timeout))
+    retry: RetryPolicy | None = attrs.field(default=None, validator=attrs.validators.optional(is_policy))
     headers: Mapping[str, str] = attrs.field(
         factory=dict[str, str],
-        converter=_to_extra_headers,
+        converter=to_extra_headers,
         repr=redact_headers,
         eq=lambda headers: tuple(sorted(headers.items())),
     )

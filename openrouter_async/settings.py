@@ -10,11 +10,11 @@ from typing import Any, Final, TypeAlias, TypedDict, cast
 import attrs
 from yarl import URL
 
-from openrouter_async.backoff import RetryPolicy, check_number
-from openrouter_async.calls import OnKey
+from openrouter_async.backoff import RetryPolicy
 from openrouter_async.chain import Middleware
 from openrouter_async.errors import RequestValidationError
-from openrouter_async.options import Bearer, check_header_value, to_base_url, to_headers
+from openrouter_async.models import ExchangeAuthCodeForAPIKeyRequest, ExchangeAuthCodeForAPIKeyResponse
+from openrouter_async.options import Bearer, check_header_value, is_policy, is_timeout, to_base_url, to_extra_headers
 from openrouter_async.redaction import mask_optional, redact_headers
 from openrouter_async.retry import OnRetry
 
@@ -22,6 +22,10 @@ DEFAULT_BASE_URL: Final = "https://openrouter.ai/api/v1"
 
 ApiKeySource: TypeAlias = Callable[[], "str | None | Awaitable[str | None]"]
 """Gives the API key for one call; it may be a coroutine function."""
+
+
+OnKey: TypeAlias = Callable[[ExchangeAuthCodeForAPIKeyRequest, ExchangeAuthCodeForAPIKeyResponse], Awaitable[object]]
+"""Puts a key into its safe place. It is awaited before any caller gets the key, and also when no caller is left."""
 
 
 class ClientOptions(TypedDict, total=False):
@@ -53,10 +57,6 @@ def _to_base_url(value: object) -> URL:
     return to_base_url("base_url", value)
 
 
-def _to_headers(value: Mapping[str, str] | None) -> Mapping[str, str]:
-    return to_headers("headers", value)
-
-
 def _to_middlewares(value: Iterable[Middleware]) -> tuple[Middleware, ...]:
     return tuple(value)
 
@@ -64,15 +64,6 @@ def _to_middlewares(value: Iterable[Middleware]) -> tuple[Middleware, ...]:
 def _is_header_value(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if value is not None:
         check_header_value(attribute.name, value)
-
-
-def _is_timeout(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    check_number(attribute.name, value, least=0, exclusive=True)
-
-
-def _is_policy(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if not isinstance(value, RetryPolicy):
-        raise RequestValidationError(attribute.name, "must be a RetryPolicy")
 
 
 def _is_callable(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
@@ -91,14 +82,14 @@ class Settings:
 
     api_key: Bearer | ApiKeySource | None = attrs.field(converter=_to_api_key, repr=mask_optional)
     base_url: URL = attrs.field(converter=_to_base_url)
-    timeout: float = attrs.field(validator=_is_timeout)
-    retry: RetryPolicy = attrs.field(validator=_is_policy)
+    timeout: float = attrs.field(validator=is_timeout)
+    retry: RetryPolicy = attrs.field(validator=is_policy)
     middlewares: tuple[Middleware, ...] = attrs.field(converter=_to_middlewares)
     attempt_middlewares: tuple[Middleware, ...] = attrs.field(converter=_to_middlewares)
     http_referer: str | None = attrs.field(validator=_is_header_value)
     x_open_router_title: str | None = attrs.field(validator=_is_header_value)
     x_open_router_categories: str | None = attrs.field(validator=_is_header_value)
-    headers: Mapping[str, str] = attrs.field(converter=_to_headers, repr=redact_headers)
+    headers: Mapping[str, str] = attrs.field(converter=to_extra_headers, repr=redact_headers)
     on_key: OnKey | None = attrs.field(validator=_is_callable)
     on_retry: OnRetry | None = attrs.field(validator=_is_hook)
 

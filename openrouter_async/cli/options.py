@@ -19,8 +19,8 @@ from openrouter_async.models import UNSET, CodeChallengeMethod, Unset
 from openrouter_async.options import to_base_url
 
 if TYPE_CHECKING:
-    from openrouter_async.calls import OnKey
     from openrouter_async.client import OpenRouter
+    from openrouter_async.settings import OnKey
 
 STORAGE: Final = Group("Where the key is kept", sort_key=70)
 CONNECTION: Final = Group("Connection", sort_key=80)

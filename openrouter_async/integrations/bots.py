@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from weakref import WeakValueDictionary
@@ -15,19 +14,19 @@ from yarl import URL
 
 from openrouter_async.clock import SYSTEM_CLOCK, Clock
 from openrouter_async.errors import KeyDeliveryError, OpenRouterError, RequestValidationError
-from openrouter_async.integrations.chats import TICKET, BotTexts, ChatLogin, LoginPrompt, looks_like_code
+from openrouter_async.integrations.chat_logins import TICKET, ChatLogin, ChatLogins, to_name
+from openrouter_async.integrations.chats import BotTexts, LoginPrompt, looks_like_code
 from openrouter_async.integrations.shelves import MemoryShelf, RedisShelf, Shelf
 from openrouter_async.login.errors import (
     InvalidCallbackError,
     LoginBindingError,
-    LoginStoreError,
     StateMismatchError,
     UnknownLoginError,
 )
 from openrouter_async.login.flow import AuthorizationFlow
 from openrouter_async.login.models import Grant
-from openrouter_async.login.records import GRACE
 from openrouter_async.models import ExchangeAuthCodeForAPIKeyResponse
+from openrouter_async.outliving import Outliving
 from openrouter_async.sinks.base import KeySinkError
 
 if TYPE_CHECKING:
@@ -57,9 +56,7 @@ OnLogin: TypeAlias = Callable[[Any, Grant], Awaitable[object]]
 OnLogout: TypeAlias = Callable[[Any], Awaitable[object]]
 """Takes the key of a user id out of its place."""
 
-_USER_ID_LENGTH: Final = 256
 _CALLBACK_LENGTH: Final = 4096
-_TICKET_LIFETIME: Final = 600.0
 
 
 class BotLogin:
@@ -122,13 +119,13 @@ class BotLogin:
         self._headless = headless
         self._key_label = key_label
         self._limit = limit
-        self._shelf: Shelf = MemoryShelf() if shelf is None else shelf
+        self._logins = ChatLogins(MemoryShelf() if shelf is None else shelf, clock)
         self._clock = clock
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._tasks: set[asyncio.Task[Grant]] = set()
+        self._under_way: Outliving[Grant] = Outliving()
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._flow!r} {self._shelf!r}>"
+        return f"<{type(self).__name__} {self._flow!r} {self._logins!r}>"
 
     async def begin(self, user_id: UserId) -> LoginPrompt:
         """Begin a login, or go on with the one that this user has just begun.
@@ -140,12 +137,12 @@ class BotLogin:
             RequestValidationError: An argument is not valid, or the flow's store needs cookies.
             LoginStoreError: The store or the shelf cannot be reached.
         """
-        name = _to_name(user_id)
+        name = to_name(user_id)
         async with self._alone(name):
-            entry = await self._find(name)
+            entry = await self._logins.find(name)
             if entry is None or entry.finished is not None or entry.renew_at <= self._clock.time():
                 entry = await self._start(user_id)
-                await self._keep(name, entry)
+                await self._logins.keep(name, entry)
         return entry.prompt
 
     async def is_pending(self, user_id: UserId) -> bool:
@@ -155,7 +152,7 @@ class BotLogin:
             RequestValidationError: The user's id is not valid.
             LoginStoreError: The shelf cannot be reached.
         """
-        entry = await self._find(_to_name(user_id))
+        entry = await self._logins.find(to_name(user_id))
         return entry is not None and entry.finished is None and entry.expires_at > self._clock.time()
 
     async def expects(self, user_id: UserId, text: str) -> bool:
@@ -172,10 +169,10 @@ class BotLogin:
             RequestValidationError: The user's id is not valid.
             LoginStoreError: The shelf cannot be reached.
         """
-        name = _to_name(user_id)
+        name = to_name(user_id)
         if TICKET.fullmatch(text.strip()):
             return True
-        return looks_like_code(text) and await self._find(name) is not None
+        return looks_like_code(text) and await self._logins.find(name) is not None
 
     async def complete(self, user_id: UserId, text: str) -> Grant:
         """Finish a login by what the user wrote.
@@ -191,13 +188,13 @@ class BotLogin:
             OpenRouterError: As `AuthorizationFlow.finish_code` tells; where ``restart_login`` is true, the user has to
                 begin again.
         """
-        name = _to_name(user_id)
+        name = to_name(user_id)
         if not isinstance(text, str):
             raise InvalidCallbackError("what was pasted must be a string")
         finishing = self._complete(name, user_id, text)
         # A traceback that shows local variables would show the code.
         del text
-        return await self._outlive(finishing)
+        return await self._under_way.run(finishing)
 
     async def finish(self, callback: CallbackInput, *, user_id: UserId) -> Grant:
         """Finish a login by a callback in a web app that knows who its user is, and ``notify`` the user in the chat.
@@ -212,11 +209,11 @@ class BotLogin:
         Raises:
             OpenRouterError: As `AuthorizationFlow.finish` tells, and `complete`.
         """
-        name = _to_name(user_id)
+        name = to_name(user_id)
         finishing = self._finish(name, user_id, callback)
         # A traceback that shows local variables would show the code.
         del callback
-        grant = await self._outlive(finishing)
+        grant = await self._under_way.run(finishing)
         if self._notify is not None:
             try:
                 await self._notify(user_id, grant)
@@ -240,10 +237,7 @@ class BotLogin:
         """
         if not isinstance(callback, str | URL) or len(str(callback)) > _CALLBACK_LENGTH:
             raise InvalidCallbackError(f"the callback must be a URL of at most {_CALLBACK_LENGTH} characters")
-        ticket = f"ticket-{secrets.token_urlsafe(24)}"
-        now = self._clock.time()
-        await self._shelf.put(ticket, str(callback).encode(errors="replace"), now=now, until=now + _TICKET_LIFETIME)
-        return ticket
+        return await self._logins.hold(str(callback))
 
     async def logout(self, user_id: UserId) -> None:
         """Forget the login that this user has under way, and take the user's key out of its place.
@@ -256,9 +250,9 @@ class BotLogin:
             LoginStoreError: The shelf cannot be reached.
             KeySinkError: ``on_logout`` raised.
         """
-        name = _to_name(user_id)
+        name = to_name(user_id)
         async with self._alone(name):
-            await self._shelf.remove(name)
+            await self._logins.remove(name)
             if self._on_logout is None:
                 return
             try:
@@ -274,14 +268,7 @@ class BotLogin:
         Args:
             timeout: Seconds to wait at the most.
         """
-        if self._tasks:
-            await asyncio.wait(tuple(self._tasks), timeout=timeout)
-
-    async def _outlive(self, finishing: Coroutine[Any, Any, Grant]) -> Grant:
-        task = asyncio.get_running_loop().create_task(finishing)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return await asyncio.shield(task)
+        await self._under_way.drain(timeout)
 
     @contextlib.asynccontextmanager
     async def _alone(self, name: str) -> AsyncIterator[None]:
@@ -308,10 +295,10 @@ class BotLogin:
     async def _complete(self, name: str, user_id: UserId, text: str) -> Grant:
         async with self._alone(name):
             text = text.strip()
-            held = await self._shelf.get(text, now=self._clock.time()) if TICKET.fullmatch(text) else None
-            entry = await self._find(name)
+            held = await self._logins.held(text)
+            entry = await self._logins.find(name)
             if held is not None:
-                finishing = self._flow.finish(held.decode(), binding=user_id)
+                finishing = self._flow.finish(held, binding=user_id)
             elif entry is not None:
                 finishing = self._flow.finish_code(entry.state, text, binding=user_id)
             else:
@@ -321,7 +308,7 @@ class BotLogin:
 
     async def _finish(self, name: str, user_id: UserId, callback: CallbackInput) -> Grant:
         async with self._alone(name):
-            entry = await self._find(name)
+            entry = await self._logins.find(name)
             finishing = self._flow.finish(callback, binding=user_id)
             del callback
             return await self._settle(name, user_id, entry, finishing)
@@ -340,12 +327,12 @@ class BotLogin:
             grant = Grant(key=failure.response.key, user_id=failure.response.user_id)
         except OpenRouterError as failure:
             if failure.restart_login:
-                await self._mark(name, None)
+                await self._logins.mark(name, None)
             raise
         if entry is None or entry.finished != grant.key_hash:
             await self._deliver(user_id, grant)
         if entry is not None:
-            await self._mark(name, attrs.evolve(entry, finished=grant.key_hash))
+            await self._logins.mark(name, attrs.evolve(entry, finished=grant.key_hash))
         return grant
 
     async def _deliver(self, user_id: UserId, grant: Grant) -> None:
@@ -358,28 +345,3 @@ class BotLogin:
                 f"on_login raised {type(failure).__name__}; the key is in .response",
                 response=ExchangeAuthCodeForAPIKeyResponse(key=grant.key, user_id=grant.user_id),
             ) from failure
-
-    async def _find(self, name: str) -> ChatLogin | None:
-        data = await self._shelf.get(name, now=self._clock.time())
-        return None if data is None else ChatLogin.from_json(data)
-
-    async def _keep(self, name: str, entry: ChatLogin) -> None:
-        # A moment longer than the login, so that "expired" can be told from "unknown".
-        await self._shelf.put(name, entry.to_json(), now=self._clock.time(), until=entry.expires_at + GRACE)
-
-    async def _mark(self, name: str, entry: ChatLogin | None) -> None:
-        """Keep the entry of a login that is over, or none; that it is over is worth more than the record of it."""
-        try:
-            await (self._shelf.remove(name) if entry is None else self._keep(name, entry))
-        except LoginStoreError as failure:
-            logger.warning("a login that is over could not be marked so: %s", failure)
-
-
-def _to_name(user_id: object) -> str:
-    # A bool is an int, and a user's id is never one.
-    text = str(user_id) if isinstance(user_id, int | str) and not isinstance(user_id, bool) else ""
-    if not 0 < len(text) <= _USER_ID_LENGTH or not text.isprintable():
-        raise RequestValidationError(
-            "user_id", f"must be an int, or a string of 1 to {_USER_ID_LENGTH} printable characters"
-        )
-    return f"user-{text}"

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import io
-import json
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from operator import attrgetter
-from typing import Final, Literal, Self
+from typing import Final, Literal
 
 import attrs
 
 from openrouter_async.errors import OpenRouterError
-from openrouter_async.login.errors import LoginStoreError
 from openrouter_async.redaction import mask
-
-TICKET: Final = re.compile(r"ticket-[A-Za-z0-9_-]{32}")
-"""What `BotLogin.hold` gives."""
 
 # Words of a language have neither digits nor underscores, and not so many letters.
 _CODE: Final = re.compile(r"(?=.*[\d_]|.{24})[\x21-\x7e]{16,1024}")
@@ -107,48 +102,3 @@ class BotTexts:
     login_description: str = "Sign in with OpenRouter"
     logout_description: str = "Sign out"
     error: Callable[[OpenRouterError], str] = attrgetter("user_message")
-
-
-@attrs.frozen(kw_only=True)
-class ChatLogin:
-    """The latest login of a user, as a shelf holds it.
-
-    Attributes:
-        state: Its handle.
-        url: The page that the user opens.
-        renew_at: When half of its time is over, in seconds since the epoch.
-        expires_at: When all of it is.
-        headless: Whether the page shows a code.
-        finished: The hash of the key that it gave; None when it gave none yet.
-    """
-
-    state: str = attrs.field(repr=mask)
-    url: str = attrs.field(repr=mask)
-    renew_at: float
-    expires_at: float
-    headless: bool
-    finished: str | None = None
-
-    @property
-    def prompt(self) -> LoginPrompt:
-        """What the user is shown."""
-        return LoginPrompt(
-            url=self.url, expires_at=datetime.fromtimestamp(self.expires_at, UTC), headless=self.headless
-        )
-
-    def to_json(self) -> bytes:
-        """The login as bytes; they hold its state."""
-        return json.dumps(attrs.asdict(self)).encode()
-
-    @classmethod
-    def from_json(cls, data: bytes) -> Self:
-        """The login of bytes that `to_json` made.
-
-        Raises:
-            LoginStoreError: They are something else.
-        """
-        try:
-            return cls(**json.loads(data))
-        except (ValueError, TypeError):
-            # The errors of these quote what they were given.
-            raise LoginStoreError("what the shelf holds is not a login") from None

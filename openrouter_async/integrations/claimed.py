@@ -16,6 +16,7 @@ from openrouter_async.client import OpenRouter
 from openrouter_async.errors import APIError, KeyDeliveryError, OpenRouterError, Outcome
 from openrouter_async.login.records import Claim, Claimant, ClaimStatus, KeyRecord, LoginRecord, Store
 from openrouter_async.models import ExchangeAuthCodeForAPIKeyRequest, ExchangeAuthCodeForAPIKeyResponse
+from openrouter_async.outliving import Outliving
 from openrouter_async.pkce import PKCEPair
 
 logger = logging.getLogger(__name__)
@@ -42,19 +43,15 @@ class ClaimedExchanges:
         self._store = store
         self._lease = lease
         self._remember = remember
-        self._tasks: set[asyncio.Task[Said]] = set()
+        self._under_way: Outliving[Said] = Outliving()
 
     async def drain(self) -> None:
         """Let what is under way end."""
-        if self._tasks:
-            await asyncio.wait(tuple(self._tasks))
+        await self._under_way.drain()
 
     async def carry_out(self, request: ExchangeAuthCodeForAPIKeyRequest) -> Said:
         """Exchange a code, also when the caller is cancelled: what was sent cannot be sent again."""
-        task = asyncio.get_running_loop().create_task(self._settle(request))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return await asyncio.shield(task)
+        return await self._under_way.run(self._settle(request))
 
     async def _settle(self, request: ExchangeAuthCodeForAPIKeyRequest) -> Said:
         claimant = Claimant(

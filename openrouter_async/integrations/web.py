@@ -42,6 +42,7 @@ from openrouter_async.login.pages import PAGE_HEADERS, PRIVACY_HEADERS
 from openrouter_async.login.records import Store, login_id
 from openrouter_async.login.urls import CallbackTemplate, validate_return_to
 from openrouter_async.models import UNSET, Unset
+from openrouter_async.outliving import Outliving
 from openrouter_async.redaction import SecretFilter
 
 logger = logging.getLogger(__name__)
@@ -123,7 +124,7 @@ class WebLogin(Generic[RequestT, ResponseT]):
         self.callback_path = url.path if isinstance(callback_path, Unset) else callback_path
         self._flow: AuthorizationFlow | None = None
         self._running_client: OpenRouter | None = None
-        self._tasks: set[asyncio.Task[ResponseT]] = set()
+        self._under_way: Outliving[ResponseT] = Outliving(_log_abandoned)
 
     @property
     def client(self) -> OpenRouter:
@@ -161,10 +162,8 @@ class WebLogin(Generic[RequestT, ResponseT]):
             yield
 
     async def _stop(self, flow: AuthorizationFlow) -> None:
-        if self._tasks:
-            _, late = await asyncio.wait(tuple(self._tasks), timeout=self._drain_timeout)
-            if late:
-                logger.warning("the app ended with %d login(s) still under way", len(late))
+        if late := await self._under_way.drain(self._drain_timeout):
+            logger.warning("the app ended with %d login(s) still under way", late)
         await flow.drain(timeout=self._drain_timeout)
         self._running_client = self._flow = None
 
@@ -210,15 +209,7 @@ class WebLogin(Generic[RequestT, ResponseT]):
         It goes on when the caller is cancelled, as some servers do when the browser has gone: a code that was sent
         cannot be sent again.
         """
-        task = asyncio.get_running_loop().create_task(self._finish(request))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        try:
-            await asyncio.wait((task,))
-        except asyncio.CancelledError:
-            task.add_done_callback(_log_abandoned)
-            raise
-        return task.result()
+        return await self._under_way.run(self._finish(request))
 
     def redirect(self, grant: Grant) -> ResponseT:
         """The response that leads a user who signed in back into the app, at an address without a code."""

@@ -23,6 +23,7 @@ from openrouter_async.login.errors import (
 from openrouter_async.login.models import Grant, LoginCookie
 from openrouter_async.login.records import Claim, Claimant, ClaimStatus, KeyRecord, LoginRecord, Store, digest
 from openrouter_async.models import ExchangeAuthCodeForAPIKeyResponse
+from openrouter_async.outliving import Outliving
 
 if TYPE_CHECKING:
     from openrouter_async.client import OpenRouter
@@ -56,7 +57,7 @@ class Finisher:
         self._result_lifetime = result_lifetime
         self._lease = lease
         self._wait = wait
-        self._tasks: set[asyncio.Task[Grant]] = set()
+        self._under_way = Outliving(self._log_abandoned)
 
     async def finish(self, callback: Callback, claimant: Claimant) -> Grant:
         """Finish a login, also when the caller is cancelled: a code that was sent cannot be sent again.
@@ -64,20 +65,11 @@ class Finisher:
         Raises:
             OpenRouterError: As `AuthorizationFlow.finish` tells.
         """
-        task = asyncio.get_running_loop().create_task(self._settle(callback, claimant))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        try:
-            await asyncio.wait((task,))
-        except asyncio.CancelledError:
-            task.add_done_callback(self._log_abandoned)
-            raise
-        return task.result()
+        return await self._under_way.run(self._settle(callback, claimant))
 
     async def drain(self, timeout: float) -> None:
         """Wait so many seconds for what is still being finished."""
-        if self._tasks:
-            await asyncio.wait(tuple(self._tasks), timeout=timeout)
+        await self._under_way.drain(timeout)
 
     async def _settle(self, callback: Callback, claimant: Claimant) -> Grant:
         claim = await self._claim_in_turn(claimant)

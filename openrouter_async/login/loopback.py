@@ -31,6 +31,7 @@ from openrouter_async.login.pages import PAGE_HEADERS, render
 from openrouter_async.login.ports import listen
 from openrouter_async.login.stores.memory import MemoryStore
 from openrouter_async.login.urls import AUTHORIZATION_URL, CallbackTemplate
+from openrouter_async.outliving import Outliving
 
 if TYPE_CHECKING:
     from openrouter_async.client import OpenRouter
@@ -124,7 +125,7 @@ class LoopbackLogin:
         self._opener = opener
         self._clock = clock
         self._binding = secrets.token_urlsafe(16)
-        self._finishing: set[asyncio.Task[OpenRouterError | None]] = set()
+        self._finishing: Outliving[OpenRouterError | None] = Outliving()
         self._cleanup = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -200,8 +201,8 @@ class LoopbackLogin:
         prompting = asyncio.get_running_loop().create_task(self._ask(prompt))
         try:
             await asyncio.wait((self._outcome, prompting), timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-            if self._finishing and not self._outcome.done():
-                await asyncio.wait(tuple(self._finishing))
+            if not self._outcome.done():
+                await self._finishing.drain()
             if self._outcome.done():
                 return self._outcome.result()
             if prompting.done():
@@ -224,10 +225,7 @@ class LoopbackLogin:
 
     async def _take(self, finishing: Coroutine[Any, Any, Grant]) -> OpenRouterError | None:
         """Finish the login; give what was wrong when it can still go on."""
-        task = asyncio.get_running_loop().create_task(self._settle(finishing))
-        self._finishing.add(task)
-        task.add_done_callback(self._finishing.discard)
-        return await asyncio.shield(task)
+        return await self._finishing.run(self._settle(finishing))
 
     async def _settle(self, finishing: Coroutine[Any, Any, Grant]) -> OpenRouterError | None:
         try:

@@ -454,7 +454,7 @@ async def test_nothing_secret_is_in_a_repr_a_traceback_or_a_log(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     prompt = await login.begin(ADA)
-    entry = await login._find(f"user-{ADA}")
+    entry = await login._logins.find(f"user-{ADA}")
     assert entry is not None
     code = fake.consent(prompt.url)
     shown = [repr(prompt), repr(entry), repr(login), repr(MemoryShelf())]

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from openrouter_async.outliving import Outliving
+
+
+async def test_work_goes_on_when_its_caller_is_cancelled_and_the_owner_is_told() -> None:
+    told: list[str] = []
+    go_on = asyncio.Event()
+
+    async def work() -> str:
+        await go_on.wait()
+        return "done"
+
+    outliving: Outliving[str] = Outliving(lambda task: told.append(task.result()))
+    caller = asyncio.create_task(outliving.run(work()))
+    await asyncio.sleep(0)
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    assert len(outliving) == 1
+    assert await outliving.drain(0) == 1
+    go_on.set()
+    assert await outliving.drain() == 0
+    await asyncio.sleep(0)
+    assert told == ["done"]
+    assert len(outliving) == 0
+
+
+async def test_a_caller_that_stays_gets_what_it_comes_to() -> None:
+    async def work(*, fails: bool) -> str:
+        if fails:
+            raise ValueError("so it is")
+        return "done"
+
+    told: list[object] = []
+    outliving: Outliving[str] = Outliving(told.append)
+    assert await outliving.run(work(fails=False)) == "done"
+    with pytest.raises(ValueError, match="so it is"):
+        await outliving.run(work(fails=True))
+    assert told == []
+
+
+@pytest.mark.parametrize("end", ["fails", "is cancelled"])
+async def test_nothing_is_told_by_default_of_work_whose_caller_is_gone(
+    end: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    go_on = asyncio.Event()
+
+    async def work() -> None:
+        await go_on.wait()
+        raise asyncio.CancelledError if end == "is cancelled" else ValueError("seen by nobody")
+
+    outliving: Outliving[None] = Outliving()
+    caller = asyncio.create_task(outliving.run(work()))
+    await asyncio.sleep(0)
+    caller.cancel()
+    await asyncio.wait((caller,))
+    go_on.set()
+    await outliving.drain()
+    del caller
+    await asyncio.sleep(0)
+    assert caplog.records == []
