@@ -202,15 +202,17 @@ class Soak:
     _open: asyncio.Event = attrs.field(factory=asyncio.Event)
     _at_rest: int = 0
 
-    async def run(self, seconds: float, samples: int) -> list[Sample]:
-        """Work for so long, and measure so many times."""
+    async def run(self, seconds: float, samples: int, least_calls: int) -> list[Sample]:
+        """Work for so long, or until there are so many calls, if that is later, and measure so many times."""
         taken: list[Sample] = []
         started = time.monotonic()
         workers = [asyncio.create_task(self._work()) for _ in range(self.concurrency)]
         try:
-            for _ in range(samples):
+            for number in range(1, samples + 1):
                 self._open.set()
                 await asyncio.wait(workers, timeout=seconds / samples, return_when=asyncio.FIRST_EXCEPTION)
+                while self.calls < least_calls * number // samples and not any(worker.done() for worker in workers):
+                    await asyncio.wait(workers, timeout=0.05, return_when=asyncio.FIRST_EXCEPTION)
                 await self._rest(workers)
                 taken.append(self._measure(time.monotonic() - started))
                 print(taken[-1], flush=True)
@@ -277,7 +279,9 @@ def _open_files() -> list[str]:
     return found
 
 
-async def soak(seconds: float, *, concurrency: int, samples: int, timeout: float) -> tuple[list[Sample], Counter[str]]:
+async def soak(
+    seconds: float, *, concurrency: int, samples: int, timeout: float, least_calls: int = 0
+) -> tuple[list[Sample], Counter[str]]:
     """Run it; the measurements, and how the calls ended."""
     stored = 0
 
@@ -291,7 +295,7 @@ async def soak(seconds: float, *, concurrency: int, samples: int, timeout: float
             server.token, base_url=server.base_url, timeout=timeout, retry=POLICY, on_key=keep
         ) as client:
             run = Soak(client, server, concurrency)
-            taken = await run.run(seconds, samples)
+            taken = await run.run(seconds, samples, least_calls)
         run.tally["redeemed by the server"] = await server.redeemed()
         run.tally["kept by on_key"] = stored
     return taken, run.tally
@@ -304,6 +308,7 @@ def main() -> int:
     parser.add_argument("--concurrency", type=int, default=200, help="workers (%(default)s)")
     parser.add_argument("--samples", type=int, default=10, help="measurements, from 3 (%(default)s)")
     parser.add_argument("--timeout", type=float, default=2.0, help="seconds for one attempt (%(default)s)")
+    parser.add_argument("--least-calls", type=int, default=0, help="calls, also if they take longer (%(default)s)")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
@@ -314,7 +319,13 @@ def main() -> int:
     # Of the calls that are left, some fail, and nobody sees it.
     logging.getLogger("openrouter_async").addHandler(logging.NullHandler())
     taken, tally = asyncio.run(
-        soak(options.seconds, concurrency=options.concurrency, samples=options.samples, timeout=options.timeout)
+        soak(
+            options.seconds,
+            concurrency=options.concurrency,
+            samples=options.samples,
+            timeout=options.timeout,
+            least_calls=options.least_calls,
+        )
     )
     print(*(f"{count:9,} {name}" for name, count in tally.most_common()), sep="\n")
     grown = growth(taken)

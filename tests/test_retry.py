@@ -222,10 +222,9 @@ async def test_whatever_a_server_asks_for_no_wait_is_negative_or_beyond_the_call
         ],
     )
     await chain(clock, server)(with_retry(max_elapsed_time=limit, max_attempts=9))
-    # The clock shows 1,000 s and more, and a float of that size is rounded.
-    bound = limit + 1e-9
-    assert all(0 <= wait < bound for wait in clock.waits)
-    assert clock.now - 1000.0 < bound
+    assert all(wait >= 0 for wait in clock.waits)
+    # In the clock's own numbers, as 1,000 s and more are rounded.
+    assert clock.now <= 1000.0 + limit
 
 
 # --- the time of the whole call ------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from tests.soak import LIMITS, Sample, growth
 from tests.support import ROOT, missing
 
 FLAT = [Sample(seconds=n, calls=n, rss=40, blocks=180, tasks=201, files=90 + n % 9, sockets=80) for n in range(9)]
-SMALL = ("--seconds", "3", "--concurrency", "40", "--samples", "6", "--timeout", "0.2")
+SMALL = ("--seconds", "3", "--least-calls", "900", "--concurrency", "40", "--samples", "6", "--timeout", "1")
 LEAK = """
 import sys
 from tests import soak
