@@ -16,7 +16,7 @@ from openrouter_async.errors import RequestValidationError
 from openrouter_async.integrations.chats import LoginPrompt
 from openrouter_async.integrations.shelves import Shelf
 from openrouter_async.login.errors import LoginStoreError
-from openrouter_async.login.records import GRACE
+from openrouter_async.login.records import GRACE, read_fields
 from openrouter_async.redaction import mask
 
 logger = logging.getLogger(__name__)
@@ -66,11 +66,7 @@ class ChatLogin:
         Raises:
             LoginStoreError: They are something else.
         """
-        try:
-            return cls(**json.loads(data))
-        except (ValueError, TypeError):
-            # The errors of these quote what they were given.
-            raise LoginStoreError("what the shelf holds is not a login") from None
+        return read_fields(cls, data, "what the shelf holds is not a login")
 
 
 class ChatLogins:

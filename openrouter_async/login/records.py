@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import Mapping
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, Protocol, Self, TypeVar
 
 import attrs
 
@@ -20,6 +20,8 @@ from openrouter_async.login.models import LoginCookie
 from openrouter_async.models import CodeChallengeMethod
 from openrouter_async.pkce import PKCEPair
 from openrouter_async.redaction import mask, mask_key, mask_optional
+
+T = TypeVar("T")
 
 GRACE: Final = 60.0
 """Seconds that a store remembers a login beyond its end, so that "expired" can be told from "unknown"."""
@@ -123,10 +125,7 @@ class KeyRecord:
         Raises:
             LoginStoreError: They are something else.
         """
-        try:
-            return cls(**json.loads(data))
-        except (ValueError, TypeError, RecursionError):
-            raise LoginStoreError("what the store holds is not a result") from None
+        return read_fields(cls, data, "what the store holds is not a result")
 
 
 @attrs.frozen(kw_only=True)
@@ -250,3 +249,16 @@ def _dump(fields: Mapping[str, Any]) -> bytes:
 
 def _method(value: object) -> CodeChallengeMethod:
     return CodeChallengeMethod(value)  # type: ignore[arg-type]
+
+
+def read_fields(kind: type[T], data: bytes, complaint: str) -> T:
+    """The value whose fields are the members of a JSON object.
+
+    Raises:
+        LoginStoreError: It is none, says the complaint.
+    """
+    try:
+        return kind(**json.loads(data))
+    except (ValueError, TypeError, RecursionError):
+        # The errors of these quote what they were given.
+        raise LoginStoreError(complaint) from None

@@ -623,7 +623,7 @@ async def test_redis_that_cannot_be_reached_is_one_of_our_errors() -> None:
             assert caught.value.outcome is Outcome.NOT_SENT
 
 
-@pytest.mark.parametrize("value", [b"", b"{}", b"[]", b'{"state": 1}', b"\xff"])
+@pytest.mark.parametrize("value", [b"", b"{}", b"[]", b'{"state": 1}', b"\xff", b"[" * 200_000])
 async def test_what_a_shelf_holds_and_is_no_login_is_one_of_our_errors(
     once: OpenRouter, keys: Keys, value: bytes
 ) -> None:
