@@ -210,7 +210,7 @@ def read_lines(file: IO[bytes], path: Path) -> Iterator[tuple[int, dict[str, Any
             fields["standing"] = Standing(fields["standing"]) if is_result else Standing.IN_DOUBT
             fields["at"] = datetime.fromisoformat(fields["at"])
             fields["request"] = str(fields["request"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise JournalError(f"{path}: line {number} is not one of a journal") from None
         yield end, fields
 

@@ -106,7 +106,7 @@ class Results:
     def _kept(self) -> Iterator[bytes]:
         try:
             yield from self._kept_csv() if self._is_csv else self._kept_json()
-        except (ValueError, KeyError, TypeError, csv.Error):
+        except (ValueError, KeyError, TypeError, RecursionError, csv.Error):
             raise UsageError(
                 f"{self._path} is there already, and is not the output of a batch. Choose another OUTPUT."
             ) from None

@@ -59,10 +59,19 @@ _TOOK_TOO_LONG: Final = "This sign-in took too long. Please sign in again."
 
 
 class LoginError(OpenRouterError):
-    """A login cannot go on. Nothing was sent, unless the outcome says so."""
+    """A login cannot go on. Nothing was sent, unless the outcome says so.
+
+    Attributes:
+        return_to: Where the app wanted to lead the user; None without, and when the callback does not tell which login
+            it was.
+    """
 
     _user_message: ClassVar[str | None] = "This sign-in is not valid. Please sign in again."
     _restart_login: ClassVar[bool] = True
+
+    def __init__(self, message: str, *, outcome: Outcome = Outcome.NOT_SENT, return_to: str | None = None) -> None:
+        super().__init__(message, outcome=outcome)
+        self.return_to = return_to
 
     @property
     def user_message(self) -> str:
@@ -135,7 +144,6 @@ class AuthorizationError(LoginError):
     Attributes:
         error: The error code, such as ``server_error``; ``unknown`` when it is none.
         context: What the app gave to the login; None when the callback does not tell which one it was.
-        return_to: Where the app wanted to lead the user; None without.
     """
 
     _user_message = "OpenRouter did not allow the sign-in. Please try again."
@@ -143,10 +151,9 @@ class AuthorizationError(LoginError):
     def __init__(self, error: str, *, context: Any = None, return_to: str | None = None) -> None:
         # A browser can bring anything as an error; in messages and logs only what is known to be one is shown.
         known = f"the error {error}" if error in _KNOWN_ERRORS else "an error"
-        super().__init__(f"OpenRouter sent the user back with {known}", outcome=Outcome.REFUSED)
+        super().__init__(f"OpenRouter sent the user back with {known}", outcome=Outcome.REFUSED, return_to=return_to)
         self.error = error
         self.context = context
-        self.return_to = return_to
 
 
 class AuthorizationDeniedError(AuthorizationError):

@@ -95,7 +95,7 @@ class Finisher:
         assert login is not None  # noqa: S101 - stores promise it
         if login.expires_at <= self._clock.time():
             await self._spend(claimant)
-            raise LoginExpiredError("the login took longer than its lifetime")
+            raise LoginExpiredError("the login took longer than its lifetime", return_to=login.return_to)
         if callback.code is None:
             await self._spend(claimant)
             raise authorization_error(callback, login)
@@ -235,8 +235,12 @@ def _give_again(callback: Callback, claimant: Claimant, claim: Claim) -> Grant:
     record = claim.result
     assert record is not None  # noqa: S101 - stores promise it
     is_same_code = hmac.compare_digest(record.code.encode(), _code_digest(callback).encode())
-    if not is_same_code or not _is_same_browser(claimant, claim):
-        raise LoginAlreadyUsedError("the login is over, and its grant is not for this callback")
+    is_same_browser = _is_same_browser(claimant, claim)
+    if not is_same_code or not is_same_browser:
+        raise LoginAlreadyUsedError(
+            "the login is over, and its grant is not for this callback",
+            return_to=record.return_to if is_same_browser else None,
+        )
     if not record.delivered:
         response = ExchangeAuthCodeForAPIKeyResponse(key=record.key, user_id=record.user_id)
         raise KeyDeliveryError("on_key raised when the login was finished; the key is in .response", response=response)

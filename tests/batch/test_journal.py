@@ -466,7 +466,10 @@ async def test_a_file_that_is_no_journal_is_refused_and_left_as_it_is(path: Path
     assert path.read_text() == text
 
 
-@pytest.mark.parametrize("line", ["nonsense", "7", "[]", "{}", '{"event": "result", "standing": "odd"}', '"\\ud800"'])
+DAMAGED = ["nonsense", "7", "[]", "{}", '{"event": "result", "standing": "odd"}', '"\\ud800"', "[" * 200_000]
+
+
+@pytest.mark.parametrize("line", DAMAGED, ids=range(len(DAMAGED)))
 async def test_a_journal_that_was_damaged_is_refused_with_the_number_of_the_line(path: Path, line: str) -> None:
     async with Journal(path) as journal:
         await journal.begin(request_digest("code"))

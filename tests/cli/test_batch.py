@@ -317,6 +317,7 @@ async def test_an_output_with_a_wrong_mode_is_replaced(here: Here, home: Path, f
 REFUSALS = [
     (["codes.jsonl", "codes.jsonl"], "is there already, and is not the output of a batch"),
     (["codes.jsonl", "notes.csv"], "is there already, and is not the output of a batch"),
+    (["codes.jsonl", "nested.jsonl"], "is there already, and is not the output of a batch"),
     (["codes.jsonl", "link"], "The keys cannot be kept: "),
     (["codes.jsonl", "linked"], "The journal cannot be kept: "),
     (["missing.jsonl", "keys.jsonl"], "missing.jsonl cannot be read: No such file or directory."),
@@ -334,6 +335,7 @@ async def test_a_batch_that_cannot_be_is_refused_before_anything_is_sent(
     write_lines(home / "codes.jsonl", [{"code": fake.issue_code()}])
     (home / "notes.csv").write_text("a,b\n1,2\n")
     (home / "binary.csv").write_bytes(b"code\n\xff\n")
+    (home / "nested.jsonl").write_text("[" * 200_000 + "\n")
     (home / "link").symlink_to("target")
     (home / "linked.journal").symlink_to("target")
     before = {name: (home / name).read_bytes() for name in ("codes.jsonl", "notes.csv")}

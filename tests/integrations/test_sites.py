@@ -74,6 +74,17 @@ async def test_a_callback_that_is_reloaded_leads_to_the_same_key_and_no_second_e
     assert site.exchanges == exchanges + 1
 
 
+async def test_a_login_that_is_over_leads_to_another_one_with_the_same_aim(site: Site, visitor: Visitor) -> None:
+    asked = await visitor.start("/login?next=/account")
+    await visitor.open(site.fake.consent(asked))
+
+    page = await visitor.open(site.fake.consent(asked))
+
+    assert page.status == 409
+    assert "Already finished" in page.text
+    assert 'href="/login?next=%2Faccount"' in page.text
+
+
 async def test_a_double_click_leads_to_one_key_and_one_exchange(site: Site, visitor: Visitor) -> None:
     callback, exchanges = await visitor.consent("/login?next=/account"), site.exchanges
 

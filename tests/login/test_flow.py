@@ -347,11 +347,12 @@ async def test_a_login_is_for_the_browser_that_started_it_and_known_here() -> No
 
 async def test_a_finished_login_gives_nothing_for_another_code() -> None:
     async with flowing(GRANTED) as (flow, server):
-        pending = await flow.start(binding=BINDING)
+        pending = await flow.start(binding=BINDING, return_to="/settings")
         await flow.finish(back(pending), binding=BINDING)
         with pytest.raises(LoginAlreadyUsedError) as caught:
             await flow.finish(back(pending, code="another-code"), binding=BINDING)
         assert str(caught.value) == "the login is over, and its grant is not for this callback"
+        assert caught.value.return_to == "/settings"
         with pytest.raises(LoginAlreadyUsedError):
             await flow.finish(f"/callback/{pending.state}?error=access_denied", binding=BINDING)
 
@@ -361,7 +362,7 @@ async def test_a_finished_login_gives_nothing_for_another_code() -> None:
 async def test_an_expired_login_is_told_by_our_own_clock() -> None:
     time = Time()
     async with flowing(GRANTED, client={"clock": time.clock}) as (flow, server):
-        pending = await flow.start(binding=BINDING)
+        pending = await flow.start(binding=BINDING, return_to="/settings")
         time.now += 600
         with pytest.raises(LoginExpiredError) as caught:
             await flow.finish(back(pending), binding=BINDING)
@@ -369,6 +370,7 @@ async def test_an_expired_login_is_told_by_our_own_clock() -> None:
             await flow.finish(back(pending), binding=BINDING)
 
     assert str(caught.value) == "the login took longer than its lifetime"
+    assert caught.value.return_to == "/settings"
     assert "too long" in caught.value.user_message
     assert not server.requests
 
