@@ -170,8 +170,11 @@ async def test_a_user_goes_back_and_consents_again(page: Page, site: Site) -> No
 
     await expect(page.get_by_role("heading")).to_have_text("Already finished")
     assert site.exchanges == 1
-    await page.get_by_role("link", name="Back to the app").click()
-    await page.wait_for_url(f"{site.url}/")
+    await expect(page.get_by_role("link", name="Back to the app")).to_have_attribute("href", "/")
+    await page.get_by_role("link", name="Sign in again").click()
+    await say(page, "Authorize")
+    await is_signed_in(page, site)
+    assert site.exchanges == 2
 
 
 async def test_a_user_signs_in_in_two_tabs_at_once(page: Page, site: Site, profile: BrowserContext) -> None:
