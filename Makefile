@@ -25,6 +25,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 demo: .venv/.package
 	@$(BIN)/python -m openrouter_async.testing.demo
 
+# Modules that are compiled are kept, whatever the environment says: hundreds of interpreters are started here, and each
+# would compile the library, pytest's plugins and the tests again.
+test: export PYTHONDONTWRITEBYTECODE =
 test: .venv/.test .venv/.bench
 	@$(BIN)/python -m coverage erase
 	PYTHONDEVMODE=1 $(BIN)/python -m coverage run -m pytest --numprocesses auto --dist worksteal $(PYTEST_ARGS)
