@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import coverage
 import hypothesis
 import pytest
 
@@ -18,6 +21,37 @@ if TYPE_CHECKING:
 hypothesis.settings.register_profile("default", deadline=None, max_examples=60)
 hypothesis.settings.register_profile("stress", deadline=None, max_examples=2000)
 hypothesis.settings.load_profile("stress" if STRESS else "default")
+
+
+def pytest_collection_finish() -> None:
+    # What was imported stays. Looking through all of it takes a quarter of a second, which is longer than what some
+    # tests give a server, and happens in the middle of any of them.
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    if item.get_closest_marker("unmeasured") is None:
+        return (yield)
+    with _unmeasured():
+        return (yield)
+
+
+@contextmanager
+def _unmeasured() -> Iterator[None]:
+    """Nothing is measured within, in this process and in those that it starts."""
+    measuring = coverage.Coverage.current()
+    with pytest.MonkeyPatch.context() as environment:
+        for name in ("COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START", "PYTHONDEVMODE"):
+            environment.delenv(name, raising=False)
+        if measuring is not None:
+            measuring.stop()
+        try:
+            yield
+        finally:
+            if measuring is not None:
+                measuring.start()
 
 
 @pytest.fixture(autouse=True)

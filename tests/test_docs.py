@@ -48,6 +48,7 @@ def fake_of_the_documents(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> It
 
 
 @pytest.mark.shows_secrets
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_the_examples_of_a_document_run(path: Path, fake_of_the_documents: FakeOpenRouter) -> None:
     logging.getLogger("openrouter_async").setLevel(logging.WARNING)

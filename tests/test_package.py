@@ -74,12 +74,14 @@ MYPY = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--show-
 PYRIGHT = [sys.executable, "-m", "pyright", "--pythonpath", sys.executable]
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("checker", [MYPY, PYRIGHT], ids=["mypy", "pyright"])
 def test_the_example_calls_are_accepted_by_type_checkers(checker: list[str]) -> None:
     result = subprocess.run([*checker, "tests/typing/api.py"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("checker", [MYPY, PYRIGHT], ids=["mypy", "pyright"])
 def test_each_wrong_call_is_rejected_by_type_checkers(checker: list[str]) -> None:
     path = Path("tests/typing/wrong.py")

@@ -20,7 +20,7 @@ from tests.batch.processes import CONCURRENCY, codes
 from tests.batch.stub import key_of, running
 from tests.support import ROOT, STRESS
 
-pytestmark = pytest.mark.stress
+pytestmark = [pytest.mark.stress, pytest.mark.unmeasured]
 
 
 def start(*arguments: object) -> subprocess.Popen[str]:

@@ -117,6 +117,7 @@ def how_it_failed(error: errors.OpenRouterError, issued: str | None) -> str:
 
 
 @pytest.mark.stress
+@pytest.mark.unmeasured
 async def test_every_key_that_is_issued_is_accounted_for_through_a_proxy_full_of_faults(audit: Audit) -> None:
     tally: Counter[str] = Counter()
     chance = random.Random(SEED)
