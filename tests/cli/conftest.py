@@ -9,6 +9,7 @@ import keyring
 import pytest
 from keyring.backends import fail
 
+from openrouter_async import OpenRouter, RetryPolicy
 from tests.cli.keyring_in_file import KeyringInFile
 from tests.cli.support import Ended, Shell, environment, run_here
 
@@ -36,6 +37,10 @@ def here(home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixtu
     for name, value in environment(home).items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(home)
+    # As many attempts as ever, with next to no pauses.
+    defaults = OpenRouter.__init__.__kwdefaults__
+    assert defaults is not None
+    monkeypatch.setitem(defaults, "retry", RetryPolicy(initial_interval=0.01))
     # What a computer without a keyring has.
     keyring.set_keyring(fail.Keyring())  # type: ignore[no-untyped-call]
 
