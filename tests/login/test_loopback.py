@@ -114,6 +114,7 @@ async def test_a_real_browser_brings_its_user_back(
             await page.get_by_role("button", name="Authorize").click()
         grant = await login.wait()
         arrived = await coming.value
+        await page.get_by_role("heading", name="Signed in").wait_for()
         again = await page.reload()
         assert again is not None
         assert again.status == 409
