@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from openrouter_async import (
@@ -164,6 +164,8 @@ def test_any_bytes_are_read_alike(noise: bytes, place: int) -> None:
     st.text(st.characters(codec=None), max_size=100),
     st.integers(min_value=0) | st.floats(min_value=0, allow_infinity=False, allow_nan=False),
 )
+# More than orjson writes.
+@example(code="a-code", label="a label", limit=2**64)
 def test_what_is_sent_means_the_same(code: str, label: str, limit: float) -> None:
     requests = (
         ExchangeAuthCodeForAPIKeyRequest(code=code, code_challenge_method="S256"),
