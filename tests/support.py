@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
@@ -29,6 +30,11 @@ def missing(what: str) -> NoReturn:
     if os.environ.get("REQUIRE_ALL"):
         pytest.fail(f"{what} is missing, and REQUIRE_ALL is set")
     pytest.skip(f"{what} is missing")
+
+
+def without_coverage(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a process that is not measured."""
+    return {name: value for name, value in environment.items() if not name.startswith(("COVERAGE_", "COV_"))}
 
 
 def codec_named(name: str) -> codec.Codec:

@@ -15,7 +15,7 @@ from openrouter_async.cli import main
 from openrouter_async.cli.app import COMMANDS, make_app
 from tests.cli.conftest import Here
 from tests.cli.support import PROGRAM, Shell
-from tests.support import ROOT
+from tests.support import ROOT, without_coverage
 
 
 def function_of(command: str) -> object:
@@ -201,7 +201,7 @@ def test_every_package_of_the_extra_is_known_to_the_check_for_it() -> None:
 def cost(*command: str) -> float:
     """Seconds of CPU, the best of a few runs: what else the computer does must not count."""
     # Coverage, which the environment may ask for, would be measured as well.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
+    environment = without_coverage(os.environ)
     times: list[float] = []
     for _ in range(5):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)

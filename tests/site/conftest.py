@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.site.pages import Site
-from tests.support import ROOT
+from tests.support import ROOT, without_coverage
 
 
 @pytest.fixture(scope="session")
@@ -35,9 +35,7 @@ def _build(folder: Path) -> None:
         [*command, "--builder", "html", "--doctree-dir", str(folder / ".doctrees"), "docs", str(folder)],
         cwd=ROOT,
         # Neither the checks of this interpreter's development mode nor its coverage concern Sphinx.
-        env={
-            name: value for name, value in os.environ.items() if not name.startswith(("COV_", "COVERAGE_", "PYTHONDEV"))
-        },
+        env={name: value for name, value in without_coverage(os.environ).items() if name != "PYTHONDEVMODE"},
         capture_output=True,
         text=True,
         check=False,
