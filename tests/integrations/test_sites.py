@@ -286,7 +286,7 @@ async def test_codes_and_states_stay_out_of_the_access_log(
         await visitor.open(callback, headers={"Referer": callback})
         # A server may answer first and then write.
         async with asyncio.timeout(GIVE_UP_AFTER):
-            while (text := log()).count(expected) == before:
+            while (text := log()).count(expected) == before:  # noqa: ASYNC110 - nothing tells of it
                 await asyncio.sleep(0.01)
 
     for secret in (URL(callback).query["code"], URL(callback).query["state"]):
