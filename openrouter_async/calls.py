@@ -128,9 +128,9 @@ class Calls:
     ) -> Coroutine[Any, Any, ExchangeAuthCodeForAPIKeyResponse]:
         # Only now, as the client may have been closed meanwhile, and nobody would wait for this exchange to end.
         self.shared.check_usable()
-        return self.shared.in_flight.join(
-            (self, bearer, model, options), functools.partial(self._exchange, model, bearer, options)
-        )
+        # The fields are hashed more quickly than the model, and it is done more than once.
+        key = (self, bearer, options, model.code, model.code_verifier, model.code_challenge_method)
+        return self.shared.in_flight.join(key, functools.partial(self._exchange, model, bearer, options))
 
     async def resolve_bearer(self) -> Bearer | None:
         """The bearer token for one call.

@@ -576,14 +576,25 @@ async def test_a_caller_that_is_cancelled_in_the_pass_in_which_its_key_came(
         assert events(caplog) == ["key_lost"]
 
 
-def many_under_way(flights: InFlight[str], result: asyncio.Future[str]) -> list[asyncio.Task[str]]:
+def many_under_way(
+    flights: InFlight[str], result: asyncio.Future[str], *, number: int = 130
+) -> list[asyncio.Task[str]]:
     async def wait(_: Delivery) -> str:
         return await result
 
-    return [asyncio.ensure_future(flights.join(number, wait)) for number in range(30)]
+    return [asyncio.ensure_future(flights.join(key, wait)) for key in range(number)]
 
 
-async def test_callers_whose_exchanges_end_at_once_go_on_a_few_at_a_time(flights: InFlight[str]) -> None:
+async def test_callers_whose_exchanges_end_at_once_go_on_together(flights: InFlight[str]) -> None:
+    result: asyncio.Future[str] = asyncio.Future()
+    callers = many_under_way(flights, result, number=100)
+    await passes()
+    result.set_result("result")
+    await passes(3)
+    assert [caller.result() for caller in callers] == ["result"] * 100
+
+
+async def test_callers_of_many_exchanges_that_end_at_once_go_on_a_few_at_a_time(flights: InFlight[str]) -> None:
     result: asyncio.Future[str] = asyncio.Future()
     callers = many_under_way(flights, result)
     await passes()
@@ -592,8 +603,8 @@ async def test_callers_whose_exchanges_end_at_once_go_on_a_few_at_a_time(flights
     while not all(caller.done() for caller in callers):
         await passes(1)
         counts.append(sum(caller.done() for caller in callers))
-    assert [count for count in counts if count] == [8, 16, 24, 30]
-    assert [caller.result() for caller in callers] == ["result"] * 30
+    assert [count for count in counts if count] == [*range(8, 130, 8), 130]
+    assert [caller.result() for caller in callers] == ["result"] * 130
 
 
 async def test_a_caller_that_is_cancelled_while_it_waits_for_its_turn(
@@ -607,7 +618,7 @@ async def test_a_caller_that_is_cancelled_while_it_waits_for_its_turn(
     assert not callers[-1].done()
     await cancel(callers[-1])
     assert events(caplog) == ["key_lost"]
-    assert await asyncio.gather(*callers[:-1]) == ["result"] * 29
+    assert await asyncio.gather(*callers[:-1]) == ["result"] * 129
 
 
 def test_closing_lets_all_callers_go_on() -> None:
@@ -623,7 +634,7 @@ def test_closing_lets_all_callers_go_on() -> None:
 
     # The loop ends with this, and would cancel those that it has not heard of.
     asyncio.run(close())
-    assert [caller.result() for caller in callers] == ["result"] * 30
+    assert [caller.result() for caller in callers] == ["result"] * 130
 
 
 # --- what an exchange does by itself -------------------------------------------------------------------------------
