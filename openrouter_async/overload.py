@@ -53,6 +53,11 @@ class Overload:
         self._pauses: dict[URL, _Pause] = {}
         self._budgets: dict[tuple[URL, float], RetryBudget] = {}
 
+    @property
+    def is_calm(self) -> bool:
+        """Whether no host is known to be in trouble."""
+        return not (self._pauses or self._budgets)
+
     def pause(self, origin: URL, seconds: float) -> bool:
         """Hold back all calls to a host; a longer pause that is under way stays. Whether none was under way."""
         seconds = min(seconds, _LONGEST_PAUSE)
