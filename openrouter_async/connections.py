@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
 from aiohttp.abc import AbstractStreamWriter
-from aiohttp.payload import BytesPayload
+from aiohttp.payload import Payload
+from multidict import CIMultiDict
 from yarl import URL
 
 from openrouter_async.chain import Delivery
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from aiohttp.client_proto import ResponseHandler
 
 _READ_SIZE: Final = 65_536
+_BODY_HEADERS: Final = CIMultiDict({"Content-Type": "application/json"})
 
 
 class _Socket(socket.socket):
@@ -64,8 +66,10 @@ class Connections:
         return False
 
 
-class Body(BytesPayload):
+class Body(Payload):
     """A request body that knows whether it was written, and whether its connection had been used before.
+
+    It has itself what aiohttp asks of a payload, as making one in aiohttp's way costs a fortieth of an exchange.
 
     Attributes:
         written: Whether it was given to a connection; the server may have it then.
@@ -82,7 +86,8 @@ class Body(BytesPayload):
     _is_known = False
 
     def __init__(self, body: bytes, delivery: Delivery, known: Connections) -> None:
-        super().__init__(body, content_type="application/json")
+        # Not super().__init__(): what it would set is told by the properties below.
+        self._body = body
         self._delivery = delivery
         self._known = known
 
@@ -91,6 +96,46 @@ class Body(BytesPayload):
         if protocol is not None and not self._is_known:
             self._is_known = True
             self.reused = self._known.add(protocol)
+
+    @property
+    def size(self) -> int:
+        """Its length in bytes."""
+        return len(self._body)
+
+    @property
+    def headers(self) -> CIMultiDict[str]:
+        """What it adds to the headers of the request."""
+        return _BODY_HEADERS
+
+    @property
+    def content_type(self) -> str:
+        """What it is."""
+        return _BODY_HEADERS["Content-Type"]
+
+    @property
+    def filename(self) -> None:
+        """It is no file."""
+
+    @property
+    def encoding(self) -> None:
+        """It is no text."""
+
+    @property
+    def autoclose(self) -> bool:
+        """It needs no closing."""
+        return True
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        """The text of it."""
+        return self._body.decode(encoding, errors)
+
+    async def as_bytes(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
+        """Itself."""
+        return self._body
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        """Write it; what aiohttp calls now is `write_with_length`."""
+        await self.write_with_length(writer, None)
 
     async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
         """Write it, unless its call was given up or its connection is not to be trusted."""
@@ -107,4 +152,4 @@ class Body(BytesPayload):
         if transport is not None and not transport.is_closing():
             self.written = self._delivery.pending = True
             self.written_at = time.perf_counter()
-        await writer.write(self._value)
+        await writer.write(self._body)

@@ -7,7 +7,7 @@ its errors. Here a wrong type is an error, and an error names the field and what
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final, TypeVar
@@ -90,9 +90,22 @@ def _converter(*, detailed: bool = False) -> cattrs.Converter:
     return converter
 
 
+# To find a hook takes the converter longer than some of them run.
+@functools.cache
+def _structure_hooks() -> Mapping[type[object], Callable[[object, Any], Any]]:
+    kinds = (ExchangeAuthCodeForAPIKeyResponse, CreateAuthKeysCodeResponse)
+    return {kind: _converter().get_structure_hook(kind) for kind in kinds}
+
+
+@functools.cache
+def _unstructure_hooks() -> Mapping[type[object], Callable[[Any], Any]]:
+    kinds = (ExchangeAuthCodeForAPIKeyRequest, CreateAuthKeysCodeRequest)
+    return {kind: _converter().get_unstructure_hook(kind) for kind in kinds}
+
+
 def dump(model: ExchangeAuthCodeForAPIKeyRequest | CreateAuthKeysCodeRequest) -> bytes:
     """Serialize a request; fields that are not set are left out."""
-    return codec.dumps(_converter().unstructure(model))
+    return codec.dumps(_unstructure_hooks().get(type(model), _converter().unstructure)(model))
 
 
 def load_json(body: bytes) -> Any:
@@ -124,17 +137,21 @@ def load(kind: type[R], body: bytes, http_meta: HttpMeta) -> R:
     if isinstance(payload, dict):
         payload["http_meta"] = http_meta
         try:
-            return _converter().structure(payload, kind)
+            result: R = _structure_hooks()[kind](payload, kind)
         except (TypeError, ValueError, KeyError):
             pass
+        else:
+            return result
     payload = load_json(body)
     if not isinstance(payload, dict):
         raise MalformedBodyError("the body is not a JSON object")
     payload["http_meta"] = http_meta
     try:
-        return _converter().structure(payload, kind)
+        structured: R = _structure_hooks()[kind](payload, kind)
     except (TypeError, ValueError, KeyError):
         problems = _explain(payload, kind)
+    else:
+        return structured
     raise MalformedBodyError("; ".join(problems))
 
 

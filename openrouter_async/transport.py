@@ -136,7 +136,7 @@ class Transport:
             ResponseValidationError: The answer is too large or cannot be decompressed.
             ClientClosedError: The session is closed.
         """
-        session = self.acquire_session()
+        session = self._session if self._session is not None else self.acquire_session()
         body = Body(request.body, request.delivery, self._known_connections)
         started = time.perf_counter()
         deadline = self._deadlines.start(request.timeout)
@@ -172,7 +172,10 @@ class Transport:
         except OpenRouterError:
             raise
         except Exception as caught:  # noqa: BLE001 - whatever it is, the caller gets one of our errors
-            error = _translate(caught, request, body)
+            if isinstance(caught, RuntimeError) and session.closed:
+                error = ClientClosedError("the session that the client uses is closed")
+            else:
+                error = _translate(caught, request, body)
         finally:
             self._deadlines.stop(deadline)
         # Raised here and not in the handler: the foreign exception and its frames hold headers and bodies.
@@ -209,11 +212,13 @@ async def _read(answer: aiohttp.ClientResponse, sent: Body) -> bytes:
         raise _EarlyAnswerError
     try:
         content = answer.content
-        body = await content.readany()
-        if not content.at_eof():
+        if content.is_eof():
+            # It came with the headers, as short ones do.
+            body = content.read_nowait()
+        else:
             if (answer.content_length or 0) > BODY_LIMIT:
                 raise _BodyTooLargeError
-            body = await _read_on(content, body)
+            body = await _read_on(content)
         if len(body) > BODY_LIMIT:
             raise _BodyTooLargeError
         encoding = answer.headers.get("Content-Encoding")
@@ -233,8 +238,8 @@ async def _read(answer: aiohttp.ClientResponse, sent: Body) -> bytes:
     )
 
 
-async def _read_on(content: aiohttp.StreamReader, first: bytes) -> bytes:
-    body = bytearray(first)
+async def _read_on(content: aiohttp.StreamReader) -> bytes:
+    body = bytearray()
     while chunk := await content.readany():
         body += chunk
         if len(body) > BODY_LIMIT:

@@ -333,6 +333,18 @@ async def test_a_borrowed_session_that_is_closed_says_so() -> None:
         await exchange(client)
 
 
+async def test_a_borrowed_session_that_is_closed_when_it_is_needed_says_so() -> None:
+    session = aiohttp.ClientSession()
+
+    async def close(request: Request, call_next: Handler) -> Response:
+        await session.close()
+        return await call_next(request)
+
+    client = OpenRouter(None, base_url=NOWHERE, session=session, middlewares=[close])
+    with pytest.raises(errors.ClientClosedError, match="the session that the client uses is closed"):
+        await exchange(client)
+
+
 async def test_cookies_of_the_server_are_not_kept() -> None:
     async with answering(ANSWER.replace(b"\r\n\r\n", b"\r\nSet-Cookie: a=b\r\n\r\n", 1)) as server:
         async with OpenRouter(None, base_url=server.base_url.replace("127.0.0.1", "localhost")) as client:

@@ -18,6 +18,7 @@ import pytest
 import trustme
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.client_reqrep import ConnectionKey, RequestInfo
+from aiohttp.payload import Payload
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -335,6 +336,15 @@ async def test_a_writer_that_does_not_tell_its_connection_still_writes() -> None
     body = body_for(Delivery())
     await body.write_with_length(writer, 2)
     assert (writer.written, body.written, body.reused) == (b"{}", True, False)
+
+
+async def test_a_body_is_a_payload_as_aiohttp_knows_them() -> None:
+    body: Payload = Body(b'{"a":1}', Delivery(), Connections())
+    writer: Any = Writer(Connection(should_close=False))
+    await body.write(writer)
+    assert writer.written == await body.as_bytes() == b'{"a":1}'
+    assert (body.size, body.content_type, body.decode()) == (7, "application/json", '{"a":1}')
+    assert (body.filename, body.encoding, body.consumed, body.autoclose) == (None, None, False, True)
 
 
 def test_a_socket_reads_64_kib_at_most() -> None:
