@@ -103,9 +103,9 @@ def run(arguments: Sequence[str]) -> int:
         return _BROKEN_PIPE
     except CycloptsError as error:
         return _refuse(error, arguments)
-    except ModuleNotFoundError:
+    except (ModuleNotFoundError, SystemExit):
         raise
-    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - this is where all of them end
+    except BaseException as error:  # noqa: BLE001 - this is where all of them end, also a cancellation by a signal
         return _fail(error, arguments)
     return int(status)
 
@@ -128,8 +128,13 @@ def _refuse(error: CycloptsError, arguments: Sequence[str]) -> int:
 
 def _fail(error: BaseException, arguments: Sequence[str]) -> int:
     # This imports what a command that failed has imported already, and the help does not need.
+    import asyncio
+
     from openrouter_async.cli.failures import as_document, exit_status, explain
 
+    if isinstance(error, asyncio.CancelledError):
+        # By a signal that the command takes itself.
+        error = KeyboardInterrupt()
     command = arguments[0] if arguments else None
     _tell(explain(error, command), as_document(error, command), error, arguments)
     return exit_status(error)

@@ -72,10 +72,10 @@ class Terminal:
         """Press keys."""
         os.write(self._primary, text.encode())
 
-    async def shows(self, text: str) -> None:
-        """Wait until this was written."""
+    async def shows(self, text: str, *, times: int = 1) -> None:
+        """Wait until this was written, so many times."""
         async with asyncio.timeout(30):
-            while text not in self.text:
+            while self.text.count(text) < times:
                 assert not self._is_over, f"it ended without {text!r}: {self.text}"
                 self._news.clear()
                 await self._news.wait()

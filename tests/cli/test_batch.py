@@ -287,6 +287,22 @@ async def test_ctrl_c_in_a_terminal_says_what_is_waited_for_and_a_second_one_lea
     assert "3 codes gave none (3 unknown); the lines there say why." in ended.out
 
 
+async def test_a_batch_heeds_what_ends_services_as_it_heeds_ctrl_c(shell: Shell, fake: FakeOpenRouter) -> None:
+    write_lines(shell.home / "codes.jsonl", [fake.issue_code()])
+    fake.script(Fault.hang(after=True))
+    process = await shell.start("batch", "codes.jsonl", "keys.jsonl", "--base-url", fake.base_url)
+    while not fake.issued_keys:  # noqa: ASYNC110 - it is another process that this waits for
+        await asyncio.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    assert process.stderr is not None
+    async with asyncio.timeout(30):
+        await process.stderr.readuntil(b"Pressing Ctrl-C once more leaves it in doubt.\n")
+        process.send_signal(signal.SIGTERM)
+        _, err = await process.communicate()
+    assert process.returncode == 130
+    assert err.endswith(b"openrouter-async: Interrupted.\n")
+
+
 async def test_without_a_terminal_there_is_no_bar_and_no_colour(shell: Shell, fake: FakeOpenRouter) -> None:
     write_lines(shell.home / "codes.jsonl", [fake.issue_code()])
     ended = await shell.run("batch", "codes.jsonl", "keys.jsonl", "--base-url", fake.base_url)

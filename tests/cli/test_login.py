@@ -95,6 +95,8 @@ async def test_over_ssh_it_shows_a_qr_code_and_takes_the_code_without_showing_it
         ]
         terminal.type("not a code\n")
         await terminal.shows("That was not it: the code must be 1 to 1024 visible ASCII characters.")
+        # What is typed before the question is answered in its line.
+        await terminal.shows(PASTE, times=2)
         code = fake.consent(url)
         terminal.type(f"{code}\n")
         assert await terminal.end() == 0

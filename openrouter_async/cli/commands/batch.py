@@ -110,9 +110,11 @@ async def _run(work: Work, exchanges: Batch, client: OpenRouter, journal: Journa
     task = asyncio.current_task()
     assert task is not None  # noqa: S101 - a coroutine of ours runs in a task
     loop = asyncio.get_running_loop()
-    # What ends a service or a job of CI is to be as gentle as Ctrl-C.
+    # What ends a service or a job of CI is to be as gentle as Ctrl-C. And Python's own handler would raise wherever a
+    # second Ctrl-C meets the program, also where everything that is open would be closed with patience.
     with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
-        loop.add_signal_handler(signal.SIGTERM, task.cancel)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, task.cancel)
     consumer = loop.create_task(work.consume(exchanges))
     is_interrupted = False
     try:
