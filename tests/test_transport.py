@@ -344,7 +344,7 @@ async def test_a_body_is_a_payload_as_aiohttp_knows_them() -> None:
     await body.write(writer)
     assert writer.written == await body.as_bytes() == b'{"a":1}'
     assert (body.size, body.content_type, body.decode()) == (7, "application/json", '{"a":1}')
-    assert (body.filename, body.encoding, body.consumed, body.autoclose) == (None, None, False, True)
+    assert (body.filename, body.encoding, body.autoclose) == (None, None, True)
 
 
 def test_a_socket_reads_64_kib_at_most() -> None:
