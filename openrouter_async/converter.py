@@ -137,22 +137,23 @@ def load(kind: type[R], body: bytes, http_meta: HttpMeta) -> R:
     if isinstance(payload, dict):
         payload["http_meta"] = http_meta
         try:
-            result: R = _structure_hooks()[kind](payload, kind)
+            return _structure(kind, payload)
         except (TypeError, ValueError, KeyError):
             pass
-        else:
-            return result
     payload = load_json(body)
     if not isinstance(payload, dict):
         raise MalformedBodyError("the body is not a JSON object")
     payload["http_meta"] = http_meta
     try:
-        structured: R = _structure_hooks()[kind](payload, kind)
+        return _structure(kind, payload)
     except (TypeError, ValueError, KeyError):
         problems = _explain(payload, kind)
-    else:
-        return structured
     raise MalformedBodyError("; ".join(problems))
+
+
+def _structure(kind: type[R], payload: object) -> R:
+    result: R = _structure_hooks()[kind](payload, kind)
+    return result
 
 
 def _explain(payload: object, kind: type[object]) -> list[str]:

@@ -28,6 +28,7 @@ from openrouter_async.errors import (
 BODY_LIMIT: Final = 1_048_576
 """The most bytes that a body may have, before and after decompression."""
 
+_SESSION_CLOSED: Final = "the session that the client uses is closed"
 _NO_TIMEOUT: Final = aiohttp.ClientTimeout(total=None)
 _GZIP_OR_ZLIB: Final = zlib.MAX_WBITS | 32
 
@@ -125,7 +126,7 @@ class Transport:
             )
             _unclosed.add(self)
         elif self._session.closed:
-            raise ClientClosedError("the session that the client uses is closed")
+            raise ClientClosedError(_SESSION_CLOSED)
         return self._session
 
     async def send(self, request: Request) -> Response:
@@ -173,7 +174,7 @@ class Transport:
             raise
         except Exception as caught:  # noqa: BLE001 - whatever it is, the caller gets one of our errors
             if isinstance(caught, RuntimeError) and session.closed:
-                error = ClientClosedError("the session that the client uses is closed")
+                error = ClientClosedError(_SESSION_CLOSED)
             else:
                 error = _translate(caught, request, body)
         finally:
