@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
+import sys
 from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -28,6 +30,9 @@ def pytest_collection_finish() -> None:
     # tests give a server, and happens in the middle of any of them.
     gc.collect()
     gc.freeze()
+    # Older releases of aiogram choose uvloop for the whole process when they are imported, where it is installed.
+    if sys.version_info < (3, 14):
+        asyncio.set_event_loop_policy(None)
 
 
 @pytest.hookimpl(wrapper=True)

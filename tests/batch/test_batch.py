@@ -72,8 +72,7 @@ async def test_all_results_come_in_the_order_of_the_input(fake: FakeOpenRouter, 
 
 
 async def test_an_ordered_batch_holds_back_what_is_early(fake: FakeOpenRouter) -> None:
-    codes = issue(fake, 12)
-    fake.script(Fault.delay(60))
+    codes = [fake.issue_code(fault="delay-60000ms"), *issue(fake, 11)]
     async with connect(fake) as client:
         batch = client.oauth.exchange_many(codes, concurrency=2, ordered=True)
         first = asyncio.ensure_future(anext(batch))

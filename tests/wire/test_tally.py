@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import random
 import time
 import tracemalloc
@@ -94,9 +93,11 @@ def library_memory() -> int:
     return sum(trace.size for trace in tracemalloc.take_snapshot().filter_traces(LIBRARY).traces)
 
 
-def open_files() -> int | None:
+def open_sockets() -> int | None:
     listing = Path("/proc/self/fd")
-    return len(os.listdir(listing)) if listing.exists() else None
+    if not listing.exists():
+        return None
+    return sum(path.is_socket() for path in listing.iterdir())
 
 
 def show(title: str, tally: Counter[str]) -> None:
@@ -121,7 +122,7 @@ def how_it_failed(error: errors.OpenRouterError, issued: str | None) -> str:
 async def test_every_key_that_is_issued_is_accounted_for_through_a_proxy_full_of_faults(audit: Audit) -> None:
     tally: Counter[str] = Counter()
     chance = random.Random(SEED)
-    files, tasks = open_files(), asyncio.all_tasks()
+    sockets, tasks = open_sockets(), asyncio.all_tasks()
     failures: list[tuple[str, errors.OpenRouterError]] = []
     memory: list[int] = []
     choose = by_chance(FAULTY, SEED, FAULTS if STRESS else QUICK_FAULTS)
@@ -179,7 +180,7 @@ async def test_every_key_that_is_issued_is_accounted_for_through_a_proxy_full_of
         faults = sum(proxy.tally[name] for name in {act.name for act in FAULTS})
     await passes()
     assert asyncio.all_tasks() == tasks
-    assert open_files() == files
+    assert open_sockets() == sockets
     show(
         f"{EXCHANGES} exchanges, {CONCURRENCY} at a time, seed {SEED}, {seconds:.1f} s: "
         f"{len(proxy.requests)} requests, {faults} faults ({faults / len(proxy.requests):.1%}), {len(issued)} keys; "
