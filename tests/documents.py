@@ -149,7 +149,8 @@ def _start(example: Example) -> None:
 @contextmanager
 def _running(command: str, expected: str, environment: Mapping[str, str]) -> Iterator[None]:
     """A command that serves, once it has said what is expected of it."""
-    with tempfile.TemporaryFile("w+") as output:
+    # What is appended is written at the end, wherever reading is.
+    with tempfile.TemporaryFile("a+") as output:
         process = subprocess.Popen(
             _shell(command),
             stdin=subprocess.DEVNULL,
