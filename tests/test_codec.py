@@ -55,35 +55,34 @@ def key_of(body: bytes) -> Any:
     return result if isinstance(result, str) else result.key
 
 
-@pytest.mark.parametrize(
-    ("beside", "accepted"),
-    [
-        (b"NaN", True),
-        (b"[Infinity, -Infinity]", True),
-        (b"1e400", True),
-        (b"18446744073709551616", True),
-        (b"-9223372036854775809", True),
-        (b"9" * 300, True),
-        (b"9" * 4301, False),
-        (rb'"\ud800"', True),
-        (rb'"\udc00\ud800"', True),
-        (b'"\xed\xa0\x80"', False),
-        (b'"\xff"', False),
-        (b'"\xc0\x80"', False),
-        (b'"\t"', False),
-        (rb'"\u0000"', True),
-        (b"[" * 500 + b"]" * 500, True),
-        (b"[" * 100_000 + b"]" * 100_000, False),
-        (b"01", False),
-        (b"1.", False),
-        (b"[1,]", False),
-        (b"True", False),
-        (b"'text'", False),
-        (b"{1: 2}", False),
-        (b"/* comment */ 1", False),
-    ],
-    ids=lambda value: repr(value[:24]) if isinstance(value, bytes) else "",
-)
+BESIDE = {
+    "not a number": (b"NaN", True),
+    "infinities": (b"[Infinity, -Infinity]", True),
+    "a number that overflows": (b"1e400", True),
+    "an integer of 65 bits": (b"18446744073709551616", True),
+    "a negative integer of 64 bits": (b"-9223372036854775809", True),
+    "a long integer": (b"9" * 300, True),
+    "an integer that is too long": (b"9" * 4301, False),
+    "half a surrogate pair": (rb'"\ud800"', True),
+    "surrogates in the wrong order": (rb'"\udc00\ud800"', True),
+    "an encoded surrogate": (b'"\xed\xa0\x80"', False),
+    "a byte that is no UTF-8": (b'"\xff"', False),
+    "an overlong encoding": (b'"\xc0\x80"', False),
+    "a bare tab": (b'"\t"', False),
+    "an escaped NUL": (rb'"\u0000"', True),
+    "deep arrays": (b"[" * 500 + b"]" * 500, True),
+    "arrays that are too deep": (b"[" * 100_000 + b"]" * 100_000, False),
+    "a leading zero": (b"01", False),
+    "no digit after the point": (b"1.", False),
+    "a trailing comma": (b"[1,]", False),
+    "a literal of Python": (b"True", False),
+    "single quotes": (b"'text'", False),
+    "a key that is a number": (b"{1: 2}", False),
+    "a comment": (b"/* comment */ 1", False),
+}
+
+
+@pytest.mark.parametrize(("beside", "accepted"), BESIDE.values(), ids=BESIDE)
 def test_what_stands_beside_a_key_is_accepted_or_refused_alike(beside: bytes, accepted: bool) -> None:
     result = key_of(b'{"key": "sk", "beside": ' + beside + b"}")
     assert (result == "sk") is accepted
