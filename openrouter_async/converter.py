@@ -91,21 +91,17 @@ def _converter(*, detailed: bool = False) -> cattrs.Converter:
 
 
 # To find a hook takes the converter longer than some of them run.
-@functools.cache
-def _structure_hooks() -> Mapping[type[object], Callable[[object, Any], Any]]:
-    kinds = (ExchangeAuthCodeForAPIKeyResponse, CreateAuthKeysCodeResponse)
-    return {kind: _converter().get_structure_hook(kind) for kind in kinds}
-
-
-@functools.cache
-def _unstructure_hooks() -> Mapping[type[object], Callable[[Any], Any]]:
-    kinds = (ExchangeAuthCodeForAPIKeyRequest, CreateAuthKeysCodeRequest)
-    return {kind: _converter().get_unstructure_hook(kind) for kind in kinds}
+_structure_hook: Final[Callable[[Any], Callable[..., Any]]] = functools.cache(
+    lambda kind: _converter().get_structure_hook(kind)
+)
+_unstructure_hook: Final[Callable[[Any], Callable[..., Any]]] = functools.cache(
+    lambda kind: _converter().get_unstructure_hook(kind)
+)
 
 
 def dump(model: ExchangeAuthCodeForAPIKeyRequest | CreateAuthKeysCodeRequest) -> bytes:
     """Serialize a request; fields that are not set are left out."""
-    return codec.dumps(_unstructure_hooks().get(type(model), _converter().unstructure)(model))
+    return codec.dumps(_unstructure_hook(type(model))(model))
 
 
 def load_json(body: bytes) -> Any:
@@ -152,7 +148,7 @@ def load(kind: type[R], body: bytes, http_meta: HttpMeta) -> R:
 
 
 def _structure(kind: type[R], payload: object) -> R:
-    result: R = _structure_hooks()[kind](payload, kind)
+    result: R = _structure_hook(kind)(payload, kind)
     return result
 
 

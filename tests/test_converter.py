@@ -105,6 +105,19 @@ def test_a_key_that_is_no_text_is_malformed_and_not_converted(key: Any) -> None:
         exchange({"key": key, "user_id": "u"})
 
 
+def test_an_answer_that_is_as_it_should_be_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    codec.select(codec.Codec("quick", loads=json.loads))
+    monkeypatch.setattr(codec, "loads", None)
+    assert exchange({"key": "sk-or-v1-x", "user_id": "u"}).key == "sk-or-v1-x"
+
+
+def test_a_request_of_a_class_derived_from_ours_is_sent_as_ours() -> None:
+    class Signed(ExchangeAuthCodeForAPIKeyRequest):
+        """An application's own."""
+
+    assert json.loads(dump(Signed(code="c"))) == {"code": "c"}
+
+
 def test_a_missing_key_is_malformed() -> None:
     with pytest.raises(MalformedBodyError, match=r"^missing @ \$\.key$"):
         exchange({"user_id": "u"})
@@ -163,6 +176,7 @@ def test_a_created_code_is_read_with_an_aware_time() -> None:
         ({"app_id": 1.5}, "not an integer @ $.data.app_id"),
         ({"created_at": "yesterday"}, "not an ISO 8601 timestamp @ $.data.created_at"),
         ({"created_at": 1}, "not an ISO 8601 timestamp @ $.data.created_at"),
+        ({"id": 7, "app_id": 1.5}, "not a string @ $.data.id; not an integer @ $.data.app_id"),
     ],
 )
 def test_a_created_code_of_wrong_types_is_malformed(change: dict[str, Any], message: str) -> None:
