@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NoReturn
 
@@ -10,11 +11,22 @@ import pytest
 
 from openrouter_async import codec
 
+try:
+    import uvloop
+except ImportError:  # there is none for Windows
+    uvloop = None  # type: ignore[assignment]
+
 ROOT = Path(__file__).resolve().parent.parent
 """The folder of the project."""
 
 STRESS = bool(os.environ.get("STRESS"))
 """Whether large tallies run in full."""
+
+LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop}
+"""What makes a loop, by its kind."""
+
+if uvloop is not None:
+    LOOPS["uvloop"] = uvloop.new_event_loop
 
 
 def free_port() -> int:

@@ -7,16 +7,7 @@ from typing import Any
 import pytest
 
 from openrouter_async.deadlines import Deadlines
-from tests.support import missing
-
-try:
-    import uvloop
-except ImportError:
-    uvloop = None  # type: ignore[assignment]
-
-LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop}
-if uvloop is not None:
-    LOOPS["uvloop"] = uvloop.new_event_loop
+from tests.support import LOOPS, missing
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])

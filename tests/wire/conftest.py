@@ -7,20 +7,13 @@ from typing import Any
 
 import pytest
 
+from tests.support import LOOPS
 from tests.wire.audit import Audit
-
-try:
-    import uvloop
-except ImportError:  # there is none for Windows
-    uvloop = None  # type: ignore[assignment]
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     """Both loops are supported, and differ in how they read, write, connect and close."""
-    loops: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop}
-    if uvloop is not None:
-        loops["uvloop"] = uvloop.new_event_loop
-    return loops
+    return LOOPS
 
 
 @pytest.fixture(autouse=True)
