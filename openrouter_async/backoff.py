@@ -157,7 +157,9 @@ def parse_retry_after(headers: Mapping[str, str], now: float) -> float | None:
 
 
 def _parse_number(text: str | None) -> float | None:
-    if text is None or re.fullmatch(_NUMBER, text.strip()) is None:
+    # RFC 9110, section 5.5. What Python takes for a blank is more than that, and differs between its functions.
+    text = None if text is None else text.strip(" \t")
+    if text is None or re.fullmatch(_NUMBER, text) is None:
         return None
     number = float(text)
     return number if math.isfinite(number) else None

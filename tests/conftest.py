@@ -66,6 +66,12 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
+@pytest.fixture(autouse=True)
+def _answers_are_read_as_by_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    # In Python's development mode, in which the tests run, aiohttp refuses much that it reads otherwise.
+    monkeypatch.setattr("aiohttp._http_parser.DEBUG", False)
+
+
 @pytest.fixture
 async def fake() -> AsyncIterator[FakeOpenRouter]:
     from openrouter_async.testing import FakeOpenRouter

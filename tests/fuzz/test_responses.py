@@ -57,7 +57,11 @@ def check_error(error: errors.OpenRouterError) -> str:
 
 
 @pytest.mark.stress
-async def test_whatever_a_server_answers_is_a_key_or_an_error_of_ours_in_bounded_time() -> None:
+@pytest.mark.parametrize("strictly", [False, True], ids=["as users read it", "in development mode"])
+async def test_whatever_a_server_answers_is_a_key_or_an_error_of_ours_in_bounded_time(
+    monkeypatch: pytest.MonkeyPatch, strictly: bool
+) -> None:
+    monkeypatch.setattr("aiohttp._http_parser.DEBUG", strictly)
     numbers = iter(range(RESPONSES))
     tally: Counter[str] = Counter()
     slowest = 0.0
