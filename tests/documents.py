@@ -172,6 +172,7 @@ def _running(command: str, expected: str, environment: Mapping[str, str]) -> Ite
             _compare(command, expected, said)
             assert process.poll() is None, f"{command}: it ended\n{said}"
             yield
+            assert process.poll() is None, f"{command}: it ended before its document did\n{said}"
         finally:
             # Whoever has workers ends them; they are not to be told twice.
             process.terminate()

@@ -79,7 +79,8 @@ BAD = {
     "no command": "```console\nnothing\n```",
     "an unknown language": "```rust\nfn main() {}\n```",
     "no language": "```\nanything\n```",
-    "a server that ends": "<!-- leave running -->\n```console\n$ echo ready\nready\n```",
+    # What it says comes from a child that has waited for its end.
+    "a server that ends": "<!-- leave running -->\n```console\n$ exec 3> >(cat; echo ready)\nready\n```",
     "a server that says something else": "<!-- leave running -->\n```console\n$ echo no; false\nready\n```",
 }
 
