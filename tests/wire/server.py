@@ -52,7 +52,11 @@ class Wire:
         self.is_open = True
 
     async def send(self, data: bytes) -> None:
-        self._writer.write(data)
+        try:
+            self._writer.write(data)
+        except RuntimeError as closed:
+            # What uvloop has for this; asyncio tells it by `drain`.
+            raise ConnectionResetError from closed
         await self._writer.drain()
 
     def close(self) -> None:
