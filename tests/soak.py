@@ -32,6 +32,7 @@ import attrs
 from openrouter_async import OpenRouter, RetryPolicy, errors
 from openrouter_async.pkce import PKCEPair
 from openrouter_async.testing import FakeOpenRouter
+from tests.descriptors import open_files
 
 FAULTY: Final = 0.1
 LEFT: Final = 0.01
@@ -258,7 +259,7 @@ class Soak:
 
     def _measure(self, seconds: float) -> Sample:
         gc.collect()
-        files = _open_files()
+        files = open_files()
         return Sample(
             seconds=seconds,
             calls=self.calls,
@@ -268,15 +269,6 @@ class Soak:
             files=len(files),
             sockets=sum(file.startswith("socket:") for file in files),
         )
-
-
-def _open_files() -> list[str]:
-    found = []
-    for name in os.listdir("/proc/self/fd"):
-        # One of them is the folder itself, which is closed again.
-        with contextlib.suppress(FileNotFoundError):
-            found.append(os.readlink(f"/proc/self/fd/{name}"))
-    return found
 
 
 async def soak(
