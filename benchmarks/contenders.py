@@ -53,7 +53,7 @@ def _ours_with_six_middlewares() -> Contender:
 
 def _ours_with_orjson(*, uvloop: bool = False) -> Contender:
     from benchmarks.ours import Ours
-    from openrouter_async import codec
+    from openrouter_async._values import codec
 
     def make(base_url: str, tls: Tls | None) -> Client:
         return Ours(base_url, tls, json_codec=codec.find())

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from benchmarks.client import VERIFIER, Client, Tls
-from openrouter_async import OpenRouter, codec
-from openrouter_async.chain import Handler, Request, Response
-from openrouter_async.models import ExchangeAuthCodeForAPIKeyRequest, ExchangeAuthCodeForAPIKeyResponse
+from openrouter_async import OpenRouter
+from openrouter_async._http.chain import Handler, Request, Response
+from openrouter_async._values import codec
+from openrouter_async._values.models import ExchangeAuthCodeForAPIKeyRequest, ExchangeAuthCodeForAPIKeyResponse
 
 
 async def keep_key(_request: ExchangeAuthCodeForAPIKeyRequest, _response: ExchangeAuthCodeForAPIKeyResponse) -> None:

@@ -17,7 +17,7 @@ from sphinx.util.docutils import SphinxDirective
 from sphinx.util.typing import stringify_annotation
 
 import openrouter_async
-from openrouter_async.cli.app import run
+from openrouter_async.cli._app import run
 
 project = "openrouter_async"
 author = "the openrouter_async authors"

@@ -16,7 +16,6 @@ from aiohttp import web
 from openrouter_async import OpenRouter
 from openrouter_async.integrations import aiohttp as openrouter
 from openrouter_async.login import AUTHORIZATION_URL, Grant
-from openrouter_async.settings import DEFAULT_BASE_URL
 
 PORT = int(os.environ.get("PORT", "8080"))
 APP_URL = os.environ.get("APP_URL", f"http://localhost:{PORT}")
@@ -67,7 +66,7 @@ def make_app() -> web.Application:
         app,
         callback_url=APP_URL + "/callback/{state}",
         on_login=on_login,
-        client=lambda: OpenRouter(base_url=os.environ.get("OPENROUTER_BASE_URL", DEFAULT_BASE_URL)),
+        client=lambda: OpenRouter(),
         auth_url=os.environ.get("OPENROUTER_AUTH_URL", AUTHORIZATION_URL),
         key_label="My app",
     )

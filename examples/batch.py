@@ -3,7 +3,7 @@
 Each line of the file is a JSON object with ``code`` and, where there is one, ``code_verifier``::
 
     pip install 'openrouter-async[journal]'
-    export JOURNAL_KEY=$(python -c 'from openrouter_async.sealing import generate_key; print(generate_key())')
+    export JOURNAL_KEY=$(python -c 'from openrouter_async.encryption import generate_key; print(generate_key())')
     python batch.py codes.jsonl journal.jsonl
     python batch.py --keys journal.jsonl
 
@@ -21,7 +21,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from openrouter_async import BatchProgress, ExchangeAuthCodeForAPIKeyRequest, Journal, OpenRouter
-from openrouter_async.settings import DEFAULT_BASE_URL
 
 
 def read_requests(path: Path) -> Iterator[ExchangeAuthCodeForAPIKeyRequest]:
@@ -40,7 +39,7 @@ def show(progress: BatchProgress) -> None:
 async def exchange(codes: Path, journal_path: Path) -> int:
     failed = 0
     async with (
-        OpenRouter(base_url=os.environ.get("OPENROUTER_BASE_URL", DEFAULT_BASE_URL)) as client,
+        OpenRouter() as client,
         Journal(journal_path, keys=os.environ["JOURNAL_KEY"]) as journal,
     ):
         async for result in client.oauth.exchange_many(

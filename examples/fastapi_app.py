@@ -19,7 +19,6 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from openrouter_async import OpenRouter
 from openrouter_async.integrations import fastapi as openrouter
 from openrouter_async.login import AUTHORIZATION_URL, Grant
-from openrouter_async.settings import DEFAULT_BASE_URL
 
 APP_URL = os.environ.get("APP_URL", "http://localhost:8080")
 IS_SECURE = APP_URL.startswith("https:")
@@ -48,7 +47,7 @@ openrouter.setup(
     app,
     callback_url=APP_URL + "/callback/{state}",
     on_login=on_login,
-    client=lambda: OpenRouter(base_url=os.environ.get("OPENROUTER_BASE_URL", DEFAULT_BASE_URL)),
+    client=lambda: OpenRouter(),
     auth_url=os.environ.get("OPENROUTER_AUTH_URL", AUTHORIZATION_URL),
     key_label="My app",
 )

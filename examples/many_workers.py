@@ -3,7 +3,7 @@
 Each worker is a process of taskiq's; the codes, a line each, come from a producer that collects the keys, too::
 
     pip install 'openrouter-async[taskiq]'
-    export SEALING_KEY=$(python -c 'from openrouter_async.sealing import generate_key; print(generate_key())')
+    export SEALING_KEY=$(python -c 'from openrouter_async.encryption import generate_key; print(generate_key())')
     export REDIS_URL=redis://localhost
     taskiq worker --app-dir examples --workers 1 many_workers:broker    # here, there and everywhere
     python examples/many_workers.py < codes.txt > keys.jsonl
@@ -24,7 +24,6 @@ from openrouter_async import OpenRouter
 from openrouter_async.errors import OpenRouterError
 from openrouter_async.integrations.taskiq import Exchanges
 from openrouter_async.login import RedisStore
-from openrouter_async.settings import DEFAULT_BASE_URL
 
 REDIS_URL = os.environ.get("REDIS_URL", "redis://localhost")
 SEALING_KEY = os.environ["SEALING_KEY"]
@@ -44,7 +43,7 @@ exchanges = Exchanges(
     broker,
     keys=SEALING_KEY,
     claims=lambda: RedisStore.from_url(REDIS_URL, keys=SEALING_KEY),
-    client=lambda: OpenRouter(base_url=os.environ.get("OPENROUTER_BASE_URL", DEFAULT_BASE_URL)),
+    client=lambda: OpenRouter(),
     lease=PATIENCE / 2,
 )
 

@@ -1,74 +1,35 @@
 """The asyncio-native SDK for signing users in with OpenRouter."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
-
-if TYPE_CHECKING:
-    from openrouter_async import errors
-    from openrouter_async.backoff import RetryPolicy
-    from openrouter_async.batch import Batch, BatchProgress, ExchangeResult, Journal
-    from openrouter_async.chain import Attempt, Handler, Middleware, Request, Response
-    from openrouter_async.client import OpenRouter
-    from openrouter_async.clock import Clock
-    from openrouter_async.errors import Outcome
-    from openrouter_async.models import (
-        UNSET,
-        AuthKeysCode,
-        CodeChallengeMethod,
-        CreateAuthKeysCodeRequest,
-        CreateAuthKeysCodeResponse,
-        ExchangeAuthCodeForAPIKeyRequest,
-        ExchangeAuthCodeForAPIKeyResponse,
-        HttpMeta,
-        UsageLimitType,
-    )
-    from openrouter_async.options import RequestOptions
-    from openrouter_async.stats import ClientStats
-
-__version__ = "0.1.0"
-
-# Every pytest run of whoever has the package installed imports it, for its plugin: it must cost nothing until it is
-# used. Where each name lives is said a second time for that.
-_MODULES: Final = {
-    "backoff": ("RetryPolicy",),
-    "batch": ("Batch", "BatchProgress", "ExchangeResult", "Journal"),
-    "chain": ("Attempt", "Handler", "Middleware", "Request", "Response"),
-    "client": ("OpenRouter",),
-    "clock": ("Clock",),
-    "errors": ("Outcome",),
-    "models": (
-        "UNSET",
-        "AuthKeysCode",
-        "CodeChallengeMethod",
-        "CreateAuthKeysCodeRequest",
-        "CreateAuthKeysCodeResponse",
-        "ExchangeAuthCodeForAPIKeyRequest",
-        "ExchangeAuthCodeForAPIKeyResponse",
-        "HttpMeta",
-        "UsageLimitType",
-    ),
-    "options": ("RequestOptions",),
-    "stats": ("ClientStats",),
-}
-_HOMES: Final = {name: module for module, names in _MODULES.items() for name in names}
-
-
-def __getattr__(name: str) -> Any:
-    if name == "errors":
-        return import_module("openrouter_async.errors")
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"openrouter_async.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
-
+from openrouter_async import errors
+from openrouter_async._client.client import OpenRouter
+from openrouter_async._client.config import ApiKeySource, OnKey
+from openrouter_async._client.oauth import OAuth
+from openrouter_async._client.stats import ClientStats
+from openrouter_async._http.chain import Attempt, Handler, Middleware, Request, Response
+from openrouter_async._http.options import RequestOptions
+from openrouter_async._http.retry import OnRetry, RetryMiddleware
+from openrouter_async._http.retry_policy import RetryPolicy
+from openrouter_async._values.clock import Clock
+from openrouter_async._values.models import (
+    UNSET,
+    AuthKeysCode,
+    CodeChallengeMethod,
+    CreateAuthKeysCodeRequest,
+    CreateAuthKeysCodeResponse,
+    ExchangeAuthCodeForAPIKeyRequest,
+    ExchangeAuthCodeForAPIKeyResponse,
+    HttpMeta,
+    Unset,
+    UsageLimitType,
+)
+from openrouter_async._values.version import __version__ as __version__
+from openrouter_async.batch import Batch, BatchProgress, ExchangeResult, Journal
+from openrouter_async.errors import OpenRouterError, Outcome
+from openrouter_async.pkce import PKCEPair
 
 __all__ = [
     "UNSET",
+    "ApiKeySource",
     "Attempt",
     "AuthKeysCode",
     "Batch",
@@ -85,12 +46,19 @@ __all__ = [
     "HttpMeta",
     "Journal",
     "Middleware",
+    "OAuth",
+    "OnKey",
+    "OnRetry",
     "OpenRouter",
+    "OpenRouterError",
     "Outcome",
+    "PKCEPair",
     "Request",
     "RequestOptions",
     "Response",
+    "RetryMiddleware",
     "RetryPolicy",
+    "Unset",
     "UsageLimitType",
     "errors",
 ]

@@ -29,8 +29,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from openrouter_async.redaction import redact_headers
 
 if TYPE_CHECKING:
-    from openrouter_async.chain import Attempt
-    from openrouter_async.models import ExchangeAuthCodeForAPIKeyResponse
+    from openrouter_async._http.chain import Attempt
+    from openrouter_async._values.models import ExchangeAuthCodeForAPIKeyResponse
 
 __all__ = [
     "APIError",

@@ -21,11 +21,11 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from openrouter_async.backoff import check_number
-from openrouter_async.chain import Handler, Request, Response
+from openrouter_async._http.chain import Handler, Request, Response
+from openrouter_async._http.retry_policy import check_number
+from openrouter_async._values.models import request_id_of
 from openrouter_async.errors import OpenRouterError, Outcome, RequestTimeoutError
 from openrouter_async.events import Event
-from openrouter_async.models import request_id_of
 
 if TYPE_CHECKING:
     from aiolimiter import AsyncLimiter

@@ -16,8 +16,8 @@ from typing import Final, Self
 
 import attrs
 
+from openrouter_async._values.models import CodeChallengeMethod, validate_code_verifier
 from openrouter_async.errors import RequestValidationError
-from openrouter_async.models import CodeChallengeMethod, validate_code_verifier
 from openrouter_async.redaction import mask
 
 __all__ = ["PKCEPair", "code_challenge", "generate_code_verifier"]

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import pytest
 
-from openrouter_async import codec
+from openrouter_async._values import codec
 
 try:
     import uvloop

@@ -24,16 +24,16 @@ SHORTEST: Final = 16
 """The fewest characters of a secret that is looked for: a shorter one would be found where it is not."""
 
 _SOURCES: Final = {
-    "openrouter_async.options": {"Bearer": ["token"]},
+    "openrouter_async._http.options": {"Bearer": ["token"]},
     "openrouter_async.pkce": {"PKCEPair": ["code_verifier"]},
-    "openrouter_async.models": {
+    "openrouter_async._values.models": {
         "ExchangeAuthCodeForAPIKeyRequest": ["code", "code_verifier"],
         "ExchangeAuthCodeForAPIKeyResponse": ["key"],
         "AuthKeysCode": ["id"],
     },
-    "openrouter_async.login.models": {"PendingLogin": ["state"], "Grant": ["key"]},
-    "openrouter_async.login.records": {"KeyRecord": ["key"]},
-    "openrouter_async.testing.authority": {"IssuedCode": ["code"], "IssuedKey": ["key"]},
+    "openrouter_async.login._models": {"PendingLogin": ["state"], "Grant": ["key"]},
+    "openrouter_async.login._records": {"KeyRecord": ["key"]},
+    "openrouter_async.testing._authority": {"IssuedCode": ["code"], "IssuedKey": ["key"]},
 }
 
 

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from openrouter_async import RetryPolicy, errors
-from openrouter_async.backoff import backoff, parse_retry_after
+from openrouter_async._http.retry_policy import backoff, parse_retry_after
 
 NOW = 1_800_000_000.0
 

@@ -8,7 +8,7 @@ import pytest
 from yarl import URL
 
 from openrouter_async import Handler, OpenRouter, Request, Response, RetryPolicy, errors
-from openrouter_async.chain import build_chain
+from openrouter_async._http.chain import build_chain
 
 REQUEST = Request(
     method="POST",

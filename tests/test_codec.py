@@ -19,9 +19,9 @@ from openrouter_async import (
     ExchangeAuthCodeForAPIKeyResponse,
     HttpMeta,
     OpenRouter,
-    codec,
 )
-from openrouter_async.converter import MalformedBodyError, dump, load
+from openrouter_async._values import codec
+from openrouter_async._values.converter import MalformedBodyError, dump, load
 from tests.raw import answering, http
 from tests.support import codec_named
 
@@ -186,7 +186,7 @@ def test_a_number_that_cannot_be_sent_never_becomes_null() -> None:
 def test_orjson_is_used_when_it_is_installed() -> None:
     codec_named("orjson")
     code = (
-        "import sys; from openrouter_async import OpenRouter, codec\n"
+        "import sys; from openrouter_async import OpenRouter; from openrouter_async._values import codec\n"
         "assert 'orjson' not in sys.modules\n"
         "OpenRouter(None); assert 'orjson' in sys.modules; print(codec.active().name)"
     )

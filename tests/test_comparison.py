@@ -17,8 +17,8 @@ from openrouter.oauth import OAuth as OfficialOAuth
 from openrouter.utils import BackoffStrategy, RetryConfig
 
 from openrouter_async import OpenRouter
+from openrouter_async._client.oauth import OAuth
 from openrouter_async.errors import OpenRouterError
-from openrouter_async.oauth import OAuth
 from openrouter_async.testing import FakeOpenRouter, Fault
 from tests.support import ROOT
 

@@ -14,9 +14,9 @@ from openrouter_async import (
     ExchangeAuthCodeForAPIKeyRequest,
     ExchangeAuthCodeForAPIKeyResponse,
     HttpMeta,
-    codec,
 )
-from openrouter_async.converter import MalformedBodyError, dump, load
+from openrouter_async._values import codec
+from openrouter_async._values.converter import MalformedBodyError, dump, load
 from tests.support import codec_named
 
 META = HttpMeta(attempts=3)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from openrouter_async.deadlines import Deadlines
+from openrouter_async._http.timeouts import Deadlines
 from tests.support import LOOPS, missing
 
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from openrouter_async.outliving import Outliving
+from openrouter_async._values.tasks import Outliving
 
 
 async def test_work_goes_on_when_its_caller_is_cancelled_and_the_owner_is_told() -> None:

@@ -36,21 +36,13 @@ def test_the_names_of_the_contract_are_exported() -> None:
     contract = (
         "OpenRouter RequestOptions RetryPolicy Outcome UNSET CodeChallengeMethod UsageLimitType"
         " ExchangeAuthCodeForAPIKeyRequest ExchangeAuthCodeForAPIKeyResponse"
-        " CreateAuthKeysCodeRequest CreateAuthKeysCodeResponse errors"
+        " CreateAuthKeysCodeRequest CreateAuthKeysCodeResponse errors OAuth RetryMiddleware PKCEPair"
     )
     assert set(contract.split()) <= set(openrouter_async.__all__)
 
 
-def test_names_are_looked_up_when_they_are_used_and_unknown_ones_are_attribute_errors() -> None:
-    assert "openrouter_async.models" not in modules_after("openrouter_async")
-    assert "openrouter_async.errors" in modules_after("openrouter_async.errors")
-    assert set(dir(openrouter_async)) >= {*openrouter_async.__all__, "__version__"}
-    with pytest.raises(AttributeError, match="no attribute 'Missing'"):
-        _ = openrouter_async.Missing
-
-
 def test_importing_the_package_imports_nothing_but_its_core_dependencies() -> None:
-    ours = modules_after("openrouter_async.client", "openrouter_async.oauth")
+    ours = modules_after("openrouter_async")
     theirs = modules_after("aiohttp", "attrs", "cattrs", "cattrs.gen", "yarl")
     added = {name.partition(".")[0] for name in ours - theirs} - set(sys.stdlib_module_names)
     assert added == {"openrouter_async"}
@@ -58,7 +50,7 @@ def test_importing_the_package_imports_nothing_but_its_core_dependencies() -> No
 
 
 def test_the_plugin_imports_nothing_when_pytest_starts() -> None:
-    loaded = modules_after("openrouter_async.testing.plugin")
+    loaded = modules_after("pytest_openrouter_async")
     assert "aiohttp" not in loaded
 
 

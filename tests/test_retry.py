@@ -25,10 +25,10 @@ from openrouter_async import (
     RetryPolicy,
     errors,
 )
-from openrouter_async.chain import Delivery, build_chain
-from openrouter_async.outcomes import error_from, settle
-from openrouter_async.overload import Overload, RetryBudget
-from openrouter_async.retry import OnRetry, RetryMiddleware
+from openrouter_async._http.chain import Delivery, build_chain
+from openrouter_async._http.responses import error_from, settle
+from openrouter_async._http.retry import OnRetry, RetryMiddleware
+from openrouter_async._http.throttle import Overload, RetryBudget
 from tests.raw import RawServer, http
 from tests.wire.clock import EPOCH, FakeClock, StoppedClock, passes, until
 

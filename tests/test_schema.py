@@ -23,7 +23,7 @@ from openrouter_async import (
     UsageLimitType,
     errors,
 )
-from openrouter_async.converter import dump
+from openrouter_async._values.converter import dump
 from tests.raw import answering, http
 from tests.support import ROOT, missing
 

@@ -25,9 +25,9 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from openrouter_async import Handler, OpenRouter, Outcome, Request, RequestOptions, Response, RetryPolicy, errors
-from openrouter_async.chain import Delivery
-from openrouter_async.connections import Body, Connections, make_socket
-from openrouter_async.transport import BODY_LIMIT, Transport
+from openrouter_async._http.aiohttp_parts import Body, Connections, make_socket
+from openrouter_async._http.chain import Delivery
+from openrouter_async._http.transport import BODY_LIMIT, Transport
 from tests.raw import RawServer, answering, http
 from tests.support import free_port
 from tests.wire.clock import until

@@ -1,14 +1,11 @@
-"""Many exchanges at once: bounded, streaming, and with a journal if wanted."""
+"""Exchange many codes concurrently: bounded, streaming, and with a journal if wanted."""
 
-from openrouter_async.batch.journal import Journal
-from openrouter_async.batch.journal_file import JournalEntry
-from openrouter_async.batch.plan import Plan
-from openrouter_async.batch.progress import BatchProgress, OnProgress
-from openrouter_async.batch.results import ExchangeResult, Requests, StopOn
-from openrouter_async.batch.run import Run
-from openrouter_async.batch.source import Source
-from openrouter_async.batch.standing import Standing, cast_doubt, request_digest
-from openrouter_async.batch.stream import Batch
+from openrouter_async.batch._batch import Batch
+from openrouter_async.batch._journal import Journal
+from openrouter_async.batch._journal_file import JournalEntry
+from openrouter_async.batch._progress import BatchProgress
+from openrouter_async.batch._results import ExchangeResult
+from openrouter_async.batch._status import Standing, cast_doubt, request_digest
 
 __all__ = [
     "Batch",
@@ -16,13 +13,7 @@ __all__ = [
     "ExchangeResult",
     "Journal",
     "JournalEntry",
-    "OnProgress",
-    "Plan",
-    "Requests",
-    "Run",
-    "Source",
     "Standing",
-    "StopOn",
     "cast_doubt",
     "request_digest",
 ]

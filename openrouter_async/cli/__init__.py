@@ -15,7 +15,7 @@ def main() -> int:
         The exit status.
     """
     try:
-        from openrouter_async.cli.app import run
+        from openrouter_async.cli._app import run
 
         return run(sys.argv[1:])
     except ModuleNotFoundError as missing:

@@ -17,7 +17,7 @@ from collections.abc import Awaitable
 
 from openrouter_async.errors import OpenRouterError
 from openrouter_async.integrations.bots import BotLogin, BotTexts
-from openrouter_async.integrations.chat_logins import TICKET
+from openrouter_async.integrations.bots._sessions import TICKET
 from openrouter_async.login.errors import LoginStoreError
 
 try:

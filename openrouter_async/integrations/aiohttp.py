@@ -20,12 +20,12 @@ from typing import Final, Unpack
 
 from aiohttp import web
 
-from openrouter_async.client import OpenRouter
-from openrouter_async.integrations.frameworks import LoginOptions, StartOptions, Visit
-from openrouter_async.integrations.web import WebLogin
-from openrouter_async.login.flow import AuthorizationFlow
-from openrouter_async.login.models import Grant, LoginCookie
-from openrouter_async.login.pages import PRIVACY_HEADERS
+from openrouter_async._client.client import OpenRouter
+from openrouter_async.integrations.web._framework import LoginOptions, StartOptions, Visit
+from openrouter_async.integrations.web._login import WebLogin
+from openrouter_async.login._flow import AuthorizationFlow
+from openrouter_async.login._models import Grant, LoginCookie
+from openrouter_async.login._pages import PRIVACY_HEADERS
 
 CLIENT: Final = web.AppKey("openrouter_client", OpenRouter)
 """Where the client is, while the app runs."""

@@ -25,10 +25,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, TypeAlias, Unpack
 
-from openrouter_async.client import OpenRouter
-from openrouter_async.integrations.frameworks import LoginOptions
+from openrouter_async._client.client import OpenRouter
 from openrouter_async.integrations.starlette import attach, finish, get_client, get_flow, redirect, start
-from openrouter_async.login.flow import AuthorizationFlow
+from openrouter_async.integrations.web._framework import LoginOptions
+from openrouter_async.login._flow import AuthorizationFlow
 
 try:
     from fastapi import Depends, FastAPI

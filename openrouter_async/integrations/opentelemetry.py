@@ -16,9 +16,10 @@ from typing import Any, Final
 
 import attrs
 
-from openrouter_async.chain import Attempt, Handler, Request, Response
+from openrouter_async._http.chain import Attempt, Handler, Request, Response
+from openrouter_async._http.responses import outcome_of
+from openrouter_async._values.version import __version__
 from openrouter_async.errors import APIError, OpenRouterError
-from openrouter_async.outcomes import outcome_of
 
 try:
     from opentelemetry import metrics, propagate, trace
@@ -69,8 +70,6 @@ class OpenTelemetryMiddleware:
         meter_provider: metrics.MeterProvider | None = None,
         propagate: bool = False,
     ) -> None:
-        from openrouter_async import __version__
-
         self._tracer = trace.get_tracer(_SCOPE, __version__, tracer_provider, _SCHEMA_URL)
         meter = metrics.get_meter(_SCOPE, __version__, meter_provider, _SCHEMA_URL)
         self._duration = meter.create_histogram(

@@ -20,11 +20,11 @@ import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final, Unpack, cast
 
-from openrouter_async.client import OpenRouter
-from openrouter_async.integrations.frameworks import LoginOptions, StartOptions, Visit
-from openrouter_async.integrations.web import WebLogin
-from openrouter_async.login.flow import AuthorizationFlow
-from openrouter_async.login.models import Grant, LoginCookie
+from openrouter_async._client.client import OpenRouter
+from openrouter_async.integrations.web._framework import LoginOptions, StartOptions, Visit
+from openrouter_async.integrations.web._login import WebLogin
+from openrouter_async.login._flow import AuthorizationFlow
+from openrouter_async.login._models import Grant, LoginCookie
 
 try:
     from starlette.applications import Starlette

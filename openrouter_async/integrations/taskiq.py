@@ -28,14 +28,14 @@ from typing import Any
 
 import attrs
 
-from openrouter_async.backoff import check_number
-from openrouter_async.client import OpenRouter
+from openrouter_async._client.client import OpenRouter
+from openrouter_async._http.retry_policy import check_number
+from openrouter_async._values.models import ExchangeAuthCodeForAPIKeyRequest, Unset
+from openrouter_async.encryption import Keys, Sealer, SealError
 from openrouter_async.errors import OpenRouterError, Outcome, RequestTimeoutError, TransportError
-from openrouter_async.integrations.claimed import ClaimedExchanges, Said, rebuild, say
-from openrouter_async.login.records import Store
-from openrouter_async.models import ExchangeAuthCodeForAPIKeyRequest, Unset
+from openrouter_async.integrations._claimed import ClaimedExchanges, Said, rebuild, say
+from openrouter_async.login._records import Store
 from openrouter_async.redaction import mask_key, mask_optional
-from openrouter_async.sealing import Keys, Sealer, SealError
 
 try:
     from taskiq import (
@@ -86,7 +86,7 @@ class Exchanges:
 
     Args:
         broker: The broker; it needs a result backend for `result`.
-        keys: Fernet keys, by `openrouter_async.sealing.generate_key`: the first one seals, all of them open.
+        keys: Fernet keys, by `openrouter_async.encryption.generate_key`: the first one seals, all of them open.
         claims: Where codes are claimed: a store of logins that all workers share, which is borrowed; or what makes one,
             which is closed when the worker ends.
         client: The client, which is borrowed; or what makes one, which is closed when the worker ends.

@@ -3,6 +3,9 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
+from openrouter_async.login._flow import AuthorizationFlow
+from openrouter_async.login._models import Grant, LoginCookie, PendingLogin
+from openrouter_async.login._urls import AUTHORIZATION_URL, authorization_url, validate_return_to
 from openrouter_async.login.errors import (
     AuthorizationDeniedError,
     AuthorizationError,
@@ -20,24 +23,20 @@ from openrouter_async.login.errors import (
     StateMismatchError,
     UnknownLoginError,
 )
-from openrouter_async.login.flow import AuthorizationFlow
-from openrouter_async.login.models import Grant, LoginCookie, PendingLogin
-from openrouter_async.login.records import Claim, Claimant, ClaimStatus, KeyRecord, LoginRecord, Store
-from openrouter_async.login.stores.memory import MemoryStore
-from openrouter_async.login.urls import AUTHORIZATION_URL, authorization_url, validate_return_to
+from openrouter_async.login.stores._memory import MemoryStore
 
 if TYPE_CHECKING:
-    from openrouter_async.login.loopback import LoopbackLogin
-    from openrouter_async.login.stores.cookie import CookieStore
-    from openrouter_async.login.stores.redis import RedisStore
-    from openrouter_async.sealing import generate_key
+    from openrouter_async.encryption import generate_key
+    from openrouter_async.login._loopback import LoopbackLogin
+    from openrouter_async.login.stores._cookie import CookieStore
+    from openrouter_async.login.stores._redis import RedisStore
 
 # They need an extra, or aiohttp's server, which not every login does.
 _ON_DEMAND: Final = {
-    "CookieStore": "openrouter_async.login.stores.cookie",
-    "LoopbackLogin": "openrouter_async.login.loopback",
-    "RedisStore": "openrouter_async.login.stores.redis",
-    "generate_key": "openrouter_async.sealing",
+    "CookieStore": "openrouter_async.login.stores._cookie",
+    "LoopbackLogin": "openrouter_async.login._loopback",
+    "RedisStore": "openrouter_async.login.stores._redis",
+    "generate_key": "openrouter_async.encryption",
 }
 
 
@@ -52,14 +51,10 @@ __all__ = [
     "AuthorizationDeniedError",
     "AuthorizationError",
     "AuthorizationFlow",
-    "Claim",
-    "ClaimStatus",
-    "Claimant",
     "CookieStore",
     "Grant",
     "InvalidCallbackError",
     "InvalidCookieError",
-    "KeyRecord",
     "LoginAlreadyUsedError",
     "LoginBindingError",
     "LoginCookie",
@@ -67,7 +62,6 @@ __all__ = [
     "LoginExpiredError",
     "LoginInProgressError",
     "LoginLostError",
-    "LoginRecord",
     "LoginStoreError",
     "LoginTimeoutError",
     "LoopbackLogin",
@@ -76,7 +70,6 @@ __all__ = [
     "PendingLogin",
     "RedisStore",
     "StateMismatchError",
-    "Store",
     "UnknownLoginError",
     "authorization_url",
     "generate_key",

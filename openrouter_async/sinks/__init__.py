@@ -3,14 +3,14 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
-from openrouter_async.sinks.base import CallbackSink, KeySink, KeySinkError, KeyVault, StoredKey
-from openrouter_async.sinks.file import FileSink
+from openrouter_async.sinks._base import CallbackSink, KeySink, KeySinkError, KeyVault, StoredKey
+from openrouter_async.sinks._file import FileSink
 
 if TYPE_CHECKING:
-    from openrouter_async.sinks.keyring import KeyringSink
+    from openrouter_async.sinks._keyring import KeyringSink
 
 # It needs an extra.
-_ON_DEMAND: Final = {"KeyringSink": "openrouter_async.sinks.keyring"}
+_ON_DEMAND: Final = {"KeyringSink": "openrouter_async.sinks._keyring"}
 
 
 def __getattr__(name: str) -> Any:

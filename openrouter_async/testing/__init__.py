@@ -8,33 +8,12 @@
         assert fake.issued_keys[-1].key == result.key
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
-
-if TYPE_CHECKING:
-    from openrouter_async.testing.authority import IssuedKey
-    from openrouter_async.testing.dialects import Dialect
-    from openrouter_async.testing.faults import Fault
-    from openrouter_async.testing.records import RecordedRequest
-    from openrouter_async.testing.server import FakeOpenRouter
-
-# pytest imports this package at its start, for the plugin in it.
-_HOMES: Final = {
-    "Dialect": "dialects",
-    "FakeOpenRouter": "server",
-    "Fault": "faults",
-    "IssuedKey": "authority",
-    "RecordedRequest": "records",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
-
+from openrouter_async.testing._authority import IssuedKey
+from openrouter_async.testing._dialects import Dialect
+from openrouter_async.testing._records import RecordedRequest
+from openrouter_async.testing._server import FakeOpenRouter
+from openrouter_async.testing._threads import in_thread
+from openrouter_async.testing.faults import Fault
 
 __all__ = [
     "Dialect",
@@ -42,4 +21,5 @@ __all__ = [
     "Fault",
     "IssuedKey",
     "RecordedRequest",
+    "in_thread",
 ]

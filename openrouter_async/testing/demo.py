@@ -6,7 +6,7 @@ import asyncio
 import sys
 
 from openrouter_async import BatchProgress, OpenRouter
-from openrouter_async.batch import OnProgress
+from openrouter_async.batch._progress import OnProgress
 from openrouter_async.pkce import PKCEPair
 from openrouter_async.redaction import mask_key
 from openrouter_async.testing import FakeOpenRouter, Fault

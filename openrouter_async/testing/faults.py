@@ -18,7 +18,7 @@ from typing import Any, Final, Self
 
 import attrs
 
-from openrouter_async.backoff import check_number
+from openrouter_async._http.retry_policy import check_number
 from openrouter_async.errors import RequestValidationError
 
 FAULT_PREFIX: Final = re.compile(r"fault\.(?P<spec>[a-z0-9.-]{1,64})~")

@@ -9,8 +9,8 @@ from pathlib import Path
 import attrs
 import pytest
 
+from openrouter_async.encryption import generate_key
 from openrouter_async.pkce import PKCEPair
-from openrouter_async.sealing import generate_key
 from openrouter_async.testing import FakeOpenRouter
 from tests.support import ROOT
 

@@ -29,9 +29,9 @@ from openrouter_async import (
     errors,
 )
 from openrouter_async.batch import Standing, request_digest
-from openrouter_async.batch.journal_file import Lines
-from openrouter_async.batch.repeats import identify
-from openrouter_async.sealing import generate_key
+from openrouter_async.batch._dedup import identify
+from openrouter_async.batch._journal_file import Lines
+from openrouter_async.encryption import generate_key
 from openrouter_async.testing import FakeOpenRouter, Fault
 from tests.batch.support import Gate, Safe, issue, read
 from tests.support import ROOT

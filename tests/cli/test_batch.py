@@ -16,8 +16,8 @@ import pytest
 from aiohttp import web
 
 from openrouter_async import Journal
-from openrouter_async.batch import journal_file
-from openrouter_async.cli import results
+from openrouter_async.batch import _journal_file as journal_file
+from openrouter_async.cli import _batch_files as results
 from openrouter_async.pkce import PKCEPair
 from openrouter_async.testing import FakeOpenRouter, Fault
 from tests.cli.conftest import Here

@@ -7,7 +7,7 @@ import aiohttp
 import attrs
 from yarl import URL
 
-from openrouter_async.clock import Clock
+from openrouter_async._values.clock import Clock
 from openrouter_async.pkce import PKCEPair
 from openrouter_async.testing import FakeOpenRouter
 

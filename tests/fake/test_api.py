@@ -14,7 +14,7 @@ from openrouter_async import OpenRouter, UsageLimitType
 from openrouter_async.errors import APIError, RequestValidationError
 from openrouter_async.login import LoopbackUnavailableError
 from openrouter_async.testing import Dialect, FakeOpenRouter, Fault
-from openrouter_async.testing.authority import Authority
+from openrouter_async.testing._authority import Authority
 from tests.fake.support import EPOCH, PAIR, STOPPED, create, exchange, send
 from tests.support import STRESS
 

@@ -19,9 +19,9 @@ from schemathesis.openapi.checks import JsonSchemaError
 from schemathesis.specs.openapi.checks import negative_data_rejection
 
 from openrouter_async.testing import FakeOpenRouter, Fault
-from openrouter_async.testing.consent import check_callback_url
-from openrouter_async.testing.description import DESCRIPTION
-from openrouter_async.testing.server import TOKEN
+from openrouter_async.testing._consent import check_callback_url
+from openrouter_async.testing._description import DESCRIPTION
+from openrouter_async.testing._server import TOKEN
 from tests.fake.support import PAIR
 from tests.support import ROOT, STRESS, missing
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openrouter_async import OpenRouter, Outcome, RetryPolicy
-from openrouter_async.clock import Clock
+from openrouter_async._values.clock import Clock
 from openrouter_async.errors import (
     APIError,
     ForbiddenResponseError,
@@ -24,10 +24,10 @@ from openrouter_async.errors import (
     TransportError,
 )
 from openrouter_async.testing import FakeOpenRouter, Fault
-from openrouter_async.testing.clock import MovableClock
+from openrouter_async.testing._clock import MovableClock
+from openrouter_async.testing._html import FAULTS
+from openrouter_async.testing._scripts import RateLimit, Script
 from openrouter_async.testing.faults import FAULT_PREFIX, FaultKind
-from openrouter_async.testing.html import FAULTS
-from openrouter_async.testing.scripts import RateLimit, Script
 from tests.fake.support import STOPPED, create, exchange
 
 ONCE = RetryPolicy.none()

@@ -9,7 +9,7 @@ import pytest
 
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.testing import FakeOpenRouter
-from openrouter_async.testing.html import HEADERS
+from openrouter_async.testing._html import HEADERS
 from tests.fake.support import PAIR, STATE, STOPPED, Reply, asking, exchange, send
 
 EVIL = "<script>alert('1')</script>\""

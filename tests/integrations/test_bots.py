@@ -44,10 +44,10 @@ from openrouter_async.login import (
     MemoryStore,
     RedisStore,
     StateMismatchError,
-    Store,
     UnknownLoginError,
     generate_key,
 )
+from openrouter_async.login.stores import Store
 from openrouter_async.sinks import KeySinkError
 from openrouter_async.testing import FakeOpenRouter, Fault
 from tests.integrations.chatting import ADA, BEN, CALLBACK, Broken, read_qr_code

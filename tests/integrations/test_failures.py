@@ -4,7 +4,7 @@ import pytest
 
 from openrouter_async import errors
 from openrouter_async.errors import OpenRouterError, Outcome
-from openrouter_async.integrations.failures import LoginFailure, describe, status_of
+from openrouter_async.integrations.web._failures import LoginFailure, describe, status_of
 from openrouter_async.login import errors as login_errors
 
 

@@ -15,22 +15,22 @@ from starlette.routing import Mount
 from yarl import URL
 
 from openrouter_async import Clock, OpenRouter, RetryPolicy
-from openrouter_async.clock import SYSTEM_CLOCK
+from openrouter_async._values.clock import SYSTEM_CLOCK
 from openrouter_async.errors import KeyDeliveryError, RequestValidationError
-from openrouter_async.integrations.failures import LoginFailure
-from openrouter_async.integrations.web import WebLogin
+from openrouter_async.integrations.web._failures import LoginFailure
+from openrouter_async.integrations.web._login import WebLogin
 from openrouter_async.login import (
     AuthorizationDeniedError,
     AuthorizationFlow,
     CookieStore,
     LoginCookie,
-    LoginRecord,
     LoginStoreError,
     MemoryStore,
     generate_key,
 )
+from openrouter_async.login.stores import LoginRecord
 from openrouter_async.testing import FakeOpenRouter, Fault
-from openrouter_async.testing.clock import MovableClock
+from openrouter_async.testing._clock import MovableClock
 from tests.integrations.support import (
     KINDS,
     Site,

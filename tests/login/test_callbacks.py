@@ -13,8 +13,8 @@ from yarl import URL
 
 from openrouter_async import OpenRouter
 from openrouter_async.login import AuthorizationFlow, InvalidCallbackError, LoginError, StateMismatchError
-from openrouter_async.login.callbacks import Callback, read_callback, read_pasted
-from openrouter_async.login.urls import CallbackTemplate
+from openrouter_async.login._callbacks import Callback, read_callback, read_pasted
+from openrouter_async.login._urls import CallbackTemplate
 
 STATE = "Zk9-" + "s" * 39
 OTHER = "Zk9-" + "t" * 39

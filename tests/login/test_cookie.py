@@ -14,22 +14,20 @@ from redis.asyncio import Redis
 
 import openrouter_async.login as login_package
 from openrouter_async import OpenRouter
+from openrouter_async.encryption import Sealer, SealError
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.login import (
     AuthorizationFlow,
-    Claimant,
-    ClaimStatus,
     CookieStore,
     InvalidCookieError,
     LoginCookie,
     LoginExpiredError,
-    LoginRecord,
     MemoryStore,
     RedisStore,
     UnknownLoginError,
     generate_key,
 )
-from openrouter_async.sealing import Sealer, SealError
+from openrouter_async.login.stores import Claimant, ClaimStatus, LoginRecord
 from tests.login.support import (
     CALLBACK,
     GRANTED,

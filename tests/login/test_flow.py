@@ -34,22 +34,20 @@ from openrouter_async.login import (
     AuthorizationError,
     AuthorizationFlow,
     Grant,
-    KeyRecord,
     LoginAlreadyUsedError,
     LoginBindingError,
     LoginCookie,
     LoginExpiredError,
     LoginInProgressError,
     LoginLostError,
-    LoginRecord,
     LoginStoreError,
     MemoryStore,
     PendingLogin,
     StateMismatchError,
-    Store,
     UnknownLoginError,
 )
-from openrouter_async.login.records import Claim, Claimant, digest
+from openrouter_async.login._records import Claim, Claimant, digest
+from openrouter_async.login.stores import KeyRecord, LoginRecord, Store
 from openrouter_async.pkce import code_challenge
 from tests.login.support import (
     BINDING,

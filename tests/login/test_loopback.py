@@ -27,9 +27,9 @@ from openrouter_async.login import (
     LoopbackLogin,
     LoopbackUnavailableError,
     StateMismatchError,
-    ports,
 )
-from openrouter_async.login.loopback import host_headers
+from openrouter_async.login import _sockets as ports
+from openrouter_async.login._loopback import host_headers
 from tests.login.support import BUSY, GRANTED, KEY, ONCE, REFUSED, Gate, Server
 from tests.support import free_port
 

@@ -8,7 +8,8 @@ import attrs
 import pytest
 
 from openrouter_async.errors import RequestValidationError
-from openrouter_async.login import ClaimStatus, MemoryStore
+from openrouter_async.login import MemoryStore
+from openrouter_async.login.stores import ClaimStatus
 from tests.login.support import NOW, make_claimant, make_login, make_result
 from tests.support import STRESS
 

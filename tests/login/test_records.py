@@ -5,8 +5,9 @@ import json
 import attrs
 import pytest
 
-from openrouter_async.login import KeyRecord, LoginRecord, LoginStoreError
-from openrouter_async.login.records import digest, login_id
+from openrouter_async.login import LoginStoreError
+from openrouter_async.login._records import digest, login_id
+from openrouter_async.login.stores import KeyRecord, LoginRecord
 from openrouter_async.pkce import PKCEPair
 from tests.login.support import make_login, make_result
 

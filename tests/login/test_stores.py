@@ -7,7 +7,7 @@ import asyncio
 import attrs
 import pytest
 
-from openrouter_async.login import ClaimStatus, Store
+from openrouter_async.login.stores import ClaimStatus, Store
 from tests.login.support import NOW, make_claimant, make_login, make_result
 
 

@@ -11,7 +11,7 @@ from yarl import URL
 
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.login import authorization_url, validate_return_to
-from openrouter_async.login.urls import CallbackTemplate
+from openrouter_async.login._urls import CallbackTemplate
 from openrouter_async.pkce import PKCEPair, generate_code_verifier
 
 CALLBACK = "https://app.example/callback"

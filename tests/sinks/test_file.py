@@ -13,7 +13,7 @@ import pytest
 
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.sinks import FileSink, KeySinkError
-from openrouter_async.sinks import private as module
+from openrouter_async.sinks import _private_file as module
 from tests.login.support import KEY
 
 

@@ -19,7 +19,7 @@ from keyring.backends import fail, null
 
 from openrouter_async import OpenRouter
 from openrouter_async import sinks as package
-from openrouter_async.clock import Clock
+from openrouter_async._values.clock import Clock
 from openrouter_async.errors import KeyDeliveryError, OpenRouterError, RequestValidationError
 from openrouter_async.sinks import CallbackSink, FileSink, KeyringSink, KeySink, KeySinkError, KeyVault, StoredKey
 from tests.login.support import GRANTED, KEY, NOW, ONCE, Server

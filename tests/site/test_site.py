@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from openrouter_async.cli.app import COMMANDS
+from openrouter_async.cli._app import COMMANDS
 from tests.site.pages import Page, Site
 from tests.site.public import PUBLIC, errors
 from tests.support import ROOT

@@ -48,7 +48,7 @@ from openrouter_async.integrations import starlette as starlette_login
 from openrouter_async.integrations.aiogram import create_router
 from openrouter_async.integrations.bots import BotLogin, BotTexts, LoginPrompt, MemoryShelf
 from openrouter_async.integrations.discord import add_commands
-from openrouter_async.integrations.failures import LoginFailure
+from openrouter_async.integrations.web._failures import LoginFailure
 from openrouter_async.login import (
     AuthorizationDeniedError,
     AuthorizationFlow,
@@ -60,11 +60,11 @@ from openrouter_async.login import (
     MemoryStore,
     PendingLogin,
     RedisStore,
-    Store,
     authorization_url,
     generate_key,
     validate_return_to,
 )
+from openrouter_async.login.stores import Store
 from openrouter_async.pkce import PKCEPair, code_challenge, generate_code_verifier
 from openrouter_async.sinks import CallbackSink, FileSink, KeyringSink, KeySink, KeyVault, StoredKey
 

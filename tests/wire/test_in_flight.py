@@ -23,10 +23,10 @@ from openrouter_async import (
     Response,
     RetryPolicy,
     errors,
-    inflight,
 )
-from openrouter_async.chain import Delivery
-from openrouter_async.inflight import IF_NOT_SENT, InFlight
+from openrouter_async._http import single_flight as inflight
+from openrouter_async._http.chain import Delivery
+from openrouter_async._http.single_flight import IF_NOT_SENT, InFlight
 from tests.wire.audit import Audit
 from tests.wire.clock import StoppedClock, passes, until
 from tests.wire.server import (

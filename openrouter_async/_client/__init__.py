@@ -1,0 +1,1 @@
+"""The client that users hold, and its operations."""

@@ -1,0 +1,1 @@
+"""How one call gets its response: middlewares, retries, transport."""

@@ -1,0 +1,131 @@
+"""What an answer means: its outcome, its error, and what a history of attempts makes of both."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any, Final
+
+from openrouter_async._http.chain import Request, Response
+from openrouter_async._http.retry_policy import parse_retry_after
+from openrouter_async._values.clock import Clock
+from openrouter_async._values.converter import MalformedBodyError, load_json
+from openrouter_async._values.models import request_id_of
+from openrouter_async.errors import APIError, OpenRouterError, Outcome, ResponseValidationError
+from openrouter_async.redaction import scrub
+
+_MESSAGE_LENGTH: Final = 200
+_BODY_LENGTH: Final = 65_536
+# Compiled when they are first needed, as they are rarely.
+_TITLE: Final = r"(?is)<title[^>]*>(.*?)</title>"
+_LOOKS_LIKE_HTML: Final = r"(?i)\s*<(!doctype|html|head|body)"
+
+
+def outcome_of(status: int) -> Outcome:
+    """The outcome that an error status stands for.
+
+    A 5XX, or a 408 from something in between, may come from a server that did its work and failed afterwards. Any other
+    4XX, a 429 among them, is believed: it says that the request was not carried out (RFC 9110, section 15.5; RFC 6585,
+    section 4), and no client could see through a server that says so after it redeemed the code.
+    """
+    return Outcome.UNKNOWN if status >= 500 or status == 408 else Outcome.REFUSED
+
+
+def error_from(request: Request, response: Response, clock: Clock) -> OpenRouterError:
+    """The error for an answer that is not a 2xx."""
+    error = _error_from(request, response, clock)
+    for note in response.notes:
+        error.add_note(note)
+    return error
+
+
+def _error_from(request: Request, response: Response, clock: Clock) -> OpenRouterError:
+    if response.status < 400:
+        kind = "a redirect, which is never followed" if response.status >= 300 else "an informational answer"
+        return ResponseValidationError(
+            f"{response.status}: {kind}", status_code=response.status, headers=response.headers
+        )
+    text = scrub(response.body.decode("utf-8", "replace"), request.secrets)
+    message, code, metadata = _read_error_body(text)
+    if response.headers.get("CF-Mitigated") == "challenge":
+        message = "Cloudflare wants to see a browser (cf-mitigated: challenge)"
+    return APIError.for_status(response.status)(
+        _one_line(message) or _reason(response.status),
+        status_code=response.status,
+        outcome=outcome_of(response.status),
+        code=code,
+        metadata=metadata,
+        body=text[:_BODY_LENGTH],
+        headers=response.headers,
+        request_id=request_id_of(response.headers),
+        retry_after=parse_retry_after(response.headers, clock.time()),
+    )
+
+
+def settle(error: OpenRouterError) -> None:
+    """Make an error speak for the whole call: its attempts, its outcome, and what came before as notes.
+
+    A code is single-use: when an earlier attempt may have been carried out, "Invalid code" is no refusal but the sign
+    of a key that exists. The first ambiguous failure is then the cause.
+    """
+    for attempt in error.history:
+        error.add_note(str(attempt))
+    error.attempts += len(error.history)
+    first = next((attempt for attempt in error.history if attempt.is_ambiguous), None)
+    if first is None:
+        return
+    error.outcome = Outcome.UNKNOWN
+    error.__cause__ = first.error
+    if isinstance(error, APIError) and error.is_code_rejected:
+        error.args = (
+            f"{error}: but attempt {first.number} may have used the code ({first.error}). "
+            "Log in again; an unused key may be listed at https://openrouter.ai/settings/keys",
+        )
+
+
+def _read_error_body(text: str) -> tuple[str, int | None, Mapping[str, Any] | None]:
+    try:
+        payload = load_json(text.encode("utf-8", "replace"))
+    except MalformedBodyError:
+        return (_describe_html(text) if re.match(_LOOKS_LIKE_HTML, text) else text), None, None
+    error = payload.get("error", payload) if isinstance(payload, dict) else payload
+    if not isinstance(error, dict):
+        return (error if isinstance(error, str) else ""), None, None
+    message, code, metadata = error.get("message"), error.get("code"), error.get("metadata")
+    if error.get("name") == "ZodError" and isinstance(message, str):
+        message = _describe_zod_issues(message)
+    return (
+        message if isinstance(message, str) else "",
+        code if isinstance(code, int) and not isinstance(code, bool) else None,
+        metadata if isinstance(metadata, dict) else None,
+    )
+
+
+def _describe_html(text: str) -> str:
+    # A table of all entities, for an answer that is rare.
+    import html
+
+    title = re.search(_TITLE, text)
+    return f"an HTML page: {html.unescape(title[1])}" if title else "an HTML page"
+
+
+def _describe_zod_issues(message: str) -> str:
+    try:
+        issues = json.loads(message)
+        return "; ".join(f"{'.'.join(map(str, issue['path']))}: {issue['message']}" for issue in issues)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return message
+
+
+def _one_line(text: str) -> str:
+    line = " ".join("".join(character if character.isprintable() else " " for character in text).split())
+    return line if len(line) <= _MESSAGE_LENGTH else f"{line[: _MESSAGE_LENGTH - 1]}…"
+
+
+def _reason(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "(no reason given)"

@@ -1,0 +1,304 @@
+"""The way to the wire: a pooled aiohttp session. With `connections`, the only core module that imports aiohttp."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+import zlib
+from contextlib import suppress
+from ssl import SSLContext
+from typing import Final
+
+import aiohttp
+from yarl import URL
+
+from openrouter_async._http.aiohttp_parts import Body, Connections, NoCookies, make_socket
+from openrouter_async._http.chain import Request, Response
+from openrouter_async._http.timeouts import Deadlines
+from openrouter_async.errors import (
+    ClientClosedError,
+    OpenRouterError,
+    Outcome,
+    RequestTimeoutError,
+    ResponseValidationError,
+    TransportError,
+)
+
+BODY_LIMIT: Final = 1_048_576
+"""The most bytes that a body may have, before and after decompression."""
+
+_SESSION_CLOSED: Final = "the session that the client uses is closed"
+_NO_TIMEOUT: Final = aiohttp.ClientTimeout(total=None)
+_GZIP_OR_ZLIB: Final = zlib.MAX_WBITS | 32
+
+
+# What is collected together has no order, so a session that only a forgotten client knows might be told of before the
+# client. These are known here until they are closed.
+_unclosed: set[Transport] = set()
+
+_forks = 0
+
+
+def _count_fork() -> None:
+    global _forks
+    _forks += 1
+
+
+if hasattr(os, "register_at_fork"):
+    # Asking for the process's id before each request would be a system call.
+    os.register_at_fork(after_in_child=_count_fork)
+
+
+class _BodyTooLargeError(Exception):
+    pass
+
+
+class _UndecodableBodyError(Exception):
+    pass
+
+
+class _EarlyAnswerError(Exception):
+    pass
+
+
+class Transport:
+    """One attempt at a time over a pooled session, which is made within the loop when it is first used.
+
+    Args:
+        session: A session to borrow: it is never closed and never reconfigured. None makes one.
+        pool_size: Connections at the most, for a session of our own.
+        proxy: The URL of a proxy; None uses none.
+        ssl: A TLS context; True verifies by the system's certificates.
+        trust_env: Whether proxies are read from the environment, for a session of our own.
+    """
+
+    def __init__(
+        self,
+        *,
+        session: aiohttp.ClientSession | None = None,
+        pool_size: int = 100,
+        proxy: URL | None = None,
+        ssl: SSLContext | bool = True,
+        trust_env: bool = False,
+    ) -> None:
+        self._session = session
+        self._is_borrowed = session is not None
+        self._pool_size = pool_size
+        self._proxy = proxy
+        self._ssl = ssl
+        self._trust_env = trust_env
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._forks = _forks
+        self._deadlines = Deadlines()
+        self._known_connections = Connections()
+
+    @property
+    def in_flight(self) -> int:
+        """Requests under way: on a connection, or waiting for one."""
+        return len(self._deadlines)
+
+    @property
+    def connection_limit(self) -> int:
+        """Connections that the pool may have; 0 when it has no limit, and before there is one."""
+        connector = None if self._session is None else self._session.connector
+        return 0 if connector is None else connector.limit
+
+    def acquire_session(self) -> aiohttp.ClientSession:
+        """The session, bound to the running loop.
+
+        Raises:
+            ClientClosedError: The client is used from another loop or another process than before, or its borrowed
+                session is closed.
+        """
+        if _forks != self._forks:
+            raise ClientClosedError("the client was carried over a fork; make a new one in the child process")
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise ClientClosedError("the client belongs to another event loop; make one for each loop")
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=self._pool_size, socket_factory=make_socket),
+                cookie_jar=NoCookies(),
+                trust_env=self._trust_env,
+            )
+            _unclosed.add(self)
+        elif self._session.closed:
+            raise ClientClosedError(_SESSION_CLOSED)
+        return self._session
+
+    async def send(self, request: Request) -> Response:
+        """Send a request once and read its answer completely.
+
+        Raises:
+            TransportError: There was no HTTP answer.
+            ResponseValidationError: The answer is too large or cannot be decompressed.
+            ClientClosedError: The session is closed.
+        """
+        session = self._session if self._session is not None else self.acquire_session()
+        body = Body(request.body, request.delivery, self._known_connections)
+        started = time.perf_counter()
+        deadline = self._deadlines.start(request.timeout)
+        try:
+            answer = await session.request(
+                request.method,
+                request.url,
+                data=body,
+                headers=request.headers,
+                allow_redirects=False,
+                auto_decompress=False,
+                raise_for_status=False,
+                timeout=_NO_TIMEOUT,
+                proxy=self._proxy,
+                ssl=self._ssl,
+            )
+            try:
+                content = await _read(answer, body)
+            except BaseException:
+                answer.close()
+                raise
+            return Response(
+                status=answer.status,
+                headers=answer.headers.copy(),
+                body=content,
+                elapsed=time.perf_counter() - started,
+                waited=max(0.0, body.written_at - started),
+            )
+        except asyncio.CancelledError:
+            if not deadline.settle():
+                raise
+            error = _translate(TimeoutError(), request, body)
+        except OpenRouterError:
+            raise
+        except Exception as caught:  # noqa: BLE001 - whatever it is, the caller gets one of our errors
+            if isinstance(caught, RuntimeError) and session.closed:
+                error = ClientClosedError(_SESSION_CLOSED)
+            else:
+                error = _translate(caught, request, body)
+        finally:
+            self._deadlines.stop(deadline)
+        # Raised here and not in the handler: the foreign exception and its frames hold headers and bodies.
+        raise error
+
+    async def aclose(self) -> None:
+        """Close the session, if it is our own."""
+        self._deadlines.close()
+        _unclosed.discard(self)
+        if self._session is not None and not self._is_borrowed:
+            await self._session.close()
+
+    def abandon(self) -> bool:
+        """Close what a forgotten client left open, without a loop; whether there was anything."""
+        session = self._session
+        _unclosed.discard(self)
+        if session is None or self._is_borrowed or session.closed:
+            return False
+        connector = session.connector
+        session.detach()
+        if connector is not None:
+            closing = connector.close().__await__()
+            # The first step closes; the others would wait for the sockets, and there is nobody to wait.
+            with suppress(StopIteration, RuntimeError):
+                next(closing)
+            closing.close()
+        return True
+
+
+async def _read(answer: aiohttp.ClientResponse, sent: Body) -> bytes:
+    connection = answer.connection
+    if sent.refused or (connection is not None and not sent.written):
+        sent.know(connection and connection.protocol)
+        raise _EarlyAnswerError
+    try:
+        content = answer.content
+        if content.is_eof():
+            # It came with the headers, as short ones do.
+            body = content.read_nowait()
+        else:
+            if (answer.content_length or 0) > BODY_LIMIT:
+                raise _BodyTooLargeError
+            body = await _read_on(content)
+        if len(body) > BODY_LIMIT:
+            raise _BodyTooLargeError
+        encoding = answer.headers.get("Content-Encoding")
+        return body if encoding is None else _decompress(body, encoding)
+    except (_BodyTooLargeError, _UndecodableBodyError) as failure:
+        answer.close()
+        if answer.status >= 400:
+            # The status says enough; what the body would add is a message.
+            return b""
+        reason = (
+            f"is larger than {BODY_LIMIT} bytes"
+            if isinstance(failure, _BodyTooLargeError)
+            else "cannot be decompressed"
+        )
+    raise ResponseValidationError(
+        f"{answer.status}: the body {reason}", status_code=answer.status, headers=answer.headers.copy()
+    )
+
+
+async def _read_on(content: aiohttp.StreamReader) -> bytes:
+    body = bytearray()
+    while chunk := await content.readany():
+        body += chunk
+        if len(body) > BODY_LIMIT:
+            break
+    return bytes(body)
+
+
+def _decompress(body: bytes, encoding: str) -> bytes:
+    # We ask for "identity", yet an answer that is compressed all the same may hold a key.
+    if encoding.strip().lower() in ("", "identity"):
+        return body
+    if encoding.strip().lower() not in ("gzip", "x-gzip", "deflate"):
+        raise _UndecodableBodyError
+    decompressor = zlib.decompressobj(_GZIP_OR_ZLIB)
+    try:
+        text = decompressor.decompress(body, BODY_LIMIT + 1)
+    except zlib.error:
+        raise _UndecodableBodyError from None
+    if len(text) > BODY_LIMIT:
+        raise _BodyTooLargeError
+    if not decompressor.eof:
+        raise _UndecodableBodyError
+    return text
+
+
+_REASONS: Final[tuple[tuple[type[Exception], str], ...]] = (
+    # The most special first. The exceptions' own texts are not used: some quote what the server sent.
+    (_EarlyAnswerError, "there was an answer before the request"),
+    (aiohttp.ClientHttpProxyError, "the proxy refused the connection"),
+    (aiohttp.ClientProxyConnectionError, "cannot connect to the proxy"),
+    (aiohttp.ClientConnectorDNSError, "the host name cannot be resolved"),
+    (aiohttp.ClientConnectorCertificateError, "the server's certificate is not valid"),
+    (aiohttp.ClientSSLError, "the TLS handshake failed"),
+    (aiohttp.ServerFingerprintMismatch, "the server's certificate has another fingerprint"),
+    (aiohttp.ClientConnectorError, "cannot connect"),
+    (aiohttp.ServerDisconnectedError, "the server closed the connection without an answer"),
+    (aiohttp.ClientPayloadError, "the connection broke in the middle of the body"),
+    (aiohttp.ClientResponseError, "the answer is not HTTP"),
+    (aiohttp.InvalidURL, "the URL cannot be used"),
+    (aiohttp.NonHttpUrlClientError, "the URL is not http or https"),
+    (aiohttp.ClientConnectionError, "the connection broke"),
+    (OSError, "the connection broke"),
+)
+
+
+def _translate(caught: Exception, request: Request, body: Body) -> OpenRouterError:
+    outcome = Outcome.UNKNOWN if body.written else Outcome.NOT_SENT
+    place = f"{request.method} {request.url.scheme}://{request.url.authority}{request.url.raw_path}"
+    if isinstance(caught, TimeoutError):
+        when = "an answer" if body.written else "a connection"
+        return RequestTimeoutError(f"{place}: waited more than {request.timeout:g} s for {when}", outcome=outcome)
+    reason = next((text for kind, text in _REASONS if isinstance(caught, kind)), None)
+    if reason is None:
+        reason = f"{type(caught).__name__} while the request was {'under way' if body.written else 'being made'}"
+    if isinstance(caught, OSError) and caught.errno is not None:
+        reason = f"{reason} ({os.strerror(caught.errno) if caught.errno > 0 else type(caught).__name__})"
+    return TransportError(
+        f"{place}: {reason}",
+        outcome=outcome,
+        stale_connection=body.reused and isinstance(caught, (_EarlyAnswerError, aiohttp.ClientConnectionError)),
+    )

@@ -1,0 +1,1 @@
+"""Values: they never touch a socket."""

@@ -1,0 +1,170 @@
+"""The one converter between models and JSON: strict, and silent about values.
+
+cattrs as it comes turns None into "None" and 7 into "7" for a string, and quotes what it was given in
+its errors. Here a wrong type is an error, and an error names the field and what it wants, nothing else.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Final, TypeVar
+
+import cattrs
+from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
+
+from openrouter_async._values import codec
+from openrouter_async._values.models import (
+    AuthKeysCode,
+    CreateAuthKeysCodeRequest,
+    CreateAuthKeysCodeResponse,
+    ExchangeAuthCodeForAPIKeyRequest,
+    ExchangeAuthCodeForAPIKeyResponse,
+    HttpMeta,
+)
+
+T = TypeVar("T")
+R = TypeVar("R", ExchangeAuthCodeForAPIKeyResponse, CreateAuthKeysCodeResponse)
+
+
+class MalformedBodyError(ValueError):
+    """A body that is not what it should be; its message shows nothing of the body."""
+
+
+def _strict(kind: type[T], value: object) -> T:
+    # bool is an int to isinstance, and no integer to JSON.
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise TypeError
+    return value
+
+
+def _key(value: object, _type: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise TypeError
+    return value
+
+
+def _user_id(value: object, _type: object) -> str | None:
+    # An odd user id must never cost the user their key.
+    return value if isinstance(value, str) else None
+
+
+def _timestamp(value: object, _type: object) -> datetime:
+    moment = datetime.fromisoformat(_strict(str, value))
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+
+
+def _rfc3339(moment: datetime) -> str:
+    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+@functools.cache
+def _converter(*, detailed: bool = False) -> cattrs.Converter:
+    # Made when it is first needed: it takes longer than the import of all of this package's modules. Collecting what is
+    # wrong costs more than half of the structuring, so it is done by another one, once something is.
+    converter = cattrs.Converter(detailed_validation=detailed)
+    converter.register_structure_hook(str, lambda value, _: _strict(str, value))
+    converter.register_structure_hook(int, lambda value, _: _strict(int, value))
+    converter.register_structure_hook(datetime, _timestamp)
+    # The transport's own value, put in beside the body's fields.
+    converter.register_structure_hook(HttpMeta, lambda value, _: value)
+    structure_code = make_dict_structure_fn(AuthKeysCode, converter)
+    converter.register_structure_hook(AuthKeysCode, lambda value, kind: structure_code(_strict(dict, value), kind))
+    converter.register_structure_hook(
+        ExchangeAuthCodeForAPIKeyResponse,
+        make_dict_structure_fn(
+            ExchangeAuthCodeForAPIKeyResponse,
+            converter,
+            key=override(struct_hook=_key),
+            user_id=override(struct_hook=_user_id),
+        ),
+    )
+    converter.register_unstructure_hook(datetime, _rfc3339)
+    converter.register_unstructure_hook_func(lambda kind: isinstance(kind, type) and issubclass(kind, StrEnum), str)
+    for model in (ExchangeAuthCodeForAPIKeyRequest, CreateAuthKeysCodeRequest):
+        converter.register_unstructure_hook(
+            model, make_dict_unstructure_fn(model, converter, _cattrs_omit_if_default=True)
+        )
+    return converter
+
+
+# To find a hook takes the converter longer than some of them run.
+_structure_hook: Final[Callable[[Any], Callable[..., Any]]] = functools.cache(
+    lambda kind: _converter().get_structure_hook(kind)
+)
+_unstructure_hook: Final[Callable[[Any], Callable[..., Any]]] = functools.cache(
+    lambda kind: _converter().get_unstructure_hook(kind)
+)
+
+
+def dump(model: ExchangeAuthCodeForAPIKeyRequest | CreateAuthKeysCodeRequest) -> bytes:
+    """Serialize a request; fields that are not set are left out."""
+    return codec.dumps(_unstructure_hook(type(model))(model))
+
+
+def load_json(body: bytes) -> Any:
+    """Parse JSON.
+
+    Raises:
+        MalformedBodyError: The body is not UTF-8 or not JSON.
+    """
+    try:
+        return codec.loads(body)
+    except UnicodeDecodeError:
+        raise MalformedBodyError("the body is not UTF-8") from None
+    except (ValueError, RecursionError):
+        raise MalformedBodyError("the body is not JSON" if body.strip() else "the body is empty") from None
+
+
+def load(kind: type[R], body: bytes, http_meta: HttpMeta) -> R:
+    """Parse the body of a response.
+
+    Args:
+        kind: The class of the response.
+        body: The body as it came.
+        http_meta: How the answer came about; it becomes a part of the response.
+
+    Raises:
+        MalformedBodyError: The body is not UTF-8, not JSON, or not what the API documents.
+    """
+    payload = codec.quick_loads(body)
+    if isinstance(payload, dict):
+        payload["http_meta"] = http_meta
+        try:
+            return _structure(kind, payload)
+        except (TypeError, ValueError, KeyError):
+            pass
+    payload = load_json(body)
+    if not isinstance(payload, dict):
+        raise MalformedBodyError("the body is not a JSON object")
+    payload["http_meta"] = http_meta
+    try:
+        return _structure(kind, payload)
+    except (TypeError, ValueError, KeyError):
+        problems = _explain(payload, kind)
+    raise MalformedBodyError("; ".join(problems))
+
+
+def _structure(kind: type[R], payload: object) -> R:
+    result: R = _structure_hook(kind)(payload, kind)
+    return result
+
+
+def _explain(payload: object, kind: type[object]) -> list[str]:
+    problems: list[str] = []
+    try:
+        _converter(detailed=True).structure(payload, kind)
+    except cattrs.BaseValidationError as invalid:
+        problems = cattrs.transform_error(invalid, format_exception=_describe)
+    return problems
+
+
+_WANTED: Final[Mapping[object, str]] = {str: "a string", int: "an integer", datetime: "an ISO 8601 timestamp"}
+
+
+def _describe(error: BaseException, kind: type | None) -> str:
+    if isinstance(error, KeyError):
+        return "missing"
+    return f"not {_WANTED.get(kind, 'an object')}"

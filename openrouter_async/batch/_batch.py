@@ -1,0 +1,88 @@
+"""A batch, as its consumer sees it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Self
+
+from openrouter_async.batch._progress import BatchProgress
+from openrouter_async.batch._results import ExchangeResult
+from openrouter_async.batch._runner import Run
+
+
+class Batch(AsyncIterator[ExchangeResult]):
+    """The results of many exchanges, as they come; made by `OAuth.exchange_many`.
+
+    Nothing is sent before the first result is asked for. Leaving the loop before its end stops the batch: what was sent
+    is waited for in the background, and its keys go to ``on_key``. ``async with`` waits for it in the foreground; the
+    results that came meanwhile can be read from the batch afterwards. Cancelling a task that waits for a result
+    closes the batch, too, and the task is cancelled when what was sent is answered, or when it is cancelled again.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._take = run.take
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> ExchangeResult:
+        result = self._take()
+        if result is not None:
+            return result
+        try:
+            result = await self._run.next()
+        except asyncio.CancelledError:
+            await self.aclose()
+            raise
+        if result is None:
+            raise StopAsyncIteration
+        return result
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Send nothing more, and wait until what was sent is answered.
+
+        What the batch itself calls, such as ``on_key``, ``on_progress`` or its input, can call this; then it does not
+        wait.
+        """
+        self._run.close()
+        await self._run.drain()
+
+    async def collect(self) -> list[ExchangeResult]:
+        """All results, in the order of the input.
+
+        Raises:
+            Exception: What the input raised, or `OpenRouterError` for what ended the batch.
+        """
+        results: list[ExchangeResult] = []
+        try:
+            async for result in self:
+                # A comprehension would lose what it has when it fails.
+                results.append(result)  # noqa: PERF401
+        except BaseException:
+            self._run.warn_of_loss(results)
+            raise
+        return sorted(results, key=lambda result: result.index)
+
+    @property
+    def progress(self) -> BatchProgress:
+        """How far the batch has come."""
+        return self._run.progress
+
+    def __del__(self) -> None:
+        self._run.abandon()
+
+    def __repr__(self) -> str:
+        progress = self.progress
+        state = "finished" if progress.is_finished else f"{progress.in_flight} under way"
+        return f"<{type(self).__name__} {progress.finished} results, {state}>"

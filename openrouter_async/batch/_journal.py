@@ -1,0 +1,275 @@
+"""The journal of a batch: what was about to be sent, and what came of it, in a file that outlives the process."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from openrouter_async._values.clock import SYSTEM_CLOCK, Clock
+from openrouter_async._values.models import ExchangeAuthCodeForAPIKeyRequest, ExchangeAuthCodeForAPIKeyResponse
+from openrouter_async.batch._journal_file import (
+    JournalEntry,
+    Lines,
+    give_up,
+    open_journal,
+    purpose_of,
+    read_lines,
+    reason_of,
+    to_entry,
+    to_sealer,
+)
+from openrouter_async.batch._status import Standing, cast_doubt, request_digest, standing_after
+from openrouter_async.errors import JournalError, KeyDeliveryError, OpenRouterError, RequestValidationError
+
+if TYPE_CHECKING:
+    from openrouter_async.encryption import Keys
+
+
+class Journal:
+    """An append-only file, readable by its owner alone, of what a batch was about to send and of what came of it.
+
+    ::
+
+        async with Journal("keys.jsonl", keys=key) as journal:
+            async for result in client.oauth.exchange_many(requests, journal=journal):
+                ...
+
+    It holds a line of JSON an event. An intent is on the disk before its request leaves, a result before anybody gets
+    it; what comes at the same time shares one ``fsync``. A process that dies can leave a torn last line behind, which
+    the next one cuts off. One process at a time can have it open. There are neither codes nor verifiers in it: requests
+    go by their `request_digest`. It takes about 200 bytes of memory for each request it knows.
+
+    API keys are sealed when there are ``keys`` to seal them with. Without, they are not in it, and `exchange_many`
+    wants an ``on_key`` on the client: else a key would be lost with a process that dies before it is put anywhere.
+
+    Args:
+        path: Where the file is; it is made when there is none. It should be on a local disk.
+        keys: Fernet keys, by `openrouter_async.encryption.generate_key`: the first one seals, all of them open.
+            They need
+            the extra ``journal``.
+        clear_keys: Whether API keys are written as they are. Whoever can read the file has them.
+        clock: Where time comes from.
+
+    Raises:
+        RequestValidationError: An argument is not valid.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        keys: Keys | None = None,
+        clear_keys: bool = False,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        if keys is not None and clear_keys:
+            raise RequestValidationError("clear_keys", "must not come with keys to seal with")
+        self._path = Path(path)
+        self._sealer = to_sealer(keys)
+        self._clear_keys = clear_keys
+        self._clock = clock
+        self._lines: Lines | None = None
+        self._standings: dict[str, Standing] = {}
+        # Those under way: whether an earlier try of theirs is in doubt.
+        self._open: dict[str, bool] = {}
+        # A future where somebody waits for the end of one.
+        self._ends: dict[str, asyncio.Future[None]] = {}
+        self._settled = asyncio.Event()
+        self._settled.set()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._path} {'closed' if self._lines is None else 'open'}>"
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def open(self) -> None:
+        """Lock the file and read what it says.
+
+        Raises:
+            JournalError: Another process has it open, it is no journal, or it cannot be used.
+        """
+        if self._lines is not None:
+            raise JournalError(f"{self._path}: it is open already")
+        opening = asyncio.get_running_loop().run_in_executor(None, open_journal, self._path)
+        try:
+            file, self._standings = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            # The thread goes on, and nobody else would give up the lock.
+            opening.add_done_callback(give_up)
+            raise
+        self._lines = Lines(file, self._path)
+
+    async def aclose(self, *, timeout: float = 10.0) -> None:
+        """Wait for the results of what is under way, then close the file and give up the lock.
+
+        Args:
+            timeout: Seconds to wait; what has no result by then stays in doubt.
+        """
+        lines = self._lines
+        if lines is None:
+            return
+        try:
+            async with asyncio.timeout(timeout):
+                await self._settled.wait()
+        except TimeoutError:
+            pass
+        finally:
+            await lines.aclose()
+            self._lines = None
+            for digest in tuple(self._open):
+                self.leave(digest)
+
+    def standing(self, request: ExchangeAuthCodeForAPIKeyRequest | str) -> Standing | None:
+        """What is known of a request; None when it was never tried.
+
+        Args:
+            request: The request, or a bare code.
+        """
+        return self._standings.get(request_digest(request))
+
+    # What follows is the side that a batch sees. It names requests by their digest.
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the file is open."""
+        return self._lines is not None
+
+    @property
+    def holds_keys(self) -> bool:
+        """Whether API keys can be had from the file."""
+        return self._sealer is not None or self._clear_keys
+
+    def is_final(self, digest: str) -> bool:
+        """Whether a request has a result that trying again cannot better."""
+        standing = self._standings.get(digest)
+        return standing is not None and standing.is_final
+
+    async def begin(self, digest: str) -> bool:
+        """Note for good that a request is about to be sent, unless it has a result that trying again cannot better.
+
+        While another batch has it under way, this waits for what comes of it.
+
+        Returns:
+            Whether it may be sent. Then, `record` or `leave` has to follow.
+
+        Raises:
+            JournalError: It cannot be written; nothing may be sent.
+        """
+        while digest in self._open:
+            await self._end_of(digest)
+        if self.is_final(digest):
+            return False
+        self._open[digest] = self._standings.get(digest) is Standing.IN_DOUBT
+        self._settled.clear()
+        try:
+            await self._write({"event": "intent", "request": digest})
+        except BaseException:
+            self.leave(digest)
+            raise
+        self._standings[digest] = Standing.IN_DOUBT
+        return True
+
+    async def _end_of(self, digest: str) -> None:
+        end = self._ends.get(digest)
+        if end is None:
+            end = self._ends[digest] = asyncio.get_running_loop().create_future()
+        # Not the future itself: if this caller were cancelled, so would be all that wait for it.
+        await asyncio.wait((end,))
+
+    async def record(self, digest: str, result: ExchangeAuthCodeForAPIKeyResponse | Exception) -> None:
+        """Note for good how it went.
+
+        A rejection of a code that an earlier run may have used is made to say so.
+
+        Args:
+            digest: The `request_digest` of the request.
+            result: What the exchange gave, or how it failed.
+
+        Raises:
+            JournalError: It cannot be written.
+        """
+        doubted = self._open.get(digest, False)
+        if doubted and isinstance(result, Exception):
+            cast_doubt(result)
+        standing = standing_after(result)
+        if doubted and standing is Standing.RETRYABLE:
+            standing = Standing.IN_DOUBT
+        # Also when this is cancelled meanwhile, the line is written.
+        self._standings[digest] = standing
+        try:
+            await self._write(
+                {"event": "result", "request": digest, "standing": standing, **self._tell(digest, result)}
+            )
+        finally:
+            self.leave(digest)
+
+    def leave(self, digest: str) -> None:
+        """Expect no result any more: without one, the request stays in doubt."""
+        self._open.pop(digest, None)
+        end = self._ends.pop(digest, None)
+        if end is not None:
+            end.set_result(None)
+        if not self._open:
+            self._settled.set()
+
+    def _tell(self, digest: str, result: ExchangeAuthCodeForAPIKeyResponse | Exception) -> dict[str, str | None]:
+        """What a line says of a result."""
+        said: dict[str, str | None] = {}
+        if isinstance(result, Exception):
+            # Only our own errors are known to show no secrets.
+            said["error"] = type(result).__name__ + (f": {result}" if isinstance(result, OpenRouterError) else "")
+        response = result.response if isinstance(result, KeyDeliveryError) else result
+        if isinstance(response, ExchangeAuthCodeForAPIKeyResponse):
+            said["user_id"] = response.user_id
+            said["key_hash"] = hashlib.sha256(response.key.encode()).hexdigest()
+            if self._sealer is not None:
+                said["sealed_key"] = self._sealer.seal(purpose_of(digest), response.key.encode()).decode()
+            elif self._clear_keys:
+                said["key"] = response.key
+        return said
+
+    async def _write(self, fields: dict[str, str | None]) -> None:
+        if self._lines is None:
+            raise JournalError(f"{self._path}: it is not open")
+        await self._lines.append(json.dumps(fields | {"at": self._now()}).encode() + b"\n")
+
+    def _now(self) -> str:
+        return datetime.fromtimestamp(self._clock.time(), UTC).isoformat(timespec="milliseconds")
+
+    @staticmethod
+    def read(path: str | os.PathLike[str], *, keys: Keys | None = None) -> list[JournalEntry]:
+        """What a journal says, an entry a request, in the order of their first lines.
+
+        It may be in use meanwhile. This waits for the disk: in an event loop, call it by ``asyncio.to_thread``.
+
+        Args:
+            path: Where the file is.
+            keys: The Fernet keys that it is sealed with; without, sealed keys are left out.
+
+        Raises:
+            JournalError: It is no journal, cannot be read, or was sealed with other keys.
+            RequestValidationError: ``keys`` are not valid.
+        """
+        sealer = to_sealer(keys)
+        entries: dict[str, JournalEntry] = {}
+        try:
+            with Path(path).open("rb") as file:
+                for _, fields in read_lines(file, Path(path)):
+                    entry = to_entry(fields, sealer, Path(path))
+                    entries[entry.request] = entry
+        except OSError as failure:
+            raise JournalError(f"{path}: it cannot be read: {reason_of(failure)}") from None
+        return list(entries.values())

@@ -1,0 +1,77 @@
+"""How a batch is to be run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+from openrouter_async._http.retry_policy import check_number
+from openrouter_async.batch._journal import Journal
+from openrouter_async.batch._progress import OnProgress
+from openrouter_async.batch._results import ExchangeResult, StopOn
+from openrouter_async.errors import RequestValidationError
+
+
+def _is_count(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise RequestValidationError(attribute.name, "must be an integer from 1")
+
+
+def _is_stop_on(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    several = value if isinstance(value, tuple) else (value,)
+    are_errors = all(isinstance(kind, type) and issubclass(kind, Exception) for kind in several)
+    is_function = callable(value) and not isinstance(value, type)
+    if value is not None and not are_errors and not is_function:
+        raise RequestValidationError(attribute.name, "must be a class of errors, a tuple of them, or a callable")
+
+
+def _is_deadline(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if value is not None:
+        check_number(attribute.name, value, least=0, exclusive=True)
+
+
+def _is_journal(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if value is not None and not (isinstance(value, Journal) and value.is_open):
+        raise RequestValidationError(attribute.name, "must be an open Journal: use `async with`")
+
+
+def _is_callable(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if value is not None and not callable(value):
+        raise RequestValidationError(attribute.name, "must be callable")
+
+
+@attrs.frozen(kw_only=True)
+class Plan:
+    """How to run a batch; see `openrouter_async._client.oauth.OAuth.exchange_many`.
+
+    Attributes:
+        has_on_key: Whether the client puts keys into a safe place.
+        remembered: How many results are remembered for equal requests that come later; None for all.
+    """
+
+    concurrency: int = attrs.field(validator=_is_count)
+    ordered: bool = False
+    stop_on: StopOn | None = attrs.field(default=None, validator=_is_stop_on)
+    deadline: float | None = attrs.field(default=None, validator=_is_deadline)
+    journal: Journal | None = attrs.field(default=None, validator=_is_journal)
+    on_progress: OnProgress | None = attrs.field(default=None, validator=_is_callable)
+    has_on_key: bool = False
+    remembered: int | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if self.journal is not None and not self.is_safe:
+            raise RequestValidationError(
+                "journal", "must have keys, or the client an on_key: else a key is lost if the process dies with it"
+            )
+
+    @property
+    def is_safe(self) -> bool:
+        """Whether keys are put somewhere before the consumer gets them."""
+        return self.has_on_key or (self.journal is not None and self.journal.holds_keys)
+
+    def is_stopped_by(self, result: ExchangeResult) -> object:
+        """Whether a result ends the batch, by what `stop_on` says."""
+        if callable(self.stop_on) and not isinstance(self.stop_on, type):
+            return self.stop_on(result)
+        return self.stop_on is not None and isinstance(result.error, self.stop_on)

@@ -1,0 +1,171 @@
+"""How far a batch has come, for people and programs that wait for it."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeAlias
+
+import attrs
+
+from openrouter_async._values.clock import Clock
+from openrouter_async.batch._results import ExchangeResult
+from openrouter_async.errors import Outcome
+from openrouter_async.events import Event
+
+logger = logging.getLogger("openrouter_async.batch")
+
+INTERVAL: Final = 0.1
+"""Seconds between two reports at the least."""
+
+
+@attrs.frozen(kw_only=True)
+class BatchProgress:
+    """How far a batch has come.
+
+    Attributes:
+        taken: Requests taken from the input.
+        succeeded: Results with a response.
+        failed: Results with an error.
+        unknown: Those of the failed whose outcome is unknown.
+        repeated: Results that were shared with an equal request before.
+        skipped: Requests without a result, since the journal has one.
+        elapsed: Seconds since the first result was asked for.
+        total: How many requests the input has; None when it does not say.
+        is_finished: Whether nothing more will come.
+    """
+
+    taken: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    unknown: int = 0
+    repeated: int = 0
+    skipped: int = 0
+    elapsed: float = 0.0
+    total: int | None = None
+    is_finished: bool = False
+
+    @property
+    def finished(self) -> int:
+        """Results that are there, read or not."""
+        return self.succeeded + self.failed
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that were taken and have no result yet."""
+        return self.taken - self.finished - self.skipped
+
+    @property
+    def rate(self) -> float:
+        """Results per second since the start."""
+        return self.finished / self.elapsed if self.elapsed > 0 else 0.0
+
+
+OnProgress: TypeAlias = Callable[[BatchProgress], object]
+"""Called as a batch goes on. When it is a coroutine function, each call is awaited before the next one."""
+
+
+class Tally:
+    """Counts what comes of a batch.
+
+    Args:
+        total: How many requests the input has; None when it does not say.
+        clock: Where time comes from.
+
+    Attributes:
+        repeated: Results that were shared with an equal request before.
+        skipped: Requests without a result.
+    """
+
+    def __init__(self, total: int | None, clock: Clock) -> None:
+        self.repeated = self.skipped = 0
+        self._succeeded = self._failed = self._unknown = 0
+        self._total = total
+        self._clock = clock
+        self._started: float | None = None
+        self._elapsed = 0.0
+
+    @property
+    def is_started(self) -> bool:
+        """Whether time is measured."""
+        return self._started is not None
+
+    def start(self) -> None:
+        """Measure the time from now."""
+        self._started = self._clock.monotonic()
+
+    def add(self, result: ExchangeResult) -> None:
+        """Count a result."""
+        if result.error is None:
+            self._succeeded += 1
+        else:
+            self._failed += 1
+            self._unknown += result.outcome is Outcome.UNKNOWN
+
+    def progress(self, *, taken: int, is_finished: bool) -> BatchProgress:
+        """How far a batch has come that has taken so many requests."""
+        if self._started is not None and not is_finished:
+            self._elapsed = self._clock.monotonic() - self._started
+        return BatchProgress(
+            taken=taken,
+            succeeded=self._succeeded,
+            failed=self._failed,
+            unknown=self._unknown,
+            repeated=self.repeated,
+            skipped=self.skipped,
+            elapsed=self._elapsed,
+            total=self._total,
+            is_finished=is_finished,
+        )
+
+
+class Reporter:
+    """Calls an observer as a batch goes on: not too often, one call at a time, and at the end.
+
+    What the observer raises is logged, and changes nothing.
+    """
+
+    def __init__(self, observer: OnProgress, clock: Clock) -> None:
+        self._observer = observer
+        self._clock = clock
+        self._due = clock.monotonic()
+        self._under_way: asyncio.Task[None] | None = None
+
+    def update(self, progress: Callable[[], BatchProgress]) -> None:
+        """Report if the last time is long enough ago, and the observer done with it."""
+        now = self._clock.monotonic()
+        if now < self._due or (self._under_way is not None and not self._under_way.done()):
+            return
+        self._due = now + INTERVAL
+        told = self._tell(progress())
+        if told is not None:
+            self._under_way = asyncio.get_running_loop().create_task(_finish(told))
+
+    async def close(self, progress: BatchProgress) -> None:
+        """Report for the last time."""
+        if self._under_way is not None:
+            await asyncio.wait((self._under_way,))
+        told = self._tell(progress)
+        if told is not None:
+            await _finish(told)
+
+    def _tell(self, progress: BatchProgress) -> Awaitable[object] | None:
+        try:
+            told = self._observer(progress)
+        except Exception:  # noqa: BLE001 - it is logged
+            _tell_of_failure()
+            return None
+        return told if inspect.isawaitable(told) else None
+
+
+async def _finish(told: Awaitable[object]) -> None:
+    try:
+        await told
+    except Exception:  # noqa: BLE001 - it is logged
+        _tell_of_failure()
+
+
+def _tell_of_failure() -> None:
+    logger.exception("on_progress raised; the batch goes on", extra={"event": Event.HOOK_FAILED})

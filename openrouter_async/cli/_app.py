@@ -1,0 +1,147 @@
+"""The commands, and how each of them ends."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from cyclopts import App, CycloptsError, Parameter, UnknownCommandError
+
+from openrouter_async import __version__
+from openrouter_async.redaction import scrub
+
+_PROGRAM: Final = "openrouter-async"
+_USAGE: Final = 2
+# A pipe whose reader went away: as if the signal that Python ignores had ended the program.
+_BROKEN_PIPE: Final = 141
+
+_HELP: Final = """Sign users in with OpenRouter, and exchange authorization codes for API keys.
+
+Without an account: "openrouter-async demo" shows what it does, and
+"openrouter-async sandbox" serves a fake OpenRouter to play with."""
+
+_EPILOGUE: Final = """Exit status:
+  0    done
+  1    something on this computer failed, or there is no key
+  2    wrong usage
+  3    refused, by OpenRouter or by you
+  4    unknown: it may have been carried out
+  5    no connection
+  130  interrupted"""
+
+COMMANDS: Final = {
+    "login": "Sign in with OpenRouter in the browser, and keep the key.",
+    "logout": "Remove the key from this computer.",
+    "status": "Show which key is kept, and where; never the key itself.",
+    "exchange": "Exchange an authorization code for a user's API key.",
+    "create-code": "Create an authorization code; needs a management key.",
+    "batch": "Exchange many codes; an interrupted batch goes on.",
+    "sandbox": "Serve a fake OpenRouter on this computer, with its pages.",
+    "demo": "Show the whole job against an embedded fake OpenRouter.",
+    "completion": "Print the script with which a shell completes commands.",
+}
+"""The commands, and the first lines of their docstrings, said again so that the help need not import them."""
+
+
+def make_app(command: str | None = None) -> App:
+    """The command line as cyclopts knows it.
+
+    Each command is imported when it is needed: what one needs must not slow down another, nor the help.
+
+    Args:
+        command: The one that is called, which brings its whole help along.
+    """
+    app = App(
+        name=_PROGRAM,
+        help=_HELP,
+        help_epilogue=_EPILOGUE,
+        # The default, Markdown, costs as much again as all the rest.
+        help_format="plaintext",
+        version=__version__,
+        default_parameter=Parameter(negative=(), show_default=_show_default),
+        result_action="return_value",
+        suppress_keyboard_interrupt=False,
+    )
+    for position, (name, summary) in enumerate(COMMANDS.items()):
+        function = name.replace("-", "_")
+        app.command(
+            f"openrouter_async.cli._commands.{function}:{function}",
+            name=name,
+            help=None if name == command else summary,
+            sort_key=position,
+        )
+    app["--help"].sort_key = app["--version"].sort_key = len(COMMANDS)
+    return app
+
+
+def _show_default(value: object) -> str | None:
+    return f"{value:g}" if isinstance(value, float) else str(value) if value else None
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command, and tell in one line how it failed.
+
+    Args:
+        arguments: What follows the program's name.
+
+    Returns:
+        The exit status.
+    """
+    try:
+        app = make_app(arguments[0] if arguments else None)
+        status = app(list(arguments), exit_on_error=False, print_error=False) or 0
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The interpreter flushes once more when it ends.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _BROKEN_PIPE
+    except CycloptsError as error:
+        return _refuse(error, arguments)
+    except (ModuleNotFoundError, SystemExit):
+        raise
+    except BaseException as error:  # noqa: BLE001 - this is where all of them end, also a cancellation by a signal
+        return _fail(error, arguments)
+    return int(status)
+
+
+def _refuse(error: CycloptsError, arguments: Sequence[str]) -> int:
+    error.verbose = False
+    text = str(error)
+    if not isinstance(error, UnknownCommandError):
+        # What was given for one option may have been meant for another one, and be a secret.
+        for argument in arguments:
+            value = argument.partition("=")[2] if argument.startswith("--") else argument
+            for quoted in (f'"{value}"', f"'{value}'", f"={value}"):
+                if value and value not in COMMANDS:
+                    text = text.replace(quoted, f"{quoted[0]}***{quoted[0].strip('=')}")
+    command = f" {arguments[0]}" if arguments and arguments[0] in COMMANDS else ""
+    text = scrub(f"{' '.join(text.split())} See `{_PROGRAM}{command} --help`.", ())
+    _tell(text, {"type": "UsageError", "message": text, "exit_status": _USAGE}, error, arguments)
+    return _USAGE
+
+
+def _fail(error: BaseException, arguments: Sequence[str]) -> int:
+    # This imports what a command that failed has imported already, and the help does not need.
+    import asyncio
+
+    from openrouter_async.cli._exit import as_document, exit_status, explain
+
+    if isinstance(error, asyncio.CancelledError):
+        # By a signal that the command takes itself.
+        error = KeyboardInterrupt()
+    command = arguments[0] if arguments else None
+    _tell(explain(error, command), as_document(error, command), error, arguments)
+    return exit_status(error)
+
+
+def _tell(text: str, document: Mapping[str, object], error: BaseException, arguments: Sequence[str]) -> None:
+    if "--debug" in arguments:
+        traceback.print_exception(error)
+    text = json.dumps({"error": document}) if "--json" in arguments else f"{_PROGRAM}: {text}"
+    print(text, file=sys.stderr)  # noqa: T201

@@ -1,0 +1,149 @@
+"""The output of a batch: a line for each row, each key on the disk before anything else is told of it."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import itertools
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from openrouter_async.batch._journal_file import append
+from openrouter_async.cli._exit import UsageError
+from openrouter_async.cli._rows import Row, is_csv
+from openrouter_async.errors import Outcome
+from openrouter_async.sinks._base import KeySinkError
+from openrouter_async.sinks._private_file import PrivateFile
+
+_COLUMNS: Final = ("line", "outcome", "key", "user_id", "error", "request")
+_PREFIX: Final = "input_"
+
+
+class Results:
+    """The output, which only its owner can read. What an earlier run has written is kept, if it is final.
+
+    It is JSON Lines or CSV, by its name. A line says of a row where it is in the input, what the outcome was, the key
+    and the user or the error, the digest of the request, and what else stands in the row.
+
+    Args:
+        path: The file.
+        columns: What else stands in the rows, for CSV, whose columns are settled by its first line.
+        is_final: Whether the request of this digest need not be tried again.
+
+    Raises:
+        UsageError: What is there is not the output of a batch, or no place for keys.
+
+    Attributes:
+        done: The digests of the requests that have a line already.
+    """
+
+    def __init__(self, path: Path, columns: Sequence[str], is_final: Callable[[str], bool]) -> None:
+        self._path = path
+        self._is_csv = is_csv(path)
+        self._columns = list(columns)
+        self._is_final = is_final
+        self.done: set[bytes] = set()
+        self._file = self._take_over()
+        self._pending: list[bytes] = []
+        self._added = self._written = 0
+        self._lock = asyncio.Lock()
+        self._failure: OSError | None = None
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    async def add(self, row: Row, digest: str | None, outcome: Outcome, **told: str | None) -> None:
+        """Put the line of a row on the disk; lines that come at the same time go together.
+
+        Args:
+            row: The row.
+            digest: The digest of its request.
+            outcome: What became of it.
+            **told: ``key``, ``user_id`` and ``error``.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        fields = {"line": row.line, "outcome": outcome.value, "key": None, "user_id": None, "error": None}
+        self._pending.append(self._format(fields | told | {"request": digest}, row.others))
+        self._added += 1
+        mine = self._added
+        async with self._lock:
+            if self._failure is not None:
+                raise self._failure
+            if self._written >= mine:
+                return
+            lines, self._pending, last = self._pending, [], self._added
+            try:
+                await asyncio.to_thread(append, self._file, b"".join(lines))
+            except OSError as failure:
+                # A part of it may be there: whatever came after would be in the middle of a line.
+                self._failure = failure
+                raise
+            self._written = last
+
+    def _format(self, fields: Mapping[str, Any], others: Mapping[str, Any]) -> bytes:
+        if not self._is_csv:
+            return json.dumps({**fields, "input": others} if others else fields).encode() + b"\n"
+        cells = (*(fields[name] for name in _COLUMNS), *(others.get(name) for name in self._columns))
+        return _to_csv(cells)
+
+    def _take_over(self) -> BinaryIO:
+        file = PrivateFile(self._path)
+        try:
+            kept = self._kept() if file.check() is not None else iter(())
+            # The first line names the columns, which are known when the first one that is kept was read.
+            first = next(kept, b"")
+            header = _to_csv((*_COLUMNS, *(_PREFIX + name for name in self._columns))) if self._is_csv else b""
+            return file.replace(itertools.chain((header, first), kept))
+        except KeySinkError as failure:
+            raise UsageError(f"The keys cannot be kept: {failure}. Choose another OUTPUT.") from failure
+
+    def _kept(self) -> Iterator[bytes]:
+        try:
+            yield from self._kept_csv() if self._is_csv else self._kept_json()
+        except (ValueError, KeyError, TypeError, RecursionError, csv.Error):
+            raise UsageError(
+                f"{self._path} is there already, and is not the output of a batch. Choose another OUTPUT."
+            ) from None
+
+    def _keeps(self, fields: Mapping[str, Any]) -> bool:
+        digest = fields["request"] or ""
+        if not fields["key"] and not self._is_final(digest):
+            return False
+        self.done.add(bytes.fromhex(digest))
+        return True
+
+    def _kept_json(self) -> Iterator[bytes]:
+        with self._path.open("rb") as file:
+            for line in file:
+                try:
+                    fields = json.loads(line)
+                except ValueError:
+                    if line.endswith(b"\n"):
+                        raise
+                    # A run that was killed left it torn.
+                    return
+                if self._keeps(fields):
+                    yield line.rstrip(b"\n") + b"\n"
+
+    def _kept_csv(self) -> Iterator[bytes]:
+        with self._path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(line for line in file if line.endswith("\n"))
+            names = reader.fieldnames or _COLUMNS
+            if tuple(names[: len(_COLUMNS)]) != _COLUMNS:
+                raise ValueError
+            self._columns = [name.removeprefix(_PREFIX) for name in names[len(_COLUMNS) :]] or self._columns
+            for fields in reader:
+                if self._keeps(fields):
+                    yield self._format(fields, {name: fields[_PREFIX + name] for name in self._columns})
+
+
+def _to_csv(cells: Iterable[Any]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(cells)
+    return text.getvalue().encode(errors="backslashreplace")

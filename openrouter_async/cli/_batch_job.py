@@ -1,0 +1,226 @@
+"""A batch under way on the command line: from rows to lines."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+
+from openrouter_async._values.models import ExchangeAuthCodeForAPIKeyRequest, ExchangeAuthCodeForAPIKeyResponse
+from openrouter_async.batch import ExchangeResult, Journal, Standing, request_digest
+from openrouter_async.cli._batch_files import Results
+from openrouter_async.cli._exit import Exit, explain
+from openrouter_async.cli._rows import Row
+from openrouter_async.cli._storage import rescue_place
+from openrouter_async.errors import KeyDeliveryError, Outcome
+from openrouter_async.login._models import Grant
+from openrouter_async.sinks._base import KeySinkError
+
+if TYPE_CHECKING:
+    from openrouter_async.batch import Batch
+
+INVALID: Final = "invalid"
+DONE_BEFORE: Final = "done_before"
+REPEATED: Final = "repeated"
+RESCUED: Final = "rescued"
+LOST: Final = "lost"
+
+# What the journal knows and the output does not: a run was killed between the two, or somebody changed the output.
+_TOLD_BY_JOURNAL: Final = {
+    Standing.DONE: (Outcome.COMPLETED, "An earlier run got the key, which was not in this file any more."),
+    Standing.REFUSED: (Outcome.REFUSED, "An earlier run was refused."),
+    Standing.LOST: (Outcome.UNKNOWN, "The code was used up, and it is unknown by whom."),
+}
+_FAILURES: Final = {
+    Outcome.UNKNOWN: Exit.UNKNOWN,
+    Outcome.NOT_SENT: Exit.NETWORK,
+    Outcome.REFUSED: Exit.REFUSED,
+    INVALID: Exit.USAGE,
+}
+"""What is no key, the gravest first: it gives the exit status."""
+
+
+class Work:
+    """What a batch does with its rows.
+
+    Args:
+        rows: The input.
+        results: The output.
+        journal: What is known of requests.
+
+    Attributes:
+        counts: How many rows came to what: the `Outcome`, or `INVALID`, `DONE_BEFORE`, `REPEATED`, `RESCUED`,
+            `LOST`.
+        failure: Why no more can be written; None while it can.
+        is_stopping: Whether what is not sent is left for another run.
+    """
+
+    def __init__(self, rows: Iterable[Row], results: Results, journal: Journal) -> None:
+        self._input = rows
+        self._results = results
+        self._journal = journal
+        self._rows: dict[ExchangeAuthCodeForAPIKeyRequest, Row] = {}
+        self._seen: set[bytes] = set()
+        self.counts: Counter[str] = Counter()
+        self.failure: Exception | None = None
+        self.is_stopping = False
+
+    @property
+    def completed(self) -> int:
+        """How many rows need not be looked at any more."""
+        return self.counts.total()
+
+    @property
+    def failed(self) -> int:
+        """How many of them have no key, for whatever reason."""
+        return sum(self.counts[kind] for kind in _FAILURES)
+
+    async def requests(self) -> AsyncIterator[ExchangeAuthCodeForAPIKeyRequest]:
+        """The requests that are to be sent; the other rows are dealt with on the way."""
+        for row in self._input:
+            if row.request is None:
+                await self._tell(row, None, INVALID, Outcome.NOT_SENT, row.problem)
+                continue
+            digest = request_digest(row.request)
+            name = bytes.fromhex(digest)
+            if name in self._results.done or name in self._seen:
+                self.counts[REPEATED if name in self._seen else DONE_BEFORE] += 1
+                # A long row of these must not keep the loop from its other work.
+                await asyncio.sleep(0)
+                continue
+            self._seen.add(name)
+            if self._journal.is_final(digest):
+                outcome, error = _TOLD_BY_JOURNAL[self._standing(row.request)]
+                await self._tell(row, digest, outcome, outcome, error)
+                continue
+            self._rows[row.request] = row
+            yield row.request
+
+    async def keep(
+        self, request: ExchangeAuthCodeForAPIKeyRequest, response: ExchangeAuthCodeForAPIKeyResponse
+    ) -> None:
+        """Put a key into the output, as ``on_key``."""
+        row = self._rows[request]
+        digest = request_digest(request)
+        await self._results.add(row, digest, Outcome.COMPLETED, key=response.key, user_id=response.user_id)
+
+    async def consume(self, batch: Batch) -> None:
+        """Take the results of a batch until it ends."""
+        async for result in batch:
+            await self._take(result)
+
+    def ends(self, result: ExchangeResult) -> bool:
+        """Whether to send no more, as ``stop_on``."""
+        if isinstance(result.error, KeyDeliveryError):
+            self.is_stopping = True
+        return self.is_stopping
+
+    async def _take(self, result: ExchangeResult) -> None:
+        assert result.request is not None  # noqa: S101 - rows without one are not sent
+        row = self._rows.pop(result.request)
+        error = result.error
+        if error is None:
+            self.counts[Outcome.COMPLETED] += 1
+        elif isinstance(error, KeyDeliveryError):
+            cause = error.__cause__
+            self.failure = self.failure or (cause if isinstance(cause, Exception) else error)
+            await self._rescue(error.response)
+        elif self.is_stopping and result.outcome is Outcome.NOT_SENT:
+            # The next run sends it.
+            self._seen.discard(bytes.fromhex(request_digest(result.request)))
+        else:
+            await self._tell(row, request_digest(result.request), result.outcome, result.outcome, str(error))
+
+    async def _tell(self, row: Row, digest: str | None, kind: str, outcome: Outcome, error: str | None) -> None:
+        self.counts[kind] += 1
+        try:
+            await self._results.add(row, digest, outcome, error=error)
+        except OSError as failure:
+            self.failure = self.failure or failure
+            self.is_stopping = True
+
+    async def _rescue(self, response: ExchangeAuthCodeForAPIKeyResponse) -> None:
+        grant = Grant(key=response.key, user_id=response.user_id)
+        try:
+            await rescue_place(grant.key_hash).vault.save(grant.key, user_id=grant.user_id)
+        except KeySinkError:
+            self.counts[LOST] += 1
+        else:
+            self.counts[RESCUED] += 1
+
+    def _standing(self, request: ExchangeAuthCodeForAPIKeyRequest) -> Standing:
+        standing = self._journal.standing(request)
+        assert standing is not None  # noqa: S101 - it is final
+        return standing
+
+
+@attrs.frozen(kw_only=True)
+class Summary:
+    """What came of a batch.
+
+    Attributes:
+        counts: Those of `Work`.
+        left: How many rows are left for another run; None when nobody knows.
+        elapsed: Seconds.
+        output_file: Where the keys are.
+        is_interrupted: Whether the user stopped it.
+        failure: Why no more could be written; None when that was not so.
+    """
+
+    counts: Counter[str]
+    left: int | None
+    elapsed: float
+    output_file: Path
+    is_interrupted: bool
+    failure: Exception | None
+
+    @property
+    def status(self) -> Exit:
+        """The exit status."""
+        if self.failure is not None:
+            return Exit.FAILED
+        if self.is_interrupted:
+            return Exit.INTERRUPTED
+        return next((status for kind, status in _FAILURES.items() if self.counts[kind]), Exit.DONE)
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """For machines."""
+        kinds = (Outcome.COMPLETED, *_FAILURES, DONE_BEFORE, REPEATED, RESCUED, LOST)
+        return {
+            **{str(kind): self.counts[kind] for kind in kinds},
+            "left": self.left,
+            "interrupted": self.is_interrupted,
+            "error": None if self.failure is None else explain(self.failure),
+            "elapsed": round(self.elapsed, 3),
+            "output": str(self.output_file),
+        }
+
+    @property
+    def lines(self) -> Iterator[str]:
+        """For people."""
+        counts = self.counts
+        yield f"{_codes(counts[Outcome.COMPLETED])} gave a key, now in {self.output_file}."
+        if failed := {kind: counts[kind] for kind in _FAILURES if counts[kind]}:
+            kinds = ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in failed.items())
+            yield f"{_codes(sum(failed.values()))} gave none ({kinds}); the lines there say why."
+        if counts[DONE_BEFORE]:
+            yield f"{_codes(counts[DONE_BEFORE])} had been exchanged before."
+        if counts[REPEATED]:
+            yield f"{_codes(counts[REPEATED])} came more than once."
+        if self.failure is not None:
+            yield f"The output cannot be written: {explain(self.failure)}"
+        if counts[RESCUED]:
+            yield f"{_codes(counts[RESCUED])} gave a key that is in a file of its own, beside {rescue_place('').where}."
+        if counts[LOST]:
+            yield f"{_codes(counts[LOST])} gave a key that could not be kept anywhere. Its hash is in the journal."
+        if self.left:
+            yield f"{_codes(self.left)} left. The same command goes on with them."
+
+
+def _codes(count: int) -> str:
+    return "1 code" if count == 1 else f"{count:,} codes"

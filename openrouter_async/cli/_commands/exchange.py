@@ -1,0 +1,52 @@
+"""``exchange``: one code for one key."""
+
+from __future__ import annotations
+
+from openrouter_async._values.models import ExchangeAuthCodeForAPIKeyRequest
+from openrouter_async.cli._exit import UsageError
+from openrouter_async.cli._input import Lines, ask, hidden, read_secret
+from openrouter_async.cli._keeper import Keeper
+from openrouter_async.cli._options import Connection, Method, Output, Secret, SecretFile, Storage, to_method
+from openrouter_async.cli._storage import place_for
+
+
+async def exchange(
+    code: str | None = None,
+    /,
+    *,
+    code_file: SecretFile = None,
+    code_verifier: Secret = None,
+    code_verifier_file: SecretFile = None,
+    code_challenge_method: Method | None = None,
+    storage: Storage = Storage(),
+    connection: Connection = Connection(),
+    output: Output = Output(),
+) -> int:
+    """Exchange an authorization code for a user's API key.
+
+    What is on a command line stays in the shell's history, and others on this
+    computer can see it. So the code and its verifier can come from files, or
+    from the standard input, a line each.
+
+    Args:
+        code: The code. Without one you are asked for it.
+        code_file: A file with the code; "-" is the standard input.
+        code_verifier: The verifier that the login was started with; "-" reads it from the standard input.
+        code_verifier_file: A file with the verifier; "-" is the standard input.
+        code_challenge_method: How the challenge was derived; "null" sends null. By default it is left out.
+    """
+    lines = Lines()
+    if code is None and code_file is None:
+        if not lines.is_terminal:
+            raise UsageError("Give the code as CODE or with --code-file; --code-file - reads it from here.")
+        with hidden(output):
+            code = await ask("The code; it stays hidden: ", lines, output) or ""
+    request = ExchangeAuthCodeForAPIKeyRequest(
+        code=await read_secret("code", code, code_file, lines) or "",
+        code_verifier=await read_secret("verifier", code_verifier, code_verifier_file, lines),
+        code_challenge_method=to_method(code_challenge_method),
+    )
+    keeper = Keeper(place_for(storage, connection), output)
+    async with connection.open_client(on_key=keeper) as client:
+        await client.oauth.exchange_auth_code_for_api_key(request)
+    return keeper.status

@@ -1,0 +1,197 @@
+"""``login``: by the browser of this computer, or by a code where there is none."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import webbrowser
+from typing import TYPE_CHECKING, Final
+
+import attrs
+
+from openrouter_async.cli._exit import UsageError, explain
+from openrouter_async.cli._input import Lines, ask, can_open_browser, hidden
+from openrouter_async.cli._keeper import Keeper
+from openrouter_async.cli._options import Connection, Output, Storage
+from openrouter_async.cli._storage import place_for
+from openrouter_async.errors import OpenRouterError
+from openrouter_async.login import (
+    AuthorizationFlow,
+    InvalidCallbackError,
+    LoginTimeoutError,
+    LoopbackUnavailableError,
+    StateMismatchError,
+)
+
+if TYPE_CHECKING:
+    from openrouter_async._client.client import OpenRouter
+
+_APP: Final = "openrouter-async"
+_MISTAKES: Final = (InvalidCallbackError, StateMismatchError)
+
+
+async def login(
+    *,
+    headless: bool = False,
+    no_browser: bool = False,
+    port: int = 0,
+    wait: float = 300.0,
+    key_label: str = _APP,
+    limit: float | None = None,
+    auth_url: str | None = None,
+    storage: Storage = Storage(),
+    connection: Connection = Connection(),
+    output: Output = Output(),
+) -> int:
+    """Sign in with OpenRouter in the browser, and keep the key.
+
+    Where no browser can open, as over SSH, it shows the page's address and a
+    QR code, and asks for the code that the page shows.
+
+    To have the key in a variable of the shell, and nowhere else:
+    export OPENROUTER_API_KEY="$(openrouter-async login --store print)"
+
+    Args:
+        headless: Ask for a code, even if a browser could open.
+        no_browser: Only show the page's address: the browser that you open comes back to this computer.
+        port: The port that the browser comes back to, instead of a free one.
+        wait: Seconds to wait for you.
+        key_label: The name that the key will have, at most 100 characters.
+        limit: The credit limit that the page proposes, in US dollars.
+        auth_url: OpenRouter's page; by default the one that goes with --base-url.
+    """
+    keeper = Keeper(place_for(storage, connection), output)
+    async with connection.open_client(on_key=keeper) as client:
+        attempt = _Attempt(
+            client=client,
+            output=output,
+            wait=wait,
+            key_label=key_label,
+            limit=limit,
+            auth_url=connection.auth_url(auth_url),
+        )
+        with hidden(output):
+            if headless or not (no_browser or can_open_browser()):
+                await attempt.by_code()
+            else:
+                await attempt.by_browser(port=port, opens=not no_browser)
+    return keeper.status
+
+
+class _NoBrowserError(Exception):
+    pass
+
+
+@attrs.frozen(kw_only=True)
+class _Attempt:
+    client: OpenRouter
+    output: Output
+    wait: float
+    key_label: str
+    limit: float | None
+    auth_url: str
+    lines: Lines = attrs.field(factory=Lines)
+
+    async def by_browser(self, *, port: int, opens: bool) -> None:
+        """Wait for the browser to come back; go on by code where that turns out to be impossible."""
+        try:
+            await self._by_browser(port, opens=opens)
+        except LoopbackUnavailableError:
+            if port:
+                raise
+        except _NoBrowserError:
+            pass
+        else:
+            return
+        self.output.tell("No browser came up.\n")
+        await self.by_code()
+
+    async def _by_browser(self, port: int, *, opens: bool) -> None:
+        from openrouter_async.login._loopback import LoopbackLogin
+
+        loop = asyncio.get_running_loop()
+        has_failed = asyncio.Event()
+
+        def open_page(url: str) -> None:
+            try:
+                is_open = webbrowser.open(url)
+            except webbrowser.Error:
+                is_open = False
+            if not is_open:
+                loop.call_soon_threadsafe(has_failed.set)
+
+        async with LoopbackLogin(
+            self.client,
+            port=port,
+            key_label=self.key_label,
+            limit=self.limit,
+            app_name=_APP,
+            auth_url=self.auth_url,
+            lifetime=self.wait,
+            opener=open_page,
+        ) as login:
+            how = "If no browser opens, open" if opens else "Open"
+            self.output.tell(f"{how} this page on this computer:\n\n{login.url}\n")
+            if opens:
+                login.open_browser()
+            waiting = loop.create_task(
+                login.wait(timeout=self.wait, prompt=self._ask_for_address if self.lines.is_terminal else None)
+            )
+            failing = loop.create_task(has_failed.wait())
+            try:
+                await asyncio.wait((waiting, failing), return_when=asyncio.FIRST_COMPLETED)
+                if not waiting.done():
+                    raise _NoBrowserError
+                waiting.result()
+            finally:
+                waiting.cancel()
+                failing.cancel()
+                await asyncio.wait((waiting, failing))
+
+    async def by_code(self) -> None:
+        """Show the page's address, and ask for the code that it shows."""
+        flow = AuthorizationFlow(self.client, auth_url=self.auth_url, lifetime=self.wait)
+        pending = await flow.start(headless=True, key_label=self.key_label, limit=self.limit)
+        self.output.tell(f"Open this page on any device, and allow the access:\n\n{pending.url}\n")
+        if sys.stderr.isatty() and not self.output.json:
+            self._show_qr_code(pending.url)
+        error: OpenRouterError | None = None
+        while True:
+            try:
+                async with asyncio.timeout(self.wait):
+                    text = await self._ask("Paste the code that the page shows; it stays hidden: ", error)
+            except TimeoutError:
+                raise LoginTimeoutError("nobody finished the login in time") from None
+            try:
+                await flow.finish_code(pending.state, text)
+            except OpenRouterError as failure:
+                is_over = failure.restart_login and not isinstance(failure, _MISTAKES)
+                if is_over or not self.lines.is_terminal:
+                    raise
+                error = failure
+            else:
+                return
+
+    async def _ask(self, question: str, error: OpenRouterError | None) -> str:
+        if isinstance(error, _MISTAKES):
+            self.output.tell(f"\nThat was not it: {error}.")
+        elif error is not None:
+            self.output.tell(f"\n{explain(error)}")
+        text = await ask(question, self.lines, self.output)
+        if text is None:
+            raise UsageError("No code was given on the standard input.")
+        return text
+
+    async def _ask_for_address(self, error: OpenRouterError | None) -> str:
+        try:
+            return await self._ask("Waiting for the browser, or for the address that it ended on: ", error)
+        except UsageError:
+            # Nobody answers, but the browser may still come back.
+            never: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+            return await never
+
+    def _show_qr_code(self, url: str) -> None:
+        import segno
+
+        segno.make(url, error="l", micro=False).terminal(sys.stderr, border=2, compact=True)
+        self.output.tell("")

@@ -1,0 +1,58 @@
+"""``sandbox``: a fake OpenRouter to play with."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from openrouter_async.cli._exit import UsageError
+from openrouter_async.cli._options import Output
+from openrouter_async.login.errors import LoopbackUnavailableError
+from openrouter_async.testing._dialects import Dialect
+
+
+async def sandbox(
+    *,
+    port: int = 4010,
+    dialect: Dialect = Dialect.DOCUMENTED,
+    code_lifetime: float = 600.0,
+    rate_limit: float | None = None,
+    output: Output = Output(),
+) -> int:
+    """Serve a fake OpenRouter on this computer, with its pages.
+
+    Its codes and keys are worth nothing, and it forgets them when Ctrl-C ends
+    it. The other commands talk to it with --base-url.
+
+    Args:
+        port: The port to listen on; 0 takes a free one.
+        dialect: How refusals are worded.
+        code_lifetime: Seconds for which a code is good.
+        rate_limit: Requests per second; more of them are answered with 429.
+    """
+    # Only who calls it needs a server.
+    from openrouter_async.testing._server import FakeOpenRouter
+
+    fake = FakeOpenRouter(port=port, dialect=dialect, code_lifetime=code_lifetime)
+    fake.rate_limit(rate_limit)
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            await stack.enter_async_context(fake)
+        except LoopbackUnavailableError:
+            raise UsageError(f"Port {port} is in use: give another one with --port.") from None
+        output.result(
+            {"base_url": fake.base_url, "auth_url": fake.auth_url, "api_key": fake.token},
+            (
+                "A fake OpenRouter listens until you press Ctrl-C.",
+                "",
+                f"API           {fake.base_url}",
+                f"Consent page  {fake.auth_url}",
+                f"API key       {fake.token}",
+                "",
+                f"Try: openrouter-async login --base-url {fake.base_url}",
+            ),
+        )
+        # Ctrl-C is how it ends, and no failure.
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+    return 0

@@ -1,0 +1,67 @@
+"""``status``: which key is kept, and where."""
+
+from __future__ import annotations
+
+import os
+
+import attrs
+
+from openrouter_async.cli._exit import Exit
+from openrouter_async.cli._keeper import describe
+from openrouter_async.cli._options import Output, Site, Storage
+from openrouter_async.cli._storage import VARIABLE, places_of
+from openrouter_async.login._models import Grant
+from openrouter_async.sinks._base import KeySinkError
+
+
+@attrs.frozen
+class _Found:
+    where: str
+    grant: Grant
+    kept_since: str | None = None
+
+
+async def status(
+    *,
+    storage: Storage = Storage(),
+    site: Site = Site(),
+    output: Output = Output(),
+) -> int:
+    """Show which key is kept, and where; never the key itself.
+
+    The first one is the one that is used. The exit status is 1 without any.
+    """
+    found: list[_Found] = []
+    if storage.store is None and storage.file is None and (key := os.environ.get(VARIABLE)):
+        found.append(_Found(VARIABLE, Grant(key=key)))
+    for place in places_of(storage, site):
+        try:
+            stored = await place.vault.load()
+        except KeySinkError as failure:
+            output.tell(f"{place.where}: {failure}.")
+            continue
+        if stored is not None:
+            grant = Grant(key=stored.key, user_id=stored.user_id)
+            found.append(_Found(place.where, grant, f"{stored.created_at:%Y-%m-%d %H:%M} UTC"))
+    document = {
+        "keys": [describe(one.grant) | {"where": one.where, "kept_since": one.kept_since} for one in found],
+    }
+    output.result(document, _lines(found) or ["There is no key. Sign in with `openrouter-async login`."])
+    return Exit.DONE if found else Exit.FAILED
+
+
+def _lines(found: list[_Found]) -> list[str]:
+    lines: list[str] = []
+    for one in found:
+        shown = describe(one.grant)
+        rows = {
+            "Key": shown["key"],
+            "Where": one.where,
+            "Kept since": one.kept_since,
+            "User": one.grant.user_id,
+            "SHA-256": one.grant.key_hash,
+            "Limits": one.grant.settings_url,
+            "Requests": one.grant.logs_url,
+        }
+        lines += ["", *(f"{name:<11} {value}" for name, value in rows.items() if value is not None)]
+    return lines[1:]

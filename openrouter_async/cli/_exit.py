@@ -1,0 +1,140 @@
+"""What the exit status says, and how a failure is told in one line."""
+
+from __future__ import annotations
+
+import enum
+from typing import Any, Final
+
+from openrouter_async.errors import (
+    APIError,
+    JournalError,
+    KeyDeliveryError,
+    OpenRouterError,
+    Outcome,
+    RequestValidationError,
+    ResponseValidationError,
+    TooManyRequestsResponseError,
+    UnauthorizedResponseError,
+)
+from openrouter_async.login._models import Grant
+from openrouter_async.login.errors import InvalidCallbackError, LoginError, LoginTimeoutError, LoopbackUnavailableError
+from openrouter_async.sinks._base import KeySinkError
+
+
+class Exit(enum.IntEnum):
+    """The exit status."""
+
+    DONE = 0
+    FAILED = 1
+    """Something on this computer failed: a file, the keyring; or there is no key."""
+    USAGE = 2
+    REFUSED = 3
+    UNKNOWN = 4
+    NETWORK = 5
+    INTERRUPTED = 130
+
+
+class UsageError(Exception):
+    """The command was given something that it cannot use; the message says what, and what to do."""
+
+
+# Where a field of the library goes by another name here.
+_NAMES: Final = {"api_key": "the API key", "code": "the code", "path": "--file", "lifetime": "--wait"}
+_START_AGAIN: Final = "Start again with `openrouter-async login`: a code is good for one use, and for ten minutes."
+
+
+def exit_status(error: BaseException) -> Exit:
+    """The exit status for an error."""
+    match error:
+        case KeyboardInterrupt():
+            return Exit.INTERRUPTED
+        case UsageError() | RequestValidationError() | LoopbackUnavailableError() | InvalidCallbackError():
+            return Exit.USAGE
+        case KeyDeliveryError() | KeySinkError() | JournalError():
+            return Exit.FAILED
+        case LoginTimeoutError():
+            return Exit.REFUSED
+        case OpenRouterError(outcome=Outcome.REFUSED):
+            return Exit.REFUSED
+        case OpenRouterError(outcome=Outcome.UNKNOWN):
+            return Exit.UNKNOWN
+        case LoginError():
+            return Exit.REFUSED
+        case OpenRouterError():
+            return Exit.NETWORK
+        case _:
+            return Exit.FAILED
+
+
+def explain(error: BaseException, command: str | None = None) -> str:
+    """What happened and what to do, in one line and without a secret.
+
+    Args:
+        error: It.
+        command: The command that met it.
+    """
+    match error:
+        case KeyboardInterrupt():
+            text = "Interrupted."
+        case UsageError():
+            text = str(error)
+        case RequestValidationError():
+            name = _NAMES.get(error.field, "--" + error.field.replace("_", "-"))
+            text = _sentence(str(error).replace(f"{error.field}:", name, 1))
+        case OpenRouterError():
+            text = f"{_sentence(str(error))} {_advice(error, command)}"
+        case OSError():
+            text = _sentence(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error))
+        case _:
+            # Whatever its message is, nobody has made sure that it holds no secret.
+            text = f"A mistake in openrouter-async ({type(error).__name__}). See it with --debug, and please report it."
+    return " ".join(text.split())
+
+
+def as_document(error: BaseException, command: str | None = None) -> dict[str, Any]:
+    """What happened, for a machine; see `explain`."""
+    document: dict[str, Any] = {
+        "type": type(error).__name__,
+        "message": explain(error, command),
+        "exit_status": int(exit_status(error)),
+    }
+    if isinstance(error, OpenRouterError):
+        document |= {"outcome": error.outcome.value, "attempts": error.attempts, "retry_after": error.retry_after}
+    if isinstance(error, APIError):
+        document |= {"status_code": error.status_code, "request_id": error.request_id}
+    return document
+
+
+def _advice(error: OpenRouterError, command: str | None) -> str:
+    match error:
+        case KeyDeliveryError():
+            page = Grant(key=error.response.key).settings_url
+            return f"The key was issued, and is lost: delete it at {page} and start again."
+        case KeySinkError():
+            return "Another place can be given with --store and --file."
+        case JournalError():
+            return "Nothing is sent without a journal."
+        case LoginError():
+            return error.user_message
+        case TooManyRequestsResponseError():
+            seconds = "a moment" if error.retry_after is None else f"{error.retry_after:.0f} seconds"
+            return f"Try again in {seconds}; what you sent is still good."
+        case UnauthorizedResponseError():
+            return "Give a valid API key in OPENROUTER_API_KEY or by --api-key-file."
+        case APIError(is_code_rejected=True, outcome=Outcome.REFUSED):
+            return _START_AGAIN
+        case APIError(outcome=Outcome.REFUSED):
+            return "Correct what OpenRouter objects to."
+        case OpenRouterError(outcome=Outcome.UNKNOWN) if command == "create-code":
+            return "A code may have been created; creating another one does no harm."
+        case ResponseValidationError():
+            return f"Is --base-url right? {error.user_message}"
+        case OpenRouterError(outcome=Outcome.NOT_SENT):
+            return "Check the network and --base-url, and try again; nothing was sent."
+        case _:
+            return error.user_message
+
+
+def _sentence(text: str) -> str:
+    text = text[:1].upper() + text[1:]
+    return text if text.endswith((".", "?", "!")) else text + "."

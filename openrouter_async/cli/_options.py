@@ -1,0 +1,186 @@
+"""Options that several commands have in common."""
+
+from __future__ import annotations
+
+import enum
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias
+
+import attrs
+from cyclopts import Group, Parameter
+from yarl import URL
+
+from openrouter_async._http.options import to_base_url
+from openrouter_async._values.models import UNSET, CodeChallengeMethod, Unset
+from openrouter_async.cli._exit import UsageError
+from openrouter_async.login._urls import AUTHORIZATION_URL
+
+if TYPE_CHECKING:
+    from openrouter_async._client.client import OpenRouter
+    from openrouter_async._client.config import OnKey
+
+STORAGE: Final = Group("Where the key is kept", sort_key=70)
+CONNECTION: Final = Group("Connection", sort_key=80)
+OUTPUT: Final = Group("Output", sort_key=90)
+
+Text: TypeAlias = Annotated[str | None, Parameter(allow_leading_hyphen=True)]
+"""A value on the command line that may start with a hyphen, as one in 64 verifiers and challenges does."""
+
+Secret: TypeAlias = Text
+"""A secret; "-" reads it from the standard input."""
+
+SecretFile: TypeAlias = Annotated[Path | None, Parameter(allow_leading_hyphen=True)]
+"""A file with a secret; "-" is the standard input."""
+
+Method: TypeAlias = Literal["S256", "plain", "null"]
+"""How a challenge was derived."""
+
+_STORE: Final = (
+    'The system\'s keyring; a file that only you can read; "env", the line OPENROUTER_API_KEY of a file .env; or'
+    ' "print", the standard output and nowhere else. By default the keyring, and a file where there is none.'
+)
+_API_KEY_FILE: Final = 'A file with the API key to use, instead of OPENROUTER_API_KEY; "-" is the standard input.'
+
+
+class StoreKind(enum.StrEnum):
+    """Where a key can be kept."""
+
+    KEYRING = "keyring"
+    FILE = "file"
+    ENV = "env"
+    PRINT = "print"
+
+
+@Parameter(name="*", group=OUTPUT)
+@attrs.define(kw_only=True)
+class Output:
+    """How a command speaks: its result goes to the standard output, all else to the standard error.
+
+    Attributes:
+        json: Print one JSON object, for machines; an error is one on the standard error.
+        debug: Show the traceback of an error, and the library's log.
+    """
+
+    json: bool = False
+    debug: bool = False
+    _is_asking: bool = attrs.field(default=False, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        if self.debug:
+            import logging
+
+            logging.basicConfig(level=logging.DEBUG, format="%(name)s: %(message)s")
+            logging.getLogger("asyncio").setLevel(logging.WARNING)
+
+    def result(self, document: Mapping[str, Any], lines: Iterable[str]) -> None:
+        """Print the result: the document for machines, or the lines for people."""
+        self.end_question()
+        print(json.dumps(document) if self.json else "\n".join(lines), flush=True)  # noqa: T201
+
+    def note(self, text: str) -> None:
+        """Tell people something that is not the result."""
+        if not self.json:
+            self.tell(text)
+
+    def tell(self, text: str, *, end: str = "\n") -> None:
+        """Tell something without which the command cannot go on, to whomever it is."""
+        self.end_question()
+        print(text, end=end, file=sys.stderr, flush=True)  # noqa: T201
+
+    def ask(self, question: str) -> None:
+        """Ask something that is answered in the same line, which is not shown."""
+        self.tell(question, end="")
+        self._is_asking = True
+
+    def end_question(self, *, answered: bool = False) -> None:
+        """End the line of a question, unless whoever answered has done so."""
+        if self._is_asking and not answered:
+            print(file=sys.stderr, flush=True)  # noqa: T201
+        self._is_asking = False
+
+
+@Parameter(name="*", group=CONNECTION)
+@attrs.frozen(kw_only=True)
+class Site:
+    """Which OpenRouter is meant.
+
+    Attributes:
+        base_url: The API, instead of https://openrouter.ai/api/v1: that of a sandbox, for example.
+    """
+
+    base_url: str | None = None
+
+    @property
+    def name(self) -> str | None:
+        """What tells the keys of one OpenRouter from those of another; None for the real one."""
+        if self.base_url is None:
+            return None
+        url = to_base_url("base_url", self.base_url)
+        return None if url.host == URL(AUTHORIZATION_URL).host else f"{url.host}-{url.port}".replace(":", "-")
+
+
+@Parameter(name="*", group=CONNECTION)
+@attrs.frozen(kw_only=True)
+class Connection(Site):
+    """The way to OpenRouter.
+
+    Attributes:
+        timeout: Seconds for one attempt.
+    """
+
+    timeout: float = 30.0
+
+    def auth_url(self, given: str | None) -> str:
+        """The page on which a user consents: the one given, or the one that goes with the API."""
+        if given is not None or self.base_url is None:
+            return given or AUTHORIZATION_URL
+        url = to_base_url("base_url", self.base_url)
+        path = url.raw_path.rstrip("/").removesuffix("/api/v1")
+        return str(url.with_path(f"{path}/auth", encoded=True))
+
+    def open_client(self, api_key: str | None = None, *, on_key: OnKey | None = None, **settings: Any) -> OpenRouter:
+        """A client for that OpenRouter."""
+        from openrouter_async._client.client import OpenRouter
+        from openrouter_async._client.config import base_url_from_environment
+
+        base_url = to_base_url("base_url", self.base_url or base_url_from_environment())
+        return OpenRouter(
+            api_key,
+            base_url=base_url,
+            timeout=self.timeout,
+            # A proxy has no business with this computer, and plain http goes nowhere else.
+            trust_env=base_url.scheme == "https",
+            on_key=on_key,
+            **settings,
+        )
+
+
+@Parameter(name="*", group=STORAGE)
+@attrs.frozen(kw_only=True)
+class Storage:
+    """Where the key is kept."""
+
+    store: Annotated[StoreKind | None, Parameter(help=_STORE)] = None
+    file: Annotated[Path | None, Parameter(help="Another path for the file of --store file or env.")] = None
+
+    def __attrs_post_init__(self) -> None:
+        if self.file is not None and self.store in (StoreKind.KEYRING, StoreKind.PRINT):
+            raise UsageError("--file goes with --store file or --store env.")
+
+
+@Parameter(name="*", group=CONNECTION)
+@attrs.frozen(kw_only=True)
+class AppKey:
+    """The app's own API key, which is never given on the command line."""
+
+    api_key_file: Annotated[SecretFile, Parameter(help=_API_KEY_FILE)] = None
+
+
+def to_method(method: Method | None) -> CodeChallengeMethod | None | Unset:
+    """What a request says of how its challenge was derived."""
+    if method is None:
+        return UNSET
+    return None if method == "null" else CodeChallengeMethod(method)

@@ -1,0 +1,26 @@
+"""Sign-in for web apps, whatever their framework; its own module has the verbs of each."""
+
+from openrouter_async.integrations.web._failures import LoginFailure, describe
+from openrouter_async.integrations.web._framework import (
+    FlowOptions,
+    Framework,
+    LoginOptions,
+    OnError,
+    OnLogin,
+    StartOptions,
+    Visit,
+)
+from openrouter_async.integrations.web._login import WebLogin
+
+__all__ = [
+    "FlowOptions",
+    "Framework",
+    "LoginFailure",
+    "LoginOptions",
+    "OnError",
+    "OnLogin",
+    "StartOptions",
+    "Visit",
+    "WebLogin",
+    "describe",
+]

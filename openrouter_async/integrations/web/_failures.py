@@ -1,0 +1,133 @@
+"""What to tell a browser whose login did not come about."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Final, TypeVar
+from urllib.parse import urlencode
+
+import attrs
+
+from openrouter_async.errors import APIError, OpenRouterError, Outcome, RequestValidationError
+from openrouter_async.login._pages import render
+from openrouter_async.login.errors import (
+    AuthorizationDeniedError,
+    AuthorizationError,
+    LoginAlreadyUsedError,
+    LoginError,
+    LoginExpiredError,
+    LoginInProgressError,
+    LoginLostError,
+    LoginStoreError,
+)
+
+_T = TypeVar("_T")
+
+_NOT_SIGNED_IN: Final = "Not signed in"
+_STATUSES: Final[tuple[tuple[type[OpenRouterError], int], ...]] = (
+    (AuthorizationDeniedError, 403),
+    (AuthorizationError, 502),
+    (LoginAlreadyUsedError, 409),
+    (LoginInProgressError, 409),
+    (LoginExpiredError, 410),
+    (LoginLostError, 502),
+    (LoginStoreError, 503),
+    (LoginError, 400),
+    (RequestValidationError, 400),
+)
+_TITLES: Final[tuple[tuple[type[OpenRouterError], str], ...]] = (
+    (LoginAlreadyUsedError, "Already finished"),
+    (LoginInProgressError, "One moment"),
+)
+
+
+@attrs.frozen(kw_only=True)
+class LoginFailure:
+    """Why a login did not come about, in words that are safe to show.
+
+    Attributes:
+        status: The HTTP status that fits.
+        title: A heading.
+        message: A sentence or two.
+        error: The error behind it; None when there is none, as for a browser that only prefetches.
+        login_url: Where to sign in again; None when that is not the way on.
+        home_url: A page of the app to go to instead.
+        can_retry: Whether to load the same page again is the way on.
+    """
+
+    status: int
+    title: str
+    message: str
+    error: OpenRouterError | None = None
+    login_url: str | None = None
+    home_url: str = "/"
+    can_retry: bool = False
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers that fit: when to come again."""
+        seconds = None if self.error is None else self.error.retry_after
+        return {} if seconds is None else {"Retry-After": str(math.ceil(seconds))}
+
+    @property
+    def page(self) -> str:
+        """The page that is shown when the app shows none of its own."""
+        return render(self.title, self.message, self._links())
+
+    def _links(self) -> Iterator[tuple[str, str]]:
+        if self.can_retry:
+            # The page itself, whose code is still good.
+            yield "Try again", ""
+        if self.login_url is not None:
+            yield "Sign in again", self.login_url
+        yield "Back to the app", self.home_url
+
+
+def describe(
+    error: OpenRouterError, *, login_url: str | None, return_to: str | None, home_url: str, lacks_cookie: bool
+) -> LoginFailure:
+    """What to tell about an error.
+
+    Args:
+        error: It.
+        login_url: Where a login is started; None when the app did not tell.
+        return_to: The path on the app's site that a new login should lead to.
+        home_url: A page of the app.
+        lacks_cookie: Whether the browser did not bring the cookie that it got when the login was started.
+    """
+    title = _find(_TITLES, error) or _NOT_SIGNED_IN
+    message = error.user_message
+    if lacks_cookie:
+        title = "Cookies are needed"
+        message = (
+            "Your browser did not send the cookie of this sign-in. Cookies may be blocked, or the sign-in was started "
+            "in another browser or at another address. Please allow cookies for this site, and sign in again."
+        )
+    if login_url is not None and return_to is not None:
+        login_url += "?" + urlencode({"next": return_to})
+    return LoginFailure(
+        status=status_of(error),
+        title=title,
+        message=message,
+        error=error,
+        login_url=login_url if error.restart_login else None,
+        home_url=home_url,
+        can_retry=not error.restart_login,
+    )
+
+
+def status_of(error: OpenRouterError) -> int:
+    """The HTTP status for a browser that met this error: 4xx when it can do something about it."""
+    status = _find(_STATUSES, error)
+    if status is not None:
+        return status
+    if isinstance(error, APIError) and error.outcome is Outcome.REFUSED:
+        if error.is_code_rejected:
+            return 400
+        return 503 if not error.restart_login else 500
+    return {Outcome.NOT_SENT: 503, Outcome.UNKNOWN: 502}.get(error.outcome, 500)
+
+
+def _find(table: tuple[tuple[type[OpenRouterError], _T], ...], error: OpenRouterError) -> _T | None:
+    return next((value for kind, value in table if isinstance(error, kind)), None)

@@ -1,0 +1,266 @@
+"""From a callback to a grant: claim the login, exchange the code, settle what became of it."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+from typing import TYPE_CHECKING, Final
+
+from openrouter_async._values.models import ExchangeAuthCodeForAPIKeyResponse
+from openrouter_async._values.tasks import Outliving
+from openrouter_async.errors import APIError, KeyDeliveryError, OpenRouterError, Outcome
+from openrouter_async.login._callbacks import Callback
+from openrouter_async.login._models import Grant, LoginCookie
+from openrouter_async.login._records import Claim, Claimant, ClaimStatus, KeyRecord, LoginRecord, Store, digest
+from openrouter_async.login.errors import (
+    AuthorizationDeniedError,
+    AuthorizationError,
+    LoginAlreadyUsedError,
+    LoginBindingError,
+    LoginError,
+    LoginExpiredError,
+    LoginInProgressError,
+    LoginLostError,
+    UnknownLoginError,
+)
+
+if TYPE_CHECKING:
+    from openrouter_async._client.client import OpenRouter
+    from openrouter_async._values.clock import Clock
+
+logger = logging.getLogger("openrouter_async.login")
+
+_FIRST_PAUSE: Final = 0.05
+_LONGEST_PAUSE: Final = 0.5
+_STILL_AT_WORK: Final = "another callback of the same login is still at work"
+
+
+class Finisher:
+    """Finishes logins, each in a task of its own.
+
+    Args:
+        client: What exchanges the codes.
+        store: Where the logins are.
+        clock: Where time comes from.
+        result_lifetime: Seconds to keep a grant for a browser that asks again.
+        lease: Seconds until a login whose worker died can be taken over.
+        wait: Seconds to wait for another callback of the same login.
+    """
+
+    def __init__(
+        self, client: OpenRouter, store: Store, *, clock: Clock, result_lifetime: float, lease: float, wait: float
+    ) -> None:
+        self._client = client
+        self._store = store
+        self._clock = clock
+        self._result_lifetime = result_lifetime
+        self._lease = lease
+        self._wait = wait
+        self._under_way = Outliving(self._log_abandoned)
+
+    async def finish(self, callback: Callback, claimant: Claimant) -> Grant:
+        """Finish a login, also when the caller is cancelled: a code that was sent cannot be sent again.
+
+        Raises:
+            OpenRouterError: As `AuthorizationFlow.finish` tells.
+        """
+        return await self._under_way.run(self._settle(callback, claimant))
+
+    async def drain(self, timeout: float) -> None:
+        """Wait so many seconds for what is still being finished."""
+        await self._under_way.drain(timeout)
+
+    async def _settle(self, callback: Callback, claimant: Claimant) -> Grant:
+        claim = await self._claim_in_turn(claimant)
+        match claim.status:
+            case ClaimStatus.CLAIMED:
+                return await self._carry_out(callback, claimant, claim)
+            case ClaimStatus.FINISHED:
+                return _give_again(callback, claimant, claim)
+            case ClaimStatus.SPENT:
+                raise LoginAlreadyUsedError("the login is over")
+            case ClaimStatus.ELSEWHERE:
+                raise LoginBindingError("the login was started in another browser or chat")
+            case ClaimStatus.UNKNOWN:
+                raise UnknownLoginError("there is no such login, or not any more, or not in this browser")
+            case _:
+                # Busy, and it stayed so.
+                if _is_same_browser(claimant, claim):
+                    raise LoginInProgressError(_STILL_AT_WORK)
+                raise LoginAlreadyUsedError("the login is being finished by another callback")
+
+    async def _carry_out(self, callback: Callback, claimant: Claimant, claim: Claim) -> Grant:
+        login = claim.login
+        assert login is not None  # noqa: S101 - stores promise it
+        if login.expires_at <= self._clock.time():
+            await self._spend(claimant)
+            raise LoginExpiredError("the login took longer than its lifetime", return_to=login.return_to)
+        if callback.code is None:
+            await self._spend(claimant)
+            raise authorization_error(callback, login)
+        keep = self._result_lifetime if _is_same_browser(claimant, claim) else 0.0
+        try:
+            response = await self._exchange(callback.code, login, claimant)
+        except KeyDeliveryError as failure:
+            await self._spend(claimant, _record(failure.response, callback, login, delivered=False), keep)
+            raise
+        except OpenRouterError as failure:
+            if failure.outcome is Outcome.NOT_SENT or not failure.restart_login:
+                await self._give_back(claimant)
+                raise
+            await self._spend(claimant)
+            if isinstance(failure, APIError) and failure.is_code_rejected:
+                return await self._explain_rejection(callback, claimant, claim, failure)
+            raise
+        except Exception:
+            # Only a middleware of the app raises others, and does not say whether the code was sent.
+            await self._spend(claimant)
+            raise
+        record = _record(response, callback, login)
+        return _grant(record, await self._spend(claimant, record, keep))
+
+    async def _exchange(self, code: str, login: LoginRecord, claimant: Claimant) -> ExchangeAuthCodeForAPIKeyResponse:
+        """Exchange the code, and keep the claim as long as this takes."""
+        exchange = asyncio.get_running_loop().create_task(
+            self._client.oauth.exchange_auth_code_for_api_key(
+                code=code,
+                code_verifier=login.pkce.code_verifier,
+                code_challenge_method=login.pkce.code_challenge_method,
+            )
+        )
+        del code
+        try:
+            while True:
+                done, _ = await asyncio.wait((exchange,), timeout=self._lease / 3)
+                if done:
+                    return exchange.result()
+                try:
+                    await self._claim(claimant)
+                except Exception as failure:  # noqa: BLE001 - an app's own store may raise anything
+                    logger.warning("a claim could not be renewed: %s", _describe(failure))
+        finally:
+            exchange.cancel()
+
+    async def _explain_rejection(
+        self, callback: Callback, claimant: Claimant, claim: Claim, failure: APIError
+    ) -> Grant:
+        # A worker that stalls is overtaken: then one of the two gets the key, and the other one this refusal.
+        try:
+            again = await self._claim_in_turn(claimant)
+        except LoginError:
+            again = claim
+        if again.status is ClaimStatus.FINISHED:
+            return _give_again(callback, claimant, again)
+        if again.status is ClaimStatus.BUSY:
+            raise LoginInProgressError(_STILL_AT_WORK) from failure
+        if again.status is ClaimStatus.CLAIMED:
+            await self._spend(claimant)
+        if claim.lost or again.lost:
+            raise LoginLostError(
+                "the code is refused, but a worker was lost while it exchanged it: the key may exist"
+            ) from failure
+        raise failure
+
+    async def _claim_in_turn(self, claimant: Claimant) -> Claim:
+        """Claim the login, and wait for another callback of the same browser that has it."""
+        give_up_at = self._clock.monotonic() + self._wait
+        pause = _FIRST_PAUSE
+        while True:
+            claim = await self._claim(claimant)
+            if claim.status is not ClaimStatus.BUSY or not _is_same_browser(claimant, claim):
+                return claim
+            if self._clock.monotonic() >= give_up_at:
+                return claim
+            await self._clock.sleep(pause)
+            pause = min(pause * 1.5, _LONGEST_PAUSE)
+
+    async def _claim(self, claimant: Claimant) -> Claim:
+        return await self._store.claim(claimant, now=self._clock.time(), lease=self._lease)
+
+    async def _spend(
+        self, claimant: Claimant, record: KeyRecord | None = None, keep: float = 0.0
+    ) -> LoginCookie | None:
+        try:
+            return await self._store.finish(claimant, record, now=self._clock.time(), keep=keep)
+        except Exception as failure:  # noqa: BLE001 - an app's own store may raise anything
+            # The key, or the reason why there is none, is worth more than the record of it.
+            logger.warning("a login that is over could not be marked so: %s", _describe(failure))
+            return None
+
+    async def _give_back(self, claimant: Claimant) -> None:
+        try:
+            await self._store.restore(claimant, now=self._clock.time())
+        except Exception as failure:  # noqa: BLE001 - an app's own store may raise anything
+            logger.warning(
+                "a login could not be given back, and waits for the end of its lease: %s", _describe(failure)
+            )
+
+    def _log_abandoned(self, task: asyncio.Task[Grant]) -> None:
+        if task.cancelled():
+            return
+        if (failure := task.exception()) is not None:
+            logger.warning("a login whose caller was cancelled failed: %s", failure)
+        elif self._client.on_key is None:
+            logger.warning(
+                "the caller of a finished login was cancelled, and no on_key is set: only a reload gets its key"
+            )
+
+
+def authorization_error(callback: Callback, login: LoginRecord | None) -> AuthorizationError:
+    """The error for a callback without a code."""
+    error = callback.error
+    assert error is not None  # noqa: S101 - a callback has a code or an error
+    kind = AuthorizationDeniedError if error == "access_denied" else AuthorizationError
+    if login is None:
+        return kind(error)
+    return kind(error, context=login.context, return_to=login.return_to)
+
+
+def _describe(failure: Exception) -> str:
+    # What others say may quote the record that they failed on.
+    return str(failure) if isinstance(failure, LoginError) else type(failure).__name__
+
+
+def _is_same_browser(claimant: Claimant, claim: Claim) -> bool:
+    """Whether anything shows that the callback comes from the browser that started the login."""
+    return claimant.is_bound or claim.same_browser
+
+
+def _code_digest(callback: Callback) -> str:
+    return digest(callback.state or "", "code", callback.code)
+
+
+def _give_again(callback: Callback, claimant: Claimant, claim: Claim) -> Grant:
+    record = claim.result
+    assert record is not None  # noqa: S101 - stores promise it
+    is_same_code = hmac.compare_digest(record.code.encode(), _code_digest(callback).encode())
+    is_same_browser = _is_same_browser(claimant, claim)
+    if not is_same_code or not is_same_browser:
+        raise LoginAlreadyUsedError(
+            "the login is over, and its grant is not for this callback",
+            return_to=record.return_to if is_same_browser else None,
+        )
+    if not record.delivered:
+        response = ExchangeAuthCodeForAPIKeyResponse(key=record.key, user_id=record.user_id)
+        raise KeyDeliveryError("on_key raised when the login was finished; the key is in .response", response=response)
+    return _grant(record, None)
+
+
+def _record(
+    response: ExchangeAuthCodeForAPIKeyResponse, callback: Callback, login: LoginRecord, *, delivered: bool = True
+) -> KeyRecord:
+    return KeyRecord(
+        key=response.key,
+        user_id=response.user_id,
+        code=_code_digest(callback),
+        delivered=delivered,
+        context=login.context,
+        return_to=login.return_to,
+    )
+
+
+def _grant(record: KeyRecord, cookie: LoginCookie | None) -> Grant:
+    return Grant(
+        key=record.key, user_id=record.user_id, context=record.context, return_to=record.return_to, cookie=cookie
+    )

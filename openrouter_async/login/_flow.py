@@ -1,0 +1,266 @@
+"""Signing a user in: from a URL to open to the user's key."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from yarl import URL
+
+from openrouter_async._http.options import to_base_url
+from openrouter_async._http.retry_policy import check_number
+from openrouter_async._values.models import CodeChallengeMethod
+from openrouter_async.errors import RequestValidationError
+from openrouter_async.login._callbacks import Callback, CallbackInput, read_callback, read_pasted
+from openrouter_async.login._completion import Finisher, authorization_error
+from openrouter_async.login._models import Grant, PendingLogin
+from openrouter_async.login._records import Claimant, LoginRecord, Store, digest, login_id
+from openrouter_async.login._urls import AUTHORIZATION_URL, CallbackTemplate, authorization_url, validate_return_to
+from openrouter_async.login.stores._memory import MemoryStore
+from openrouter_async.pkce import PKCEPair, to_code_challenge_method
+
+if TYPE_CHECKING:
+    from openrouter_async._client.client import OpenRouter
+    from openrouter_async._values.clock import Clock
+
+CONTEXT_SIZE: Final = 1024
+"""The most bytes of JSON that an app may give to a login: a cookie has 4,096 for everything."""
+
+_BINDING_LENGTH: Final = 1024
+
+
+class AuthorizationFlow:
+    """Signs users in with OpenRouter by PKCE.
+
+    ::
+
+        flow = AuthorizationFlow(client, callback_url="https://app.example/callback/{state}")
+        pending = await flow.start(binding=browser_id)  # send the user to pending.url
+        grant = await flow.finish(str(request.url), binding=browser_id)
+
+    A login is finished once. It is claimed before its code is sent, spent when OpenRouter gave a key or refused, and
+    given back when nothing was sent or OpenRouter was busy. Callbacks that come twice, for browsers prefetch, reload
+    and double-click, get the same grant while ``result_lifetime`` lasts, if their binding shows that they come from the
+    browser that started the login. Finishing goes on when its caller is cancelled, so that a reload gets the grant.
+
+    Args:
+        client: The client that exchanges the codes.
+        callback_url: Where OpenRouter sends the user: https, or http on localhost or 127.0.0.1. ``{state}`` in its path
+            is replaced by the login's state: use it where you can, for without it a user who says no comes back
+            without a state. None allows only headless logins.
+        store: Where logins are between start and finish; by default a `MemoryStore`, which is for one process.
+        auth_url: OpenRouter's page.
+        code_challenge_method: ``S256``; ``plain`` is for servers that know nothing better.
+        lifetime: Seconds from start to finish. OpenRouter's codes live 600.
+        result_lifetime: Seconds for which a second callback of a finished login gets the same grant; 0 turns it off.
+        lease: Seconds until a login whose worker died can be taken over; renewed while the worker lives.
+        wait: Seconds that a second callback waits for the first.
+        clock: Where time comes from; by default the client's.
+
+    Raises:
+        RequestValidationError: An argument is not valid.
+
+    See Also:
+        RFC 6749, section 4.1; RFC 7636; RFC 9700, section 2.1.
+    """
+
+    def __init__(
+        self,
+        client: OpenRouter,
+        *,
+        callback_url: str | URL | None = None,
+        store: Store | None = None,
+        auth_url: str | URL = AUTHORIZATION_URL,
+        code_challenge_method: CodeChallengeMethod | str = CodeChallengeMethod.S256,
+        lifetime: float = 600.0,
+        result_lifetime: float = 60.0,
+        lease: float = 15.0,
+        wait: float = 30.0,
+        clock: Clock | None = None,
+    ) -> None:
+        check_number("lifetime", lifetime, least=0, exclusive=True)
+        check_number("result_lifetime", result_lifetime, least=0)
+        check_number("lease", lease, least=0, exclusive=True)
+        check_number("wait", wait, least=0)
+        self._template = None if callback_url is None else CallbackTemplate(callback_url)
+        self._store: Store = MemoryStore() if store is None else store
+        self._auth_url = to_base_url("auth_url", auth_url)
+        self._method = to_code_challenge_method(code_challenge_method)
+        self._lifetime = lifetime
+        self._clock = client.clock if clock is None else clock
+        self._finisher = Finisher(
+            client, self._store, clock=self._clock, result_lifetime=result_lifetime, lease=lease, wait=wait
+        )
+
+    def __repr__(self) -> str:
+        callback_url = None if self._template is None else self._template.callback_url
+        return f"<{type(self).__name__} {callback_url} {self._store!r}>"
+
+    async def start(
+        self,
+        *,
+        key_label: str | None = None,
+        limit: float | None = None,
+        context: Any = None,
+        return_to: str | None = None,
+        binding: str | int | None = None,
+        headless: bool = False,
+    ) -> PendingLogin:
+        """Start a login.
+
+        Args:
+            key_label: The name that the key will have, at most 100 characters.
+            limit: The credit limit that the page proposes, in US dollars.
+            context: What the app wants back with the grant: anything that JSON carries, at most 1,024 bytes of it.
+                It cannot be altered on its way. Do not lead the user to a URL in it: that is what ``return_to`` is for.
+            return_to: The path to lead the user to afterwards, which cannot leave the app's own site.
+            binding: What only this browser or chat has: a random cookie value, a chat id. The same has to be given to
+                `finish`. Without it, a user can be tricked into finishing an attacker's login (login CSRF), unless
+                the store is a `CookieStore`, and a second callback gets no grant.
+            headless: Whether the page shows a code for the user to paste, instead of sending the browser back.
+
+        Raises:
+            RequestValidationError: An argument is not valid.
+            LoginStoreError: The store cannot be reached.
+        """
+        if not headless and self._template is None:
+            raise RequestValidationError("callback_url", "must be given to the flow for logins that are not headless")
+        if return_to is not None:
+            validate_return_to("return_to", return_to)
+        state = secrets.token_urlsafe(32)
+        pkce = PKCEPair.generate(self._method)
+        url = authorization_url(
+            callback_url=None if headless or self._template is None else self._template.fill(state),
+            code_challenge=pkce.code_challenge,
+            code_challenge_method=pkce.code_challenge_method,
+            state=None if headless else state,
+            key_label=key_label,
+            limit=limit,
+            auth_url=self._auth_url,
+        )
+        now = self._clock.time()
+        record = LoginRecord(
+            id=login_id(state),
+            pkce=pkce,
+            expires_at=now + self._lifetime,
+            binding=digest(state, "binding", _to_binding(binding)),
+            context=_to_context(context),
+            return_to=return_to,
+        )
+        cookie = await self._store.put(record, now=now)
+        return PendingLogin(
+            url=str(url),
+            state=state,
+            expires_at=datetime.fromtimestamp(record.expires_at, UTC),
+            headless=headless,
+            cookie=cookie,
+        )
+
+    async def finish(
+        self,
+        callback: CallbackInput,
+        *,
+        binding: str | int | None = None,
+        cookies: Mapping[str, str] | None = None,
+    ) -> Grant:
+        """Finish a login by the callback that the browser brought.
+
+        Args:
+            callback: Its full URL, its path and query, its query, or a mapping of its parameters. The state in a path
+                is seen only in a URL or path.
+            binding: What was given to `start`.
+            cookies: The cookies of the request, which a `CookieStore` needs.
+
+        Raises:
+            InvalidCallbackError: The callback is malformed.
+            StateMismatchError: Its state is missing, forged, or contradicts itself.
+            UnknownLoginError: There is no such login.
+            LoginBindingError: It belongs to another browser or chat.
+            InvalidCookieError: Its cookie is not one that was made here.
+            LoginExpiredError: It took too long.
+            LoginAlreadyUsedError: It is over.
+            LoginInProgressError: Another callback of it is still at work.
+            LoginLostError: A worker died with it.
+            LoginStoreError: The store cannot be reached.
+            AuthorizationDeniedError: The user said no.
+            AuthorizationError: OpenRouter sent the user back with another error.
+            OpenRouterError: The exchange failed, as `OAuth.exchange_auth_code_for_api_key` tells.
+        """
+        try:
+            read = read_callback(callback, self._template)
+        finally:
+            # A traceback that shows local variables would show the code.
+            del callback
+        return await self._finish(read, binding, cookies)
+
+    async def finish_code(
+        self,
+        state: str,
+        text: str,
+        *,
+        binding: str | int | None = None,
+        cookies: Mapping[str, str] | None = None,
+    ) -> Grant:
+        """Finish a login by what the user pasted.
+
+        Args:
+            state: The state of the `PendingLogin`.
+            text: The bare code, ``code=…``, or the URL that the browser ended on.
+            binding: What was given to `start`.
+            cookies: The cookies of the request, which a `CookieStore` needs.
+
+        Raises:
+            OpenRouterError: As for `finish`.
+        """
+        try:
+            read = read_pasted(text, self._template, state)
+        finally:
+            del state, text
+        return await self._finish(read, binding, cookies)
+
+    async def drain(self, *, timeout: float = 10.0) -> None:
+        """Wait for the logins that are still being finished although their callers were cancelled.
+
+        Call it before the client is closed.
+
+        Args:
+            timeout: Seconds to wait at the most.
+        """
+        await self._finisher.drain(timeout)
+
+    async def _finish(self, callback: Callback, binding: str | int | None, cookies: Mapping[str, str] | None) -> Grant:
+        if callback.state is None:
+            # Nothing shows whose login this was, so none is touched.
+            raise authorization_error(callback, None)
+        claimant = Claimant(
+            login_id=login_id(callback.state),
+            binding=digest(callback.state, "binding", _to_binding(binding)),
+            is_bound=binding is not None,
+            token=secrets.token_urlsafe(16),
+            cookies={} if cookies is None else cookies,
+        )
+        return await self._finisher.finish(callback, claimant)
+
+
+def _to_binding(value: object) -> str | None:
+    if value is None:
+        return None
+    # A bool is an int, and a chat id is never one.
+    if isinstance(value, bool) or not isinstance(value, (str, int)) or not 0 < len(str(value)) <= _BINDING_LENGTH:
+        raise RequestValidationError("binding", f"must be an int, or a string of 1 to {_BINDING_LENGTH} characters")
+    return str(value)
+
+
+def _to_context(value: object) -> Any:
+    requirement = f"must be JSON of at most {CONTEXT_SIZE} bytes"
+    try:
+        text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    except (TypeError, ValueError, RecursionError):
+        raise RequestValidationError("context", requirement) from None
+    if len(text) > CONTEXT_SIZE:
+        raise RequestValidationError("context", requirement)
+    # All stores give back the same: a copy, with lists for tuples.
+    return json.loads(text)

@@ -1,0 +1,175 @@
+"""The URLs of a login, and guards against what would silently weaken it."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+from urllib.parse import unquote
+
+import attrs
+from yarl import URL
+
+from openrouter_async._http.options import to_base_url
+from openrouter_async._values.models import (
+    CodeChallengeMethod,
+    CreateAuthKeysCodeRequest,
+    validate_callback_url,
+    validate_code_verifier,
+)
+from openrouter_async.errors import RequestValidationError
+from openrouter_async.pkce import to_code_challenge_method
+
+AUTHORIZATION_URL: Final = "https://openrouter.ai/auth"
+"""The page on which a user consents."""
+
+RETURN_TO_LENGTH: Final = 512
+"""The most characters of a path to lead the user to."""
+
+_S256_CHALLENGE: Final = re.compile(r"[A-Za-z0-9_-]{43}")
+_STATE: Final = re.compile(r"[A-Za-z0-9_-]{22,128}")
+# Nor with a slash that somebody on the way decodes, perhaps more than once.
+_LOCAL_PATH: Final = re.compile(r"/(?!/|%(?:25)*(?:2[Ff]|5[Cc]))[\x21-\x5b\x5d-\x7e]*")
+_PLACEHOLDER: Final = "{state}"
+# OpenRouter adds these, so they would be there twice; and a verifier must not be in a URL at all.
+_RESERVED: Final = frozenset({"code", "code_verifier", "error", "error_description", "state"})
+# The request model checks a callback URL together with what goes beside it; a headless login has none to check.
+_NO_CALLBACK: Final = "https://localhost/"
+
+
+def authorization_url(
+    *,
+    callback_url: str | URL | None,
+    code_challenge: str | None,
+    code_challenge_method: CodeChallengeMethod | str | None,
+    state: str | None = None,
+    key_label: str | None = None,
+    limit: float | None = None,
+    auth_url: str | URL = AUTHORIZATION_URL,
+) -> URL:
+    """The URL of the page on which a user consents.
+
+    Args:
+        callback_url: Where the user is sent after consent; None for a headless login, whose page shows the code.
+        code_challenge: The challenge; None for none, which a headless login may not.
+        code_challenge_method: How it was derived. It must be said: without it, a server may take a challenge for
+            ``plain``.
+        state: What ties the callback to the login, at least 128 bits: 22 to 128 characters of ``A-Z a-z 0-9 - _``.
+        key_label: The name of the key, at most 100 characters.
+        limit: The credit limit of the key in US dollars.
+        auth_url: The page itself; plain http is accepted only on a loopback host.
+
+    Raises:
+        RequestValidationError: Something is not valid, or would weaken the login.
+
+    See Also:
+        https://openrouter.ai/docs/use-cases/oauth-pkce; RFC 6749, section 4.1.1; RFC 7636, section 4.3.
+    """
+    page = to_base_url("auth_url", auth_url)
+    callback = None if callback_url is None else _to_callback_url(callback_url)
+    CreateAuthKeysCodeRequest(callback_url=callback or _NO_CALLBACK, key_label=key_label, limit=limit)
+    query = {} if callback is None else {"callback_url": callback}
+    query |= _challenge(code_challenge, code_challenge_method, headless=callback is None)
+    if state is not None:
+        if not isinstance(state, str) or not _STATE.fullmatch(state):
+            raise RequestValidationError("state", "must be 22 to 128 characters of A-Z a-z 0-9 - _")
+        query["state"] = state
+    if key_label is not None:
+        query["key_label"] = key_label
+    if limit is not None:
+        query["limit"] = repr(limit).removesuffix(".0")
+    return page.with_query(query)
+
+
+def _challenge(challenge: str | None, method: object, *, headless: bool) -> dict[str, str]:
+    if challenge is None:
+        if method is not None:
+            raise RequestValidationError("code_challenge_method", "must come with a code_challenge")
+        if headless:
+            raise RequestValidationError("code_challenge", "must be given: a headless login needs one")
+        return {}
+    if method is None:
+        raise RequestValidationError("code_challenge_method", "must be given with a code_challenge")
+    method = to_code_challenge_method(method)
+    if method is CodeChallengeMethod.PLAIN:
+        if headless:
+            raise RequestValidationError("code_challenge_method", "must be S256 in a headless login")
+        validate_code_verifier("code_challenge", challenge)
+    elif not isinstance(challenge, str) or not _S256_CHALLENGE.fullmatch(challenge):
+        raise RequestValidationError("code_challenge", "must be 43 characters of base64url: a hash, not a verifier")
+    return {"code_challenge": challenge, "code_challenge_method": method.value}
+
+
+def _to_callback_url(value: str | URL) -> str:
+    text = str(value) if isinstance(value, URL) else value
+    url = validate_callback_url("callback_url", text)
+    taken = sorted(_RESERVED.intersection(url.query))
+    if taken:
+        raise RequestValidationError("callback_url", f"must not have {taken[0]} in its query")
+    return text
+
+
+def validate_return_to(field: str, value: object) -> str:
+    r"""Check a path to lead the user to after the login, which must not lead to another site.
+
+    Args:
+        field: The name to use in the message.
+        value: The path, with query and fragment if need be.
+
+    Raises:
+        RequestValidationError: It is not a path on the app's own site: ``https://…``, ``//…``, ``/\…``, something
+            with spaces or control characters, or longer than 512 characters.
+
+    See Also:
+        RFC 9700, section 4.11: open redirectors.
+    """
+    if not isinstance(value, str) or len(value) > RETURN_TO_LENGTH or not _LOCAL_PATH.fullmatch(value):
+        raise RequestValidationError(
+            field, f"must be a path on this site, percent-encoded, of at most {RETURN_TO_LENGTH} characters"
+        )
+    return value
+
+
+def _is_template(_instance: object, attribute: attrs.Attribute[str], value: object) -> None:
+    if not isinstance(value, str):
+        raise RequestValidationError(attribute.name, "must be a string or a URL")
+    if value.count(_PLACEHOLDER) > 1:
+        raise RequestValidationError(attribute.name, "must not have more than one {state}")
+    nonce = "s" * 43
+    url = URL(_to_callback_url(value.replace(_PLACEHOLDER, nonce)))
+    if _PLACEHOLDER in value and nonce not in url.raw_path:
+        raise RequestValidationError(attribute.name, "must have {state} in its path, or not at all")
+
+
+def _to_template(value: str | URL) -> str:
+    # yarl encodes the braces of a URL that is given as such.
+    return str(value).replace("%7Bstate%7D", _PLACEHOLDER) if isinstance(value, URL) else value
+
+
+@attrs.frozen
+class CallbackTemplate:
+    """A callback URL, with ``{state}`` in its path where the app has a place for it.
+
+    The path is the carrier that cannot get lost: OpenRouter does not echo the ``state`` parameter when the user says
+    no.
+
+    Raises:
+        RequestValidationError: It is not a callback URL, or has the placeholder elsewhere or twice.
+    """
+
+    callback_url: str = attrs.field(
+        converter=_to_template,
+        validator=_is_template,
+    )
+
+    def fill(self, state: str) -> str:
+        """The callback URL of one login."""
+        return self.callback_url.replace(_PLACEHOLDER, state)
+
+    def find_state(self, path: str) -> str | None:
+        """The state in the path of a callback; None when it has another shape, or the template no place for one."""
+        before, placeholder, after = URL(self.callback_url).path.partition(_PLACEHOLDER)
+        path = unquote(path)
+        if not placeholder or not (path.startswith(before) and path.endswith(after)):
+            return None
+        state = path[len(before) : len(path) - len(after)]
+        return state if _STATE.fullmatch(state) else None

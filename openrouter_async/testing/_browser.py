@@ -1,0 +1,164 @@
+"""What a browser meets: the consent page, the code, the keys."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+from aiohttp import web
+
+from openrouter_async.errors import RequestValidationError
+from openrouter_async.testing import _html as html
+from openrouter_async.testing._api import bearer_of
+from openrouter_async.testing._authority import USER_ID, Authority, IssuedKey, KeyOptions, hash_key
+from openrouter_async.testing._consent import Authorization, BadAuthorizationError
+from openrouter_async.testing._records import RecordedRequest
+from openrouter_async.testing.faults import Fault
+
+_LATELY: Final = 20
+
+
+class Pages:
+    """The pages of the fake.
+
+    Args:
+        authority: What issues codes and knows the keys.
+        issued_keys: The keys that were issued.
+        requests: The requests to the API.
+        counters: Where consents and denials are counted.
+    """
+
+    def __init__(
+        self,
+        authority: Authority,
+        issued_keys: Sequence[IssuedKey],
+        requests: Sequence[RecordedRequest],
+        counters: Counter[str],
+    ) -> None:
+        self._authority = authority
+        self._issued_keys = issued_keys
+        self._requests = requests
+        self._counters = counters
+        self._refused: deque[str] = deque(maxlen=_LATELY)
+
+    def consent(self, asked: Authorization, *, user_id: str | None, fault: str | None = None) -> str:
+        """Issue a code to an app, as a user does by consenting.
+
+        Args:
+            asked: What the app asks for.
+            user_id: Who consents.
+            fault: What its exchange meets, as `Fault.from_spec` takes it; None for nothing.
+
+        Raises:
+            RequestValidationError: There is no such fault.
+        """
+        issued = self._authority.issue(
+            code_challenge=asked.code_challenge,
+            code_challenge_method=asked.code_challenge_method,
+            callback_url=asked.callback_url,
+            key=KeyOptions(user_id=user_id, label=asked.key_label, limit=asked.limit),
+            prefix=fault_prefix(fault),
+        )
+        self._counters["consent"] += 1
+        return issued.code
+
+    def deny(self, asked: Authorization) -> str:
+        """Where a browser goes when the user says no.
+
+        Raises:
+            BadAuthorizationError: The login is headless, so the browser stays.
+        """
+        denied = asked.denied()
+        self._counters["denial"] += 1
+        return denied
+
+    def add_routes(self, app: web.Application) -> None:
+        """Put the pages in an app."""
+        app.router.add_get("/", self._home)
+        app.router.add_get("/auth", self._asking(self._ask))
+        app.router.add_post("/auth", self._asking(self._decide))
+        app.router.add_get("/keys/{hash}", self._key)
+        app.router.add_get("/logs", self._log)
+
+    def _asking(
+        self, handle: Callable[[web.Request, Authorization], Awaitable[web.Response]]
+    ) -> Callable[[web.Request], Awaitable[web.Response]]:
+        async def check(request: web.Request) -> web.Response:
+            try:
+                asked = Authorization.from_query(request.query)
+            except BadAuthorizationError as bad:
+                self._counters["refusal"] += 1
+                self._refused.append(bad.reason)
+                if "callback_url" not in request.query:
+                    # OpenRouter says nothing to who is without a callback, and shows its home page.
+                    return _go("./")
+                return _show(html.message("This sign-in cannot go on", f"The app made a mistake: {bad.reason}."), 400)
+            return await handle(request, asked)
+
+        return check
+
+    async def _ask(self, _request: web.Request, asked: Authorization) -> web.Response:
+        return _show(html.consent_page(asked))
+
+    async def _decide(self, request: web.Request, asked: Authorization) -> web.Response:
+        form = await request.post()
+        if form.get("decision") == "deny":
+            if asked.callback_url is None:
+                self._counters["denial"] += 1
+                return _show(html.message("Not allowed", "The app gets no key. You can close this window."))
+            return _go(self.deny(asked))
+        if form.get("decision") != "authorize":
+            return _show(html.message("No decision", "Go back, and authorize or deny."), 400)
+        try:
+            user_id, fault = str(form.get("user_id") or USER_ID), str(form.get("fault") or "")
+            code = self.consent(asked, user_id=user_id, fault=fault or None)
+        except RequestValidationError as unknown:
+            return _show(html.message("No such fault", str(unknown)), 400)
+        if asked.callback_url is None:
+            return _show(html.code_page(code))
+        return _go(asked.granted(code))
+
+    async def _home(self, _request: web.Request) -> web.Response:
+        return _show(html.home_page(self._issued_keys[-_LATELY:][::-1], reversed(self._refused)))
+
+    async def _key(self, request: web.Request) -> web.Response:
+        key = self._authority.find_key(request.match_info["hash"])
+        return _unknown_key() if key is None else _show(html.key_page(key))
+
+    async def _log(self, request: web.Request) -> web.Response:
+        key = self._authority.find_key(request.query.get("api_key_hash", ""))
+        if key is None:
+            return _unknown_key()
+        return _show(html.log_page(key, [made for made in self._requests if _made_with(made, key)]))
+
+
+def fault_prefix(spec: str | None) -> str:
+    """What a code starts with whose exchange meets a fault.
+
+    Raises:
+        RequestValidationError: There is no such fault.
+    """
+    if spec is None:
+        return ""
+    Fault.from_spec(spec)
+    return f"fault.{spec}~"
+
+
+def _made_with(request: RecordedRequest, key: IssuedKey) -> bool:
+    token = bearer_of(request)
+    return token is not None and hash_key(token) == key.hash
+
+
+def _unknown_key() -> web.Response:
+    return _show(html.message("No such key", "No key with this hash was issued here."), 404)
+
+
+def _show(text: str, status: int = 200) -> web.Response:
+    # Half of a surrogate pair can come by JSON, and go nowhere.
+    body = text.encode(errors="replace")
+    return web.Response(status=status, body=body, content_type="text/html", charset="utf-8", headers=html.HEADERS)
+
+
+def _go(location: str) -> web.Response:
+    return web.Response(status=303, headers={**html.HEADERS, "Location": location})

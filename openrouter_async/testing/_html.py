@@ -1,0 +1,207 @@
+"""The fake's pages as text: plain HTML, nothing from elsewhere, and marked as what they are."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from importlib.resources import files
+from typing import Final
+
+from openrouter_async.redaction import mask_key
+from openrouter_async.testing._authority import USER_ID, IssuedKey
+from openrouter_async.testing._consent import Authorization
+from openrouter_async.testing._records import RecordedRequest
+
+FAULTS: Final[Mapping[str, str]] = {
+    "": "It is exchanged for a key",
+    "status-429.retry-1": "429 once, try again after 1 second",
+    "status-500": "500 once, before the key is issued",
+    "status-500.after": "500 once, after the key was issued",
+    "html-502": "502 with a page of HTML once",
+    "drop": "The connection is dropped once, before the key is issued",
+    "drop.after": "The connection is dropped once, after the key was issued",
+    "cut": "The answer is cut off once",
+    "delay-5000ms": "The answer comes 5 seconds late once",
+    "hang": "No answer comes once",
+}
+"""What the consent page offers to let go wrong, by the words that a code asks for it with."""
+
+_STATIC: Final = files("openrouter_async.testing") / "static"
+_STYLE: Final = (_STATIC / "sandbox.css").read_text()
+_SCRIPT: Final = (_STATIC / "copy.js").read_text()
+
+
+def _hash_source(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+HEADERS: Final = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "; ".join(
+        (
+            "default-src 'none'",
+            "img-src data:",
+            f"style-src {_hash_source(_STYLE)}",
+            f"script-src {_hash_source(_SCRIPT)}",
+            "base-uri 'none'",
+            # Browsers apply it to where a form's answer redirects as well: to wherever callbacks may be.
+            "form-action 'self' https: http://localhost:* http://127.0.0.1:*",
+            "frame-ancestors 'none'",
+        )
+    ),
+    # The address of the page has a challenge and a state in it.
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+"""What goes with every page."""
+
+_PAGE: Final = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="robots" content="noindex">
+<link rel="icon" href="data:,">
+<title>{title} - sandbox</title>
+<style>{style}</style>
+</head>
+<body>
+<header><p><strong>Sandbox.</strong> This is a local fake for tests, not OpenRouter. Its codes and keys are worth
+nothing.</p></header>
+<main{width}>
+<h1>{title}</h1>
+{content}
+</main>
+</body>
+</html>
+"""
+
+
+def page(title: str, *content: str, wide: bool = False) -> str:
+    """A page.
+
+    Args:
+        title: Its title, which is escaped.
+        content: Its content, as HTML.
+        wide: Whether there is a table in it.
+    """
+    return _PAGE.format(
+        title=escape(title), style=_STYLE, content="\n".join(content), width=' class="wide"' if wide else ""
+    )
+
+
+def message(title: str, text: str) -> str:
+    """A page of a title and a sentence; both are escaped."""
+    return page(title, f"<p>{escape(text)}</p>")
+
+
+def consent_page(asked: Authorization) -> str:
+    """The page on which a user says yes or no."""
+    place = asked.callback_host or "Nowhere: the code is shown to you"
+    facts = {
+        "Sends you to": place,
+        "Name of the key": asked.key_label or "The app's name",
+        "Credit limit": "None" if asked.limit is None else f"${asked.limit:,.2f}",
+    }
+    choices = "".join(f'<option value="{escape(spec)}">{escape(text)}</option>' for spec, text in FAULTS.items())
+    return page(
+        "Allow this app to use OpenRouter?",
+        "<p>The app asks for an API key of its own, which it can use in your name.</p>",
+        _list(facts),
+        '<form method="post">',
+        '<div class="actions">',
+        '<button class="main" name="decision" value="authorize">Authorize</button>',
+        '<button name="decision" value="deny">Deny</button>',
+        "</div>",
+        "<details><summary>Options of the sandbox</summary>",
+        '<label for="user">User who consents</label>',
+        f'<input id="user" name="user_id" value="{USER_ID}" maxlength="100" autocomplete="off" spellcheck="false">',
+        '<label for="fault">What happens when the app exchanges the code</label>',
+        f'<select id="fault" name="fault">{choices}</select>',
+        "</details>",
+        "</form>",
+    )
+
+
+def code_page(code: str) -> str:
+    """The page that shows a code to whoever has to paste it."""
+    return page(
+        "Your code",
+        "<p>Go back to the app and paste this code there. It can be used once, within ten minutes.</p>",
+        '<label for="code">Code</label>',
+        f'<input id="code" class="code" value="{escape(code)}" readonly>',
+        '<div class="actions"><button id="copy" class="main" type="button" hidden>Copy</button></div>',
+        '<p id="status" role="status"></p>',
+        f"<script>{_SCRIPT}</script>",
+    )
+
+
+def key_page(key: IssuedKey) -> str:
+    """The page on which a user would limit or delete a key."""
+    facts = {
+        "Name": key.label or "The app's name",
+        "Key": mask_key(key.key),
+        "User": key.user_id or "Not named",
+        "Issued": f"{key.created_at:%Y-%m-%d %H:%M:%S} UTC",
+        "Expires": "Never" if key.expires_at is None else f"{key.expires_at:%Y-%m-%d %H:%M:%S} UTC",
+        "Credit limit": "None" if key.limit is None else f"${key.limit:,.2f}",
+        "Limit resets": "Never" if key.usage_limit_type is None else key.usage_limit_type.value,
+        "Workspace": key.workspace_id or "Default",
+        "Hash": key.hash,
+    }
+    return page("Key", _list(facts), f'<p><a href="../logs?api_key_hash={key.hash}">Requests with this key</a></p>')
+
+
+def log_page(key: IssuedKey, requests: Sequence[RecordedRequest]) -> str:
+    """The page of what was requested with a key."""
+    rows = [
+        (escape(request.method), escape(request.path), "None" if request.status is None else str(request.status))
+        for request in requests
+    ]
+    return page(
+        "Requests with this key",
+        f'<p><a href="keys/{key.hash}">{escape(mask_key(key.key))}</a></p>',
+        _table(("Method", "Path", "Status"), rows) if rows else "<p>None.</p>",
+        wide=True,
+    )
+
+
+def home_page(keys: Sequence[IssuedKey], refused: Iterable[str]) -> str:
+    """The page that says what this is, and what happened lately."""
+    rows = [
+        (
+            f'<a href="keys/{key.hash}">{escape(mask_key(key.key))}</a>',
+            escape(key.label or "The app's name"),
+            escape(key.user_id or "Not named"),
+        )
+        for key in keys
+    ]
+    reasons = "".join(f"<li>{escape(reason)}</li>" for reason in refused)
+    return page(
+        "A fake OpenRouter",
+        "<p>Apps sign users in here by OAuth with PKCE, as they do with OpenRouter: the consent page is "
+        "<code>/auth</code>, the API is below <code>/api/v1</code>, and <code>/api/v1/openapi.json</code> "
+        "describes it.</p>",
+        "<h2>Keys issued lately</h2>",
+        _table(("Key", "Name", "User"), rows) if rows else "<p>None.</p>",
+        "<h2>Sign-ins refused lately</h2>",
+        f"<ul>{reasons}</ul>" if reasons else "<p>None.</p>",
+        wide=True,
+    )
+
+
+def _list(facts: Mapping[str, str]) -> str:
+    return f"<dl>{''.join(f'<dt>{escape(name)}</dt><dd>{escape(fact)}</dd>' for name, fact in facts.items())}</dl>"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table; its cells are HTML."""
+    heading = "".join(f'<th scope="col">{name}</th>' for name in head)
+    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
+    # What scrolls must be reachable by keyboard.
+    return (
+        '<div class="scroll" tabindex="0" role="region" aria-label="Table">'
+        f"<table><thead><tr>{heading}</tr></thead><tbody>{body}</tbody></table></div>"
+    )

@@ -1,0 +1,300 @@
+"""The fake OpenRouter: a server on a local port."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Collection, Sequence
+from datetime import UTC, datetime
+from typing import Final, Self
+
+from aiohttp import web
+
+from openrouter_async._http.retry_policy import check_number
+from openrouter_async._values.clock import SYSTEM_CLOCK, Clock
+from openrouter_async._values.models import UNSET, CodeChallengeMethod, Unset, UsageLimitType
+from openrouter_async.errors import RequestValidationError
+from openrouter_async.login._sockets import listen
+from openrouter_async.pkce import to_code_challenge_method
+from openrouter_async.testing._api import API
+from openrouter_async.testing._app import Adapter
+from openrouter_async.testing._authority import USER_ID, Authority, IssuedKey, KeyOptions
+from openrouter_async.testing._browser import Pages, fault_prefix
+from openrouter_async.testing._clock import MovableClock
+from openrouter_async.testing._consent import Authorization
+from openrouter_async.testing._dialects import Dialect
+from openrouter_async.testing._records import History, RecordedRequest
+from openrouter_async.testing._scripts import RateLimit, Script
+from openrouter_async.testing._threads import in_thread
+from openrouter_async.testing.faults import Fault
+
+TOKEN: Final = f"sk-or-v1-{'5a' * 32}"
+"""The bearer token of the app that is known by default."""
+
+# Bounds on what is remembered, for servers that run for long.
+_MOST_CODES: Final = 200_000
+_MOST_REQUESTS: Final = 10_000
+_BACKLOG: Final = 1024
+_SHUTDOWN: Final = 1.0
+
+
+class FakeOpenRouter:
+    """A fake OpenRouter on a local port: the API, the pages, and faults on demand.
+
+    ::
+
+        async with FakeOpenRouter() as fake, OpenRouter(fake.token, base_url=fake.base_url) as client:
+            pending = await AuthorizationFlow(client, callback_url="https://app.example/callback").start()
+            callback = fake.consent(pending.url)
+
+    While it is entered, it listens on 127.0.0.1 and, where there is one, on ::1. Entered with ``async with``, it runs
+    in the same loop; with ``with``, in a thread, for tests that have no loop. Or put ``app`` into a server of your own.
+    It remembers the last 200,000 codes and keys, and the last 10,000 requests.
+
+    Args:
+        port: The port to listen on; 0 takes a free one.
+        tokens: The bearer tokens that may create codes; by default one, which ``token`` gives.
+        dialect: How refusals are worded.
+        clock: Where time comes from; `advance` moves ahead of it.
+        code_lifetime: Seconds for which a code can be redeemed.
+
+    Raises:
+        RequestValidationError: An argument is not valid.
+        LoopbackUnavailableError: On entering: the port is in use.
+    """
+
+    def __init__(
+        self,
+        *,
+        port: int = 0,
+        tokens: Collection[str] | None = None,
+        dialect: Dialect | str = Dialect.DOCUMENTED,
+        clock: Clock = SYSTEM_CLOCK,
+        code_lifetime: float = 600.0,
+    ) -> None:
+        if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
+            raise RequestValidationError("port", "must be an integer from 0 to 65535")
+        known = (TOKEN,) if tokens is None else tuple(tokens)
+        if isinstance(tokens, str) or not known or not all(isinstance(token, str) and token for token in known):
+            raise RequestValidationError("tokens", "must be one or more strings that are not empty")
+        if dialect not in list(Dialect):
+            raise RequestValidationError("dialect", f"must be one of {', '.join(Dialect)}")
+        check_number("code_lifetime", code_lifetime, least=0, exclusive=True)
+        self._wanted_port = port
+        self._port = 0
+        self._tokens = known
+        self._clock = MovableClock(clock)
+        self._script = Script()
+        self._requests: History[RecordedRequest] = History(_MOST_REQUESTS)
+        self._authority = Authority(self._clock.time, code_lifetime=code_lifetime, capacity=_MOST_CODES)
+        self._api = API(
+            authority=self._authority,
+            tokens=frozenset(self._tokens),
+            dialect=Dialect(dialect),
+            issued_keys=History(_MOST_CODES),
+            redeemed_codes=History(_MOST_CODES),
+            counters=Counter(),
+        )
+        self._pages = Pages(self._authority, self._api.issued_keys, self._requests, self._api.counters)
+        self._app = self._make_app()
+        self._cleanup = contextlib.AsyncExitStack()
+        self._thread = contextlib.ExitStack()
+
+    def _make_app(self) -> web.Application:
+        adapter = Adapter(
+            api=self._api, pages=self._pages, script=self._script, clock=self._clock, requests=self._requests
+        )
+        return adapter.make_app()
+
+    async def __aenter__(self) -> Self:
+        async with contextlib.AsyncExitStack() as cleanup:
+            sockets = listen(self._wanted_port)
+            for listener in sockets:
+                cleanup.callback(listener.close)
+            # An app is for one runner; the next time that this is entered takes a new one.
+            app, self._app = self._app, self._make_app()
+            # A handler that hangs ends when its client leaves.
+            runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=_SHUTDOWN)
+            cleanup.push_async_callback(runner.cleanup)
+            await runner.setup()
+            for listener in sockets:
+                await web.SockSite(runner, listener, backlog=_BACKLOG).start()
+            self._port = sockets[0].getsockname()[1]
+            self._cleanup = cleanup.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._port = 0
+        await self._cleanup.aclose()
+
+    def __enter__(self) -> Self:
+        self._thread.enter_context(in_thread(self))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.url if self._port else 'not listening'}>"
+
+    @property
+    def app(self) -> web.Application:
+        """What serves it, to be put into another server."""
+        return self._app
+
+    @property
+    def url(self) -> str:
+        """Where it listens: the page that says what it is, and what happened lately."""
+        if not self._port:
+            raise RuntimeError("the fake OpenRouter does not listen: enter it first")
+        return f"http://127.0.0.1:{self._port}"
+
+    @property
+    def base_url(self) -> str:
+        """The address of its API."""
+        return f"{self.url}/api/v1"
+
+    @property
+    def auth_url(self) -> str:
+        """The page on which users consent."""
+        return f"{self.url}/auth"
+
+    @property
+    def token(self) -> str:
+        """A bearer token that it accepts."""
+        return self._tokens[0]
+
+    @property
+    def issued_keys(self) -> Sequence[IssuedKey]:
+        """The keys that it issued."""
+        return self._api.issued_keys
+
+    @property
+    def redeemed_codes(self) -> Sequence[str]:
+        """The codes that were redeemed."""
+        return self._api.redeemed_codes
+
+    @property
+    def requests(self) -> Sequence[RecordedRequest]:
+        """The requests to its API."""
+        return self._requests
+
+    @property
+    def counters(self) -> Counter[str]:
+        """How often what happened.
+
+        ``exchange``, ``create``, ``key`` and ``other`` count requests, and with a status behind them, as in
+        ``exchange 200``, the answers; ``redeemed`` the keys; ``fault drop`` and so on the faults; ``consent``,
+        ``denial`` and ``refusal`` what came of authorization pages.
+        """
+        return self._api.counters
+
+    def issue_code(
+        self,
+        *,
+        code_challenge: str | None = None,
+        code_challenge_method: CodeChallengeMethod | str | None = None,
+        callback_url: str | None = None,
+        user_id: str | None | Unset = UNSET,
+        key_label: str | None = None,
+        limit: float | None = None,
+        usage_limit_type: UsageLimitType | str | None = None,
+        expires_at: datetime | None = None,
+        workspace_id: str | None = None,
+        fault: str | None = None,
+    ) -> str:
+        """Issue a code, as if a user had consented.
+
+        Args:
+            code_challenge: The challenge that it answers to; None for none.
+            code_challenge_method: How it was derived; None means ``plain`` (RFC 7636, section 4.3).
+            callback_url: Where the code is sent.
+            user_id: Who consented; by default the sandbox's user. None is one whom OpenRouter does not name.
+            key_label: The name of the key.
+            limit: The credit limit of the key in US dollars; None is no limit.
+            usage_limit_type: When the limit resets; None is never.
+            expires_at: When the key expires, with a time zone; None is never.
+            workspace_id: The workspace of the key.
+            fault: What its exchange meets, as `Fault.from_spec` takes it; None for nothing.
+
+        Raises:
+            RequestValidationError: An argument is not valid.
+        """
+        if expires_at is not None and expires_at.utcoffset() is None:
+            raise RequestValidationError("expires_at", "must be a datetime with a time zone")
+        if usage_limit_type not in (None, *UsageLimitType):
+            raise RequestValidationError("usage_limit_type", f"must be one of {', '.join(UsageLimitType)}")
+        issued = self._authority.issue(
+            code_challenge=code_challenge,
+            code_challenge_method=(
+                None if code_challenge_method is None else to_code_challenge_method(code_challenge_method)
+            ),
+            callback_url=callback_url,
+            key=KeyOptions(
+                user_id=USER_ID if isinstance(user_id, Unset) else user_id,
+                label=key_label,
+                limit=limit,
+                usage_limit_type=None if usage_limit_type is None else UsageLimitType(usage_limit_type),
+                expires_at=None if expires_at is None else expires_at.astimezone(UTC),
+                workspace_id=workspace_id,
+            ),
+            prefix=fault_prefix(fault),
+        )
+        return issued.code
+
+    def consent(self, url: str, *, user_id: str | None | Unset = UNSET, fault: str | None = None) -> str:
+        """What a browser brings back when the user consents on an authorization page.
+
+        Args:
+            url: The page's URL; its host does not matter.
+            user_id: Who consents; by default the sandbox's user.
+            fault: What the code's exchange meets, as `Fault.from_spec` takes it; None for nothing.
+
+        Returns:
+            The callback's URL with the code and the state; in a headless login the bare code.
+
+        Raises:
+            RequestValidationError: The page would not be shown, or there is no such fault.
+        """
+        asked = Authorization.from_url(url)
+        user = USER_ID if isinstance(user_id, Unset) else user_id
+        return asked.granted(self._pages.consent(asked, user_id=user, fault=fault))
+
+    def deny(self, url: str) -> str:
+        """What a browser brings back when the user says no on an authorization page.
+
+        Args:
+            url: The page's URL; its host does not matter.
+
+        Returns:
+            The callback's URL with an error, and without the state.
+
+        Raises:
+            RequestValidationError: The page would not be shown, or the login is headless.
+        """
+        return self._pages.deny(Authorization.from_url(url))
+
+    def advance(self, seconds: float) -> None:
+        """Move its clock forward.
+
+        Raises:
+            RequestValidationError: It is no finite number of seconds from 0.
+        """
+        self._clock.advance(seconds)
+
+    def script(self, *faults: Fault) -> None:
+        """Let the next requests to the API meet these faults, one each."""
+        self._script.add(*faults)
+
+    def rate_limit(self, per_second: float | None) -> None:
+        """Answer 429 to more requests to the API than so many per second, with an honest ``Retry-After``.
+
+        Args:
+            per_second: How many; None ends it.
+
+        Raises:
+            RequestValidationError: It is not a finite number above 0.
+        """
+        if per_second is not None:
+            check_number("per_second", per_second, least=0, exclusive=True)
+        self._api.limit = None if per_second is None else RateLimit(per_second, self._clock.monotonic)

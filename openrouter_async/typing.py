@@ -1,0 +1,25 @@
+"""The public type aliases, for annotations in code that uses the library."""
+
+from openrouter_async._client.config import ApiKeySource, ClientOptions, OnKey
+from openrouter_async._http.chain import Handler, Middleware
+from openrouter_async._http.retry import OnRetry
+from openrouter_async.batch._progress import OnProgress
+from openrouter_async.batch._results import Requests, StopOn
+from openrouter_async.login._callbacks import CallbackInput
+from openrouter_async.login._loopback import Prompt
+from openrouter_async.sinks._base import Save
+
+__all__ = [
+    "ApiKeySource",
+    "CallbackInput",
+    "ClientOptions",
+    "Handler",
+    "Middleware",
+    "OnKey",
+    "OnProgress",
+    "OnRetry",
+    "Prompt",
+    "Requests",
+    "Save",
+    "StopOn",
+]
