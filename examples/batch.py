@@ -3,7 +3,7 @@
 Each line of the file is a JSON object with ``code`` and, where there is one, ``code_verifier``::
 
     pip install 'openrouter-async[journal]'
-    export JOURNAL_KEY=$(python -c 'from openrouter_async.encryption import generate_key; print(generate_key())')
+    export JOURNAL_KEY=$(python -m openrouter_async.encryption)
     python batch.py codes.jsonl journal.jsonl
     python batch.py --keys journal.jsonl
 

@@ -3,7 +3,7 @@
 Each worker is a process of taskiq's; the codes, a line each, come from a producer that collects the keys, too::
 
     pip install 'openrouter-async[taskiq]'
-    export SEALING_KEY=$(python -c 'from openrouter_async.encryption import generate_key; print(generate_key())')
+    export SEALING_KEY=$(python -m openrouter_async.encryption)
     export REDIS_URL=redis://localhost
     taskiq worker --app-dir examples --workers 1 many_workers:broker    # here, there and everywhere
     python examples/many_workers.py < codes.txt > keys.jsonl

@@ -3,7 +3,7 @@
 Logins start on one worker and end on another one, and sessions are known to all::
 
     pip install 'openrouter-async[starlette,redis,cookie]' uvicorn
-    export SECRET_KEY=$(python -c 'from openrouter_async.login import generate_key; print(generate_key())')
+    export SECRET_KEY=$(python -m openrouter_async.encryption)
     REDIS_URL=redis://localhost uvicorn --app-dir examples --port 8080 --workers 4 workers_app:app
     # or: hypercorn --bind localhost:8080 --workers 4 examples/workers_app:app
 

@@ -13,21 +13,21 @@ except ImportError as missing:
     raise ImportError("sealing needs cryptography: pip install 'openrouter-async[cookie]'") from missing
 
 Keys: TypeAlias = str | bytes | Iterable[str | bytes]
-"""A Fernet key, or some: the first one seals, all of them open. `generate_key` makes one."""
+"""A Fernet key, or some: the first one seals, all of them open. `generate_encryption_key` makes one."""
 
 _PADDING: Final = b"="
 
 
-def generate_key() -> str:
+def generate_encryption_key() -> str:
     """A new key for stores and journals: keep it as secret as a password, and the same in all workers."""
     return Fernet.generate_key().decode("ascii")
 
 
-class SealError(Exception):
+class DecryptionError(Exception):
     """What should be opened is altered, cut off, sealed for something else, or with a key that is not there."""
 
 
-class Sealer:
+class Encryptor:
     """Encrypts and authenticates by Fernet: AES-128-CBC and HMAC-SHA256.
 
     Fernet knows no associated data, so what a value is sealed for is sealed with it: one login's data cannot be put in
@@ -49,7 +49,7 @@ class Sealer:
         except (ValueError, TypeError):
             raise RequestValidationError("keys", "must be Fernet keys: 32 bytes in base64url") from None
 
-    def seal(self, purpose: str, data: bytes) -> bytes:
+    def encrypt(self, purpose: str, data: bytes) -> bytes:
         """Encrypt.
 
         Args:
@@ -61,18 +61,22 @@ class Sealer:
         """
         return self._fernet.encrypt(purpose.encode() + b"\n" + data).rstrip(_PADDING)
 
-    def open(self, purpose: str, sealed: bytes) -> bytes:
+    def decrypt(self, purpose: str, sealed: bytes) -> bytes:
         """Decrypt.
 
         Raises:
-            SealError: It was not sealed so, with one of the keys, for this purpose.
+            DecryptionError: It was not sealed so, with one of the keys, for this purpose.
         """
         try:
             data = self._fernet.decrypt(sealed + _PADDING * (-len(sealed) % 4))
         except InvalidToken:
-            raise SealError from None
+            raise DecryptionError from None
         found, _, data = data.partition(b"\n")
         # It is authenticated by now, so how long this takes tells nothing that is secret.
         if found != purpose.encode():
-            raise SealError
+            raise DecryptionError
         return data
+
+
+if __name__ == "__main__":
+    print(generate_encryption_key())  # noqa: T201

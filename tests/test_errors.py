@@ -22,7 +22,7 @@ from openrouter_async import (
     RetryPolicy,
     errors,
 )
-from openrouter_async._http.responses import error_from, outcome_of, settle
+from openrouter_async._http.responses import error_from_response, outcome_of, settle
 
 CODE = "secret/code+1"
 KEY = "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"
@@ -47,7 +47,7 @@ def response(status: int, body: Any = b"", **headers: str) -> Response:
 
 
 def api_error(status: int, body: Any = b"", **headers: str) -> errors.APIError:
-    error = error_from(REQUEST, response(status, body, **headers), Clock(time=lambda: 0.0))
+    error = error_from_response(REQUEST, response(status, body, **headers), Clock(time=lambda: 0.0))
     assert isinstance(error, errors.APIError)
     return error
 
@@ -133,7 +133,7 @@ def test_what_may_come_after_the_work_was_done_is_unknown(status: int) -> None:
 
 @pytest.mark.parametrize("status", [101, 301, 302, 303, 304, 307, 308])
 def test_what_is_neither_success_nor_error_is_no_documented_answer(status: int) -> None:
-    error = error_from(REQUEST, response(status, Location="https://elsewhere.example"), Clock())
+    error = error_from_response(REQUEST, response(status, Location="https://elsewhere.example"), Clock())
     assert isinstance(error, errors.ResponseValidationError)
     assert error.status_code == status
     assert "elsewhere" not in str(error)
@@ -311,7 +311,7 @@ def test_a_refusal_after_an_ambiguous_attempt_is_unknown_and_says_what_to_do() -
 
 def test_the_notes_of_an_answer_become_those_of_its_error() -> None:
     noted = attrs.evolve(response(503), notes=("not retried: for a reason",))
-    assert error_from(REQUEST, noted, Clock()).__notes__ == ["not retried: for a reason"]
+    assert error_from_response(REQUEST, noted, Clock()).__notes__ == ["not retried: for a reason"]
 
 
 def test_a_refusal_after_attempts_that_never_left_stays_a_refusal() -> None:

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from openrouter_async._values.tasks import Outliving
+from openrouter_async._values.tasks import ShieldedTasks
 
 
 async def test_work_goes_on_when_its_caller_is_cancelled_and_the_owner_is_told() -> None:
@@ -15,7 +15,7 @@ async def test_work_goes_on_when_its_caller_is_cancelled_and_the_owner_is_told()
         await go_on.wait()
         return "done"
 
-    outliving: Outliving[str] = Outliving(lambda task: told.append(task.result()))
+    outliving: ShieldedTasks[str] = ShieldedTasks(lambda task: told.append(task.result()))
     caller = asyncio.create_task(outliving.run(work()))
     await asyncio.sleep(0)
     caller.cancel()
@@ -37,7 +37,7 @@ async def test_a_caller_that_stays_gets_what_it_comes_to() -> None:
         return "done"
 
     told: list[object] = []
-    outliving: Outliving[str] = Outliving(told.append)
+    outliving: ShieldedTasks[str] = ShieldedTasks(told.append)
     assert await outliving.run(work(fails=False)) == "done"
     with pytest.raises(ValueError, match="so it is"):
         await outliving.run(work(fails=True))
@@ -54,7 +54,7 @@ async def test_nothing_is_told_by_default_of_work_whose_caller_is_gone(
         await go_on.wait()
         raise asyncio.CancelledError if end == "is cancelled" else ValueError("seen by nobody")
 
-    outliving: Outliving[None] = Outliving()
+    outliving: ShieldedTasks[None] = ShieldedTasks()
     caller = asyncio.create_task(outliving.run(work()))
     await asyncio.sleep(0)
     caller.cancel()

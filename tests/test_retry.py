@@ -25,10 +25,10 @@ from openrouter_async import (
     RetryPolicy,
     errors,
 )
-from openrouter_async._http.chain import Delivery, build_chain
-from openrouter_async._http.responses import error_from, settle
+from openrouter_async._http.chain import SendState, build_chain
+from openrouter_async._http.responses import error_from_response, settle
 from openrouter_async._http.retry import OnRetry, RetryMiddleware
-from openrouter_async._http.throttle import Overload, RetryBudget
+from openrouter_async._http.throttle import HostThrottle, RetryBudget
 from tests.raw import RawServer, http
 from tests.wire.clock import EPOCH, FakeClock, StoppedClock, passes, until
 
@@ -85,7 +85,7 @@ class Script:
 
 
 def chain(
-    clock: FakeClock, server: Handler, *, on_retry: OnRetry | None = None, overload: Overload | None = None
+    clock: FakeClock, server: Handler, *, on_retry: OnRetry | None = None, overload: HostThrottle | None = None
 ) -> Handler:
     return build_chain(
         "middlewares", [RetryMiddleware(clock=clock.clock, on_retry=on_retry, overload=overload)], server
@@ -98,7 +98,7 @@ def with_retry(**options: Any) -> Request:
 
 def error_of(response: Response, clock: FakeClock) -> errors.OpenRouterError:
     """The error that a caller gets for an answer."""
-    error = error_from(REQUEST, response, clock.clock)
+    error = error_from_response(REQUEST, response, clock.clock)
     error.history = response.history
     settle(error)
     return error
@@ -335,7 +335,7 @@ async def test_a_pause_is_for_one_host() -> None:
 
 async def test_a_longer_pause_is_not_shortened_by_a_shorter_one() -> None:
     clock = FakeClock()
-    overload = Overload(clock.clock)
+    overload = HostThrottle(clock.clock)
     origin = REQUEST.url.origin()
     assert overload.pause(origin, 10)
     assert not overload.pause(origin, 1)
@@ -350,7 +350,7 @@ async def test_a_longer_pause_is_not_shortened_by_a_shorter_one() -> None:
 
 async def test_a_pause_that_ends_with_the_one_that_is_known_does_not_change_how_calls_spread() -> None:
     clock = FakeClock([1.0])
-    overload = Overload(clock.clock)
+    overload = HostThrottle(clock.clock)
     overload.pause(REQUEST.url.origin(), 10)
     clock.advance(5)
     overload.pause(REQUEST.url.origin(), 5)
@@ -359,7 +359,7 @@ async def test_a_pause_that_ends_with_the_one_that_is_known_does_not_change_how_
 
 async def test_a_pause_after_the_end_of_another_one_is_a_new_one() -> None:
     clock = FakeClock()
-    overload = Overload(clock.clock)
+    overload = HostThrottle(clock.clock)
     assert overload.pause(REQUEST.url.origin(), 1)
     clock.advance(1)
     assert overload.pause(REQUEST.url.origin(), 1)
@@ -370,7 +370,7 @@ async def test_a_pause_after_the_end_of_another_one_is_a_new_one() -> None:
 async def test_a_pause_that_is_lengthened_meanwhile_is_heeded() -> None:
     clock = StoppedClock([0.0])
     server = Script(clock)
-    overload = Overload(clock.clock)
+    overload = HostThrottle(clock.clock)
     overload.pause(REQUEST.url.origin(), 5)
     call = asyncio.ensure_future(chain(clock, server, overload=overload)(REQUEST))
     await until(lambda: clock.sleeping == 1)
@@ -403,7 +403,7 @@ async def test_a_retry_that_a_longer_pause_of_another_call_prevents_is_no_attemp
     clock = StoppedClock()
     failure = dropped()
     server = Script(clock, [failure])
-    overload = Overload(clock.clock)
+    overload = HostThrottle(clock.clock)
     call = asyncio.ensure_future(chain(clock, server, overload=overload)(REQUEST))
     await until(lambda: clock.sleeping == 1)
     overload.pause(REQUEST.url.origin(), 300)
@@ -417,7 +417,7 @@ async def test_a_retry_that_a_longer_pause_of_another_call_prevents_is_no_attemp
 
 async def test_one_odd_header_does_not_stop_a_client_for_a_day() -> None:
     clock = FakeClock()
-    overload = Overload(clock.clock)
+    overload = HostThrottle(clock.clock)
     overload.pause(REQUEST.url.origin(), 1e300)
     assert overload.paused(REQUEST.url.origin()) == pytest.approx(600)
 
@@ -520,7 +520,7 @@ async def test_successes_refill_the_budget_and_a_retried_one_gives_back_what_it_
 @pytest.mark.parametrize(("code", "tokens"), [(200, 10), (299, 10), (300, 5), (400, 5)])
 async def test_only_a_success_gives_back(code: int, tokens: float) -> None:
     clock = FakeClock()
-    overload = Overload(clock.clock)
+    overload = HostThrottle(clock.clock)
     await chain(clock, Script(clock, [status(503), status(code)]), overload=overload)(with_retry(retry_budget=10))
     assert overload.budgets == {"https://openrouter.ai": tokens}
 
@@ -580,7 +580,7 @@ async def test_a_call_that_is_held_back_says_so_once_and_one_that_is_not_says_no
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     clock = FakeClock([0.0])
-    overload = Overload(clock.clock)
+    overload = HostThrottle(clock.clock)
     handler = chain(clock, Script(clock), overload=overload)
     with caplog.at_level(logging.DEBUG, "openrouter_async"):
         await handler(REQUEST)
@@ -636,15 +636,15 @@ async def test_a_request_is_pending_until_no_attempt_of_it_can_have_been_carried
     server = Script(clock, steps)
 
     async def send(request: Request) -> Response:
-        request.delivery.pending = True  # as the transport does when it writes
+        request.send_state.pending = True  # as the transport does when it writes
         return await server(request)
 
-    request = attrs.evolve(with_retry(initial_interval=1, jitter=False), delivery=Delivery())
+    request = attrs.evolve(with_retry(initial_interval=1, jitter=False), send_state=SendState())
     call = asyncio.ensure_future(chain(clock, send)(request))
     for _ in steps:
         clock.advance(10)
         await until(lambda: clock.sleeping == 1)
-    assert request.delivery.pending is pending
+    assert request.send_state.pending is pending
     clock.advance(10)
     assert (await call).status == 200
 

@@ -26,7 +26,7 @@ from yarl import URL
 
 from openrouter_async import Handler, OpenRouter, Outcome, Request, RequestOptions, Response, RetryPolicy, errors
 from openrouter_async._http.aiohttp_parts import Body, Connections, make_socket
-from openrouter_async._http.chain import Delivery
+from openrouter_async._http.chain import SendState
 from openrouter_async._http.transport import BODY_LIMIT, Transport
 from tests.raw import RawServer, answering, http
 from tests.support import free_port
@@ -290,32 +290,32 @@ class Writer:
         self.written += data
 
 
-def body_for(delivery: Delivery, known: Connections | None = None) -> Body:
-    return Body(b"{}", delivery, Connections() if known is None else known)
+def body_for(send_state: SendState, known: Connections | None = None) -> Body:
+    return Body(b"{}", send_state, Connections() if known is None else known)
 
 
 async def test_a_body_is_not_written_where_an_answer_is_already() -> None:
     writer: Any = Writer(Connection(should_close=True))
-    delivery = Delivery()
-    body = body_for(delivery)
+    send_state = SendState()
+    body = body_for(send_state)
     with pytest.raises(ConnectionAbortedError):
         await body.write_with_length(writer, 2)
-    assert (writer.written, body.written, body.refused, delivery.pending) == (b"", False, True, False)
+    assert (writer.written, body.written, body.refused, send_state.pending) == (b"", False, True, False)
 
 
 async def test_a_body_of_a_call_that_was_given_up_is_not_written() -> None:
     writer: Any = Writer(Connection(should_close=False))
-    delivery = Delivery()
-    delivery.withdrawn = True
+    send_state = SendState()
+    send_state.withdrawn = True
     with pytest.raises(asyncio.CancelledError):
-        await body_for(delivery).write_with_length(writer, 2)
+        await body_for(send_state).write_with_length(writer, 2)
     assert writer.written == b""
 
 
 async def test_a_connection_is_known_from_its_second_use_on() -> None:
     known = Connections()
     writer: Any = Writer(Connection(should_close=False))
-    bodies = [body_for(Delivery(), known) for _ in range(2)]
+    bodies = [body_for(SendState(), known) for _ in range(2)]
     for body in bodies:
         await body.write_with_length(writer, 2)
         body.know(writer.protocol)
@@ -333,13 +333,13 @@ def test_a_connection_that_is_gone_is_forgotten() -> None:
 
 async def test_a_writer_that_does_not_tell_its_connection_still_writes() -> None:
     writer: Any = Writer()
-    body = body_for(Delivery())
+    body = body_for(SendState())
     await body.write_with_length(writer, 2)
     assert (writer.written, body.written, body.reused) == (b"{}", True, False)
 
 
 async def test_a_body_is_a_payload_as_aiohttp_knows_them() -> None:
-    body: Payload = Body(b'{"a":1}', Delivery(), Connections())
+    body: Payload = Body(b'{"a":1}', SendState(), Connections())
     writer: Any = Writer(Connection(should_close=False))
     await body.write(writer)
     assert writer.written == await body.as_bytes() == b'{"a":1}'

@@ -21,11 +21,11 @@ from openrouter_async._client.config import (
     to_proxy,
 )
 from openrouter_async._client.oauth import OAuth
-from openrouter_async._client.pipeline import Calls, Shared
+from openrouter_async._client.pipeline import ClientState, Pipeline
 from openrouter_async._http.chain import Middleware
 from openrouter_async._http.retry import OnRetry
 from openrouter_async._http.retry_policy import RetryPolicy
-from openrouter_async._http.single_flight import InFlight
+from openrouter_async._http.single_flight import SingleFlight
 from openrouter_async._http.transport import Transport
 from openrouter_async._values import codec
 from openrouter_async._values.clock import SYSTEM_CLOCK, Clock
@@ -120,14 +120,14 @@ class OpenRouter:
         if isinstance(pool_size, bool) or not isinstance(pool_size, int) or pool_size < 1:
             raise RequestValidationError("pool_size", "must be an integer from 1")
         transport = Transport(session=session, pool_size=pool_size, proxy=to_proxy(proxy), ssl=ssl, trust_env=trust_env)
-        self._bind(settings, Shared(clock, transport), owner=None)
+        self._bind(settings, ClientState(clock, transport), owner=None)
 
-    def _bind(self, settings: Settings, shared: Shared, *, owner: OpenRouter | None) -> None:
+    def _bind(self, settings: Settings, shared: ClientState, *, owner: OpenRouter | None) -> None:
         self._settings = settings
         self._shared = shared
         # A client made by with_options keeps the one alive that closes the pool.
         self._owner = owner
-        self.oauth = OAuth(Calls(settings, shared, self))
+        self.oauth = OAuth(Pipeline(settings, shared, self))
 
     def with_options(self, **options: Unpack[ClientOptions]) -> OpenRouter:
         """A client that differs in some options and shares this one's pool, pauses and exchanges on their way.
@@ -191,7 +191,7 @@ class OpenRouter:
 
     def __del__(self) -> None:
         # An argument that was refused leaves a client without a pool.
-        shared: Shared | None = getattr(self, "_shared", None)
+        shared: ClientState | None = getattr(self, "_shared", None)
         if shared is not None and self._owner is None and shared.transport.abandon():
             warnings.warn(
                 f"unclosed {self!r}; use `async with` or aclose()", ResourceWarning, stacklevel=2, source=self
@@ -214,7 +214,7 @@ class OpenRouter:
         return self._settings.on_key
 
     @property
-    def in_flight(self) -> InFlight[ExchangeAuthCodeForAPIKeyResponse]:
+    def in_flight(self) -> SingleFlight[ExchangeAuthCodeForAPIKeyResponse]:
         """The exchanges on their way."""
         return self._shared.in_flight
 

@@ -14,8 +14,8 @@ from openrouter_async._http.chain import Middleware
 from openrouter_async._http.options import (
     Bearer,
     check_header_value,
-    is_policy,
-    is_timeout,
+    check_policy,
+    check_timeout,
     to_base_url,
     to_extra_headers,
 )
@@ -90,8 +90,8 @@ class Settings:
 
     api_key: Bearer | ApiKeySource | None = attrs.field(converter=_to_api_key, repr=mask_optional)
     base_url: URL = attrs.field(converter=_to_base_url)
-    timeout: float = attrs.field(validator=is_timeout)
-    retry: RetryPolicy = attrs.field(validator=is_policy)
+    timeout: float = attrs.field(validator=check_timeout)
+    retry: RetryPolicy = attrs.field(validator=check_policy)
     middlewares: tuple[Middleware, ...] = attrs.field(converter=_to_middlewares)
     attempt_middlewares: tuple[Middleware, ...] = attrs.field(converter=_to_middlewares)
     http_referer: str | None = attrs.field(validator=_is_header_value)

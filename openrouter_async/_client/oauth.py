@@ -9,8 +9,8 @@ from uuid import UUID
 
 from yarl import URL
 
-from openrouter_async._client.pipeline import CREATE, Calls
-from openrouter_async._http.chain import Delivery
+from openrouter_async._client.pipeline import CREATE, Pipeline
+from openrouter_async._http.chain import SendState
 from openrouter_async._http.options import RequestOptions
 from openrouter_async._values import converter
 from openrouter_async._values.models import (
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 
 _Model = TypeVar("_Model", ExchangeAuthCodeForAPIKeyRequest, CreateAuthKeysCodeRequest)
 
-REMEMBERED: Final = 1024
+DEDUP_CACHE_SIZE: Final = 1024
 """How many results a stream remembers for equal requests that come later."""
 
 
 class OAuth:
     """The operations, as ``client.oauth``."""
 
-    def __init__(self, calls: Calls) -> None:
+    def __init__(self, calls: Pipeline) -> None:
         self._calls = calls
 
     @overload
@@ -149,7 +149,7 @@ class OAuth:
             converter.dump(model),
             bearer=await calls.resolve_bearer(),
             options=options,
-            delivery=Delivery(),
+            send_state=SendState(),
             secrets=(),
         )
         if not any(name.lower() == "authorization" for name in call.headers):
@@ -216,7 +216,7 @@ class OAuth:
             deadline=deadline,
             journal=journal,
             on_progress=on_progress,
-            remembered=REMEMBERED,
+            remembered=DEDUP_CACHE_SIZE,
         )
 
     async def exchange_all(

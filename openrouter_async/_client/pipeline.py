@@ -12,13 +12,13 @@ from typing import Any, Final, NamedTuple, TypeVar
 from yarl import URL
 
 from openrouter_async._client.config import Settings, merge_headers
-from openrouter_async._http.chain import Delivery, Handler, Request, build_chain
+from openrouter_async._http.chain import Handler, Request, SendState, build_chain
 from openrouter_async._http.counters import Counters
 from openrouter_async._http.options import Bearer, RequestOptions
-from openrouter_async._http.responses import error_from, settle
+from openrouter_async._http.responses import error_from_response, settle
 from openrouter_async._http.retry import RetryMiddleware
-from openrouter_async._http.single_flight import InFlight
-from openrouter_async._http.throttle import Overload
+from openrouter_async._http.single_flight import SingleFlight
+from openrouter_async._http.throttle import HostThrottle
 from openrouter_async._http.transport import Transport
 from openrouter_async._values import converter
 from openrouter_async._values.clock import Clock
@@ -56,14 +56,14 @@ CREATE: Final = Operation("createAuthKeysCode", "/auth/keys/code")
 OPERATIONS: Final = (EXCHANGE, CREATE)
 
 
-class Shared:
+class ClientState:
     """What a client and those made from it have in common."""
 
     def __init__(self, clock: Clock, transport: Transport) -> None:
         self.clock = clock
         self.transport = transport
-        self.overload = Overload(clock)
-        self.in_flight: InFlight[ExchangeAuthCodeForAPIKeyResponse] = InFlight()
+        self.overload = HostThrottle(clock)
+        self.in_flight: SingleFlight[ExchangeAuthCodeForAPIKeyResponse] = SingleFlight()
         self.counters = Counters()
         self.is_closed = False
 
@@ -75,10 +75,10 @@ class Shared:
         """
         if self.is_closed:
             raise ClientClosedError("the client is closed")
-        self.transport.acquire_session()
+        self.transport.session()
 
 
-class Calls:
+class Pipeline:
     """The calls of a client.
 
     Args:
@@ -91,7 +91,7 @@ class Calls:
         shared: What they have in common with the calls of other clients.
     """
 
-    def __init__(self, settings: Settings, shared: Shared, client: object) -> None:
+    def __init__(self, settings: Settings, shared: ClientState, client: object) -> None:
         self.settings = settings
         self.shared = shared
         self._client = client
@@ -156,7 +156,7 @@ class Calls:
         *,
         bearer: Bearer | None,
         options: RequestOptions | None,
-        delivery: Delivery,
+        send_state: SendState,
         secrets: tuple[str, ...],
     ) -> Request:
         """The request for one call, of the client's settings and the call's options."""
@@ -181,7 +181,7 @@ class Calls:
             timeout=timeout,
             retry=retry,
             secrets=secrets,
-            delivery=delivery,
+            send_state=send_state,
         )
 
     async def _exchange(
@@ -189,11 +189,11 @@ class Calls:
         model: ExchangeAuthCodeForAPIKeyRequest,
         bearer: Bearer | None,
         options: RequestOptions | None,
-        delivery: Delivery,
+        send_state: SendState,
     ) -> ExchangeAuthCodeForAPIKeyResponse:
         secrets = (model.code,) if model.code_verifier is None else (model.code, model.code_verifier)
         call = self.prepare(
-            EXCHANGE, converter.dump(model), bearer=bearer, options=options, delivery=delivery, secrets=secrets
+            EXCHANGE, converter.dump(model), bearer=bearer, options=options, send_state=send_state, secrets=secrets
         )
         del secrets
         response = await self.send(call, ExchangeAuthCodeForAPIKeyResponse)
@@ -206,7 +206,7 @@ class Calls:
                 raise KeyDeliveryError(
                     f"on_key raised {type(failure).__name__}; the key is in .response", response=response
                 ) from failure
-            delivery.kept = True
+            send_state.kept = True
         return response
 
     async def send(self, request: Request, kind: type[_Result]) -> _Result:
@@ -240,7 +240,7 @@ class Calls:
                 self.shared.counters.succeeded += 1
                 return result
         else:
-            error = error_from(request, response, self.shared.clock)
+            error = error_from_response(request, response, self.shared.clock)
         error.history = response.history
         self._settle(error)
         raise error

@@ -15,7 +15,7 @@ from aiohttp.payload import Payload
 from multidict import CIMultiDict
 from yarl import URL
 
-from openrouter_async._http.chain import Delivery
+from openrouter_async._http.chain import SendState
 
 if TYPE_CHECKING:
     from aiohttp.client_proto import ResponseHandler
@@ -85,10 +85,10 @@ class Body(Payload):
     refused = False
     _is_known = False
 
-    def __init__(self, body: bytes, delivery: Delivery, known: Connections) -> None:
+    def __init__(self, body: bytes, send_state: SendState, known: Connections) -> None:
         # Not super().__init__(): what it would set is told by the properties below.
         self._body = body
-        self._delivery = delivery
+        self._send_state = send_state
         self._known = known
 
     def know(self, protocol: ResponseHandler | None) -> None:
@@ -139,7 +139,7 @@ class Body(Payload):
 
     async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
         """Write it, unless its call was given up or its connection is not to be trusted."""
-        if self._delivery.withdrawn:
+        if self._send_state.withdrawn:
             # Before Python 3.12, aiohttp writes one pass of the loop later, and the call may have been given up in it.
             raise asyncio.CancelledError
         protocol = getattr(writer, "protocol", None)
@@ -150,6 +150,6 @@ class Body(Payload):
             raise ConnectionAbortedError
         transport = writer.transport
         if transport is not None and not transport.is_closing():
-            self.written = self._delivery.pending = True
+            self.written = self._send_state.pending = True
             self.written_at = time.perf_counter()
         await writer.write(self._body)

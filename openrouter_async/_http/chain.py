@@ -14,7 +14,7 @@ from openrouter_async.errors import OpenRouterError, Outcome, RequestValidationE
 from openrouter_async.redaction import redact_headers
 
 
-class Delivery:
+class SendState:
     """Whether the server may have carried out a call; one for all attempts of the call.
 
     Attributes:
@@ -45,7 +45,7 @@ class Request:
         retry: The policy for this call.
         attempt: The number of this attempt, from 1.
         secrets: The values in this request that must not be shown.
-        delivery: What is known of the call's way to the server.
+        send_state: What is known of the call's way to the server.
     """
 
     method: str
@@ -57,7 +57,7 @@ class Request:
     retry: RetryPolicy = attrs.field(repr=False)
     attempt: int = 1
     secrets: tuple[str, ...] = attrs.field(default=(), repr=False)
-    delivery: Delivery = attrs.field(factory=Delivery, repr=False)
+    send_state: SendState = attrs.field(factory=SendState, repr=False)
 
 
 @attrs.frozen(kw_only=True, eq=False)

@@ -96,12 +96,12 @@ def to_extra_headers(value: Mapping[str, str] | None) -> Mapping[str, str]:
     return to_headers("headers", value)
 
 
-def is_timeout(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+def check_timeout(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
     """Refuse what is no time limit of an attempt."""
     check_number(attribute.name, value, least=0, exclusive=True)
 
 
-def is_policy(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+def check_policy(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
     """Refuse what is no `RetryPolicy`."""
     if not isinstance(value, RetryPolicy):
         raise RequestValidationError(attribute.name, "must be a RetryPolicy")
@@ -122,8 +122,8 @@ class RequestOptions:
     """
 
     server_url: URL | None = attrs.field(default=None, converter=_to_server_url)
-    timeout: float | None = attrs.field(default=None, validator=attrs.validators.optional(is_timeout))
-    retry: RetryPolicy | None = attrs.field(default=None, validator=attrs.validators.optional(is_policy))
+    timeout: float | None = attrs.field(default=None, validator=attrs.validators.optional(check_timeout))
+    retry: RetryPolicy | None = attrs.field(default=None, validator=attrs.validators.optional(check_policy))
     headers: Mapping[str, str] = attrs.field(
         factory=dict[str, str],
         converter=to_extra_headers,

@@ -33,7 +33,7 @@ def outcome_of(status: int) -> Outcome:
     return Outcome.UNKNOWN if status >= 500 or status == 408 else Outcome.REFUSED
 
 
-def error_from(request: Request, response: Response, clock: Clock) -> OpenRouterError:
+def error_from_response(request: Request, response: Response, clock: Clock) -> OpenRouterError:
     """The error for an answer that is not a 2xx."""
     error = _error_from(request, response, clock)
     for note in response.notes:

@@ -10,9 +10,9 @@ import attrs
 
 from openrouter_async._http.chain import Attempt, Handler, Request, Response
 from openrouter_async._http.counters import Counters
-from openrouter_async._http.responses import error_from
+from openrouter_async._http.responses import error_from_response
 from openrouter_async._http.retry_policy import RetryPolicy, backoff, parse_retry_after
-from openrouter_async._http.throttle import RETRY_COST, SUCCESS_REFUND, TIMEOUT_COST, Overload
+from openrouter_async._http.throttle import RETRY_COST, SUCCESS_REFUND, TIMEOUT_COST, HostThrottle
 from openrouter_async._values.clock import SYSTEM_CLOCK, Clock
 from openrouter_async.errors import OpenRouterError, Outcome, RequestTimeoutError, TransportError
 from openrouter_async.events import Event
@@ -31,7 +31,7 @@ class RetryMiddleware:
     """Tries a request again as its `RetryPolicy` says, and remembers what happened.
 
     The attempts that failed are the ``history`` of the answer, or of the error. A 429 or 503 with ``Retry-After`` holds
-    back every call to that host that shares the ``Overload``, until the time that the server named; then they go on
+    back every call to that host that shares the ``HostThrottle``, until the time that the server named; then they go on
     one by one, spread over a fifth of that time.
 
     Args:
@@ -44,12 +44,12 @@ class RetryMiddleware:
     def __init__(
         self,
         *,
-        overload: Overload | None = None,
+        overload: HostThrottle | None = None,
         clock: Clock = SYSTEM_CLOCK,
         on_retry: OnRetry | None = None,
         counters: Counters | None = None,
     ) -> None:
-        self._overload = overload if overload is not None else Overload(clock)
+        self._overload = overload if overload is not None else HostThrottle(clock)
         self._clock = clock
         self._on_retry = on_retry
         self._counters = counters if counters is not None else Counters()
@@ -61,7 +61,7 @@ class RetryMiddleware:
         started = self._clock.monotonic()
         # Most calls succeed at once, in fair weather: then nobody looks at the account of their attempts, which costs a
         # thirtieth of an exchange.
-        is_simple = overload.is_calm and request.timeout <= request.retry.max_elapsed_time
+        is_simple = overload.is_idle and request.timeout <= request.retry.max_elapsed_time
         call = None if is_simple else _Call(request, overload, self._clock, started)
         failure: _Failure | None = None
         while (wait := 0.0 if call is None else call.wait()) is not None:
@@ -74,11 +74,11 @@ class RetryMiddleware:
             except OpenRouterError as error:
                 failure = _Failure(error)
             else:
-                if call is None and response.status < 300 and overload.is_calm:
+                if call is None and response.status < 300 and overload.is_idle:
                     return response
                 if response.status not in request.retry.statuses:
                     return (call or _Call(request, overload, self._clock, started)).finish(response)
-                failure = _Failure(error_from(request, response, self._clock), response)
+                failure = _Failure(error_from_response(request, response, self._clock), response)
             call = call or _Call(request, overload, self._clock, started)
             attempt = call.plan_retry(failure)
             if attempt is None:
@@ -157,7 +157,7 @@ class _Call:
         "_wait",
     )
 
-    def __init__(self, request: Request, overload: Overload, clock: Clock, started: float) -> None:
+    def __init__(self, request: Request, overload: HostThrottle, clock: Clock, started: float) -> None:
         self._request = request
         self._policy = request.retry
         self._overload = overload
@@ -179,7 +179,7 @@ class _Call:
         self._now = self._clock.monotonic()
         left = self._deadline - self._now
         # Also after a wait: another call may have met a longer pause meanwhile.
-        wait = self._behind_pause(0.0, left)
+        wait = self._extend_past_pause(0.0, left)
         if wait >= left:
             self._note = "not retried: the host's pause does not end in time"
             return None
@@ -192,7 +192,7 @@ class _Call:
             )
         return wait
 
-    def _behind_pause(self, wait: float, left: float) -> float:
+    def _extend_past_pause(self, wait: float, left: float) -> float:
         """A wait, lengthened to the end of the host's pause and a bit: those who wait do not leave it as a herd."""
         pause = self._overload.paused(self._origin)
         if pause <= 0:
@@ -212,12 +212,12 @@ class _Call:
         now = self._clock.monotonic()
         self._history.extend(failure.history)
         if failure.error.outcome is not Outcome.UNKNOWN and not any(a.is_ambiguous for a in self._history):
-            self._request.delivery.pending = False
+            self._request.send_state.pending = False
         wait = self._wait_after(failure)
         if wait is None:
             return None
         left = self._deadline - now
-        wait = self._behind_pause(wait, left)
+        wait = self._extend_past_pause(wait, left)
         if wait >= left:
             self._note = f"not retried: a wait of {wait:.3g} s does not fit into what is left of the call's time"
             return None
@@ -233,7 +233,7 @@ class _Call:
         """Seconds to wait after a failure, but for pauses; None when it is not to be retried."""
         error, response = failure.error, failure.response
         if response is not None:
-            self._heed(response.status, error.retry_after)
+            self._apply_retry_after(response.status, error.retry_after)
         elif not (isinstance(error, TransportError) and self._policy.retry_connection_errors):
             return None
         if failure.is_stale_connection:
@@ -246,7 +246,7 @@ class _Call:
         # The server's wish is a lower bound: a 0 or a date in the past must not make a storm of retries.
         return max(backoff(self._policy, self._failures, self._clock.random()), error.retry_after or 0.0)
 
-    def _heed(self, status: int, retry_after: float | None) -> None:
+    def _apply_retry_after(self, status: int, retry_after: float | None) -> None:
         if status not in _PAUSING_STATUSES or retry_after is None:
             return
         if self._overload.pause(self._origin, retry_after):
@@ -285,7 +285,7 @@ class _Call:
         if response.status < 300:
             self._overload.refund(self._origin, self._policy.retry_budget, self._refund)
         elif response.status in _PAUSING_STATUSES:
-            self._heed(response.status, parse_retry_after(response.headers, self._clock.time()))
+            self._apply_retry_after(response.status, parse_retry_after(response.headers, self._clock.time()))
         if not self._history:
             return response
         return attrs.evolve(response, history=(*self._history, *response.history))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Hashable
 from types import TracebackType
 from typing import Any, Final, Generic, TypeVar
 
-from openrouter_async._http.chain import Delivery
+from openrouter_async._http.chain import SendState
 from openrouter_async.errors import ClientClosedError, KeyDeliveryError, Outcome
 from openrouter_async.events import Event
 
@@ -27,11 +27,11 @@ IF_NOT_SENT: Final = "unless it was sent"
 _MANY: Final = 100
 _WOKEN_AT_ONCE: Final = 8
 
-_GRACE: Final = 1.0
+_CANCEL_TIMEOUT: Final = 1.0
 """Seconds that a cancelled exchange has for its end."""
 
 
-class _Flight(Delivery, Generic[T]):
+class _Flight(SendState, Generic[T]):
     """An exchange on its way, and the callers that wait for it."""
 
     task: asyncio.Task[None]
@@ -45,7 +45,7 @@ class _Flight(Delivery, Generic[T]):
         self.callers = [caller]
 
 
-class InFlight(Generic[T]):
+class SingleFlight(Generic[T]):
     """The exchanges that a client has on their way, each in a task of its own."""
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ class InFlight(Generic[T]):
     def __len__(self) -> int:
         return len(self._joinable) + len(self._withdrawn)
 
-    async def join(self, key: Hashable, start: Callable[[Delivery], Coroutine[Any, Any, T]]) -> T:
+    async def join(self, key: Hashable, start: Callable[[SendState], Coroutine[Any, Any, T]]) -> T:
         """Wait for the exchange with this key; start it when there is none on its way.
 
         A caller that is cancelled leaves it running, unless nobody else waits for it and no server can have carried
@@ -67,7 +67,7 @@ class InFlight(Generic[T]):
 
         Args:
             key: What makes two exchanges equal.
-            start: Makes the coroutine of a new exchange; it keeps the `Delivery` up to date.
+            start: Makes the coroutine of a new exchange; it keeps the `SendState` up to date.
 
         Raises:
             ClientClosedError: The client was closed, and the exchange did not end in time.
@@ -128,7 +128,7 @@ class InFlight(Generic[T]):
         if flight.callers:
             return
         if flight.task.done():
-            _tell_of_loss(flight)
+            _log_lost_key(flight)
         elif not flight.pending:
             self._cancel(flight)
 
@@ -165,14 +165,14 @@ class InFlight(Generic[T]):
         if self._landed:
             loop.call_soon(self._wake_more, loop)
 
-    async def _fly(self, flight: _Flight[T], start: Callable[[Delivery], Coroutine[Any, Any, T]]) -> None:
+    async def _fly(self, flight: _Flight[T], start: Callable[[SendState], Coroutine[Any, Any, T]]) -> None:
         try:
             flight.result = await start(flight)
         except Exception as error:  # noqa: BLE001 - it is raised in the callers
             flight.error, flight.traceback = error, error.__traceback__
         finally:
             if not flight.callers:
-                _tell_of_loss(flight)
+                _log_lost_key(flight)
             self._land(flight)
 
     async def drain(self, timeout: float) -> int:
@@ -200,7 +200,7 @@ class InFlight(Generic[T]):
             for flight in self._all():
                 self._cancel(flight)
         if late:
-            await asyncio.wait(late, timeout=_GRACE)
+            await asyncio.wait(late, timeout=_CANCEL_TIMEOUT)
             for flight in self._all():
                 self._land(flight)
             logger.warning(
@@ -216,7 +216,7 @@ def _wake(landed: asyncio.Future[None]) -> None:
         landed.set_result(None)
 
 
-def _tell_of_loss(flight: _Flight[Any]) -> None:
+def _log_lost_key(flight: _Flight[Any]) -> None:
     """Log what an exchange came to when no caller is left to take it, unless that is taken care of."""
     if isinstance(flight.error, KeyDeliveryError):
         logger.error("a key is lost: its caller was cancelled, and %s", flight.error, extra={"event": Event.KEY_LOST})

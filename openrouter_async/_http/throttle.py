@@ -45,7 +45,7 @@ class _Pause(NamedTuple):
     spread: float
 
 
-class Overload:
+class HostThrottle:
     """What a client knows of each host's trouble; shared by all its calls."""
 
     def __init__(self, clock: Clock) -> None:
@@ -54,7 +54,7 @@ class Overload:
         self._budgets: dict[tuple[URL, float], RetryBudget] = {}
 
     @property
-    def is_calm(self) -> bool:
+    def is_idle(self) -> bool:
         """Whether no host is known to be in trouble."""
         return not (self._pauses or self._budgets)
 

@@ -104,7 +104,7 @@ class Transport:
         connector = None if self._session is None else self._session.connector
         return 0 if connector is None else connector.limit
 
-    def acquire_session(self) -> aiohttp.ClientSession:
+    def session(self) -> aiohttp.ClientSession:
         """The session, bound to the running loop.
 
         Raises:
@@ -137,8 +137,8 @@ class Transport:
             ResponseValidationError: The answer is too large or cannot be decompressed.
             ClientClosedError: The session is closed.
         """
-        session = self._session if self._session is not None else self.acquire_session()
-        body = Body(request.body, request.delivery, self._known_connections)
+        session = self._session if self._session is not None else self.session()
+        body = Body(request.body, request.send_state, self._known_connections)
         started = time.perf_counter()
         deadline = self._deadlines.start(request.timeout)
         try:

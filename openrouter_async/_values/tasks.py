@@ -15,7 +15,7 @@ def _pass_over(task: asyncio.Task[Any]) -> None:
         task.exception()
 
 
-class Outliving(Generic[T]):
+class ShieldedTasks(Generic[T]):
     """Work that goes on when its caller is cancelled.
 
     Args:

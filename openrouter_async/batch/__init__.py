@@ -5,7 +5,7 @@ from openrouter_async.batch._journal import Journal
 from openrouter_async.batch._journal_file import JournalEntry
 from openrouter_async.batch._progress import BatchProgress
 from openrouter_async.batch._results import ExchangeResult
-from openrouter_async.batch._status import Standing, cast_doubt, request_digest
+from openrouter_async.batch._status import RequestStatus, mark_outcome_unknown, request_digest
 
 __all__ = [
     "Batch",
@@ -13,7 +13,7 @@ __all__ = [
     "ExchangeResult",
     "Journal",
     "JournalEntry",
-    "Standing",
-    "cast_doubt",
+    "RequestStatus",
+    "mark_outcome_unknown",
     "request_digest",
 ]

@@ -21,10 +21,10 @@ from openrouter_async.batch._journal_file import (
     purpose_of,
     read_lines,
     reason_of,
+    to_encryptor,
     to_entry,
-    to_sealer,
 )
-from openrouter_async.batch._status import Standing, cast_doubt, request_digest, standing_after
+from openrouter_async.batch._status import RequestStatus, mark_outcome_unknown, request_digest, standing_after
 from openrouter_async.errors import JournalError, KeyDeliveryError, OpenRouterError, RequestValidationError
 
 if TYPE_CHECKING:
@@ -50,10 +50,11 @@ class Journal:
 
     Args:
         path: Where the file is; it is made when there is none. It should be on a local disk.
-        keys: Fernet keys, by `openrouter_async.encryption.generate_key`: the first one seals, all of them open.
+        keys: Fernet keys, by `openrouter_async.encryption.generate_encryption_key`: the first one seals, all
+            of them open.
             They need
             the extra ``journal``.
-        clear_keys: Whether API keys are written as they are. Whoever can read the file has them.
+        store_plaintext_keys: Whether API keys are written as they are. Whoever can read the file has them.
         clock: Where time comes from.
 
     Raises:
@@ -65,17 +66,17 @@ class Journal:
         path: str | os.PathLike[str],
         *,
         keys: Keys | None = None,
-        clear_keys: bool = False,
+        store_plaintext_keys: bool = False,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        if keys is not None and clear_keys:
-            raise RequestValidationError("clear_keys", "must not come with keys to seal with")
+        if keys is not None and store_plaintext_keys:
+            raise RequestValidationError("store_plaintext_keys", "must not come with keys to seal with")
         self._path = Path(path)
-        self._sealer = to_sealer(keys)
-        self._clear_keys = clear_keys
+        self._encryptor = to_encryptor(keys)
+        self._clear_keys = store_plaintext_keys
         self._clock = clock
         self._lines: Lines | None = None
-        self._standings: dict[str, Standing] = {}
+        self._standings: dict[str, RequestStatus] = {}
         # Those under way: whether an earlier try of theirs is in doubt.
         self._open: dict[str, bool] = {}
         # A future where somebody waits for the end of one.
@@ -132,7 +133,7 @@ class Journal:
             for digest in tuple(self._open):
                 self.leave(digest)
 
-    def standing(self, request: ExchangeAuthCodeForAPIKeyRequest | str) -> Standing | None:
+    def standing(self, request: ExchangeAuthCodeForAPIKeyRequest | str) -> RequestStatus | None:
         """What is known of a request; None when it was never tried.
 
         Args:
@@ -150,7 +151,7 @@ class Journal:
     @property
     def holds_keys(self) -> bool:
         """Whether API keys can be had from the file."""
-        return self._sealer is not None or self._clear_keys
+        return self._encryptor is not None or self._clear_keys
 
     def is_final(self, digest: str) -> bool:
         """Whether a request has a result that trying again cannot better."""
@@ -172,14 +173,14 @@ class Journal:
             await self._end_of(digest)
         if self.is_final(digest):
             return False
-        self._open[digest] = self._standings.get(digest) is Standing.IN_DOUBT
+        self._open[digest] = self._standings.get(digest) is RequestStatus.UNCERTAIN
         self._settled.clear()
         try:
             await self._write({"event": "intent", "request": digest})
         except BaseException:
             self.leave(digest)
             raise
-        self._standings[digest] = Standing.IN_DOUBT
+        self._standings[digest] = RequestStatus.UNCERTAIN
         return True
 
     async def _end_of(self, digest: str) -> None:
@@ -203,10 +204,10 @@ class Journal:
         """
         doubted = self._open.get(digest, False)
         if doubted and isinstance(result, Exception):
-            cast_doubt(result)
+            mark_outcome_unknown(result)
         standing = standing_after(result)
-        if doubted and standing is Standing.RETRYABLE:
-            standing = Standing.IN_DOUBT
+        if doubted and standing is RequestStatus.RETRYABLE:
+            standing = RequestStatus.UNCERTAIN
         # Also when this is cancelled meanwhile, the line is written.
         self._standings[digest] = standing
         try:
@@ -235,8 +236,8 @@ class Journal:
         if isinstance(response, ExchangeAuthCodeForAPIKeyResponse):
             said["user_id"] = response.user_id
             said["key_hash"] = hashlib.sha256(response.key.encode()).hexdigest()
-            if self._sealer is not None:
-                said["sealed_key"] = self._sealer.seal(purpose_of(digest), response.key.encode()).decode()
+            if self._encryptor is not None:
+                said["sealed_key"] = self._encryptor.encrypt(purpose_of(digest), response.key.encode()).decode()
             elif self._clear_keys:
                 said["key"] = response.key
         return said
@@ -263,12 +264,12 @@ class Journal:
             JournalError: It is no journal, cannot be read, or was sealed with other keys.
             RequestValidationError: ``keys`` are not valid.
         """
-        sealer = to_sealer(keys)
+        encryptor = to_encryptor(keys)
         entries: dict[str, JournalEntry] = {}
         try:
             with Path(path).open("rb") as file:
                 for _, fields in read_lines(file, Path(path)):
-                    entry = to_entry(fields, sealer, Path(path))
+                    entry = to_entry(fields, encryptor, Path(path))
                     entries[entry.request] = entry
         except OSError as failure:
             raise JournalError(f"{path}: it cannot be read: {reason_of(failure)}") from None

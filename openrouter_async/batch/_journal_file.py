@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any, Final
 
 import attrs
 
-from openrouter_async.batch._status import Standing
+from openrouter_async.batch._status import RequestStatus
 from openrouter_async.errors import JournalError
 from openrouter_async.redaction import mask_key
 
@@ -22,7 +22,7 @@ if sys.platform != "win32":
     import fcntl
 
 if TYPE_CHECKING:
-    from openrouter_async.encryption import Keys, Sealer
+    from openrouter_async.encryption import Encryptor, Keys
 
 _HEADER: Final = b'{"journal": "openrouter_async", "version": 1}\n'
 
@@ -46,7 +46,7 @@ class JournalEntry:
     """
 
     request: str
-    standing: Standing
+    standing: RequestStatus
     at: datetime
     key: str | None = attrs.field(default=None, repr=_show_key)
     key_hash: str | None = None
@@ -54,16 +54,16 @@ class JournalEntry:
     error: str | None = None
 
 
-def to_sealer(keys: Keys | None) -> Sealer | None:
+def to_encryptor(keys: Keys | None) -> Encryptor | None:
     """What seals and opens with these keys; None without keys."""
     if keys is None:
         return None
-    from openrouter_async.encryption import Sealer
+    from openrouter_async.encryption import Encryptor
 
-    return Sealer(keys)
+    return Encryptor(keys)
 
 
-def open_journal(path: Path) -> tuple[IO[bytes], dict[str, Standing]]:
+def open_journal(path: Path) -> tuple[IO[bytes], dict[str, RequestStatus]]:
     """Open and lock a journal, or make one; and what it says."""
     if sys.platform == "win32":  # pragma: no cover
         raise JournalError(f"{path}: a journal needs flock, which this system does not have")
@@ -85,15 +85,15 @@ def open_journal(path: Path) -> tuple[IO[bytes], dict[str, Standing]]:
         return file, standings
 
 
-def give_up(opening: asyncio.Future[tuple[IO[bytes], dict[str, Standing]]]) -> None:
+def give_up(opening: asyncio.Future[tuple[IO[bytes], dict[str, RequestStatus]]]) -> None:
     """Close what `open_journal` gave when nobody waits for it any more."""
     if opening.exception() is None:
         opening.result()[0].close()
 
 
-def _take_over(file: IO[bytes], path: Path) -> dict[str, Standing]:
+def _take_over(file: IO[bytes], path: Path) -> dict[str, RequestStatus]:
     """Read a journal, and cut off what a process that died left behind."""
-    standings: dict[str, Standing] = {}
+    standings: dict[str, RequestStatus] = {}
     file.seek(0)
     end = 0
     for line_end, fields in read_lines(file, path):
@@ -119,7 +119,7 @@ def append(file: IO[bytes], lines: bytes) -> None:
 
 
 @attrs.define(eq=False)
-class _Group:
+class _PendingWrite:
     """Lines that are written, and made to last, together."""
 
     lines: list[bytes] = attrs.field(factory=list[bytes])
@@ -134,7 +134,7 @@ class Lines:
         self._file = file
         self._path = path
         self._process = os.getpid()
-        self._group: _Group | None = None
+        self._group: _PendingWrite | None = None
         # Whether nothing is being written.
         self._quiet = asyncio.Event()
         self._quiet.set()
@@ -153,7 +153,7 @@ class Lines:
             raise JournalError(f"{self._path}: {self._refusal}")
         group = self._group
         if group is None:
-            group = self._group = _Group()
+            group = self._group = _PendingWrite()
             if self._quiet.is_set():
                 self._quiet.clear()
                 # Not at once: more may come in this pass of the loop.
@@ -180,7 +180,7 @@ class Lines:
         writing = asyncio.get_running_loop().run_in_executor(None, append, self._file, b"".join(group.lines))
         writing.add_done_callback(lambda writing: self._end(group, writing.exception()))
 
-    def _end(self, group: _Group, failure: BaseException | None) -> None:
+    def _end(self, group: _PendingWrite, failure: BaseException | None) -> None:
         if failure is not None:
             # A part of it may be there: whatever came after would be in the middle of a line.
             self._refusal = f"it cannot be written: {reason_of(failure)}"
@@ -207,7 +207,7 @@ def read_lines(file: IO[bytes], path: Path) -> Iterator[tuple[int, dict[str, Any
         try:
             fields = json.loads(line)
             is_result = fields["event"] == "result"
-            fields["standing"] = Standing(fields["standing"]) if is_result else Standing.IN_DOUBT
+            fields["standing"] = RequestStatus(fields["standing"]) if is_result else RequestStatus.UNCERTAIN
             fields["at"] = datetime.fromisoformat(fields["at"])
             fields["request"] = str(fields["request"])
         except (ValueError, KeyError, TypeError, RecursionError):
@@ -215,15 +215,15 @@ def read_lines(file: IO[bytes], path: Path) -> Iterator[tuple[int, dict[str, Any
         yield end, fields
 
 
-def to_entry(fields: dict[str, Any], sealer: Sealer | None, path: Path) -> JournalEntry:
+def to_entry(fields: dict[str, Any], encryptor: Encryptor | None, path: Path) -> JournalEntry:
     """What a line of a journal says."""
     key = fields.get("key")
-    if sealer is not None and "sealed_key" in fields:
-        from openrouter_async.encryption import SealError
+    if encryptor is not None and "sealed_key" in fields:
+        from openrouter_async.encryption import DecryptionError
 
         try:
-            key = sealer.open(purpose_of(fields["request"]), fields["sealed_key"].encode()).decode()
-        except SealError:
+            key = encryptor.decrypt(purpose_of(fields["request"]), fields["sealed_key"].encode()).decode()
+        except DecryptionError:
             raise JournalError(f"{path}: a key in it was not sealed with the given ones") from None
     return JournalEntry(
         request=fields["request"],

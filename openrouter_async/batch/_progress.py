@@ -67,7 +67,7 @@ OnProgress: TypeAlias = Callable[[BatchProgress], object]
 """Called as a batch goes on. When it is a coroutine function, each call is awaited before the next one."""
 
 
-class Tally:
+class ProgressCounter:
     """Counts what comes of a batch.
 
     Args:

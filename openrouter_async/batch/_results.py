@@ -69,7 +69,7 @@ def not_sent(reason: str) -> OpenRouterError:
     return TransportError(f"not sent: {reason}", outcome=Outcome.NOT_SENT, attempts=0)
 
 
-def tell_of_loss(results: Iterable[ExchangeResult]) -> None:
+def log_lost_keys(results: Iterable[ExchangeResult]) -> None:
     """Say that the consumer will not get these results, and that their keys are nowhere else."""
     lost = sum(result.key is not None for result in results)
     if lost:

@@ -17,9 +17,9 @@ from openrouter_async.batch._dedup import Identity, Repeats, identify
 from openrouter_async.batch._intake import Intake
 from openrouter_async.batch._journal import Journal
 from openrouter_async.batch._options import Plan
-from openrouter_async.batch._progress import BatchProgress, Reporter, Tally
+from openrouter_async.batch._progress import BatchProgress, ProgressCounter, Reporter
 from openrouter_async.batch._queues import Outlet
-from openrouter_async.batch._results import ExchangeResult, not_sent, tell_of_loss
+from openrouter_async.batch._results import ExchangeResult, log_lost_keys, not_sent
 from openrouter_async.batch._source import Source
 from openrouter_async.batch._status import request_digest
 from openrouter_async.errors import (
@@ -75,7 +75,7 @@ class Run:
         self._failure: BaseException | None = None
         self._is_finished = False
         self._is_abandoned = False
-        self._tally = Tally(source.total, clock)
+        self._tally = ProgressCounter(source.total, clock)
         # Not the run: connections outlive a batch, and keep the context in which they were made.
         self._mark = object()
 
@@ -133,7 +133,7 @@ class Run:
     def warn_of_loss(self, results: Iterable[ExchangeResult]) -> None:
         """Say that the consumer will not get these results, if their keys are nowhere else."""
         if not self._plan.is_safe:
-            tell_of_loss(results)
+            log_lost_keys(results)
 
     @property
     def progress(self) -> BatchProgress:
@@ -222,7 +222,7 @@ class Run:
             if journal is not None and is_begun:
                 await self._record(journal, digest, outcome)
             if isinstance(outcome, Exception):
-                result = made = ExchangeResult(index=index, request=request, error=self._heed(outcome))
+                result = made = ExchangeResult(index=index, request=request, error=self._apply_retry_after(outcome))
             else:
                 result = made = ExchangeResult(index=index, request=request, response=outcome)
         finally:
@@ -257,7 +257,7 @@ class Run:
             raise cancelled
         return self._not_sent()
 
-    def _heed(self, error: Exception) -> Exception:
+    def _apply_retry_after(self, error: Exception) -> Exception:
         if isinstance(error, OpenRouterError):
             # It says by itself what happened, and frames are large.
             error.with_traceback(None)

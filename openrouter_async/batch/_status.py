@@ -9,16 +9,16 @@ from openrouter_async._values.models import ExchangeAuthCodeForAPIKeyRequest, Ex
 from openrouter_async.errors import APIError, OpenRouterError, Outcome, TransportError
 
 
-class Standing(enum.StrEnum):
+class RequestStatus(enum.StrEnum):
     """What is known of a request that was tried."""
 
-    IN_DOUBT = "in_doubt"
+    UNCERTAIN = "uncertain"
     """It was about to be sent, or was sent, and its result is not known: it may have been carried out."""
     RETRYABLE = "retryable"
     """It never left, or was refused for a reason that passes; it is as good as new."""
-    DONE = "done"
+    SUCCEEDED = "succeeded"
     """It gave a key."""
-    REFUSED = "refused"
+    REJECTED = "rejected"
     """It was refused for good."""
     LOST = "lost"
     """Its code is used up, and it is unknown by whom: a key may exist that nobody has."""
@@ -26,7 +26,7 @@ class Standing(enum.StrEnum):
     @property
     def is_final(self) -> bool:
         """Whether trying again is of no use."""
-        return self in (Standing.DONE, Standing.REFUSED, Standing.LOST)
+        return self in (RequestStatus.SUCCEEDED, RequestStatus.REJECTED, RequestStatus.LOST)
 
 
 def request_digest(request: ExchangeAuthCodeForAPIKeyRequest | str) -> str:
@@ -45,25 +45,25 @@ def request_digest(request: ExchangeAuthCodeForAPIKeyRequest | str) -> str:
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:32]
 
 
-def standing_after(result: ExchangeAuthCodeForAPIKeyResponse | Exception) -> Standing:
+def standing_after(result: ExchangeAuthCodeForAPIKeyResponse | Exception) -> RequestStatus:
     """What the result of one try tells of its request."""
     if isinstance(result, ExchangeAuthCodeForAPIKeyResponse):
-        return Standing.DONE
+        return RequestStatus.SUCCEEDED
     if not isinstance(result, OpenRouterError):
         # A middleware of the app does not say whether it sent the request.
-        return Standing.IN_DOUBT
+        return RequestStatus.UNCERTAIN
     if isinstance(result, APIError) and (result.is_code_rejected or result.status_code == 400):
-        return Standing.LOST if result.outcome is Outcome.UNKNOWN else Standing.REFUSED
+        return RequestStatus.LOST if result.outcome is Outcome.UNKNOWN else RequestStatus.REJECTED
     return {
-        Outcome.NOT_SENT: Standing.RETRYABLE,
+        Outcome.NOT_SENT: RequestStatus.RETRYABLE,
         # A bearer token can be mended, and a pause ends.
-        Outcome.REFUSED: Standing.RETRYABLE,
-        Outcome.UNKNOWN: Standing.IN_DOUBT,
-        Outcome.COMPLETED: Standing.DONE,
+        Outcome.REFUSED: RequestStatus.RETRYABLE,
+        Outcome.UNKNOWN: RequestStatus.UNCERTAIN,
+        Outcome.COMPLETED: RequestStatus.SUCCEEDED,
     }[result.outcome]
 
 
-def cast_doubt(error: Exception) -> None:
+def mark_outcome_unknown(error: Exception) -> None:
     """Make a rejection of a code honest when an earlier try may have used it: its outcome is unknown."""
     if isinstance(error, APIError) and error.is_code_rejected and error.outcome is Outcome.REFUSED:
         error.outcome = Outcome.UNKNOWN

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 
 from openrouter_async._values.models import ExchangeAuthCodeForAPIKeyRequest, ExchangeAuthCodeForAPIKeyResponse
-from openrouter_async.batch import ExchangeResult, Journal, Standing, request_digest
+from openrouter_async.batch import ExchangeResult, Journal, RequestStatus, request_digest
 from openrouter_async.cli._batch_files import Results
-from openrouter_async.cli._exit import Exit, explain
+from openrouter_async.cli._exit import ExitCode, explain
 from openrouter_async.cli._rows import Row
 from openrouter_async.cli._storage import rescue_place
 from openrouter_async.errors import KeyDeliveryError, Outcome
@@ -31,15 +31,15 @@ LOST: Final = "lost"
 
 # What the journal knows and the output does not: a run was killed between the two, or somebody changed the output.
 _TOLD_BY_JOURNAL: Final = {
-    Standing.DONE: (Outcome.COMPLETED, "An earlier run got the key, which was not in this file any more."),
-    Standing.REFUSED: (Outcome.REFUSED, "An earlier run was refused."),
-    Standing.LOST: (Outcome.UNKNOWN, "The code was used up, and it is unknown by whom."),
+    RequestStatus.SUCCEEDED: (Outcome.COMPLETED, "An earlier run got the key, which was not in this file any more."),
+    RequestStatus.REJECTED: (Outcome.REFUSED, "An earlier run was refused."),
+    RequestStatus.LOST: (Outcome.UNKNOWN, "The code was used up, and it is unknown by whom."),
 }
 _FAILURES: Final = {
-    Outcome.UNKNOWN: Exit.UNKNOWN,
-    Outcome.NOT_SENT: Exit.NETWORK,
-    Outcome.REFUSED: Exit.REFUSED,
-    INVALID: Exit.USAGE,
+    Outcome.UNKNOWN: ExitCode.UNKNOWN,
+    Outcome.NOT_SENT: ExitCode.NETWORK,
+    Outcome.REFUSED: ExitCode.REFUSED,
+    INVALID: ExitCode.USAGE,
 }
 """What is no key, the gravest first: it gives the exit status."""
 
@@ -152,7 +152,7 @@ class Work:
         else:
             self.counts[RESCUED] += 1
 
-    def _standing(self, request: ExchangeAuthCodeForAPIKeyRequest) -> Standing:
+    def _standing(self, request: ExchangeAuthCodeForAPIKeyRequest) -> RequestStatus:
         standing = self._journal.standing(request)
         assert standing is not None  # noqa: S101 - it is final
         return standing
@@ -179,13 +179,13 @@ class Summary:
     failure: Exception | None
 
     @property
-    def status(self) -> Exit:
+    def status(self) -> ExitCode:
         """The exit status."""
         if self.failure is not None:
-            return Exit.FAILED
+            return ExitCode.FAILED
         if self.is_interrupted:
-            return Exit.INTERRUPTED
-        return next((status for kind, status in _FAILURES.items() if self.counts[kind]), Exit.DONE)
+            return ExitCode.INTERRUPTED
+        return next((status for kind, status in _FAILURES.items() if self.counts[kind]), ExitCode.DONE)
 
     @property
     def document(self) -> dict[str, Any]:

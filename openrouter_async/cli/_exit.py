@@ -21,7 +21,7 @@ from openrouter_async.login.errors import InvalidCallbackError, LoginError, Logi
 from openrouter_async.sinks._base import KeySinkError
 
 
-class Exit(enum.IntEnum):
+class ExitCode(enum.IntEnum):
     """The exit status."""
 
     DONE = 0
@@ -43,27 +43,27 @@ _NAMES: Final = {"api_key": "the API key", "code": "the code", "path": "--file",
 _START_AGAIN: Final = "Start again with `openrouter-async login`: a code is good for one use, and for ten minutes."
 
 
-def exit_status(error: BaseException) -> Exit:
+def exit_status(error: BaseException) -> ExitCode:
     """The exit status for an error."""
     match error:
         case KeyboardInterrupt():
-            return Exit.INTERRUPTED
+            return ExitCode.INTERRUPTED
         case UsageError() | RequestValidationError() | LoopbackUnavailableError() | InvalidCallbackError():
-            return Exit.USAGE
+            return ExitCode.USAGE
         case KeyDeliveryError() | KeySinkError() | JournalError():
-            return Exit.FAILED
+            return ExitCode.FAILED
         case LoginTimeoutError():
-            return Exit.REFUSED
+            return ExitCode.REFUSED
         case OpenRouterError(outcome=Outcome.REFUSED):
-            return Exit.REFUSED
+            return ExitCode.REFUSED
         case OpenRouterError(outcome=Outcome.UNKNOWN):
-            return Exit.UNKNOWN
+            return ExitCode.UNKNOWN
         case LoginError():
-            return Exit.REFUSED
+            return ExitCode.REFUSED
         case OpenRouterError():
-            return Exit.NETWORK
+            return ExitCode.NETWORK
         case _:
-            return Exit.FAILED
+            return ExitCode.FAILED
 
 
 def explain(error: BaseException, command: str | None = None) -> str:

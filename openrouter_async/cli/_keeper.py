@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from openrouter_async._values.models import ExchangeAuthCodeForAPIKeyRequest, ExchangeAuthCodeForAPIKeyResponse
-from openrouter_async.cli._exit import Exit
+from openrouter_async.cli._exit import ExitCode
 from openrouter_async.cli._options import Output
 from openrouter_async.cli._storage import Place, rescue_place
 from openrouter_async.login._models import Grant
@@ -38,7 +38,7 @@ class Keeper:
     def __init__(self, place: Place | None, output: Output) -> None:
         self._place = place
         self._output = output
-        self.status = Exit.DONE
+        self.status = ExitCode.DONE
 
     async def __call__(
         self, request: ExchangeAuthCodeForAPIKeyRequest, response: ExchangeAuthCodeForAPIKeyResponse
@@ -58,7 +58,7 @@ class Keeper:
         except KeySinkError as failure:
             place = rescue_place(grant.key_hash)
             await place.vault.save(grant.key, user_id=grant.user_id)
-            self.status = Exit.FAILED
+            self.status = ExitCode.FAILED
             self._output.tell(f"The key could not be kept where you wanted it: {failure}.")
         document = describe(grant) | {"stored_in": place.kind.value, "stored_at": place.where}
         who = "Signed in" if grant.user_id is None else f"Signed in as {grant.user_id}"

@@ -14,7 +14,7 @@ import attrs
 
 from openrouter_async.cli._exit import UsageError
 from openrouter_async.cli._options import Site, Storage, StoreKind
-from openrouter_async.sinks._base import KeySinkError, KeyVault, Saver, StoredKey
+from openrouter_async.sinks._base import BaseKeySink, KeySinkError, KeyVault, StoredKey
 from openrouter_async.sinks._file import FileSink
 from openrouter_async.sinks._private_file import PrivateFile
 
@@ -25,7 +25,7 @@ _APP: Final = "openrouter-async"
 _LINE: Final = re.compile(rf"(?P<before>[ \t]*(export[ \t]+)?{VARIABLE}[ \t]*=[ \t]*)(?P<value>.*?)[ \t]*")
 
 
-class EnvSink(Saver):
+class EnvSink(BaseKeySink):
     """Holds a key as a line of a file that sets variables; its other lines stay as they are."""
 
     def __init__(self, path: Path) -> None:

@@ -13,10 +13,10 @@ from typing import Any, Final, TypeAlias
 
 from openrouter_async._client.client import OpenRouter
 from openrouter_async._values.models import ExchangeAuthCodeForAPIKeyRequest, ExchangeAuthCodeForAPIKeyResponse
-from openrouter_async._values.tasks import Outliving
-from openrouter_async.batch import cast_doubt, request_digest
+from openrouter_async._values.tasks import ShieldedTasks
+from openrouter_async.batch import mark_outcome_unknown, request_digest
 from openrouter_async.errors import APIError, KeyDeliveryError, OpenRouterError, Outcome
-from openrouter_async.login._records import Claim, Claimant, ClaimStatus, KeyRecord, LoginRecord, Store
+from openrouter_async.login._records import Claim, ClaimRequest, ClaimStatus, KeyRecord, LoginRecord, LoginStore
 from openrouter_async.pkce import PKCEPair
 
 logger = logging.getLogger("openrouter_async.integrations.taskiq")
@@ -38,12 +38,12 @@ class ClaimedExchanges:
         remember: Seconds for which a result is given again.
     """
 
-    def __init__(self, client: OpenRouter, store: Store, *, lease: float, remember: float) -> None:
+    def __init__(self, client: OpenRouter, store: LoginStore, *, lease: float, remember: float) -> None:
         self._client = client
         self._store = store
         self._lease = lease
         self._remember = remember
-        self._under_way: Outliving[Said] = Outliving()
+        self._under_way: ShieldedTasks[Said] = ShieldedTasks()
 
     async def drain(self) -> None:
         """Let what is under way end."""
@@ -54,7 +54,7 @@ class ClaimedExchanges:
         return await self._under_way.run(self._settle(request))
 
     async def _settle(self, request: ExchangeAuthCodeForAPIKeyRequest) -> Said:
-        claimant = Claimant(
+        claimant = ClaimRequest(
             login_id=request_digest(request), binding="", is_bound=True, token=secrets.token_urlsafe(16)
         )
         try:
@@ -77,7 +77,7 @@ class ClaimedExchanges:
         return await self._finish(claimant, _say_key(response, delivered=self._client.on_key is not None))
 
     async def _exchange(
-        self, request: ExchangeAuthCodeForAPIKeyRequest, claimant: Claimant
+        self, request: ExchangeAuthCodeForAPIKeyRequest, claimant: ClaimRequest
     ) -> ExchangeAuthCodeForAPIKeyResponse:
         """Exchange the code, and keep the claim as long as this takes."""
         exchange = asyncio.ensure_future(self._client.oauth.exchange_auth_code_for_api_key(request))
@@ -91,7 +91,7 @@ class ClaimedExchanges:
             raise OpenRouterError("something inside the exchange was cancelled", outcome=Outcome.UNKNOWN)
         return exchange.result()
 
-    async def _explain_rejection(self, claimant: Claimant, claim: Claim, failure: APIError) -> Said:
+    async def _explain_rejection(self, claimant: ClaimRequest, claim: Claim, failure: APIError) -> Said:
         # A worker that stalls is overtaken: then one of the two gets the key, and the other one this rejection.
         try:
             again = await self._claim_in_turn(claimant)
@@ -100,10 +100,10 @@ class ClaimedExchanges:
         if again.status is ClaimStatus.FINISHED:
             return _said_before(again)
         if claim.lost or again.lost:
-            cast_doubt(failure)
+            mark_outcome_unknown(failure)
         return await self._give_back(claimant, claim, failure)
 
-    async def _claim_in_turn(self, claimant: Claimant) -> Claim:
+    async def _claim_in_turn(self, claimant: ClaimRequest) -> Claim:
         """Claim the code, and wait for another delivery that has it."""
         now = self._client.clock.time()
         # A store of logins holds a verifier, too. The right one comes with each message.
@@ -117,10 +117,10 @@ class ClaimedExchanges:
             pause = min(pause * 1.5, _LONGEST_PAUSE)
         return claim
 
-    async def _claim(self, claimant: Claimant) -> Claim:
+    async def _claim(self, claimant: ClaimRequest) -> Claim:
         return await self._store.claim(claimant, now=self._client.clock.time(), lease=self._lease)
 
-    async def _finish(self, claimant: Claimant, said: Said) -> Said:
+    async def _finish(self, claimant: ClaimRequest, said: Said) -> Said:
         record = KeyRecord(key="", user_id=None, code="", context=said)
         try:
             await self._store.finish(claimant, record, now=self._client.clock.time(), keep=self._remember)
@@ -128,7 +128,7 @@ class ClaimedExchanges:
             logger.warning("an exchange that is over could not be marked so: %s", failure)
         return said
 
-    async def _give_back(self, claimant: Claimant, claim: Claim, failure: Exception) -> Said:
+    async def _give_back(self, claimant: ClaimRequest, claim: Claim, failure: Exception) -> Said:
         said = say(failure)
         # What may have been carried out stays claimed until the lease is over. Then its next claimant knows of that.
         if said["outcome"] != Outcome.UNKNOWN:

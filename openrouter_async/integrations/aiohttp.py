@@ -21,7 +21,7 @@ from typing import Final, Unpack
 from aiohttp import web
 
 from openrouter_async._client.client import OpenRouter
-from openrouter_async.integrations.web._framework import LoginOptions, StartOptions, Visit
+from openrouter_async.integrations.web._framework import LoginOptions, RequestInfo, StartOptions
 from openrouter_async.integrations.web._login import WebLogin
 from openrouter_async.login._flow import AuthorizationFlow
 from openrouter_async.login._models import Grant, LoginCookie
@@ -101,9 +101,9 @@ class _Framework:
     def __init__(self, app: web.Application) -> None:
         self._app = app
 
-    def visit(self, request: web.Request, login_path: str | None) -> Visit:
+    def visit(self, request: web.Request, login_path: str | None) -> RequestInfo:
         route = self._app.router.get(_LOGIN_ROUTE)
-        return Visit(
+        return RequestInfo(
             method=request.method,
             query=request.raw_path.partition("?")[2],
             headers=request.headers,

@@ -21,7 +21,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final, Unpack, cast
 
 from openrouter_async._client.client import OpenRouter
-from openrouter_async.integrations.web._framework import LoginOptions, StartOptions, Visit
+from openrouter_async.integrations.web._framework import LoginOptions, RequestInfo, StartOptions
 from openrouter_async.integrations.web._login import WebLogin
 from openrouter_async.login._flow import AuthorizationFlow
 from openrouter_async.login._models import Grant, LoginCookie
@@ -136,8 +136,8 @@ def _get_login(request: HTTPConnection) -> WebLogin[Request, Response]:
 
 
 class _Framework:
-    def visit(self, request: Request, login_path: str | None) -> Visit:
-        return Visit(
+    def visit(self, request: Request, login_path: str | None) -> RequestInfo:
+        return RequestInfo(
             method=request.method,
             query=request.scope["query_string"].decode("latin-1"),
             headers=request.headers,

@@ -31,10 +31,10 @@ import attrs
 from openrouter_async._client.client import OpenRouter
 from openrouter_async._http.retry_policy import check_number
 from openrouter_async._values.models import ExchangeAuthCodeForAPIKeyRequest, Unset
-from openrouter_async.encryption import Keys, Sealer, SealError
+from openrouter_async.encryption import DecryptionError, Encryptor, Keys
 from openrouter_async.errors import OpenRouterError, Outcome, RequestTimeoutError, TransportError
 from openrouter_async.integrations._claimed import ClaimedExchanges, Said, rebuild, say
-from openrouter_async.login._records import Store
+from openrouter_async.login._records import LoginStore
 from openrouter_async.redaction import mask_key, mask_optional
 
 try:
@@ -86,7 +86,8 @@ class Exchanges:
 
     Args:
         broker: The broker; it needs a result backend for `result`.
-        keys: Fernet keys, by `openrouter_async.encryption.generate_key`: the first one seals, all of them open.
+        keys: Fernet keys, by `openrouter_async.encryption.generate_encryption_key`: the first one seals, all
+            of them open.
         claims: Where codes are claimed: a store of logins that all workers share, which is borrowed; or what makes one,
             which is closed when the worker ends.
         client: The client, which is borrowed; or what makes one, which is closed when the worker ends.
@@ -103,7 +104,7 @@ class Exchanges:
         broker: AsyncBroker,
         *,
         keys: Keys,
-        claims: Store | Callable[[], Store],
+        claims: LoginStore | Callable[[], LoginStore],
         client: OpenRouter | Callable[[], OpenRouter] = OpenRouter,
         task_name: str = "openrouter_async:exchange",
         lease: float = 15.0,
@@ -112,7 +113,7 @@ class Exchanges:
         check_number("lease", lease, least=0, exclusive=True)
         check_number("remember", remember, least=0, exclusive=True)
         self._broker = broker
-        self._sealer = Sealer(keys)
+        self._encryptor = Encryptor(keys)
         self._claims = claims
         self._client = client
         self._lease = lease
@@ -148,7 +149,7 @@ class Exchanges:
         if isinstance(request, str):
             request = ExchangeAuthCodeForAPIKeyRequest(code=request)
         task_id = self._broker.id_generator()
-        sealed = self._sealer.seal(_purpose("request", task_id), _dump_request(request)).decode()
+        sealed = self._encryptor.encrypt(_purpose("request", task_id), _dump_request(request)).decode()
         del request
         try:
             await self._task.kicker().with_task_id(task_id).kiq(sealed)
@@ -185,8 +186,8 @@ class Exchanges:
         if result.is_err:
             raise TransportError(f"the task failed: {type(result.error).__name__}", outcome=Outcome.UNKNOWN)
         try:
-            said: Said = json.loads(self._sealer.open(_purpose("result", task_id), result.return_value.encode()))
-        except SealError:
+            said: Said = json.loads(self._encryptor.decrypt(_purpose("result", task_id), result.return_value.encode()))
+        except DecryptionError:
             raise TransportError("the result was not sealed with these keys", outcome=Outcome.UNKNOWN) from None
         if "error" in said:
             raise rebuild(said)
@@ -232,12 +233,12 @@ class Exchanges:
         if self._worker is None:
             raise RuntimeError("the worker of taskiq has not been started: its startup event opens the client")
         try:
-            request = _load_request(self._sealer.open(_purpose("request", task_id), sealed.encode()))
-        except SealError:
+            request = _load_request(self._encryptor.decrypt(_purpose("request", task_id), sealed.encode()))
+        except DecryptionError:
             said = say(OpenRouterError("the request was not sealed with the keys of the worker"))
         else:
             said = await self._worker.carry_out(request)
-        return self._sealer.seal(_purpose("result", task_id), json.dumps(said).encode()).decode()
+        return self._encryptor.encrypt(_purpose("result", task_id), json.dumps(said).encode()).decode()
 
 
 def _purpose(what: str, task_id: str) -> str:

@@ -26,7 +26,7 @@ from openrouter_async.login.errors import (
 from openrouter_async.login.stores._memory import MemoryStore
 
 if TYPE_CHECKING:
-    from openrouter_async.encryption import generate_key
+    from openrouter_async.encryption import generate_encryption_key
     from openrouter_async.login._loopback import LoopbackLogin
     from openrouter_async.login.stores._cookie import CookieStore
     from openrouter_async.login.stores._redis import RedisStore
@@ -36,7 +36,7 @@ _ON_DEMAND: Final = {
     "CookieStore": "openrouter_async.login.stores._cookie",
     "LoopbackLogin": "openrouter_async.login._loopback",
     "RedisStore": "openrouter_async.login.stores._redis",
-    "generate_key": "openrouter_async.encryption",
+    "generate_encryption_key": "openrouter_async.encryption",
 }
 
 
@@ -72,6 +72,6 @@ __all__ = [
     "StateMismatchError",
     "UnknownLoginError",
     "authorization_url",
-    "generate_key",
+    "generate_encryption_key",
     "validate_return_to",
 ]

@@ -8,11 +8,11 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from openrouter_async._values.models import ExchangeAuthCodeForAPIKeyResponse
-from openrouter_async._values.tasks import Outliving
+from openrouter_async._values.tasks import ShieldedTasks
 from openrouter_async.errors import APIError, KeyDeliveryError, OpenRouterError, Outcome
 from openrouter_async.login._callbacks import Callback
 from openrouter_async.login._models import Grant, LoginCookie
-from openrouter_async.login._records import Claim, Claimant, ClaimStatus, KeyRecord, LoginRecord, Store, digest
+from openrouter_async.login._records import Claim, ClaimRequest, ClaimStatus, KeyRecord, LoginRecord, LoginStore, digest
 from openrouter_async.login.errors import (
     AuthorizationDeniedError,
     AuthorizationError,
@@ -49,7 +49,7 @@ class Finisher:
     """
 
     def __init__(
-        self, client: OpenRouter, store: Store, *, clock: Clock, result_lifetime: float, lease: float, wait: float
+        self, client: OpenRouter, store: LoginStore, *, clock: Clock, result_lifetime: float, lease: float, wait: float
     ) -> None:
         self._client = client
         self._store = store
@@ -57,9 +57,9 @@ class Finisher:
         self._result_lifetime = result_lifetime
         self._lease = lease
         self._wait = wait
-        self._under_way = Outliving(self._log_abandoned)
+        self._under_way = ShieldedTasks(self._log_abandoned)
 
-    async def finish(self, callback: Callback, claimant: Claimant) -> Grant:
+    async def finish(self, callback: Callback, claimant: ClaimRequest) -> Grant:
         """Finish a login, also when the caller is cancelled: a code that was sent cannot be sent again.
 
         Raises:
@@ -71,16 +71,16 @@ class Finisher:
         """Wait so many seconds for what is still being finished."""
         await self._under_way.drain(timeout)
 
-    async def _settle(self, callback: Callback, claimant: Claimant) -> Grant:
+    async def _settle(self, callback: Callback, claimant: ClaimRequest) -> Grant:
         claim = await self._claim_in_turn(claimant)
         match claim.status:
             case ClaimStatus.CLAIMED:
                 return await self._carry_out(callback, claimant, claim)
             case ClaimStatus.FINISHED:
                 return _give_again(callback, claimant, claim)
-            case ClaimStatus.SPENT:
+            case ClaimStatus.CONSUMED:
                 raise LoginAlreadyUsedError("the login is over")
-            case ClaimStatus.ELSEWHERE:
+            case ClaimStatus.BINDING_MISMATCH:
                 raise LoginBindingError("the login was started in another browser or chat")
             case ClaimStatus.UNKNOWN:
                 raise UnknownLoginError("there is no such login, or not any more, or not in this browser")
@@ -90,7 +90,7 @@ class Finisher:
                     raise LoginInProgressError(_STILL_AT_WORK)
                 raise LoginAlreadyUsedError("the login is being finished by another callback")
 
-    async def _carry_out(self, callback: Callback, claimant: Claimant, claim: Claim) -> Grant:
+    async def _carry_out(self, callback: Callback, claimant: ClaimRequest, claim: Claim) -> Grant:
         login = claim.login
         assert login is not None  # noqa: S101 - stores promise it
         if login.expires_at <= self._clock.time():
@@ -120,7 +120,9 @@ class Finisher:
         record = _record(response, callback, login)
         return _grant(record, await self._spend(claimant, record, keep))
 
-    async def _exchange(self, code: str, login: LoginRecord, claimant: Claimant) -> ExchangeAuthCodeForAPIKeyResponse:
+    async def _exchange(
+        self, code: str, login: LoginRecord, claimant: ClaimRequest
+    ) -> ExchangeAuthCodeForAPIKeyResponse:
         """Exchange the code, and keep the claim as long as this takes."""
         exchange = asyncio.get_running_loop().create_task(
             self._client.oauth.exchange_auth_code_for_api_key(
@@ -143,7 +145,7 @@ class Finisher:
             exchange.cancel()
 
     async def _explain_rejection(
-        self, callback: Callback, claimant: Claimant, claim: Claim, failure: APIError
+        self, callback: Callback, claimant: ClaimRequest, claim: Claim, failure: APIError
     ) -> Grant:
         # A worker that stalls is overtaken: then one of the two gets the key, and the other one this refusal.
         try:
@@ -162,7 +164,7 @@ class Finisher:
             ) from failure
         raise failure
 
-    async def _claim_in_turn(self, claimant: Claimant) -> Claim:
+    async def _claim_in_turn(self, claimant: ClaimRequest) -> Claim:
         """Claim the login, and wait for another callback of the same browser that has it."""
         give_up_at = self._clock.monotonic() + self._wait
         pause = _FIRST_PAUSE
@@ -175,11 +177,11 @@ class Finisher:
             await self._clock.sleep(pause)
             pause = min(pause * 1.5, _LONGEST_PAUSE)
 
-    async def _claim(self, claimant: Claimant) -> Claim:
+    async def _claim(self, claimant: ClaimRequest) -> Claim:
         return await self._store.claim(claimant, now=self._clock.time(), lease=self._lease)
 
     async def _spend(
-        self, claimant: Claimant, record: KeyRecord | None = None, keep: float = 0.0
+        self, claimant: ClaimRequest, record: KeyRecord | None = None, keep: float = 0.0
     ) -> LoginCookie | None:
         try:
             return await self._store.finish(claimant, record, now=self._clock.time(), keep=keep)
@@ -188,7 +190,7 @@ class Finisher:
             logger.warning("a login that is over could not be marked so: %s", _describe(failure))
             return None
 
-    async def _give_back(self, claimant: Claimant) -> None:
+    async def _give_back(self, claimant: ClaimRequest) -> None:
         try:
             await self._store.restore(claimant, now=self._clock.time())
         except Exception as failure:  # noqa: BLE001 - an app's own store may raise anything
@@ -222,7 +224,7 @@ def _describe(failure: Exception) -> str:
     return str(failure) if isinstance(failure, LoginError) else type(failure).__name__
 
 
-def _is_same_browser(claimant: Claimant, claim: Claim) -> bool:
+def _is_same_browser(claimant: ClaimRequest, claim: Claim) -> bool:
     """Whether anything shows that the callback comes from the browser that started the login."""
     return claimant.is_bound or claim.same_browser
 
@@ -231,7 +233,7 @@ def _code_digest(callback: Callback) -> str:
     return digest(callback.state or "", "code", callback.code)
 
 
-def _give_again(callback: Callback, claimant: Claimant, claim: Claim) -> Grant:
+def _give_again(callback: Callback, claimant: ClaimRequest, claim: Claim) -> Grant:
     record = claim.result
     assert record is not None  # noqa: S101 - stores promise it
     is_same_code = hmac.compare_digest(record.code.encode(), _code_digest(callback).encode())

@@ -17,7 +17,7 @@ from openrouter_async.errors import RequestValidationError
 from openrouter_async.login._callbacks import Callback, CallbackInput, read_callback, read_pasted
 from openrouter_async.login._completion import Finisher, authorization_error
 from openrouter_async.login._models import Grant, PendingLogin
-from openrouter_async.login._records import Claimant, LoginRecord, Store, digest, login_id
+from openrouter_async.login._records import ClaimRequest, LoginRecord, LoginStore, digest, login_id
 from openrouter_async.login._urls import AUTHORIZATION_URL, CallbackTemplate, authorization_url, validate_return_to
 from openrouter_async.login.stores._memory import MemoryStore
 from openrouter_async.pkce import PKCEPair, to_code_challenge_method
@@ -72,7 +72,7 @@ class AuthorizationFlow:
         client: OpenRouter,
         *,
         callback_url: str | URL | None = None,
-        store: Store | None = None,
+        store: LoginStore | None = None,
         auth_url: str | URL = AUTHORIZATION_URL,
         code_challenge_method: CodeChallengeMethod | str = CodeChallengeMethod.S256,
         lifetime: float = 600.0,
@@ -86,7 +86,7 @@ class AuthorizationFlow:
         check_number("lease", lease, least=0, exclusive=True)
         check_number("wait", wait, least=0)
         self._template = None if callback_url is None else CallbackTemplate(callback_url)
-        self._store: Store = MemoryStore() if store is None else store
+        self._store: LoginStore = MemoryStore() if store is None else store
         self._auth_url = to_base_url("auth_url", auth_url)
         self._method = to_code_challenge_method(code_challenge_method)
         self._lifetime = lifetime
@@ -235,7 +235,7 @@ class AuthorizationFlow:
         if callback.state is None:
             # Nothing shows whose login this was, so none is touched.
             raise authorization_error(callback, None)
-        claimant = Claimant(
+        claimant = ClaimRequest(
             login_id=login_id(callback.state),
             binding=digest(callback.state, "binding", _to_binding(binding)),
             is_bound=binding is not None,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeAlias
 from aiohttp import web
 from yarl import URL
 
-from openrouter_async._values.tasks import Outliving
+from openrouter_async._values.tasks import ShieldedTasks
 from openrouter_async.errors import KeyDeliveryError, OpenRouterError, RequestValidationError
 from openrouter_async.login._callbacks import read_callback
 from openrouter_async.login._flow import AuthorizationFlow
@@ -125,7 +125,7 @@ class LoopbackLogin:
         self._opener = opener
         self._clock = clock
         self._binding = secrets.token_urlsafe(16)
-        self._finishing: Outliving[OpenRouterError | None] = Outliving()
+        self._finishing: ShieldedTasks[OpenRouterError | None] = ShieldedTasks()
         self._cleanup = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:

@@ -23,7 +23,7 @@ from openrouter_async.redaction import mask, mask_key, mask_optional
 
 T = TypeVar("T")
 
-GRACE: Final = 60.0
+TOMBSTONE_TTL: Final = 60.0
 """Seconds that a store remembers a login beyond its end, so that "expired" can be told from "unknown"."""
 
 
@@ -129,7 +129,7 @@ class KeyRecord:
 
 
 @attrs.frozen(kw_only=True)
-class Claimant:
+class ClaimRequest:
     """A callback that wants to finish a login.
 
     Attributes:
@@ -156,9 +156,9 @@ class ClaimStatus(enum.StrEnum):
     """It is another claimant's."""
     FINISHED = "finished"
     """It is spent, and its result is here."""
-    SPENT = "spent"
+    CONSUMED = "spent"
     """It is spent, and no result is kept."""
-    ELSEWHERE = "elsewhere"
+    BINDING_MISMATCH = "elsewhere"
     """It belongs to another browser or chat; nothing has changed."""
     UNKNOWN = "unknown"
     """There is no such login, or not any more."""
@@ -183,7 +183,7 @@ class Claim:
     same_browser: bool = False
 
 
-class Store(Protocol):
+class LoginStore(Protocol):
     """Where logins are between their start and their end.
 
     Every operation is atomic, and doing it twice is doing it once. ``now`` is in seconds since the epoch, and
@@ -191,7 +191,7 @@ class Store(Protocol):
     """
 
     async def put(self, login: LoginRecord, *, now: float) -> LoginCookie | None:
-        """Hold a pending login until `GRACE` after its end; one that is known already stays as it is.
+        """Hold a pending login until `TOMBSTONE_TTL` after its end; one that is known already stays as it is.
 
         Args:
             login: The login.
@@ -202,7 +202,7 @@ class Store(Protocol):
         """
         ...
 
-    async def claim(self, claimant: Claimant, *, now: float, lease: float) -> Claim:
+    async def claim(self, claimant: ClaimRequest, *, now: float, lease: float) -> Claim:
         """Give the login to the claimant, or say why not.
 
         It is given when the binding is the login's own and the login is pending, or another's lease is over. To the
@@ -215,7 +215,7 @@ class Store(Protocol):
         """
         ...
 
-    async def restore(self, claimant: Claimant, *, now: float) -> None:
+    async def restore(self, claimant: ClaimRequest, *, now: float) -> None:
         """Make the claimant's login pending again; do nothing when it is not, or no longer, the claimant's.
 
         Args:
@@ -225,7 +225,7 @@ class Store(Protocol):
         ...
 
     async def finish(
-        self, claimant: Claimant, result: KeyRecord | None, *, now: float, keep: float
+        self, claimant: ClaimRequest, result: KeyRecord | None, *, now: float, keep: float
     ) -> LoginCookie | None:
         """Make the login spent.
 

@@ -136,7 +136,7 @@ class KeyVault(KeySink, Protocol):
         ...
 
 
-class Saver(abc.ABC):
+class BaseKeySink(abc.ABC):
     """What all sinks have in common: an exchange's key is saved."""
 
     async def __call__(
@@ -154,7 +154,7 @@ Save: TypeAlias = Callable[[StoredKey], Awaitable[object]] | Callable[[StoredKey
 """Stores a key. One that is not a coroutine function runs in a thread, so it may block."""
 
 
-class CallbackSink(Saver):
+class CallbackSink(BaseKeySink):
     """Gives keys to a callable of the app.
 
     ::

@@ -7,11 +7,11 @@ import os
 from pathlib import Path
 
 from openrouter_async._values.clock import SYSTEM_CLOCK, Clock
-from openrouter_async.sinks._base import Saver, StoredKey
+from openrouter_async.sinks._base import BaseKeySink, StoredKey
 from openrouter_async.sinks._private_file import PrivateFile
 
 
-class FileSink(Saver):
+class FileSink(BaseKeySink):
     """Holds a key in a file with mode 0600, as the JSON that `StoredKey` tells of.
 
     It is written beside its place, flushed to the disk and then moved there, so that whoever reads the file finds the

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from openrouter_async._values.clock import SYSTEM_CLOCK, Clock
 from openrouter_async.errors import RequestValidationError
-from openrouter_async.sinks._base import KeySinkError, Saver, StoredKey
+from openrouter_async.sinks._base import BaseKeySink, KeySinkError, StoredKey
 
 try:
     import keyring
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from keyring.backend import KeyringBackend
 
 
-class KeyringSink(Saver):
+class KeyringSink(BaseKeySink):
     """Holds a key in the keyring of the system: Keychain, Credential Locker, Secret Service, KWallet.
 
     The entry's password is the JSON that `StoredKey` tells of. What was put there is read back once, for a keyring that

@@ -13,7 +13,7 @@ import attrs
 from openrouter_async.testing._authority import Authority, CodeRefusedError, IssuedKey
 from openrouter_async.testing._bodies import MalformedBodyError, read_creation, read_exchange
 from openrouter_async.testing._dialects import Answer, Dialect, error, malformed, refusal, wrong_http_method
-from openrouter_async.testing._records import History, RecordedRequest
+from openrouter_async.testing._records import BoundedHistory, RecordedRequest
 from openrouter_async.testing._scripts import RateLimit
 
 Operation: TypeAlias = Callable[[RecordedRequest], Answer]
@@ -39,8 +39,8 @@ class API:
     authority: Authority
     tokens: Container[str]
     dialect: Dialect
-    issued_keys: History[IssuedKey]
-    redeemed_codes: History[str]
+    issued_keys: BoundedHistory[IssuedKey]
+    redeemed_codes: BoundedHistory[str]
     counters: Counter[str]
     limit: RateLimit | None = None
 

@@ -17,9 +17,9 @@ from openrouter_async.testing._browser import Pages
 from openrouter_async.testing._clock import MovableClock
 from openrouter_async.testing._description import DESCRIPTION
 from openrouter_async.testing._dialects import Answer, error
-from openrouter_async.testing._misbehaviour import misbehave
-from openrouter_async.testing._records import History, RecordedRequest
-from openrouter_async.testing._scripts import Script
+from openrouter_async.testing._misbehaviour import apply_fault
+from openrouter_async.testing._records import BoundedHistory, RecordedRequest
+from openrouter_async.testing._scripts import FaultQueue
 from openrouter_async.testing.faults import Fault, FaultKind
 
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -44,9 +44,9 @@ class Adapter:
 
     api: API
     pages: Pages
-    script: Script
+    script: FaultQueue
     clock: MovableClock
-    requests: History[RecordedRequest]
+    requests: BoundedHistory[RecordedRequest]
     _closing: asyncio.Event = attrs.field(factory=asyncio.Event, init=False)
 
     def make_app(self) -> web.Application:
@@ -86,7 +86,7 @@ class Adapter:
     ) -> web.StreamResponse:
         self.api.counters[f"fault {fault.kind}"] += 1
         answer = _respond(operation(record)) if fault.after else None
-        response = await misbehave(fault, request, answer, clock=self.clock, closing=self._closing)
+        response = await apply_fault(fault, request, answer, clock=self.clock, closing=self._closing)
         if fault.kind not in _UNANSWERED:
             self._note(record, name, response.status)
         return response

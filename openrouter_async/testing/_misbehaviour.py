@@ -10,7 +10,7 @@ from openrouter_async.testing._clock import MovableClock
 from openrouter_async.testing.faults import Fault, FaultKind
 
 
-async def misbehave(
+async def apply_fault(
     fault: Fault, request: web.Request, answer: web.Response | None, *, clock: MovableClock, closing: asyncio.Event
 ) -> web.StreamResponse:
     """Give a request a fault instead of its answer.

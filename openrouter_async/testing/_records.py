@@ -45,7 +45,7 @@ class RecordedRequest:
     status: int | None = None
 
 
-class History(Sequence[T]):
+class BoundedHistory(Sequence[T]):
     """What came last, up to a number.
 
     Args:
@@ -74,7 +74,7 @@ class History(Sequence[T]):
         return iter(list(self._kept))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, (list, tuple, History)) and list(self) == list(other)
+        return isinstance(other, (list, tuple, BoundedHistory)) and list(self) == list(other)
 
     __hash__ = None  # type: ignore[assignment]
 

@@ -16,7 +16,7 @@ _MOST_CODES: Final = 10_000
 _TOLERANCE: Final = 1e-9
 
 
-class Script:
+class FaultQueue:
     """Faults for the next requests, one each, and for those whose codes ask for one."""
 
     def __init__(self) -> None:

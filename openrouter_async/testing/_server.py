@@ -23,8 +23,8 @@ from openrouter_async.testing._browser import Pages, fault_prefix
 from openrouter_async.testing._clock import MovableClock
 from openrouter_async.testing._consent import Authorization
 from openrouter_async.testing._dialects import Dialect
-from openrouter_async.testing._records import History, RecordedRequest
-from openrouter_async.testing._scripts import RateLimit, Script
+from openrouter_async.testing._records import BoundedHistory, RecordedRequest
+from openrouter_async.testing._scripts import FaultQueue, RateLimit
 from openrouter_async.testing._threads import in_thread
 from openrouter_async.testing.faults import Fault
 
@@ -84,15 +84,15 @@ class FakeOpenRouter:
         self._port = 0
         self._tokens = known
         self._clock = MovableClock(clock)
-        self._script = Script()
-        self._requests: History[RecordedRequest] = History(_MOST_REQUESTS)
+        self._script = FaultQueue()
+        self._requests: BoundedHistory[RecordedRequest] = BoundedHistory(_MOST_REQUESTS)
         self._authority = Authority(self._clock.time, code_lifetime=code_lifetime, capacity=_MOST_CODES)
         self._api = API(
             authority=self._authority,
             tokens=frozenset(self._tokens),
             dialect=Dialect(dialect),
-            issued_keys=History(_MOST_CODES),
-            redeemed_codes=History(_MOST_CODES),
+            issued_keys=BoundedHistory(_MOST_CODES),
+            redeemed_codes=BoundedHistory(_MOST_CODES),
             counters=Counter(),
         )
         self._pages = Pages(self._authority, self._api.issued_keys, self._requests, self._api.counters)

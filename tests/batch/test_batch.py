@@ -265,7 +265,7 @@ async def test_a_stream_forgets_old_requests_and_a_list_does_not(
 ) -> None:
     codes = issue(fake, 6)
     first = codes[0]
-    monkeypatch.setattr("openrouter_async._client.oauth.REMEMBERED", 3)
+    monkeypatch.setattr("openrouter_async._client.oauth.DEDUP_CACHE_SIZE", 3)
     batch = client.oauth.exchange_many([*codes[:4], first, *codes[4:], first], concurrency=1)
     results = [result async for result in batch]
     assert results[4].key == results[0].key

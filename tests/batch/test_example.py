@@ -9,7 +9,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from openrouter_async.encryption import generate_key
+from openrouter_async.encryption import generate_encryption_key
 from openrouter_async.pkce import PKCEPair
 from openrouter_async.testing import FakeOpenRouter
 from tests.support import ROOT
@@ -21,7 +21,7 @@ class Example:
 
     folder: Path
     fake: FakeOpenRouter
-    journal_key: str = attrs.field(factory=generate_key, repr=False)
+    journal_key: str = attrs.field(factory=generate_encryption_key, repr=False)
 
     def add(self, *, good: int, bad: int = 0) -> None:
         """Add codes to the file; the bad ones have the verifiers of others."""

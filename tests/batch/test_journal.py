@@ -28,16 +28,16 @@ from openrouter_async import (
     RetryPolicy,
     errors,
 )
-from openrouter_async.batch import Standing, request_digest
+from openrouter_async.batch import RequestStatus, request_digest
 from openrouter_async.batch._dedup import identify
 from openrouter_async.batch._journal_file import Lines
-from openrouter_async.encryption import generate_key
+from openrouter_async.encryption import generate_encryption_key
 from openrouter_async.testing import FakeOpenRouter, Fault
 from tests.batch.support import Gate, Safe, issue, read
 from tests.support import ROOT
 from tests.wire.clock import until
 
-KEY = generate_key()
+KEY = generate_encryption_key()
 REFUSED = Fault.status(403, message="Invalid code or code_verifier")
 
 
@@ -84,7 +84,7 @@ async def test_an_intent_and_a_result_are_written_for_each_request(
     ]
     entries = Journal.read(path, keys=KEY)
     assert [entry.key for entry in entries] == [issued.key for issued in fake.issued_keys]
-    assert [entry.standing for entry in entries] == [Standing.DONE] * 2
+    assert [entry.standing for entry in entries] == [RequestStatus.SUCCEEDED] * 2
     assert [entry.user_id for entry in entries] == [issued.user_id for issued in fake.issued_keys]
     assert entries[0].key_hash == hashlib.sha256(fake.issued_keys[0].key.encode()).hexdigest()
     assert entries[0].at.tzinfo is not None
@@ -125,7 +125,7 @@ async def test_with_a_key_nothing_secret_can_be_read_in_the_file(
     assert Journal.read(path)[1].key is None
     assert (path.stat().st_mode & 0o777) == 0o600
     with pytest.raises(errors.JournalError, match="was not sealed with the given ones"):
-        Journal.read(path, keys=generate_key())
+        Journal.read(path, keys=generate_encryption_key())
 
 
 async def test_a_key_that_is_sealed_for_one_request_is_not_taken_for_another(
@@ -150,18 +150,18 @@ async def test_without_a_key_to_seal_with_no_api_key_is_written_and_on_key_is_wa
     assert list(safe.keys.values()) == [key]
     assert key not in path.read_text()
     (entry,) = Journal.read(path, keys=KEY)
-    assert (entry.key, entry.standing) == (None, Standing.DONE)
+    assert (entry.key, entry.standing) == (None, RequestStatus.SUCCEEDED)
     assert entry.key_hash == hashlib.sha256(key.encode()).hexdigest()
 
 
 async def test_api_keys_are_written_as_they_are_only_when_that_is_asked_for(
     fake: FakeOpenRouter, client: OpenRouter, path: Path
 ) -> None:
-    async with Journal(path, clear_keys=True) as journal:
+    async with Journal(path, store_plaintext_keys=True) as journal:
         await client.oauth.exchange_all(issue(fake, 1), journal=journal)
     assert Journal.read(path)[0].key == fake.issued_keys[0].key
-    with pytest.raises(errors.RequestValidationError, match="clear_keys: must not come with keys"):
-        Journal(path, keys=KEY, clear_keys=True)
+    with pytest.raises(errors.RequestValidationError, match="store_plaintext_keys: must not come with keys"):
+        Journal(path, keys=KEY, store_plaintext_keys=True)
 
 
 async def test_a_key_that_on_key_did_not_take_is_in_the_journal(fake: FakeOpenRouter, path: Path) -> None:
@@ -171,7 +171,7 @@ async def test_a_key_that_on_key_did_not_take_is_in_the_journal(fake: FakeOpenRo
     async with OpenRouter(None, base_url=fake.base_url, on_key=refuse) as client:
         await run(client, path, issue(fake, 1))
     (entry,) = Journal.read(path, keys=KEY)
-    assert (entry.key, entry.standing) == (fake.issued_keys[0].key, Standing.DONE)
+    assert (entry.key, entry.standing) == (fake.issued_keys[0].key, RequestStatus.SUCCEEDED)
     assert entry.error == "KeyDeliveryError: on_key raised OSError; the key is in .response"
 
 
@@ -227,7 +227,7 @@ async def test_what_was_refused_for_a_reason_that_passes_is_sent_again(
     codes = issue(fake, 1)
     (refused,) = await run(client, path, codes)
     assert refused.outcome is Outcome.REFUSED
-    assert [entry.standing for entry in Journal.read(path)] == [Standing.RETRYABLE]
+    assert [entry.standing for entry in Journal.read(path)] == [RequestStatus.RETRYABLE]
     (done,) = await run(client, path, codes)
     assert done.error is None
 
@@ -249,10 +249,10 @@ async def test_an_intent_without_a_result_is_tried_again_and_may_succeed(
         assert journal.standing(codes[0]) is None
         await journal.begin(request_digest(codes[0]))
         await journal.aclose(timeout=0)
-    assert [entry.standing for entry in Journal.read(path)] == [Standing.IN_DOUBT]
+    assert [entry.standing for entry in Journal.read(path)] == [RequestStatus.UNCERTAIN]
     (result,) = await run(client, path, codes)
     assert result.key == fake.issued_keys[0].key
-    assert [entry.standing for entry in Journal.read(path)] == [Standing.DONE]
+    assert [entry.standing for entry in Journal.read(path)] == [RequestStatus.SUCCEEDED]
 
 
 async def test_an_intent_without_a_result_whose_code_is_refused_is_unknown(
@@ -270,7 +270,7 @@ async def test_an_intent_without_a_result_whose_code_is_refused_is_unknown(
     assert "an earlier run may have used the code" in str(result.error)
     assert isinstance(result.error.__cause__, errors.TransportError)
     (entry,) = Journal.read(path)
-    assert entry.standing is Standing.LOST
+    assert entry.standing is RequestStatus.LOST
     assert entry.error
     assert await run(client, path, codes) == []
 
@@ -281,7 +281,7 @@ async def test_a_doubt_outlives_a_refusal_that_passes(fake: FakeOpenRouter, clie
     for expected in (Outcome.UNKNOWN, Outcome.REFUSED, Outcome.UNKNOWN):
         (result,) = await run(client, path, codes)
         assert result.outcome is expected
-    assert [line["standing"] for line in lines(path) if line["event"] == "result"] == ["in_doubt", "in_doubt", "lost"]
+    assert [line["standing"] for line in lines(path) if line["event"] == "result"] == ["uncertain", "uncertain", "lost"]
 
 
 async def test_what_a_middleware_raised_leaves_a_doubt_and_only_its_name(fake: FakeOpenRouter, path: Path) -> None:
@@ -291,7 +291,7 @@ async def test_what_a_middleware_raised_leaves_a_doubt_and_only_its_name(fake: F
     async with OpenRouter(None, base_url=fake.base_url, middlewares=[fail]) as client:
         await run(client, path, issue(fake, 1))
     (entry,) = Journal.read(path)
-    assert (entry.standing, entry.error) == (Standing.IN_DOUBT, "ValueError")
+    assert (entry.standing, entry.error) == (RequestStatus.UNCERTAIN, "ValueError")
 
 
 async def test_a_doubtful_request_that_fails_for_another_reason_keeps_its_error(
@@ -302,7 +302,7 @@ async def test_a_doubtful_request_that_fails_for_another_reason_keeps_its_error(
     for _ in range(2):
         (result,) = await run(client, path, codes)
         assert type(result.error) is errors.TransportError
-    assert [entry.standing for entry in Journal.read(path)] == [Standing.IN_DOUBT]
+    assert [entry.standing for entry in Journal.read(path)] == [RequestStatus.UNCERTAIN]
 
 
 async def test_what_was_taken_but_not_sent_when_a_batch_ended_is_sent_again(fake: FakeOpenRouter, path: Path) -> None:
@@ -314,7 +314,7 @@ async def test_what_was_taken_but_not_sent_when_a_batch_ended_is_sent_again(fake
                 reading = asyncio.ensure_future(anext(batch))
                 await until(lambda: gate.waiting == 2)
             await asyncio.wait((reading,))
-        assert [entry.standing for entry in Journal.read(path)] == [Standing.RETRYABLE] * 2
+        assert [entry.standing for entry in Journal.read(path)] == [RequestStatus.RETRYABLE] * 2
         gate.let(2)
         assert [result.error for result in await run(client, path, codes)] == [None, None]
 
@@ -328,7 +328,7 @@ async def test_a_batch_that_is_closed_while_intents_are_written_sends_none_of_th
         await until(lambda: batch.progress.taken == 3)
         await batch.aclose()
         await asyncio.wait((reading,))
-    assert [entry.standing for entry in Journal.read(path)] == [Standing.RETRYABLE] * 3
+    assert [entry.standing for entry in Journal.read(path)] == [RequestStatus.RETRYABLE] * 3
     assert len(fake.requests) == 0
 
 
@@ -365,7 +365,7 @@ async def test_batches_that_share_a_journal_share_its_results(
         one, other = await asyncio.gather(*(client.oauth.exchange_all(codes, journal=journal) for _ in range(2)))
     assert sorted(result.request.code for result in (*one, *other) if result.request) == sorted(codes)
     assert len(fake.issued_keys) == len(fake.requests) == 5
-    assert [entry.standing for entry in Journal.read(path)] == [Standing.DONE] * 5
+    assert [entry.standing for entry in Journal.read(path)] == [RequestStatus.SUCCEEDED] * 5
 
 
 async def test_a_request_that_another_batch_has_under_way_waits_for_its_result(
@@ -407,7 +407,7 @@ async def test_a_request_that_another_batch_left_is_sent(
             assert [result.key for result in await second] == [fake.issued_keys[0].key]
         await asyncio.wait((reading,))
         assert reading.cancelled()
-    assert [entry.standing for entry in Journal.read(path)] == [Standing.DONE]
+    assert [entry.standing for entry in Journal.read(path)] == [RequestStatus.SUCCEEDED]
 
 
 async def test_what_comes_at_the_same_time_shares_an_fsync(
@@ -435,7 +435,7 @@ async def test_what_comes_at_the_same_time_shares_an_fsync(
 
 
 async def test_a_line_that_is_torn_anywhere_is_cut_off(path: Path) -> None:
-    async with Journal(path, clear_keys=True) as journal:
+    async with Journal(path, store_plaintext_keys=True) as journal:
         await journal.begin(request_digest("one"))
         await journal.record(request_digest("one"), ExchangeAuthCodeForAPIKeyResponse(key="k", user_id="ü"))
     whole = path.read_bytes()
@@ -443,9 +443,9 @@ async def test_a_line_that_is_torn_anywhere_is_cut_off(path: Path) -> None:
     for length in range(len(whole)):
         path.write_bytes(whole[:length])
         complete = whole[: whole.rfind(b"\n", 0, length) + 1] or header
-        expected = {1: None, 2: Standing.IN_DOUBT}[complete.count(b"\n")]
+        expected = {1: None, 2: RequestStatus.UNCERTAIN}[complete.count(b"\n")]
         assert [entry.standing for entry in Journal.read(path)] == ([] if expected is None else [expected])
-        async with Journal(path, clear_keys=True) as journal:
+        async with Journal(path, store_plaintext_keys=True) as journal:
             assert journal.standing("one") is expected
             if length % 16 == 0:
                 await journal.begin(request_digest("two"))
@@ -598,7 +598,7 @@ async def test_when_a_result_cannot_be_written_the_consumer_gets_it_all_the_same
         with pytest.raises(errors.JournalError):
             await read(batch, results)
     assert [result.key for result in results] == [fake.issued_keys[0].key]
-    assert [entry.standing for entry in Journal.read(path)] == [Standing.IN_DOUBT]
+    assert [entry.standing for entry in Journal.read(path)] == [RequestStatus.UNCERTAIN]
 
 
 @pytest.mark.parametrize("failure", [OSError(errno.EIO, "Input/output error"), MemoryError()])
@@ -660,7 +660,7 @@ async def test_a_journal_can_be_closed_by_several_at_once(path: Path) -> None:
     await journal.begin(request_digest("one"))
     await asyncio.gather(*(journal.aclose(timeout=0) for _ in range(3)))
     async with Journal(path) as again:
-        assert again.standing("one") is Standing.IN_DOUBT
+        assert again.standing("one") is RequestStatus.UNCERTAIN
 
 
 async def test_what_waits_for_another_batch_is_refused_when_the_journal_is_closed(path: Path) -> None:
@@ -770,7 +770,7 @@ async def test_a_cancellation_that_comes_from_inside_an_exchange_leaves_a_doubt(
     async with OpenRouter(None, base_url=fake.base_url, middlewares=[cancel]) as client:
         results = await run(client, path, codes, concurrency=1)
     assert [result.outcome for result in results] == [Outcome.UNKNOWN] * 2
-    assert [entry.standing for entry in Journal.read(path)] == [Standing.IN_DOUBT] * 2
+    assert [entry.standing for entry in Journal.read(path)] == [RequestStatus.UNCERTAIN] * 2
 
 
 FILLING = """

@@ -13,8 +13,8 @@ import attrs
 import pytest
 
 from openrouter_async import Journal, OpenRouter
-from openrouter_async.batch import Standing, request_digest
-from openrouter_async.encryption import generate_key
+from openrouter_async.batch import RequestStatus, request_digest
+from openrouter_async.encryption import generate_encryption_key
 from openrouter_async.testing import FakeOpenRouter
 from tests.batch.processes import CONCURRENCY, codes
 from tests.batch.stub import key_of, running
@@ -50,7 +50,7 @@ def test_memory_does_not_grow_with_the_input() -> None:
 
 
 @attrs.define
-class Tally:
+class ProgressCounter:
     """What the rounds of a batch that is killed came to."""
 
     kills: int = 0
@@ -65,7 +65,7 @@ class Tally:
 
 def test_a_batch_that_is_killed_at_any_moment_loses_no_key(tmp_path: Path) -> None:
     rounds, count = (10, 20_000) if STRESS else (1, 400)
-    tally = Tally()
+    tally = ProgressCounter()
     batches = 0
     # One that ended before it could be killed counts, too, but does not stand for one that was.
     while tally.kills < rounds and batches < 10 * rounds:
@@ -79,10 +79,10 @@ def test_a_batch_that_is_killed_at_any_moment_loses_no_key(tmp_path: Path) -> No
     assert tally.kills == rounds
 
 
-def kill_and_resume(folder: Path, count: int, chance: random.Random, tally: Tally) -> None:
+def kill_and_resume(folder: Path, count: int, chance: random.Random, tally: ProgressCounter) -> None:
     folder.mkdir()
     path, log = folder / "journal.jsonl", folder / "server.log"
-    sealing_key = generate_key()
+    sealing_key = generate_encryption_key()
     with running("--log", str(log)) as stub:
         first = start("journalled", stub.base_url, count, path, sealing_key)
         # Any moment between the first request and the last.
@@ -112,7 +112,7 @@ def kill_and_resume(folder: Path, count: int, chance: random.Random, tally: Tall
         entry = entries.get(request_digest(code))
         if entry is not None and entry.key == key_of(code):
             tally.in_journal += 1
-        elif entry is not None and entry.standing in (Standing.LOST, Standing.IN_DOUBT):
+        elif entry is not None and entry.standing in (RequestStatus.LOST, RequestStatus.UNCERTAIN):
             unknown += 1
         else:
             tally.lost += 1

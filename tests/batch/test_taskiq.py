@@ -14,17 +14,17 @@ from taskiq import InMemoryBroker, TaskiqResult
 
 from openrouter_async import ExchangeAuthCodeForAPIKeyRequest, Handler, OpenRouter, Outcome, Request, Response, errors
 from openrouter_async.batch import request_digest
-from openrouter_async.encryption import generate_key
+from openrouter_async.encryption import generate_encryption_key
 from openrouter_async.integrations.taskiq import Exchanged, Exchanges
 from openrouter_async.login import LoginStoreError, MemoryStore
-from openrouter_async.login.stores import Claim, Claimant, ClaimStatus, KeyRecord, LoginRecord
+from openrouter_async.login.stores import Claim, ClaimRequest, ClaimStatus, KeyRecord, LoginRecord
 from openrouter_async.pkce import PKCEPair
 from openrouter_async.testing import FakeOpenRouter, Fault
 from tests.batch.support import Gate, Safe
 from tests.support import ROOT
 from tests.wire.clock import FakeClock, StoppedClock, until
 
-KEY = generate_key()
+KEY = generate_encryption_key()
 REFUSED = "403 Invalid code or code_verifier"
 
 
@@ -83,9 +83,9 @@ class Queue:
         (task_id,) = self.broker.result_backend.results
         return await self.exchanges.result(task_id, interval=0.001)
 
-    async def claim_for_another(self, code: str, *, lease: float = 15.0) -> Claimant:
+    async def claim_for_another(self, code: str, *, lease: float = 15.0) -> ClaimRequest:
         """Claim a code, as a worker does that dies afterwards."""
-        claimant = Claimant(login_id=request_digest(code), binding="", is_bound=True, token="another")
+        claimant = ClaimRequest(login_id=request_digest(code), binding="", is_bound=True, token="another")
         now = self.time.clock.time()
         login = LoginRecord(id=claimant.login_id, pkce=PKCEPair.generate(), expires_at=now + 600, binding="")
         await self.store.put(login, now=now)
@@ -232,18 +232,18 @@ class Counting(MemoryStore):
         if self.is_down:
             raise LoginStoreError("Redis cannot be reached: ConnectionError")
 
-    async def claim(self, claimant: Claimant, *, now: float, lease: float) -> Claim:
+    async def claim(self, claimant: ClaimRequest, *, now: float, lease: float) -> Claim:
         self.claims += 1
         if self.on_claim is not None:
             await self.on_claim(self.claims)
         self._check()
         return await super().claim(claimant, now=now, lease=lease)
 
-    async def restore(self, claimant: Claimant, *, now: float) -> None:
+    async def restore(self, claimant: ClaimRequest, *, now: float) -> None:
         self._check()
         await super().restore(claimant, now=now)
 
-    async def finish(self, claimant: Claimant, result: KeyRecord | None, *, now: float, keep: float) -> None:
+    async def finish(self, claimant: ClaimRequest, result: KeyRecord | None, *, now: float, keep: float) -> None:
         self._check()
         await super().finish(claimant, result, now=now, keep=keep)
 
@@ -315,7 +315,7 @@ async def test_a_worker_that_was_overtaken_gives_the_result_of_the_other(fake: F
         async def overtake(count: int) -> None:
             if count == 2:
                 record = KeyRecord(key="", user_id=None, code="", context=said)
-                another = Claimant(login_id=request_digest(code), binding="", is_bound=True, token="another")
+                another = ClaimRequest(login_id=request_digest(code), binding="", is_bound=True, token="another")
                 await store.finish(another, record, now=queue.time.clock.time(), keep=60)
 
         store.on_claim = overtake
@@ -437,7 +437,7 @@ async def test_without_a_worker_a_task_fails(fake: FakeOpenRouter) -> None:
 async def test_requests_and_results_of_other_keys_and_other_tasks_are_refused(
     fake: FakeOpenRouter, queue: Queue
 ) -> None:
-    stranger = Exchanges(queue.broker, keys=generate_key(), claims=MemoryStore, task_name="stranger")
+    stranger = Exchanges(queue.broker, keys=generate_encryption_key(), claims=MemoryStore, task_name="stranger")
     await queue.exchange(fake.issue_code())
     await queue.exchange(fake.issue_code())
     results = queue.broker.result_backend.results

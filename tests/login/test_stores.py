@@ -7,11 +7,11 @@ import asyncio
 import attrs
 import pytest
 
-from openrouter_async.login.stores import ClaimStatus, Store
+from openrouter_async.login.stores import ClaimStatus, LoginStore
 from tests.login.support import NOW, make_claimant, make_login, make_result
 
 
-async def test_a_login_is_given_back_as_it_was_put(store: Store) -> None:
+async def test_a_login_is_given_back_as_it_was_put(store: LoginStore) -> None:
     login = make_login()
     cookie = await store.put(login, now=NOW)
 
@@ -22,13 +22,13 @@ async def test_a_login_is_given_back_as_it_was_put(store: Store) -> None:
     assert not claim.lost
 
 
-async def test_what_was_never_put_is_unknown(store: Store) -> None:
+async def test_what_was_never_put_is_unknown(store: LoginStore) -> None:
     claim = await store.claim(make_claimant(make_login()), now=NOW, lease=15)
 
     assert claim.status is ClaimStatus.UNKNOWN
 
 
-async def test_of_many_callbacks_at_once_exactly_one_gets_the_login(store: Store) -> None:
+async def test_of_many_callbacks_at_once_exactly_one_gets_the_login(store: LoginStore) -> None:
     login = make_login()
     cookie = await store.put(login, now=NOW)
 
@@ -37,17 +37,17 @@ async def test_of_many_callbacks_at_once_exactly_one_gets_the_login(store: Store
     assert sorted(claim.status for claim in claims) == ["busy"] * 49 + ["claimed"]
 
 
-async def test_another_browser_gets_nothing_and_changes_nothing(store: Store) -> None:
+async def test_another_browser_gets_nothing_and_changes_nothing(store: LoginStore) -> None:
     login = make_login()
     cookie = await store.put(login, now=NOW)
     stranger = attrs.evolve(make_claimant(login, cookie), binding="0" * 64)
 
-    assert (await store.claim(stranger, now=NOW, lease=15)).status is ClaimStatus.ELSEWHERE
+    assert (await store.claim(stranger, now=NOW, lease=15)).status is ClaimStatus.BINDING_MISMATCH
     assert (await store.claim(make_claimant(login, cookie), now=NOW, lease=15)).status is ClaimStatus.CLAIMED
-    assert (await store.claim(stranger, now=NOW, lease=15)).status is ClaimStatus.ELSEWHERE
+    assert (await store.claim(stranger, now=NOW, lease=15)).status is ClaimStatus.BINDING_MISMATCH
 
 
-async def test_a_login_that_is_given_back_can_be_claimed_again(store: Store) -> None:
+async def test_a_login_that_is_given_back_can_be_claimed_again(store: LoginStore) -> None:
     login = make_login()
     cookie = await store.put(login, now=NOW)
     first, second = make_claimant(login, cookie), make_claimant(login, cookie)
@@ -61,7 +61,7 @@ async def test_a_login_that_is_given_back_can_be_claimed_again(store: Store) -> 
     assert not claim.lost
 
 
-async def test_only_who_has_a_login_can_give_it_back_or_end_it_without_a_key(store: Store) -> None:
+async def test_only_who_has_a_login_can_give_it_back_or_end_it_without_a_key(store: LoginStore) -> None:
     login = make_login()
     cookie = await store.put(login, now=NOW)
     holder, other = make_claimant(login, cookie), make_claimant(login, cookie)
@@ -74,7 +74,7 @@ async def test_only_who_has_a_login_can_give_it_back_or_end_it_without_a_key(sto
     assert (await store.claim(holder, now=NOW, lease=15)).status is ClaimStatus.CLAIMED
 
 
-async def test_a_spent_login_stays_spent(store: Store) -> None:
+async def test_a_spent_login_stays_spent(store: LoginStore) -> None:
     login = make_login()
     cookie = await store.put(login, now=NOW)
     claimant = make_claimant(login, cookie)
@@ -84,10 +84,10 @@ async def test_a_spent_login_stays_spent(store: Store) -> None:
     await store.put(login, now=NOW)
     await store.restore(claimant, now=NOW)
 
-    assert (await store.claim(claimant, now=NOW, lease=15)).status is ClaimStatus.SPENT
+    assert (await store.claim(claimant, now=NOW, lease=15)).status is ClaimStatus.CONSUMED
 
 
-async def test_a_result_is_given_to_who_asks_again_and_to_no_other_browser(store: Store) -> None:
+async def test_a_result_is_given_to_who_asks_again_and_to_no_other_browser(store: LoginStore) -> None:
     login = make_login()
     cookie = await store.put(login, now=NOW)
     claimant = make_claimant(login, cookie)
@@ -99,10 +99,10 @@ async def test_a_result_is_given_to_who_asks_again_and_to_no_other_browser(store
     assert again.status is ClaimStatus.FINISHED
     assert again.result == make_result()
     stranger = attrs.evolve(make_claimant(login, cookie), binding="0" * 64)
-    assert (await store.claim(stranger, now=NOW, lease=15)).status is ClaimStatus.ELSEWHERE
+    assert (await store.claim(stranger, now=NOW, lease=15)).status is ClaimStatus.BINDING_MISMATCH
 
 
-async def test_no_result_is_kept_for_no_time(store: Store) -> None:
+async def test_no_result_is_kept_for_no_time(store: LoginStore) -> None:
     login = make_login()
     cookie = await store.put(login, now=NOW)
     claimant = make_claimant(login, cookie)
@@ -110,10 +110,10 @@ async def test_no_result_is_kept_for_no_time(store: Store) -> None:
 
     await store.finish(claimant, make_result(), now=NOW, keep=0)
 
-    assert (await store.claim(claimant, now=NOW, lease=15)).status is ClaimStatus.SPENT
+    assert (await store.claim(claimant, now=NOW, lease=15)).status is ClaimStatus.CONSUMED
 
 
-async def test_doing_it_twice_is_doing_it_once(store: Store) -> None:
+async def test_doing_it_twice_is_doing_it_once(store: LoginStore) -> None:
     login = make_login()
     cookie = await store.put(login, now=NOW)
     assert await store.put(login, now=NOW) is None or cookie is not None
@@ -129,7 +129,7 @@ async def test_doing_it_twice_is_doing_it_once(store: Store) -> None:
     assert (await store.claim(claimant, now=NOW, lease=15)).result == make_result()
 
 
-async def test_when_a_lease_is_over_another_one_takes_the_login_and_knows_it(store: Store) -> None:
+async def test_when_a_lease_is_over_another_one_takes_the_login_and_knows_it(store: LoginStore) -> None:
     login = make_login()
     cookie = await store.put(login, now=NOW)
     dead, heir = make_claimant(login, cookie), make_claimant(login, cookie)
@@ -145,7 +145,7 @@ async def test_when_a_lease_is_over_another_one_takes_the_login_and_knows_it(sto
     assert (await store.claim(dead, now=NOW + 1, lease=15)).lost
 
 
-async def test_a_claim_that_is_renewed_is_not_taken(store: Store) -> None:
+async def test_a_claim_that_is_renewed_is_not_taken(store: LoginStore) -> None:
     login = make_login()
     cookie = await store.put(login, now=NOW)
     holder = make_claimant(login, cookie)
@@ -157,7 +157,7 @@ async def test_a_claim_that_is_renewed_is_not_taken(store: Store) -> None:
     assert (await store.claim(make_claimant(login, cookie), now=NOW + 1, lease=15)).status is ClaimStatus.BUSY
 
 
-async def test_the_key_of_one_who_was_overtaken_is_kept_all_the_same(store: Store) -> None:
+async def test_the_key_of_one_who_was_overtaken_is_kept_all_the_same(store: LoginStore) -> None:
     login = make_login()
     cookie = await store.put(login, now=NOW)
     slow, heir = make_claimant(login, cookie), make_claimant(login, cookie)
@@ -171,7 +171,7 @@ async def test_the_key_of_one_who_was_overtaken_is_kept_all_the_same(store: Stor
     assert (await store.claim(heir, now=NOW + 1, lease=15)).result == make_result()
 
 
-async def test_a_login_is_remembered_a_while_beyond_its_end(store: Store) -> None:
+async def test_a_login_is_remembered_a_while_beyond_its_end(store: LoginStore) -> None:
     login = make_login(lifetime=-30)
     cookie = await store.put(login, now=NOW)
 
@@ -181,7 +181,7 @@ async def test_a_login_is_remembered_a_while_beyond_its_end(store: Store) -> Non
     assert claim.login == login
 
 
-async def test_logins_do_not_get_into_each_others_way(store: Store) -> None:
+async def test_logins_do_not_get_into_each_others_way(store: LoginStore) -> None:
     logins = [make_login() for _ in range(20)]
     cookies = [await store.put(login, now=NOW) for login in logins]
     claimants = [make_claimant(login, cookie) for login, cookie in zip(logins, cookies, strict=True)]
@@ -192,7 +192,7 @@ async def test_logins_do_not_get_into_each_others_way(store: Store) -> None:
 
 
 @pytest.mark.parametrize("store", ["memory", "cookie", "valkey"], indirect=True)
-async def test_neither_stores_nor_what_they_hold_show_secrets(store: Store) -> None:
+async def test_neither_stores_nor_what_they_hold_show_secrets(store: LoginStore) -> None:
     login = make_login()
     cookie = await store.put(login, now=NOW)
     claimant = make_claimant(login, cookie)

@@ -19,7 +19,7 @@ import attrs
 import pytest
 from yarl import URL
 
-from openrouter_async.login import generate_key
+from openrouter_async.login import generate_encryption_key
 from tests.support import ROOT, STRESS
 
 LOGINS = 2000 if STRESS else 100
@@ -169,7 +169,7 @@ async def test_of_four_workers_one_dies_and_every_user_has_a_key_or_the_truth(va
     started = time.perf_counter()
     async with contextlib.AsyncExitStack() as stack:
         openrouter = json.loads(ready(stack.enter_context(running("openrouter"))))
-        arguments = (valkey_url, generate_key(), openrouter["base_url"], openrouter["auth_url"], str(LEASE))
+        arguments = (valkey_url, generate_encryption_key(), openrouter["base_url"], openrouter["auth_url"], str(LEASE))
         processes = [stack.enter_context(running("worker", *arguments)) for _ in range(4)]
         workers = [Worker(process, ready(process)) for process in processes]
         session = await stack.enter_async_context(

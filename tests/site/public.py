@@ -27,7 +27,7 @@ _ROOMS: Final[dict[str, tuple[str, ...]]] = {
     "openrouter_async.batch": (),
     "openrouter_async.events": ("Event",),
     "openrouter_async.redaction": ("SecretFilter",),
-    "openrouter_async.encryption": ("generate_key",),
+    "openrouter_async.encryption": ("generate_encryption_key",),
     "openrouter_async.integrations.aiogram": ("create_router",),
     "openrouter_async.integrations.aiohttp": ("finish", "get_client", "get_flow", "redirect", "setup", "start"),
     "openrouter_async.integrations.bots": (),

@@ -61,10 +61,10 @@ from openrouter_async.login import (
     PendingLogin,
     RedisStore,
     authorization_url,
-    generate_key,
+    generate_encryption_key,
     validate_return_to,
 )
-from openrouter_async.login.stores import Store
+from openrouter_async.login.stores import LoginStore
 from openrouter_async.pkce import PKCEPair, code_challenge, generate_code_verifier
 from openrouter_async.sinks import CallbackSink, FileSink, KeyringSink, KeySink, KeyVault, StoredKey
 
@@ -191,11 +191,11 @@ def pkce() -> None:
 
 
 async def stores(connection: Redis) -> None:
-    keys: list[str | bytes] = [generate_key(), b"an older one"]
-    several: list[Store] = [
+    keys: list[str | bytes] = [generate_encryption_key(), b"an older one"]
+    several: list[LoginStore] = [
         MemoryStore(max_logins=100),
         CookieStore(keys, secure=False),
-        CookieStore(generate_key(), ledger=RedisStore(connection)),
+        CookieStore(generate_encryption_key(), ledger=RedisStore(connection)),
         RedisStore(connection, keys=keys, prefix="app"),
     ]
     print(several)

@@ -1,4 +1,4 @@
-"""A server on the raw wire that can misbehave in every way a script asks for, and a proxy that does so by chance."""
+"""A server on the raw wire that can apply_fault in every way a script asks for, and a proxy that does so by chance."""
 
 from __future__ import annotations
 

@@ -25,8 +25,8 @@ from openrouter_async import (
     errors,
 )
 from openrouter_async._http import single_flight as inflight
-from openrouter_async._http.chain import Delivery
-from openrouter_async._http.single_flight import IF_NOT_SENT, InFlight
+from openrouter_async._http.chain import SendState
+from openrouter_async._http.single_flight import IF_NOT_SENT, SingleFlight
 from tests.wire.audit import Audit
 from tests.wire.clock import StoppedClock, passes, until
 from tests.wire.server import (
@@ -438,7 +438,7 @@ async def test_closing_waits_for_what_is_being_cancelled() -> None:
 
 
 async def test_what_does_not_let_itself_be_cancelled_does_not_hold_up_closing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inflight, "_GRACE", 0.01)
+    monkeypatch.setattr(inflight, "_CANCEL_TIMEOUT", 0.01)
     release = asyncio.Event()
 
     async def stubborn(request: Request, call_next: Handler) -> Response:
@@ -494,31 +494,31 @@ async def test_a_call_over_a_borrowed_session_still_ends_in_time_when_its_client
 class Exchange:
     """An exchange that the test drives by hand."""
 
-    delivery: Delivery | None = None
+    send_state: SendState | None = None
     result: asyncio.Future[str] = attrs.field(factory=lambda: asyncio.get_running_loop().create_future())
 
-    async def start(self, delivery: Delivery) -> str:
-        self.delivery = delivery
+    async def start(self, send_state: SendState) -> str:
+        self.send_state = send_state
         return await self.result
 
 
 @pytest.fixture
-async def flights() -> AsyncIterator[InFlight[str]]:
-    made: InFlight[str] = InFlight()
+async def flights() -> AsyncIterator[SingleFlight[str]]:
+    made: SingleFlight[str] = SingleFlight()
     yield made
     await made.drain(0)
 
 
-async def under_way(flights: InFlight[str], *, pending: bool) -> tuple[Exchange, asyncio.Task[str]]:
+async def under_way(flights: SingleFlight[str], *, pending: bool) -> tuple[Exchange, asyncio.Task[str]]:
     exchange = Exchange()
     caller = asyncio.ensure_future(flights.join("key", exchange.start))
     await passes(3)
-    assert exchange.delivery is not None
-    exchange.delivery.pending = pending
+    assert exchange.send_state is not None
+    exchange.send_state.pending = pending
     return exchange, caller
 
 
-async def test_a_patient_caller_gets_what_may_have_been_carried_out(flights: InFlight[str]) -> None:
+async def test_a_patient_caller_gets_what_may_have_been_carried_out(flights: SingleFlight[str]) -> None:
     exchange, caller = await under_way(flights, pending=True)
     caller.cancel(IF_NOT_SENT)
     await passes()
@@ -529,7 +529,7 @@ async def test_a_patient_caller_gets_what_may_have_been_carried_out(flights: InF
 
 
 async def test_a_patient_caller_can_leave_when_nothing_was_sent(
-    flights: InFlight[str], caplog: pytest.LogCaptureFixture
+    flights: SingleFlight[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     exchange, caller = await under_way(flights, pending=False)
     await cancel(caller, IF_NOT_SENT)
@@ -540,12 +540,12 @@ async def test_a_patient_caller_can_leave_when_nothing_was_sent(
 
 
 async def test_nothing_is_late_where_nothing_was_on_its_way() -> None:
-    assert await InFlight[str]().drain(1) == 0
+    assert await SingleFlight[str]().drain(1) == 0
 
 
 @pytest.mark.parametrize("between", [0, 10])
 async def test_a_patient_caller_that_is_cancelled_again_leaves_and_the_exchange_goes_on(
-    flights: InFlight[str], caplog: pytest.LogCaptureFixture, between: int
+    flights: SingleFlight[str], caplog: pytest.LogCaptureFixture, between: int
 ) -> None:
     exchange, caller = await under_way(flights, pending=True)
     caller.cancel(IF_NOT_SENT)
@@ -560,7 +560,7 @@ async def test_a_patient_caller_that_is_cancelled_again_leaves_and_the_exchange_
 
 @pytest.mark.parametrize("message", [IF_NOT_SENT, None])
 async def test_a_caller_that_is_cancelled_in_the_pass_in_which_its_key_came(
-    flights: InFlight[str], caplog: pytest.LogCaptureFixture, message: str | None
+    flights: SingleFlight[str], caplog: pytest.LogCaptureFixture, message: str | None
 ) -> None:
     exchange = Exchange()
     caller = asyncio.ensure_future(flights.join("key", exchange.start))
@@ -577,15 +577,15 @@ async def test_a_caller_that_is_cancelled_in_the_pass_in_which_its_key_came(
 
 
 def many_under_way(
-    flights: InFlight[str], result: asyncio.Future[str], *, number: int = 130
+    flights: SingleFlight[str], result: asyncio.Future[str], *, number: int = 130
 ) -> list[asyncio.Task[str]]:
-    async def wait(_: Delivery) -> str:
+    async def wait(_: SendState) -> str:
         return await result
 
     return [asyncio.ensure_future(flights.join(key, wait)) for key in range(number)]
 
 
-async def test_callers_whose_exchanges_end_at_once_go_on_together(flights: InFlight[str]) -> None:
+async def test_callers_whose_exchanges_end_at_once_go_on_together(flights: SingleFlight[str]) -> None:
     result: asyncio.Future[str] = asyncio.Future()
     callers = many_under_way(flights, result, number=100)
     await passes()
@@ -594,7 +594,7 @@ async def test_callers_whose_exchanges_end_at_once_go_on_together(flights: InFli
     assert [caller.result() for caller in callers] == ["result"] * 100
 
 
-async def test_callers_of_many_exchanges_that_end_at_once_go_on_a_few_at_a_time(flights: InFlight[str]) -> None:
+async def test_callers_of_many_exchanges_that_end_at_once_go_on_a_few_at_a_time(flights: SingleFlight[str]) -> None:
     result: asyncio.Future[str] = asyncio.Future()
     callers = many_under_way(flights, result)
     await passes()
@@ -608,7 +608,7 @@ async def test_callers_of_many_exchanges_that_end_at_once_go_on_a_few_at_a_time(
 
 
 async def test_a_caller_that_is_cancelled_while_it_waits_for_its_turn(
-    flights: InFlight[str], caplog: pytest.LogCaptureFixture
+    flights: SingleFlight[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     result: asyncio.Future[str] = asyncio.Future()
     callers = many_under_way(flights, result)
@@ -625,7 +625,7 @@ def test_closing_lets_all_callers_go_on() -> None:
     callers: list[asyncio.Task[str]] = []
 
     async def close() -> None:
-        flights = InFlight[str]()
+        flights = SingleFlight[str]()
         result: asyncio.Future[str] = asyncio.Future()
         callers.extend(many_under_way(flights, result))
         await passes()

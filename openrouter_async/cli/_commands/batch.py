@@ -133,14 +133,18 @@ async def _run(work: Work, exchanges: Batch, client: OpenRouter, journal: Journa
 
 
 def _find_journal(output_file: Path) -> Path:
-    from openrouter_async.batch import Journal, Standing
+    from openrouter_async.batch import Journal, RequestStatus
 
     path = output_file.with_name(output_file.name + ".journal")
     try:
         exists = PrivateFile(path).check() is not None
     except KeySinkError as failure:
         raise UsageError(f"The journal cannot be kept: {failure}. Choose another OUTPUT.") from None
-    if exists and not output_file.exists() and any(entry.standing is Standing.DONE for entry in Journal.read(path)):
+    if (
+        exists
+        and not output_file.exists()
+        and any(entry.standing is RequestStatus.SUCCEEDED for entry in Journal.read(path))
+    ):
         raise UsageError(
             f"{path} tells of keys, but {output_file} is not there. Put it back, or choose another OUTPUT."
         )

@@ -6,7 +6,7 @@ import os
 
 import attrs
 
-from openrouter_async.cli._exit import Exit
+from openrouter_async.cli._exit import ExitCode
 from openrouter_async.cli._keeper import describe
 from openrouter_async.cli._options import Output, Site, Storage
 from openrouter_async.cli._storage import VARIABLE, places_of
@@ -47,7 +47,7 @@ async def status(
         "keys": [describe(one.grant) | {"where": one.where, "kept_since": one.kept_since} for one in found],
     }
     output.result(document, _lines(found) or ["There is no key. Sign in with `openrouter-async login`."])
-    return Exit.DONE if found else Exit.FAILED
+    return ExitCode.DONE if found else ExitCode.FAILED
 
 
 def _lines(found: list[_Found]) -> list[str]:

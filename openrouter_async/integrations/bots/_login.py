@@ -14,7 +14,7 @@ from yarl import URL
 
 from openrouter_async._values.clock import SYSTEM_CLOCK, Clock
 from openrouter_async._values.models import ExchangeAuthCodeForAPIKeyResponse
-from openrouter_async._values.tasks import Outliving
+from openrouter_async._values.tasks import ShieldedTasks
 from openrouter_async.errors import KeyDeliveryError, OpenRouterError, RequestValidationError
 from openrouter_async.integrations.bots._prompts import LoginPrompt, looks_like_code
 from openrouter_async.integrations.bots._sessions import TICKET, ChatLogin, ChatLogins, to_name
@@ -109,7 +109,7 @@ class BotLogin:
         self._logins = ChatLogins(MemoryShelf() if shelf is None else shelf, clock)
         self._clock = clock
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._under_way: Outliving[Grant] = Outliving()
+        self._under_way: ShieldedTasks[Grant] = ShieldedTasks()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._flow!r} {self._logins!r}>"

@@ -15,7 +15,7 @@ from openrouter_async._values.clock import Clock
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.integrations.bots._prompts import LoginPrompt
 from openrouter_async.integrations.bots._storage import Shelf
-from openrouter_async.login._records import GRACE, read_fields
+from openrouter_async.login._records import TOMBSTONE_TTL, read_fields
 from openrouter_async.login.errors import LoginStoreError
 from openrouter_async.redaction import mask
 
@@ -92,7 +92,7 @@ class ChatLogins:
     async def keep(self, name: str, login: ChatLogin) -> None:
         """Keep a login in place of the one before."""
         # A moment longer than the login, so that "expired" can be told from "unknown".
-        await self._shelf.put(name, login.to_json(), now=self._clock.time(), until=login.expires_at + GRACE)
+        await self._shelf.put(name, login.to_json(), now=self._clock.time(), until=login.expires_at + TOMBSTONE_TTL)
 
     async def remove(self, name: str) -> None:
         """Forget the login of a user."""

@@ -7,8 +7,8 @@ from openrouter_async.integrations.web._framework import (
     LoginOptions,
     OnError,
     OnLogin,
+    RequestInfo,
     StartOptions,
-    Visit,
 )
 from openrouter_async.integrations.web._login import WebLogin
 
@@ -19,8 +19,8 @@ __all__ = [
     "LoginOptions",
     "OnError",
     "OnLogin",
+    "RequestInfo",
     "StartOptions",
-    "Visit",
     "WebLogin",
     "describe",
 ]

@@ -15,7 +15,7 @@ from openrouter_async._values.models import CodeChallengeMethod, Unset
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.integrations.web._failures import LoginFailure
 from openrouter_async.login._models import Grant, LoginCookie
-from openrouter_async.login._records import Store
+from openrouter_async.login._records import LoginStore
 from openrouter_async.login._urls import validate_return_to
 from openrouter_async.redaction import mask, mask_optional
 
@@ -54,7 +54,7 @@ class LoginOptions(FlowOptions, Generic[RequestT, ResponseT], total=False):
     on_login: Required[OnLogin[RequestT, ResponseT]]
     on_error: OnError[RequestT, ResponseT] | None
     client: OpenRouter | Callable[[], OpenRouter]
-    store: Store | Callable[[], Store] | None
+    store: LoginStore | Callable[[], LoginStore] | None
     login_path: str | None
     callback_path: str | None | Unset
     home: str
@@ -80,7 +80,7 @@ class StartOptions(TypedDict, total=False):
 
 
 @attrs.frozen(kw_only=True)
-class Visit:
+class RequestInfo:
     """What a login needs to know of a request.
 
     Attributes:
@@ -127,7 +127,7 @@ class Visit:
 class Framework(Protocol[_RequestT_contra, ResponseT]):
     """What is different in each framework."""
 
-    def visit(self, request: _RequestT_contra, login_path: str | None) -> Visit:
+    def visit(self, request: _RequestT_contra, login_path: str | None) -> RequestInfo:
         """Read a request."""
         ...
 

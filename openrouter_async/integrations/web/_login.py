@@ -24,7 +24,7 @@ from yarl import URL
 from openrouter_async._client.client import OpenRouter
 from openrouter_async._http.retry_policy import check_number
 from openrouter_async._values.models import UNSET, Unset
-from openrouter_async._values.tasks import Outliving
+from openrouter_async._values.tasks import ShieldedTasks
 from openrouter_async.errors import OpenRouterError, RequestValidationError
 from openrouter_async.integrations.web._failures import describe
 from openrouter_async.integrations.web._framework import (
@@ -32,15 +32,15 @@ from openrouter_async.integrations.web._framework import (
     Framework,
     OnError,
     OnLogin,
+    RequestInfo,
     RequestT,
     ResponseT,
     StartOptions,
-    Visit,
 )
 from openrouter_async.login._flow import AuthorizationFlow
 from openrouter_async.login._models import Grant, LoginCookie
 from openrouter_async.login._pages import PAGE_HEADERS, PRIVACY_HEADERS
-from openrouter_async.login._records import Store, login_id
+from openrouter_async.login._records import LoginStore, login_id
 from openrouter_async.login._urls import CallbackTemplate, validate_return_to
 from openrouter_async.login.errors import LoginBindingError, LoginError, UnknownLoginError
 from openrouter_async.redaction import SecretFilter
@@ -95,7 +95,7 @@ class WebLogin(Generic[RequestT, ResponseT]):
         on_login: OnLogin[RequestT, ResponseT],
         on_error: OnError[RequestT, ResponseT] | None = None,
         client: OpenRouter | Callable[[], OpenRouter] = OpenRouter,
-        store: Store | Callable[[], Store] | None = None,
+        store: LoginStore | Callable[[], LoginStore] | None = None,
         login_path: str | None = "/login",
         callback_path: str | None | Unset = UNSET,
         home: str = "/",
@@ -124,7 +124,7 @@ class WebLogin(Generic[RequestT, ResponseT]):
         self.callback_path = url.path if isinstance(callback_path, Unset) else callback_path
         self._flow: AuthorizationFlow | None = None
         self._running_client: OpenRouter | None = None
-        self._under_way: Outliving[ResponseT] = Outliving(_log_abandoned)
+        self._under_way: ShieldedTasks[ResponseT] = ShieldedTasks(_log_abandoned)
 
     @property
     def client(self) -> OpenRouter:
@@ -234,7 +234,7 @@ class WebLogin(Generic[RequestT, ResponseT]):
         self._framework.amend(response, PRIVACY_HEADERS, () if grant.cookie is None else (grant.cookie,))
         return response
 
-    def _callback(self, visit: Visit) -> str:
+    def _callback(self, visit: RequestInfo) -> str:
         if visit.state is None:
             return f"?{visit.query}"
         # As the flow knows it, whatever a proxy or the app did to the path.
@@ -244,7 +244,7 @@ class WebLogin(Generic[RequestT, ResponseT]):
     async def _fail(
         self,
         request: RequestT,
-        visit: Visit,
+        visit: RequestInfo,
         error: OpenRouterError,
         *,
         return_to: str | None = None,

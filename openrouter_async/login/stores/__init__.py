@@ -1,15 +1,25 @@
 """What a store of pending logins holds and promises, for those who write one."""
 
 from openrouter_async.login._records import (
-    GRACE,
+    TOMBSTONE_TTL,
     Claim,
-    Claimant,
+    ClaimRequest,
     ClaimStatus,
     KeyRecord,
     LoginRecord,
-    Store,
+    LoginStore,
     digest,
     login_id,
 )
 
-__all__ = ["GRACE", "Claim", "ClaimStatus", "Claimant", "KeyRecord", "LoginRecord", "Store", "digest", "login_id"]
+__all__ = [
+    "TOMBSTONE_TTL",
+    "Claim",
+    "ClaimRequest",
+    "ClaimStatus",
+    "KeyRecord",
+    "LoginRecord",
+    "LoginStore",
+    "digest",
+    "login_id",
+]

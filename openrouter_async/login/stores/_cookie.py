@@ -7,10 +7,10 @@ from typing import Final
 
 import attrs
 
-from openrouter_async.encryption import Keys, Sealer, SealError
+from openrouter_async.encryption import DecryptionError, Encryptor, Keys
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.login._models import LoginCookie
-from openrouter_async.login._records import Claim, Claimant, ClaimStatus, KeyRecord, LoginRecord, Store
+from openrouter_async.login._records import Claim, ClaimRequest, ClaimStatus, KeyRecord, LoginRecord, LoginStore
 from openrouter_async.login.errors import InvalidCookieError, LoginExpiredError
 from openrouter_async.login.stores._memory import MemoryStore
 
@@ -29,8 +29,8 @@ class CookieStore:
     the ledger all workers know, and Redis holds only logins that came back.
 
     Args:
-        keys: Fernet keys, by `generate_key`. The first one seals, all of them open: to rotate, put a new one in front,
-            and drop the old one when the lifetime of a login has passed.
+        keys: Fernet keys, by `generate_encryption_key`. The first one seals, all of them open: to rotate, put a new one
+            in front, and drop the old one when the lifetime of a login has passed.
         ledger: The store for logins that came back.
         name: What the cookies' names start with.
         secure: Whether the cookies are for https alone. Turn it off only to try an app over plain http.
@@ -40,12 +40,12 @@ class CookieStore:
     """
 
     def __init__(
-        self, keys: Keys, *, ledger: Store | None = None, name: str = "openrouter-login", secure: bool = True
+        self, keys: Keys, *, ledger: LoginStore | None = None, name: str = "openrouter-login", secure: bool = True
     ) -> None:
         if not name.isascii() or not name.replace("-", "").replace("_", "").isalnum():
             raise RequestValidationError("name", "must be of letters, digits, - and _")
-        self._sealer = Sealer(keys)
-        self._ledger: Store = MemoryStore() if ledger is None else ledger
+        self._encryptor = Encryptor(keys)
+        self._ledger: LoginStore = MemoryStore() if ledger is None else ledger
         self._prefix = f"__Host-{name}-" if secure else f"{name}-"
         self._secure = secure
 
@@ -53,20 +53,20 @@ class CookieStore:
         return f"<{type(self).__name__} {self._prefix}*>"
 
     async def put(self, login: LoginRecord, *, now: float) -> LoginCookie | None:
-        """Give the login as a cookie; see `Store.put`.
+        """Give the login as a cookie; see `LoginStore.put`.
 
         Raises:
             RequestValidationError: The cookie would be too large for browsers.
         """
         cookie = self._cookie(
-            login.id, self._sealer.seal(f"cookie {login.id}", login.to_json()).decode(), login.expires_at - now
+            login.id, self._encryptor.encrypt(f"cookie {login.id}", login.to_json()).decode(), login.expires_at - now
         )
         if len(cookie.header) > _LARGEST:
             raise RequestValidationError("context", f"must be smaller: the cookie may have {_LARGEST} bytes")
         return cookie
 
-    async def claim(self, claimant: Claimant, *, now: float, lease: float) -> Claim:
-        """Give the login to the claimant, or say why not; see `Store.claim`.
+    async def claim(self, claimant: ClaimRequest, *, now: float, lease: float) -> Claim:
+        """Give the login to the claimant, or say why not; see `LoginStore.claim`.
 
         Raises:
             InvalidCookieError: The cookie is not one that was made here for this login.
@@ -83,14 +83,14 @@ class CookieStore:
             raise LoginExpiredError("the login took longer than its lifetime")
         return attrs.evolve(claim, same_browser=True)
 
-    async def restore(self, claimant: Claimant, *, now: float) -> None:
-        """Make the claimant's login pending again; see `Store.restore`."""
+    async def restore(self, claimant: ClaimRequest, *, now: float) -> None:
+        """Make the claimant's login pending again; see `LoginStore.restore`."""
         await self._ledger.restore(claimant, now=now)
 
     async def finish(
-        self, claimant: Claimant, result: KeyRecord | None, *, now: float, keep: float
+        self, claimant: ClaimRequest, result: KeyRecord | None, *, now: float, keep: float
     ) -> LoginCookie | None:
-        """Make the login spent; see `Store.finish`.
+        """Make the login spent; see `LoginStore.finish`.
 
         The cookie stays as long as the result does: the browser needs it to ask again.
         """
@@ -110,7 +110,7 @@ class CookieStore:
     def _open(self, login_id: str, value: str) -> LoginRecord:
         if len(value) <= _LARGEST and value.isascii():
             try:
-                return LoginRecord.from_json(self._sealer.open(f"cookie {login_id}", value.encode()))
-            except SealError:
+                return LoginRecord.from_json(self._encryptor.decrypt(f"cookie {login_id}", value.encode()))
+            except DecryptionError:
                 pass
         raise InvalidCookieError("the login's cookie is altered, cut off, or sealed with a key that is not in use")

@@ -9,7 +9,7 @@ import attrs
 
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.login._models import LoginCookie
-from openrouter_async.login._records import GRACE, Claim, Claimant, ClaimStatus, KeyRecord, LoginRecord
+from openrouter_async.login._records import TOMBSTONE_TTL, Claim, ClaimRequest, ClaimStatus, KeyRecord, LoginRecord
 
 
 @attrs.define(slots=True)
@@ -54,21 +54,21 @@ class MemoryStore:
         return f"<{type(self).__name__} {len(self)}/{self._max_logins}>"
 
     async def put(self, login: LoginRecord, *, now: float) -> LoginCookie | None:
-        """Hold a pending login; see `Store.put`."""
+        """Hold a pending login; see `LoginStore.put`."""
         if self._find(login.id, now) is None:
-            self._add(login.id, _Entry(binding=login.binding, forget_at=login.expires_at + GRACE, login=login))
+            self._add(login.id, _Entry(binding=login.binding, forget_at=login.expires_at + TOMBSTONE_TTL, login=login))
         return None
 
-    async def claim(self, claimant: Claimant, *, now: float, lease: float) -> Claim:
-        """Give the login to the claimant, or say why not; see `Store.claim`."""
+    async def claim(self, claimant: ClaimRequest, *, now: float, lease: float) -> Claim:
+        """Give the login to the claimant, or say why not; see `LoginStore.claim`."""
         entry = self._find(claimant.login_id, now)
         if entry is None:
             return Claim(status=ClaimStatus.UNKNOWN)
         if not hmac.compare_digest(entry.binding.encode(), claimant.binding.encode()):
-            return Claim(status=ClaimStatus.ELSEWHERE)
+            return Claim(status=ClaimStatus.BINDING_MISMATCH)
         if entry.login is None:
             if entry.result is None or entry.result_ends_at <= now:
-                return Claim(status=ClaimStatus.SPENT)
+                return Claim(status=ClaimStatus.CONSUMED)
             return Claim(status=ClaimStatus.FINISHED, result=entry.result)
         if entry.token is not None and entry.token != claimant.token:
             if entry.lease_ends_at > now:
@@ -76,22 +76,22 @@ class MemoryStore:
             entry.lost = True
         entry.token = claimant.token
         entry.lease_ends_at = now + lease
-        entry.forget_at = max(entry.forget_at, now + lease + GRACE)
+        entry.forget_at = max(entry.forget_at, now + lease + TOMBSTONE_TTL)
         return Claim(status=ClaimStatus.CLAIMED, login=entry.login, lost=entry.lost)
 
-    async def restore(self, claimant: Claimant, *, now: float) -> None:
-        """Make the claimant's login pending again; see `Store.restore`."""
+    async def restore(self, claimant: ClaimRequest, *, now: float) -> None:
+        """Make the claimant's login pending again; see `LoginStore.restore`."""
         entry = self._find(claimant.login_id, now)
         if entry is not None and entry.token == claimant.token:
             entry.token = None
 
     async def finish(
-        self, claimant: Claimant, result: KeyRecord | None, *, now: float, keep: float
+        self, claimant: ClaimRequest, result: KeyRecord | None, *, now: float, keep: float
     ) -> LoginCookie | None:
-        """Make the login spent; see `Store.finish`."""
+        """Make the login spent; see `LoginStore.finish`."""
         entry = self._find(claimant.login_id, now)
         if entry is None:
-            entry = _Entry(binding=claimant.binding, forget_at=now + keep + GRACE)
+            entry = _Entry(binding=claimant.binding, forget_at=now + keep + TOMBSTONE_TTL)
             self._add(claimant.login_id, entry)
         elif result is None and entry.token != claimant.token:
             return None

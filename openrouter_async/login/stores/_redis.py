@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.login._models import LoginCookie
-from openrouter_async.login._records import GRACE, Claim, Claimant, ClaimStatus, KeyRecord, LoginRecord
+from openrouter_async.login._records import TOMBSTONE_TTL, Claim, ClaimRequest, ClaimStatus, KeyRecord, LoginRecord
 from openrouter_async.login.errors import LoginStoreError
 
 try:
@@ -20,7 +20,7 @@ except ImportError as missing:
 if TYPE_CHECKING:
     from redis.asyncio import RedisCluster
 
-    from openrouter_async.encryption import Keys, Sealer
+    from openrouter_async.encryption import Encryptor, Keys
 
 _Record = TypeVar("_Record", LoginRecord, KeyRecord)
 
@@ -93,7 +93,8 @@ class RedisStore:
 
     Args:
         client: A client of redis-py's asyncio side. It is borrowed: closing it is up to the caller.
-        keys: Fernet keys, by `generate_key`; the first one seals, all of them open. They need the extra ``cookie``.
+        keys: Fernet keys, by `generate_encryption_key`; the first one seals, all of them open. They need the
+            extra ``cookie``.
         prefix: What the names of all keys in the database start with.
 
     Raises:
@@ -106,7 +107,7 @@ class RedisStore:
         if "{" in prefix or "}" in prefix:
             raise RequestValidationError("prefix", "must not hold braces, which choose the node of a cluster")
         self._client = client
-        self._sealer = None if keys is None else _sealer(keys)
+        self._encryptor = None if keys is None else _encryptor(keys)
         self._prefix = prefix
         self._is_owner = False
 
@@ -144,23 +145,23 @@ class RedisStore:
             await self._client.aclose()
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._prefix} {'plain' if self._sealer is None else 'encrypted'}>"
+        return f"<{type(self).__name__} {self._prefix} {'plain' if self._encryptor is None else 'encrypted'}>"
 
     async def put(self, login: LoginRecord, *, now: float) -> LoginCookie | None:
-        """Hold a pending login; see `Store.put`."""
+        """Hold a pending login; see `LoginStore.put`."""
         data = self._seal("login", login.id, login)
-        await self._run(_PUT, login.id, login.binding, data, _milliseconds(login.expires_at + GRACE - now))
+        await self._run(_PUT, login.id, login.binding, data, _milliseconds(login.expires_at + TOMBSTONE_TTL - now))
         return None
 
-    async def claim(self, claimant: Claimant, *, now: float, lease: float) -> Claim:
-        """Give the login to the claimant, or say why not; see `Store.claim`. The time is the server's."""
+    async def claim(self, claimant: ClaimRequest, *, now: float, lease: float) -> Claim:
+        """Give the login to the claimant, or say why not; see `LoginStore.claim`. The time is the server's."""
         answer = await self._run(
             _CLAIM,
             claimant.login_id,
             claimant.binding,
             claimant.token,
             _milliseconds(lease),
-            _milliseconds(lease + GRACE),
+            _milliseconds(lease + TOMBSTONE_TTL),
         )
         status = ClaimStatus(_bytes(answer[0]).decode())
         if status is ClaimStatus.CLAIMED:
@@ -170,16 +171,16 @@ class RedisStore:
             return Claim(status=status, result=self._open("result", claimant.login_id, KeyRecord, answer[1]))
         return Claim(status=status)
 
-    async def restore(self, claimant: Claimant, *, now: float) -> None:
-        """Make the claimant's login pending again; see `Store.restore`."""
+    async def restore(self, claimant: ClaimRequest, *, now: float) -> None:
+        """Make the claimant's login pending again; see `LoginStore.restore`."""
         await self._run(_RESTORE, claimant.login_id, claimant.token)
 
     async def finish(
-        self, claimant: Claimant, result: KeyRecord | None, *, now: float, keep: float
+        self, claimant: ClaimRequest, result: KeyRecord | None, *, now: float, keep: float
     ) -> LoginCookie | None:
-        """Make the login spent; see `Store.finish`. Without ``keys`` the result is not kept."""
+        """Make the login spent; see `LoginStore.finish`. Without ``keys`` the result is not kept."""
         kept = b""
-        if result is not None and keep > 0 and self._sealer is not None:
+        if result is not None and keep > 0 and self._encryptor is not None:
             kept = self._seal("result", claimant.login_id, result)
         await self._run(
             _FINISH,
@@ -189,22 +190,22 @@ class RedisStore:
             "0" if result is None else "1",
             kept,
             _milliseconds(keep),
-            _milliseconds(keep + GRACE),
+            _milliseconds(keep + TOMBSTONE_TTL),
         )
         return None
 
     def _seal(self, purpose: str, login_id: str, record: LoginRecord | KeyRecord) -> bytes:
         data = record.to_json()
-        return data if self._sealer is None else self._sealer.seal(f"{purpose} {login_id}", data)
+        return data if self._encryptor is None else self._encryptor.encrypt(f"{purpose} {login_id}", data)
 
     def _open(self, purpose: str, login_id: str, kind: type[_Record], data: Any) -> _Record:
         data = _bytes(data)
-        if self._sealer is not None:
-            from openrouter_async.encryption import SealError
+        if self._encryptor is not None:
+            from openrouter_async.encryption import DecryptionError
 
             try:
-                data = self._sealer.open(f"{purpose} {login_id}", data)
-            except SealError:
+                data = self._encryptor.decrypt(f"{purpose} {login_id}", data)
+            except DecryptionError:
                 raise LoginStoreError("what Redis holds was not sealed with the keys of this store") from None
         return kind.from_json(data)
 
@@ -226,10 +227,10 @@ class RedisStore:
         raise AssertionError  # pragma: no cover - the last attempt returns or raises
 
 
-def _sealer(keys: Keys) -> Sealer:
-    from openrouter_async.encryption import Sealer
+def _encryptor(keys: Keys) -> Encryptor:
+    from openrouter_async.encryption import Encryptor
 
-    return Sealer(keys)
+    return Encryptor(keys)
 
 
 def _milliseconds(seconds: float) -> int:
