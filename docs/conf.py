@@ -69,7 +69,7 @@ nitpick_ignore_regex = [
     # Type variables, and the seams between rooms of the package, which no user has to know.
     (
         r"py:.*",
-        r"openrouter_async\..*\.(Pipeline|Counters|FlowOptions|Framework|LoginOptions|HostThrottle|RequestT|ResponseT|Run)",
+        r"openrouter_async\..*\.(Pipeline|Counters|FlowOptions|Framework|LoginOptions|HostThrottle|RequestT|ResponseT|Run|T)",
     ),
 ]
 

@@ -37,7 +37,11 @@ DEDUP_CACHE_SIZE: Final = 1024
 
 
 class OAuth:
-    """The operations, as ``client.oauth``."""
+    """The operations of the OAuth API; every client has them as ``client.oauth``.
+
+    Args:
+        calls: The road that every call takes.
+    """
 
     def __init__(self, calls: Pipeline) -> None:
         self._calls = calls

@@ -28,12 +28,24 @@ TOMBSTONE_TTL: Final = 60.0
 
 
 def login_id(state: str) -> str:
-    """The name of a login in stores: they and their logs cannot give away the state."""
+    """Return the name of a login in stores, a digest, so that neither they nor their logs can reveal the state.
+
+    Args:
+        state: The login's state.
+    """
     return hashlib.sha256(b"login:" + state.encode()).hexdigest()
 
 
 def digest(state: str, purpose: str, value: str | None) -> str:
-    """A fingerprint that only who knows the state can make, or try values against: chat ids are easily guessed."""
+    """Return an HMAC of a value keyed by the state.
+
+    A low-entropy value, such as a chat id, cannot be found by trial from what is in the store.
+
+    Args:
+        state: The login's state.
+        purpose: The kind of the value; values of different kinds have different digests.
+        value: The value; None for none.
+    """
     text = purpose if value is None else f"{purpose}={value}"
     return hmac.new(state.encode(), text.encode(errors="surrogatepass"), hashlib.sha256).hexdigest()
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Iterator
 from importlib import import_module
-from pathlib import Path
 from typing import Any, Final
 
 import attrs
@@ -64,20 +62,11 @@ def _find() -> Iterator[tuple[str, PublicName]]:
             value = getattr(module, name)
             if name in _SEAMS or inspect.ismodule(value):
                 continue
-            home = getattr(value, "__module__", None)
-            # A type alias has no home of its own that it would know of; it is looked for by its name below.
-            homes = {f"{home}.{name}"} if isinstance(value, type) or inspect.isroutine(value) else _homes(name)
+            # Some names can be imported from more than one public module, and are documented under one of them.
+            homes = {f"{other}.{name}" for other in _ROOMS if getattr(import_module(other), name, None) is value}
+            if isinstance(value, type) or inspect.isroutine(value):
+                homes.add(f"{value.__module__}.{name}")
             yield f"{room}.{name}", PublicName(value, frozenset(homes))
-
-
-def _homes(name: str) -> set[str]:
-    package = Path(inspect.getfile(OpenRouterError)).parent
-    pattern = re.compile(rf"^{name}\b[^=\n]*= ", re.MULTILINE)
-    found = set()
-    for path in package.rglob("*.py"):
-        if pattern.search(path.read_text(encoding="utf-8")):
-            found.add(".".join(("openrouter_async", *path.relative_to(package).with_suffix("").parts)))
-    return {f"{module}.{name}" for module in found}
 
 
 PUBLIC: Final[dict[str, PublicName]] = dict(_find())
