@@ -65,8 +65,8 @@ class LoggingMiddleware:
             request,
             started,
             Event.ATTEMPT_ANSWERED,
-            f"answered {response.status}",
-            status=response.status,
+            f"answered {response.status_code}",
+            status=response.status_code,
             request_id=request_id,
         )
         return response

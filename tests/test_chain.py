@@ -22,7 +22,7 @@ REQUEST = Request(
 
 
 async def echo(request: Request) -> Response:
-    return Response(status=200, headers=request.headers, body=b"", elapsed=0.0)
+    return Response(status_code=200, headers=request.headers, body=b"", elapsed=0.0)
 
 
 def tag(name: str) -> Any:
@@ -56,7 +56,7 @@ async def with_option(option: int, request: Request, call_next: Handler) -> Resp
 
 @pytest.mark.parametrize("middleware", [Callable(), Callable().method, functools.partial(with_option, 1)])
 async def test_anything_that_is_called_asynchronously_can_be_a_middleware(middleware: Any) -> None:
-    assert (await build_chain("middlewares", [middleware], echo)(REQUEST)).status == 200
+    assert (await build_chain("middlewares", [middleware], echo)(REQUEST)).status_code == 200
 
 
 def not_async(request: Request, call_next: Handler) -> Response:

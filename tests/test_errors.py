@@ -42,7 +42,10 @@ REQUEST = Request(
 def response(status: int, body: Any = b"", **headers: str) -> Response:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     return Response(
-        status=status, headers={name.replace("_", "-"): value for name, value in headers.items()}, body=raw, elapsed=0.1
+        status_code=status,
+        headers={name.replace("_", "-"): value for name, value in headers.items()},
+        body=raw,
+        elapsed=0.1,
     )
 
 

@@ -35,7 +35,7 @@ def request_of(number: int = 1) -> Request:
 
 
 async def answer(request: Request) -> Response:
-    return Response(status=200, headers={}, body=b"", elapsed=0.0)
+    return Response(status_code=200, headers={}, body=b"", elapsed=0.0)
 
 
 # --- the log -------------------------------------------------------------------------------------------------------
@@ -139,7 +139,7 @@ async def test_a_call_that_waits_for_its_turn_can_be_cancelled_and_is_not_sent()
 def test_a_limit_can_be_used_in_one_loop_after_another() -> None:
     limit = RateLimitMiddleware(1, 3600)
     for _ in range(2):
-        assert asyncio.run(limit(request_of(), answer)).status == 200
+        assert asyncio.run(limit(request_of(), answer)).status_code == 200
 
 
 def test_without_its_library_the_limit_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

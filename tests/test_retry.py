@@ -45,7 +45,7 @@ REQUEST = Request(
 
 def status(code: int, **headers: str) -> Response:
     named = CIMultiDict({name.replace("_", "-"): value for name, value in headers.items()})
-    return Response(status=code, headers=named, body=b"", elapsed=0.0)
+    return Response(status_code=code, headers=named, body=b"", elapsed=0.0)
 
 
 def dropped() -> errors.TransportError:
@@ -111,7 +111,7 @@ async def test_it_is_an_ordinary_middleware_that_anyone_can_put_into_a_chain() -
     clock = FakeClock()
     server = Script(clock, [status(503), dropped()])
     response = await chain(clock, server)(REQUEST)
-    assert response.status == 200
+    assert response.status_code == 200
     assert [attempt.number for attempt in response.history] == [1, 2]
     assert [request.attempt for request in server.requests] == [1, 2, 3]
     assert clock.waits == [0.25, 0.5]
@@ -130,14 +130,14 @@ async def test_a_request_that_is_answered_at_once_passes_as_it_is() -> None:
 async def test_other_statuses_are_not_retried(code: int) -> None:
     clock = FakeClock()
     server = Script(clock, [status(code)])
-    assert (await chain(clock, server)(REQUEST)).status == code
+    assert (await chain(clock, server)(REQUEST)).status_code == code
     assert len(server.requests) == 1
 
 
 async def test_statuses_can_be_chosen() -> None:
     clock = FakeClock()
     server = Script(clock, [status(425), status(503)])
-    assert (await chain(clock, server)(with_retry(statuses=[425]))).status == 503
+    assert (await chain(clock, server)(with_retry(statuses=[425]))).status_code == 503
     assert len(server.requests) == 2
 
 
@@ -170,7 +170,7 @@ async def test_a_foreign_exception_passes_as_it_is() -> None:
 async def test_the_last_failure_is_given_back_with_those_before_it() -> None:
     clock = FakeClock()
     response = await chain(clock, Script(clock, [dropped(), late(), status(502), status(504)]))(REQUEST)
-    assert response.status == 504
+    assert response.status_code == 504
     assert [type(attempt.error).__name__ for attempt in response.history] == [
         "TransportError",
         "RequestTimeoutError",
@@ -217,7 +217,7 @@ async def test_whatever_a_server_asks_for_no_wait_is_negative_or_beyond_the_call
     server = Script(
         clock,
         [
-            Response(status=code, headers={name: text}, body=b"", elapsed=0)
+            Response(status_code=code, headers={name: text}, body=b"", elapsed=0)
             for code, text in zip(codes, texts, strict=False)
         ],
     )
@@ -291,7 +291,7 @@ async def test_one_pause_holds_all_calls_of_a_client_and_they_leave_it_spread_ou
         clock.advance(0.1)
         await passes(3)
     responses = await asyncio.gather(*calls)
-    assert {response.status for response in responses} == {200}
+    assert {response.status_code for response in responses} == {200}
     assert len(server.times) == 22
     left = sorted(server.times[1:])
     assert left[0] >= 10.0
@@ -327,10 +327,10 @@ async def test_a_pause_is_for_one_host() -> None:
     handler = chain(clock, server)
     held = asyncio.ensure_future(handler(REQUEST))
     await until(lambda: clock.sleeping == 1)
-    assert (await handler(attrs.evolve(REQUEST, url=URL("https://gateway.example/auth/keys")))).status == 200
+    assert (await handler(attrs.evolve(REQUEST, url=URL("https://gateway.example/auth/keys")))).status_code == 200
     assert server.times == [0.0, 0.0]
     clock.advance(13)
-    assert (await held).status == 200
+    assert (await held).status_code == 200
 
 
 async def test_a_longer_pause_is_not_shortened_by_a_shorter_one() -> None:
@@ -379,7 +379,7 @@ async def test_a_pause_that_is_lengthened_meanwhile_is_heeded() -> None:
     await passes()
     assert server.times == []
     clock.advance(20)
-    assert (await call).status == 200
+    assert (await call).status_code == 200
 
 
 async def test_a_call_that_cannot_wait_for_the_end_of_a_pause_is_not_sent_and_says_for_how_long() -> None:
@@ -437,7 +437,7 @@ async def test_dead_pooled_connections_cost_neither_time_nor_attempts_nor_budget
     clock = FakeClock()
     server = Script(clock, [*(stale() for _ in range(50)), status(503), *(stale() for _ in range(50))])
     response = await chain(clock, server)(with_retry(max_attempts=2, retry_budget=5))
-    assert response.status == 200
+    assert response.status_code == 200
     assert len(response.history) == 101
     assert clock.waits == [0.25]
 
@@ -475,7 +475,7 @@ async def test_a_retry_that_the_server_named_a_time_for_costs_nothing_while_it_o
     clock = FakeClock()
     steps = [status(429, retry_after="1")] * 3 + [status(200), status(503, retry_after="1"), status(200)]
     handler = chain(clock, Script(clock, steps))
-    assert (await handler(with_retry(retry_budget=4))).status == 200
+    assert (await handler(with_retry(retry_budget=4))).status_code == 200
     response = await handler(with_retry(retry_budget=4))
     assert error_of(response, clock).__notes__ == ["not retried: the retry budget of 4 is used up"]
 
@@ -569,7 +569,7 @@ async def test_a_hook_that_raises_changes_nothing_and_is_logged(caplog: pytest.L
 
     clock = FakeClock()
     response = await chain(clock, Script(clock, [status(503)]), on_retry=hook)(REQUEST)
-    assert response.status == 200
+    assert response.status_code == 200
     (failure,) = [record for record in caplog.records if record.levelname == "ERROR"]
     assert vars(failure)["event"] == "hook_failed"
     assert failure.getMessage() == "on_retry raised; the retry goes on"
@@ -612,7 +612,7 @@ async def test_a_middleware_further_in_that_sends_again_hides_no_ambiguous_attem
     outer = RetryMiddleware(clock=clock.clock)
     handler = build_chain("middlewares", [outer, inner], server)
     response = await handler(with_retry(max_attempts=2))
-    assert response.status == 403
+    assert response.status_code == 403
     assert [attempt.is_ambiguous for attempt in response.history] == [True, False, False]
     assert error_of(response, clock).outcome is Outcome.UNKNOWN
 
@@ -636,7 +636,7 @@ async def test_a_request_is_pending_until_no_attempt_of_it_can_have_been_carried
     server = Script(clock, steps)
 
     async def send(request: Request) -> Response:
-        request.send_state.pending = True  # as the transport does when it writes
+        request.send_state.maybe_processed = True  # as the transport does when it writes
         return await server(request)
 
     request = attrs.evolve(with_retry(initial_interval=1, jitter=False), send_state=SendState())
@@ -644,9 +644,9 @@ async def test_a_request_is_pending_until_no_attempt_of_it_can_have_been_carried
     for _ in steps:
         clock.advance(10)
         await until(lambda: clock.sleeping == 1)
-    assert request.send_state.pending is pending
+    assert request.send_state.maybe_processed is pending
     clock.advance(10)
-    assert (await call).status == 200
+    assert (await call).status_code == 200
 
 
 async def test_what_a_middleware_further_in_raises_keeps_its_history() -> None:

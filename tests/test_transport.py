@@ -300,13 +300,13 @@ async def test_a_body_is_not_written_where_an_answer_is_already() -> None:
     body = body_for(send_state)
     with pytest.raises(ConnectionAbortedError):
         await body.write_with_length(writer, 2)
-    assert (writer.written, body.written, body.refused, send_state.pending) == (b"", False, True, False)
+    assert (writer.written, body.written, body.refused, send_state.maybe_processed) == (b"", False, True, False)
 
 
 async def test_a_body_of_a_call_that_was_given_up_is_not_written() -> None:
     writer: Any = Writer(Connection(should_close=False))
     send_state = SendState()
-    send_state.withdrawn = True
+    send_state.cancelled = True
     with pytest.raises(asyncio.CancelledError):
         await body_for(send_state).write_with_length(writer, 2)
     assert writer.written == b""

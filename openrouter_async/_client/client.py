@@ -145,7 +145,7 @@ class OpenRouter:
         return client
 
     async def __aenter__(self) -> Self:
-        self.check_usable()
+        self.bind()
         return self
 
     async def __aexit__(
@@ -218,10 +218,10 @@ class OpenRouter:
         """The exchanges on their way."""
         return self._shared.in_flight
 
-    def check_usable(self) -> None:
+    def bind(self) -> None:
         """Bind to the running loop, or say why this is not possible.
 
         Raises:
             ClientClosedError: The client is closed, belongs to another loop, or was carried over a fork.
         """
-        self._shared.check_usable()
+        self._shared.bind()

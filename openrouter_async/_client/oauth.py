@@ -147,7 +147,7 @@ class OAuth:
         """
         model = _to_model(CreateAuthKeysCodeRequest, request, fields)
         calls = self._calls
-        calls.shared.check_usable()
+        calls.shared.bind()
         call = calls.prepare(
             CREATE,
             converter.dump(model),

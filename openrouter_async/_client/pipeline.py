@@ -67,7 +67,7 @@ class ClientState:
         self.counters = Counters()
         self.is_closed = False
 
-    def check_usable(self) -> None:
+    def bind(self) -> None:
         """Bind to the running loop, or say why this is not possible.
 
         Raises:
@@ -127,7 +127,7 @@ class Pipeline:
         self, model: ExchangeAuthCodeForAPIKeyRequest, bearer: Bearer | None, options: RequestOptions | None
     ) -> Coroutine[Any, Any, ExchangeAuthCodeForAPIKeyResponse]:
         # Only now, as the client may have been closed meanwhile, and nobody would wait for this exchange to end.
-        self.shared.check_usable()
+        self.shared.bind()
         # The fields are hashed more quickly than the model, and it is done more than once.
         key = (self, bearer, options, model.code, model.code_verifier, model.code_challenge_method)
         return self.shared.in_flight.join(key, functools.partial(self._exchange, model, bearer, options))
@@ -206,7 +206,7 @@ class Pipeline:
                 raise KeyDeliveryError(
                     f"on_key raised {type(failure).__name__}; the key is in .response", response=response
                 ) from failure
-            send_state.kept = True
+            send_state.key_saved = True
         return response
 
     async def send(self, request: Request, kind: type[_Result]) -> _Result:
@@ -223,9 +223,9 @@ class Pipeline:
             self._settle(failure)
             raise
         error: OpenRouterError
-        if 200 <= response.status < 300:
+        if 200 <= response.status_code < 300:
             http_meta = HttpMeta(
-                status_code=response.status,
+                status_code=response.status_code,
                 headers=response.headers,
                 attempts=len(response.history) + 1,
                 elapsed=time.perf_counter() - started,
@@ -234,7 +234,7 @@ class Pipeline:
                 result = converter.load(kind, response.body, http_meta)
             except converter.MalformedBodyError as malformed:
                 error = ResponseValidationError(
-                    f"{response.status}: {malformed}", status_code=response.status, headers=response.headers
+                    f"{response.status_code}: {malformed}", status_code=response.status_code, headers=response.headers
                 )
             else:
                 self.shared.counters.succeeded += 1

@@ -139,7 +139,7 @@ class Body(Payload):
 
     async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
         """Write it, unless its call was given up or its connection is not to be trusted."""
-        if self._send_state.withdrawn:
+        if self._send_state.cancelled:
             # Before Python 3.12, aiohttp writes one pass of the loop later, and the call may have been given up in it.
             raise asyncio.CancelledError
         protocol = getattr(writer, "protocol", None)
@@ -150,6 +150,6 @@ class Body(Payload):
             raise ConnectionAbortedError
         transport = writer.transport
         if transport is not None and not transport.is_closing():
-            self.written = self._send_state.pending = True
+            self.written = self._send_state.maybe_processed = True
             self.written_at = time.perf_counter()
         await writer.write(self._body)

@@ -18,15 +18,15 @@ class SendState:
     """Whether the server may have carried out a call; one for all attempts of the call.
 
     Attributes:
-        pending: True from the moment a request body is written until an answer shows that it was refused.
-        withdrawn: Whether the call was given up; nothing more of it is to be written.
-        kept: Whether the result is in its safe place, whoever takes it.
+        maybe_processed: True from the moment a request body is written until an answer shows that it was refused.
+        cancelled: Whether the call was given up; nothing more of it is to be written.
+        key_saved: Whether the result is in its safe place, whoever takes it.
     """
 
     # On the class, as most of them keep what they begin with.
-    pending = False
-    withdrawn = False
-    kept = False
+    maybe_processed = False
+    cancelled = False
+    key_saved = False
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -90,7 +90,7 @@ class Response:
     """An HTTP answer, read completely.
 
     Attributes:
-        status: The HTTP status, whatever it is: only the lack of an answer is raised.
+        status_code: The HTTP status, whatever it is: only the lack of an answer is raised.
         headers: The headers, looked up without regard to case.
         body: The body, decompressed.
         elapsed: Seconds from the start of the attempt to the last byte.
@@ -99,7 +99,7 @@ class Response:
         notes: What else there is to say, such as why it was not retried; an error made of the answer carries them.
     """
 
-    status: int
+    status_code: int
     headers: Mapping[str, str] = attrs.field(repr=redact_headers)
     body: bytes = attrs.field(repr=False)
     elapsed: float

@@ -42,19 +42,19 @@ def error_from_response(request: Request, response: Response, clock: Clock) -> O
 
 
 def _error_from(request: Request, response: Response, clock: Clock) -> OpenRouterError:
-    if response.status < 400:
-        kind = "a redirect, which is never followed" if response.status >= 300 else "an informational answer"
+    if response.status_code < 400:
+        kind = "a redirect, which is never followed" if response.status_code >= 300 else "an informational answer"
         return ResponseValidationError(
-            f"{response.status}: {kind}", status_code=response.status, headers=response.headers
+            f"{response.status_code}: {kind}", status_code=response.status_code, headers=response.headers
         )
     text = scrub(response.body.decode("utf-8", "replace"), request.secrets)
     message, code, metadata = _read_error_body(text)
     if response.headers.get("CF-Mitigated") == "challenge":
         message = "Cloudflare wants to see a browser (cf-mitigated: challenge)"
-    return APIError.for_status(response.status)(
-        _one_line(message) or _reason(response.status),
-        status_code=response.status,
-        outcome=outcome_of(response.status),
+    return APIError.for_status(response.status_code)(
+        _one_line(message) or _reason(response.status_code),
+        status_code=response.status_code,
+        outcome=outcome_of(response.status_code),
         code=code,
         metadata=metadata,
         body=text[:_BODY_LENGTH],

@@ -74,9 +74,9 @@ class RetryMiddleware:
             except OpenRouterError as error:
                 failure = _Failure(error)
             else:
-                if call is None and response.status < 300 and overload.is_idle:
+                if call is None and response.status_code < 300 and overload.is_idle:
                     return response
-                if response.status not in request.retry.statuses:
+                if response.status_code not in request.retry.statuses:
                     return (call or _Call(request, overload, self._clock, started)).finish(response)
                 failure = _Failure(error_from_response(request, response, self._clock), response)
             call = call or _Call(request, overload, self._clock, started)
@@ -136,7 +136,7 @@ class _Failure(NamedTuple):
     @property
     def is_throttled(self) -> bool:
         """Whether the server said when to come back: it is not down, and the pause that it wants bounds the load."""
-        return self.response is not None and self.response.status == 429 and bool(self.error.retry_after)
+        return self.response is not None and self.response.status_code == 429 and bool(self.error.retry_after)
 
 
 class _Call:
@@ -212,7 +212,7 @@ class _Call:
         now = self._clock.monotonic()
         self._history.extend(failure.history)
         if failure.error.outcome is not Outcome.UNKNOWN and not any(a.is_ambiguous for a in self._history):
-            self._request.send_state.pending = False
+            self._request.send_state.maybe_processed = False
         wait = self._wait_after(failure)
         if wait is None:
             return None
@@ -233,7 +233,7 @@ class _Call:
         """Seconds to wait after a failure, but for pauses; None when it is not to be retried."""
         error, response = failure.error, failure.response
         if response is not None:
-            self._apply_retry_after(response.status, error.retry_after)
+            self._apply_retry_after(response.status_code, error.retry_after)
         elif not (isinstance(error, TransportError) and self._policy.retry_connection_errors):
             return None
         if failure.is_stale_connection:
@@ -282,10 +282,10 @@ class _Call:
 
     def finish(self, response: Response) -> Response:
         """The answer that is not retried, with the attempts before it."""
-        if response.status < 300:
+        if response.status_code < 300:
             self._overload.refund(self._origin, self._policy.retry_budget, self._refund)
-        elif response.status in _PAUSING_STATUSES:
-            self._apply_retry_after(response.status, parse_retry_after(response.headers, self._clock.time()))
+        elif response.status_code in _PAUSING_STATUSES:
+            self._apply_retry_after(response.status_code, parse_retry_after(response.headers, self._clock.time()))
         if not self._history:
             return response
         return attrs.evolve(response, history=(*self._history, *response.history))

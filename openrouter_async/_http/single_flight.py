@@ -94,12 +94,12 @@ class SingleFlight(Generic[T]):
             # Each caller raises the same error; the frames of one must not show in another.
             raise flight.error.with_traceback(flight.traceback)
         if flight.result is None:
-            if not flight.withdrawn:
+            if not flight.cancelled:
                 # Nobody cancelled it: something inside raised this, and callers get what was raised.
                 raise asyncio.CancelledError
             raise ClientClosedError(
                 "the client was closed before the exchange ended",
-                outcome=Outcome.UNKNOWN if flight.pending else Outcome.NOT_SENT,
+                outcome=Outcome.UNKNOWN if flight.maybe_processed else Outcome.NOT_SENT,
             )
         return flight.result
 
@@ -108,7 +108,7 @@ class SingleFlight(Generic[T]):
         flight.callers.remove(landed)
         task = asyncio.current_task()
         # Two cancellations that come at once have the message of the first.
-        if task is None or not patient or task.cancelling() > 1 or not (flight.task.done() or flight.pending):
+        if task is None or not patient or task.cancelling() > 1 or not (flight.task.done() or flight.maybe_processed):
             self._abandon(flight)
             return False
         task.uncancel()
@@ -129,13 +129,13 @@ class SingleFlight(Generic[T]):
             return
         if flight.task.done():
             _log_lost_key(flight)
-        elif not flight.pending:
+        elif not flight.maybe_processed:
             self._cancel(flight)
 
     def _cancel(self, flight: _Flight[T]) -> None:
         """End a flight before its time: it stays known until its task is over, and nobody can join it."""
-        if not flight.withdrawn:
-            flight.withdrawn = True
+        if not flight.cancelled:
+            flight.cancelled = True
             del self._joinable[flight.key]
             self._withdrawn.add(flight)
         # A task that is cancelled before its first step never lands by itself.
@@ -143,7 +143,7 @@ class SingleFlight(Generic[T]):
         flight.task.cancel()
 
     def _land(self, flight: _Flight[T]) -> None:
-        if flight.withdrawn:
+        if flight.cancelled:
             self._withdrawn.discard(flight)
         else:
             del self._joinable[flight.key]
@@ -224,7 +224,7 @@ def _log_lost_key(flight: _Flight[Any]) -> None:
         logger.warning(
             "an exchange whose caller was cancelled failed: %s", flight.error, extra={"event": Event.UNSEEN_FAILURE}
         )
-    elif flight.result is not None and not flight.kept:
+    elif flight.result is not None and not flight.key_saved:
         logger.error(
             "a key is lost: its caller was cancelled while it was on its way, and no on_key is set",
             extra={"event": Event.KEY_LOST},

@@ -160,7 +160,7 @@ class Transport:
                 answer.close()
                 raise
             return Response(
-                status=answer.status,
+                status_code=answer.status,
                 headers=answer.headers.copy(),
                 body=content,
                 elapsed=time.perf_counter() - started,

@@ -158,13 +158,13 @@ class _End:
 
     @classmethod
     def of_response(cls, response: Response) -> _End:
-        failed = response.status >= 300
+        failed = response.status_code >= 300
         return cls(
-            attributes={"http.response.status_code": response.status}
-            | ({"error.type": str(response.status)} if failed else {}),
+            attributes={"http.response.status_code": response.status_code}
+            | ({"error.type": str(response.status_code)} if failed else {}),
             attempts=len(response.history) + 1,
             history=response.history,
-            outcome=outcome_of(response.status) if failed else None,
+            outcome=outcome_of(response.status_code) if failed else None,
         )
 
     @classmethod

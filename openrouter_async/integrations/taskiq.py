@@ -220,7 +220,7 @@ class Exchanges:
                     cleanup.push_async_callback(close)
             if not isinstance(client, OpenRouter):
                 client = await cleanup.enter_async_context(client())
-            client.check_usable()
+            client.bind()
             self._worker = ClaimedExchanges(client, claims, lease=self._lease, remember=self._remember)
             cleanup.push_async_callback(self._worker.drain)
             self._cleanup = cleanup.pop_all()

@@ -32,7 +32,7 @@ async def test_whatever_comes_back_is_an_error_of_ours_or_a_grant_of_the_very_lo
 
     async def answer(request: Request, _call_next: Handler) -> Response:
         exchanged.append(request.body)
-        return Response(status=200, headers={}, body=f'{{"key": "{KEY}", "user_id": null}}'.encode(), elapsed=0.0)
+        return Response(status_code=200, headers={}, body=f'{{"key": "{KEY}", "user_id": null}}'.encode(), elapsed=0.0)
 
     tally: Counter[str] = Counter()
     slowest = 0.0

@@ -208,7 +208,7 @@ async def test_a_client_and_a_store_that_are_given_are_borrowed(kind: str, fake:
     async with OpenRouter(None, base_url=fake.base_url) as client:
         async with running(kind, fake, client=client, store=store) as (site, _), Visitor(site) as visitor:
             await visitor.open(await visitor.consent())
-        client.check_usable()
+        client.bind()
 
     assert len(store) == 1
     assert not store.closed

@@ -150,7 +150,7 @@ class WebLogin(Generic[RequestT, ResponseT]):
             client = self._client
             if not isinstance(client, OpenRouter):
                 client = await cleanup.enter_async_context(client())
-            client.check_usable()
+            client.bind()
             store = self._store
             if callable(store):
                 store = store()

@@ -514,7 +514,7 @@ async def under_way(flights: SingleFlight[str], *, pending: bool) -> tuple[Excha
     caller = asyncio.ensure_future(flights.join("key", exchange.start))
     await passes(3)
     assert exchange.send_state is not None
-    exchange.send_state.pending = pending
+    exchange.send_state.maybe_processed = pending
     return exchange, caller
 
 
@@ -657,7 +657,7 @@ async def test_an_exchange_that_is_over_at_once_in_a_loop_with_eager_tasks(fails
     async def cached(request: Request, call_next: Handler) -> Response:
         if fails:
             raise LookupError
-        return Response(status=200, headers={}, body=b'{"key": "sk-or-v1-cached", "user_id": null}', elapsed=0)
+        return Response(status_code=200, headers={}, body=b'{"key": "sk-or-v1-cached", "user_id": null}', elapsed=0)
 
     loop = asyncio.get_running_loop()
     factory: Callable[..., Any] = vars(asyncio)["eager_task_factory"]
