@@ -40,7 +40,7 @@ async def exchange(codes: Path, journal_path: Path) -> int:
     failed = 0
     async with (
         OpenRouter() as client,
-        Journal(journal_path, keys=os.environ["JOURNAL_KEY"]) as journal,
+        Journal(journal_path, encryption_keys=os.environ["JOURNAL_KEY"]) as journal,
     ):
         async for result in client.oauth.exchange_many(
             read_requests(codes), concurrency=64, journal=journal, on_progress=show
@@ -52,7 +52,7 @@ async def exchange(codes: Path, journal_path: Path) -> int:
 
 
 def print_keys(journal_path: Path) -> None:
-    for entry in Journal.read(journal_path, keys=os.environ["JOURNAL_KEY"]):
+    for entry in Journal.read(journal_path, encryption_keys=os.environ["JOURNAL_KEY"]):
         if entry.key is not None:
             print(entry.user_id, entry.key)
 

@@ -168,7 +168,7 @@ class OAuth:
         concurrency: int = 16,
         ordered: bool = False,
         stop_on: StopOn | None = None,
-        deadline: float | None = None,
+        timeout: float | None = None,
         journal: Journal | None = None,
         on_progress: OnProgress | None = None,
         options: RequestOptions | None = None,
@@ -195,7 +195,7 @@ class OAuth:
                 taken before the result that comes next.
             stop_on: Classes of errors, or a callable of a result, that end the batch: nothing more is taken or sent,
                 what was sent is answered, and what was taken and not sent fails with the outcome ``NOT_SENT``.
-            deadline: Seconds from the first result that is asked for until the batch ends so; None for no bound.
+            timeout: Seconds from the first result that is asked for until the batch ends so; None for no bound.
             journal: An open journal. What it has a result for is skipped, and gives none here. What was about to be
                 sent when a process died is tried again, and if its code is rejected then, the outcome is ``UNKNOWN``.
             on_progress: Called with a `BatchProgress` at most ten times a second, and at the end. It may be a coroutine
@@ -217,7 +217,7 @@ class OAuth:
             concurrency=concurrency,
             ordered=ordered,
             stop_on=stop_on,
-            deadline=deadline,
+            timeout=timeout,
             journal=journal,
             on_progress=on_progress,
             remembered=DEDUP_CACHE_SIZE,
@@ -230,7 +230,7 @@ class OAuth:
         *,
         concurrency: int = 16,
         stop_on: StopOn | None = None,
-        deadline: float | None = None,
+        timeout: float | None = None,
         journal: Journal | None = None,
         on_progress: OnProgress | None = None,
         options: RequestOptions | None = None,
@@ -243,7 +243,7 @@ class OAuth:
             requests: As for `exchange_many`.
             concurrency: As for `exchange_many`.
             stop_on: As for `exchange_many`; requests that were not taken have no result.
-            deadline: As for `exchange_many`; requests that were not taken have no result.
+            timeout: As for `exchange_many`; requests that were not taken have no result.
             journal: As for `exchange_many`; requests that are skipped have no result.
             on_progress: As for `exchange_many`.
             options: As for `exchange_many`.
@@ -256,7 +256,7 @@ class OAuth:
             options,
             concurrency=concurrency,
             stop_on=stop_on,
-            deadline=deadline,
+            timeout=timeout,
             journal=journal,
             on_progress=on_progress,
         )

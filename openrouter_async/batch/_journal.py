@@ -16,15 +16,15 @@ from openrouter_async._values.models import ExchangeAuthCodeForAPIKeyRequest, Ex
 from openrouter_async.batch._journal_file import (
     JournalEntry,
     Lines,
+    context_of,
     give_up,
     open_journal,
-    purpose_of,
     read_lines,
     reason_of,
     to_encryptor,
     to_entry,
 )
-from openrouter_async.batch._status import RequestStatus, mark_outcome_unknown, request_digest, standing_after
+from openrouter_async.batch._status import RequestStatus, mark_outcome_unknown, request_digest, status_after
 from openrouter_async.errors import JournalError, KeyDeliveryError, OpenRouterError, RequestValidationError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Journal:
 
     ::
 
-        async with Journal("keys.jsonl", keys=key) as journal:
+        async with Journal("keys.jsonl", encryption_keys=key) as journal:
             async for result in client.oauth.exchange_many(requests, journal=journal):
                 ...
 
@@ -45,12 +45,12 @@ class Journal:
     the next one cuts off. One process at a time can have it open. There are neither codes nor verifiers in it: requests
     go by their `request_digest`. It takes about 200 bytes of memory for each request it knows.
 
-    API keys are sealed when there are ``keys`` to seal them with. Without, they are not in it, and `exchange_many`
+    API keys are sealed when there are ``encryption_keys``. Without, they are not in it, and `exchange_many`
     wants an ``on_key`` on the client: else a key would be lost with a process that dies before it is put anywhere.
 
     Args:
         path: Where the file is; it is made when there is none. It should be on a local disk.
-        keys: Fernet keys, by `openrouter_async.encryption.generate_encryption_key`: the first one seals, all
+        encryption_keys: Fernet keys, by `openrouter_async.encryption.generate_encryption_key`: the first one seals, all
             of them open.
             They need
             the extra ``journal``.
@@ -65,18 +65,18 @@ class Journal:
         self,
         path: str | os.PathLike[str],
         *,
-        keys: Keys | None = None,
+        encryption_keys: Keys | None = None,
         store_plaintext_keys: bool = False,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        if keys is not None and store_plaintext_keys:
-            raise RequestValidationError("store_plaintext_keys", "must not come with keys to seal with")
+        if encryption_keys is not None and store_plaintext_keys:
+            raise RequestValidationError("store_plaintext_keys", "must not come with encryption_keys")
         self._path = Path(path)
-        self._encryptor = to_encryptor(keys)
+        self._encryptor = to_encryptor(encryption_keys)
         self._clear_keys = store_plaintext_keys
         self._clock = clock
         self._lines: Lines | None = None
-        self._standings: dict[str, RequestStatus] = {}
+        self._statuses: dict[str, RequestStatus] = {}
         # Those under way: whether an earlier try of theirs is in doubt.
         self._open: dict[str, bool] = {}
         # A future where somebody waits for the end of one.
@@ -106,7 +106,7 @@ class Journal:
             raise JournalError(f"{self._path}: it is open already")
         opening = asyncio.get_running_loop().run_in_executor(None, open_journal, self._path)
         try:
-            file, self._standings = await asyncio.shield(opening)
+            file, self._statuses = await asyncio.shield(opening)
         except asyncio.CancelledError:
             # The thread goes on, and nobody else would give up the lock.
             opening.add_done_callback(give_up)
@@ -131,15 +131,15 @@ class Journal:
             await lines.aclose()
             self._lines = None
             for digest in tuple(self._open):
-                self.leave(digest)
+                self.abandon(digest)
 
-    def standing(self, request: ExchangeAuthCodeForAPIKeyRequest | str) -> RequestStatus | None:
+    def status(self, request: ExchangeAuthCodeForAPIKeyRequest | str) -> RequestStatus | None:
         """What is known of a request; None when it was never tried.
 
         Args:
             request: The request, or a bare code.
         """
-        return self._standings.get(request_digest(request))
+        return self._statuses.get(request_digest(request))
 
     # What follows is the side that a batch sees. It names requests by their digest.
 
@@ -155,8 +155,8 @@ class Journal:
 
     def is_final(self, digest: str) -> bool:
         """Whether a request has a result that trying again cannot better."""
-        standing = self._standings.get(digest)
-        return standing is not None and standing.is_final
+        status = self._statuses.get(digest)
+        return status is not None and status.is_final
 
     async def begin(self, digest: str) -> bool:
         """Note for good that a request is about to be sent, unless it has a result that trying again cannot better.
@@ -173,14 +173,14 @@ class Journal:
             await self._end_of(digest)
         if self.is_final(digest):
             return False
-        self._open[digest] = self._standings.get(digest) is RequestStatus.UNCERTAIN
+        self._open[digest] = self._statuses.get(digest) is RequestStatus.UNCERTAIN
         self._settled.clear()
         try:
             await self._write({"event": "intent", "request": digest})
         except BaseException:
-            self.leave(digest)
+            self.abandon(digest)
             raise
-        self._standings[digest] = RequestStatus.UNCERTAIN
+        self._statuses[digest] = RequestStatus.UNCERTAIN
         return True
 
     async def _end_of(self, digest: str) -> None:
@@ -205,19 +205,17 @@ class Journal:
         doubted = self._open.get(digest, False)
         if doubted and isinstance(result, Exception):
             mark_outcome_unknown(result)
-        standing = standing_after(result)
-        if doubted and standing is RequestStatus.RETRYABLE:
-            standing = RequestStatus.UNCERTAIN
+        status = status_after(result)
+        if doubted and status is RequestStatus.RETRYABLE:
+            status = RequestStatus.UNCERTAIN
         # Also when this is cancelled meanwhile, the line is written.
-        self._standings[digest] = standing
+        self._statuses[digest] = status
         try:
-            await self._write(
-                {"event": "result", "request": digest, "standing": standing, **self._tell(digest, result)}
-            )
+            await self._write({"event": "result", "request": digest, "status": status, **self._tell(digest, result)})
         finally:
-            self.leave(digest)
+            self.abandon(digest)
 
-    def leave(self, digest: str) -> None:
+    def abandon(self, digest: str) -> None:
         """Expect no result any more: without one, the request stays in doubt."""
         self._open.pop(digest, None)
         end = self._ends.pop(digest, None)
@@ -237,7 +235,7 @@ class Journal:
             said["user_id"] = response.user_id
             said["key_hash"] = hashlib.sha256(response.key.encode()).hexdigest()
             if self._encryptor is not None:
-                said["sealed_key"] = self._encryptor.encrypt(purpose_of(digest), response.key.encode()).decode()
+                said["sealed_key"] = self._encryptor.encrypt(context_of(digest), response.key.encode()).decode()
             elif self._clear_keys:
                 said["key"] = response.key
         return said
@@ -251,20 +249,20 @@ class Journal:
         return datetime.fromtimestamp(self._clock.time(), UTC).isoformat(timespec="milliseconds")
 
     @staticmethod
-    def read(path: str | os.PathLike[str], *, keys: Keys | None = None) -> list[JournalEntry]:
+    def read(path: str | os.PathLike[str], *, encryption_keys: Keys | None = None) -> list[JournalEntry]:
         """What a journal says, an entry a request, in the order of their first lines.
 
         It may be in use meanwhile. This waits for the disk: in an event loop, call it by ``asyncio.to_thread``.
 
         Args:
             path: Where the file is.
-            keys: The Fernet keys that it is sealed with; without, sealed keys are left out.
+            encryption_keys: The Fernet keys that it is sealed with; without, sealed keys are left out.
 
         Raises:
             JournalError: It is no journal, cannot be read, or was sealed with other keys.
-            RequestValidationError: ``keys`` are not valid.
+            RequestValidationError: ``encryption_keys`` are not valid.
         """
-        encryptor = to_encryptor(keys)
+        encryptor = to_encryptor(encryption_keys)
         entries: dict[str, JournalEntry] = {}
         try:
             with Path(path).open("rb") as file:

@@ -37,7 +37,7 @@ class JournalEntry:
 
     Attributes:
         request: The `request_digest` of the request.
-        standing: What is known of it.
+        status: What is known of it.
         at: When that was written.
         key: The user's API key; None when there is none, or the journal does not hold it in a form that can be read.
         key_hash: The SHA-256 of the key in lowercase hex, by which OpenRouter's pages name it; None without a key.
@@ -46,7 +46,7 @@ class JournalEntry:
     """
 
     request: str
-    standing: RequestStatus
+    status: RequestStatus
     at: datetime
     key: str | None = attrs.field(default=None, repr=_show_key)
     key_hash: str | None = None
@@ -76,13 +76,13 @@ def open_journal(path: Path) -> tuple[IO[bytes], dict[str, RequestStatus]]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.fchmod(file.fileno(), 0o600)
-            standings = _take_over(file, path)
+            statuses = _take_over(file, path)
         except BlockingIOError:
             raise JournalError(f"{path}: another process has it open") from None
         except OSError as failure:
             raise JournalError(f"{path}: it cannot be used: {reason_of(failure)}") from None
         stack.pop_all()
-        return file, standings
+        return file, statuses
 
 
 def give_up(opening: asyncio.Future[tuple[IO[bytes], dict[str, RequestStatus]]]) -> None:
@@ -93,12 +93,12 @@ def give_up(opening: asyncio.Future[tuple[IO[bytes], dict[str, RequestStatus]]])
 
 def _take_over(file: IO[bytes], path: Path) -> dict[str, RequestStatus]:
     """Read a journal, and cut off what a process that died left behind."""
-    standings: dict[str, RequestStatus] = {}
+    statuses: dict[str, RequestStatus] = {}
     file.seek(0)
     end = 0
     for line_end, fields in read_lines(file, path):
         end = line_end
-        standings[fields["request"]] = fields["standing"]
+        statuses[fields["request"]] = fields["status"]
     file.truncate(end)
     if end == 0:
         append(file, _HEADER)
@@ -108,7 +108,7 @@ def _take_over(file: IO[bytes], path: Path) -> dict[str, RequestStatus]:
             os.fsync(folder)
         finally:
             os.close(folder)
-    return standings
+    return statuses
 
 
 def append(file: IO[bytes], lines: bytes) -> None:
@@ -207,7 +207,7 @@ def read_lines(file: IO[bytes], path: Path) -> Iterator[tuple[int, dict[str, Any
         try:
             fields = json.loads(line)
             is_result = fields["event"] == "result"
-            fields["standing"] = RequestStatus(fields["standing"]) if is_result else RequestStatus.UNCERTAIN
+            fields["status"] = RequestStatus(fields["status"]) if is_result else RequestStatus.UNCERTAIN
             fields["at"] = datetime.fromisoformat(fields["at"])
             fields["request"] = str(fields["request"])
         except (ValueError, KeyError, TypeError, RecursionError):
@@ -222,12 +222,12 @@ def to_entry(fields: dict[str, Any], encryptor: Encryptor | None, path: Path) ->
         from openrouter_async.encryption import DecryptionError
 
         try:
-            key = encryptor.decrypt(purpose_of(fields["request"]), fields["sealed_key"].encode()).decode()
+            key = encryptor.decrypt(context_of(fields["request"]), fields["sealed_key"].encode()).decode()
         except DecryptionError:
             raise JournalError(f"{path}: a key in it was not sealed with the given ones") from None
     return JournalEntry(
         request=fields["request"],
-        standing=fields["standing"],
+        status=fields["status"],
         at=fields["at"],
         key=key,
         key_hash=fields.get("key_hash"),
@@ -236,7 +236,7 @@ def to_entry(fields: dict[str, Any], encryptor: Encryptor | None, path: Path) ->
     )
 
 
-def purpose_of(digest: str) -> str:
+def context_of(digest: str) -> str:
     """What the key of a request is sealed for."""
     return f"journal {digest}"
 

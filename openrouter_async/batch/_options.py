@@ -26,7 +26,7 @@ def _is_stop_on(_instance: object, attribute: attrs.Attribute[Any], value: objec
         raise RequestValidationError(attribute.name, "must be a class of errors, a tuple of them, or a callable")
 
 
-def _is_deadline(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+def _is_timeout(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if value is not None:
         check_number(attribute.name, value, least=0, exclusive=True)
 
@@ -53,7 +53,7 @@ class Plan:
     concurrency: int = attrs.field(validator=_is_count)
     ordered: bool = False
     stop_on: StopOn | None = attrs.field(default=None, validator=_is_stop_on)
-    deadline: float | None = attrs.field(default=None, validator=_is_deadline)
+    timeout: float | None = attrs.field(default=None, validator=_is_timeout)
     journal: Journal | None = attrs.field(default=None, validator=_is_journal)
     on_progress: OnProgress | None = attrs.field(default=None, validator=_is_callable)
     has_on_key: bool = False
@@ -62,7 +62,8 @@ class Plan:
     def __attrs_post_init__(self) -> None:
         if self.journal is not None and not self.is_safe:
             raise RequestValidationError(
-                "journal", "must have keys, or the client an on_key: else a key is lost if the process dies with it"
+                "journal",
+                "must have encryption_keys, or the client an on_key: else a key is lost if the process dies with it",
             )
 
     @property

@@ -145,14 +145,14 @@ class Run:
         self._loop = loop = asyncio.get_running_loop()
         self._active = self._plan.concurrency
         self._workers = [loop.create_task(self._work()) for _ in range(self._active)]
-        if self._plan.deadline is not None:
-            self._timer = loop.create_task(self._expire(self._plan.deadline))
+        if self._plan.timeout is not None:
+            self._timer = loop.create_task(self._expire(self._plan.timeout))
 
     async def _expire(self, seconds: float) -> None:
         await self._clock.sleep(seconds)
         self.stop(
             lambda: RequestTimeoutError(
-                f"not sent: the batch's deadline of {seconds:g} s is over", outcome=Outcome.NOT_SENT, attempts=0
+                f"not sent: the batch's timeout of {seconds:g} s is over", outcome=Outcome.NOT_SENT, attempts=0
             )
         )
 
@@ -229,7 +229,7 @@ class Run:
             # However it ends: others may wait for it.
             self._repeats.land(identity, result)
             if journal is not None and is_begun and result is None:
-                journal.leave(digest)
+                journal.abandon(digest)
         self._deliver(made)
 
     async def _skip(self, index: int) -> None:

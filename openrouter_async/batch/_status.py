@@ -45,7 +45,7 @@ def request_digest(request: ExchangeAuthCodeForAPIKeyRequest | str) -> str:
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:32]
 
 
-def standing_after(result: ExchangeAuthCodeForAPIKeyResponse | Exception) -> RequestStatus:
+def status_after(result: ExchangeAuthCodeForAPIKeyResponse | Exception) -> RequestStatus:
     """What the result of one try tells of its request."""
     if isinstance(result, ExchangeAuthCodeForAPIKeyResponse):
         return RequestStatus.SUCCEEDED

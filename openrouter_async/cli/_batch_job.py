@@ -94,7 +94,7 @@ class Work:
                 continue
             self._seen.add(name)
             if self._journal.is_final(digest):
-                outcome, error = _TOLD_BY_JOURNAL[self._standing(row.request)]
+                outcome, error = _TOLD_BY_JOURNAL[self._status(row.request)]
                 await self._tell(row, digest, outcome, outcome, error)
                 continue
             self._rows[row.request] = row
@@ -152,10 +152,10 @@ class Work:
         else:
             self.counts[RESCUED] += 1
 
-    def _standing(self, request: ExchangeAuthCodeForAPIKeyRequest) -> RequestStatus:
-        standing = self._journal.standing(request)
-        assert standing is not None  # noqa: S101 - it is final
-        return standing
+    def _status(self, request: ExchangeAuthCodeForAPIKeyRequest) -> RequestStatus:
+        status = self._journal.status(request)
+        assert status is not None  # noqa: S101 - it is final
+        return status
 
 
 @attrs.frozen(kw_only=True)

@@ -52,7 +52,7 @@ async def measure_memory(base_url: str, count: int) -> None:
 async def run_journalled(base_url: str, count: int, path: str, sealing_key: str) -> None:
     """Exchange what the journal has no result for; print how many of the results are unknown."""
     unknown = 0
-    async with OpenRouter(None, base_url=base_url) as client, Journal(path, keys=sealing_key) as journal:
+    async with OpenRouter(None, base_url=base_url) as client, Journal(path, encryption_keys=sealing_key) as journal:
         async for result in client.oauth.exchange_many(codes(0, count), concurrency=CONCURRENCY, journal=journal):
             unknown += result.outcome is Outcome.UNKNOWN
     print(unknown)

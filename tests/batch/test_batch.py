@@ -327,7 +327,7 @@ async def test_a_deadline_ends_the_batch_but_not_what_was_sent(fake: FakeOpenRou
     gate = Gate()
     fake.script(Fault.delay(60))
     async with connect(fake, attempt_middlewares=[gate], clock=time.clock) as client:
-        collecting = asyncio.ensure_future(client.oauth.exchange_all(each(issue(fake, 9)), concurrency=2, deadline=30))
+        collecting = asyncio.ensure_future(client.oauth.exchange_all(each(issue(fake, 9)), concurrency=2, timeout=30))
         gate.let(1)
         await until(lambda: len(fake.redeemed_codes) == 1 and gate.waiting == 1)
         time.advance(30)
@@ -336,7 +336,7 @@ async def test_a_deadline_ends_the_batch_but_not_what_was_sent(fake: FakeOpenRou
         results = await collecting
     assert [result.outcome for result in results] == [Outcome.COMPLETED, Outcome.NOT_SENT]
     assert isinstance(results[1].error, errors.RequestTimeoutError)
-    assert str(results[1].error) == "not sent: the batch's deadline of 30 s is over"
+    assert str(results[1].error) == "not sent: the batch's timeout of 30 s is over"
 
 
 async def test_a_deadline_ends_the_wait_for_more_input(fake: FakeOpenRouter) -> None:
@@ -347,7 +347,7 @@ async def test_a_deadline_ends_the_wait_for_more_input(fake: FakeOpenRouter) -> 
         await asyncio.Event().wait()
 
     async with connect(fake, clock=time.clock) as client:
-        batch = client.oauth.exchange_many(codes(), deadline=30)
+        batch = client.oauth.exchange_many(codes(), timeout=30)
         assert (await anext(batch)).error is None
         time.advance(30)
         assert [result async for result in batch] == []
@@ -357,7 +357,7 @@ async def test_a_deadline_ends_the_wait_for_more_input(fake: FakeOpenRouter) -> 
 async def test_a_batch_that_ends_in_time_does_not_wait_for_its_deadline(fake: FakeOpenRouter) -> None:
     time = StoppedClock()
     async with connect(fake, clock=time.clock) as client:
-        await client.oauth.exchange_all(issue(fake, 2), deadline=30)
+        await client.oauth.exchange_all(issue(fake, 2), timeout=30)
     assert time.sleeping == 0
 
 
@@ -707,8 +707,8 @@ async def test_what_an_observer_raises_is_logged_and_changes_nothing(
         ("stop_on", {"stop_on": 7}),
         ("stop_on", {"stop_on": (7,)}),
         ("stop_on", {"stop_on": int}),
-        ("deadline", {"deadline": 0}),
-        ("deadline", {"deadline": float("nan")}),
+        ("timeout", {"timeout": 0}),
+        ("timeout", {"timeout": float("nan")}),
         ("journal", {"journal": "path"}),
         ("on_progress", {"on_progress": 7}),
     ],

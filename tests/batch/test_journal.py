@@ -48,7 +48,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def journal(path: Path) -> AsyncIterator[Journal]:
-    async with Journal(path, keys=KEY) as opened:
+    async with Journal(path, encryption_keys=KEY) as opened:
         yield opened
 
 
@@ -70,7 +70,7 @@ def lines_of(journal: Journal) -> Lines:
 
 async def run(client: OpenRouter, path: Path, codes: list[str], **options: Any) -> list[ExchangeResult]:
     """One run of a batch, as a process would do it that is started again and again."""
-    async with Journal(path, keys=KEY) as opened:
+    async with Journal(path, encryption_keys=KEY) as opened:
         return await client.oauth.exchange_all(codes, journal=opened, **options)
 
 
@@ -82,9 +82,9 @@ async def test_an_intent_and_a_result_are_written_for_each_request(
     assert [(line["event"], line["request"]) for line in lines(path)] == [
         (event, request_digest(code)) for code in codes for event in ("intent", "result")
     ]
-    entries = Journal.read(path, keys=KEY)
+    entries = Journal.read(path, encryption_keys=KEY)
     assert [entry.key for entry in entries] == [issued.key for issued in fake.issued_keys]
-    assert [entry.standing for entry in entries] == [RequestStatus.SUCCEEDED] * 2
+    assert [entry.status for entry in entries] == [RequestStatus.SUCCEEDED] * 2
     assert [entry.user_id for entry in entries] == [issued.user_id for issued in fake.issued_keys]
     assert entries[0].key_hash == hashlib.sha256(fake.issued_keys[0].key.encode()).hexdigest()
     assert entries[0].at.tzinfo is not None
@@ -106,7 +106,7 @@ async def test_a_result_is_on_the_disk_before_the_consumer_gets_it(
     fake: FakeOpenRouter, client: OpenRouter, path: Path, journal: Journal
 ) -> None:
     async for result in client.oauth.exchange_many(issue(fake, 9), journal=journal, concurrency=3):
-        assert result.key in [entry.key for entry in Journal.read(path, keys=KEY)]
+        assert result.key in [entry.key for entry in Journal.read(path, encryption_keys=KEY)]
 
 
 async def test_with_a_key_nothing_secret_can_be_read_in_the_file(
@@ -116,7 +116,7 @@ async def test_with_a_key_nothing_secret_can_be_read_in_the_file(
         ExchangeAuthCodeForAPIKeyRequest(code=fake.issue_code(), code_verifier="v" * 43),
         fake.issue_code(),
     ]
-    async with Journal(path, keys=[KEY]) as journal:
+    async with Journal(path, encryption_keys=[KEY]) as journal:
         results = await client.oauth.exchange_all(requests, journal=journal)
     assert results[1].key
     text = path.read_text()
@@ -125,7 +125,7 @@ async def test_with_a_key_nothing_secret_can_be_read_in_the_file(
     assert Journal.read(path)[1].key is None
     assert (path.stat().st_mode & 0o777) == 0o600
     with pytest.raises(errors.JournalError, match="was not sealed with the given ones"):
-        Journal.read(path, keys=generate_encryption_key())
+        Journal.read(path, encryption_keys=generate_encryption_key())
 
 
 async def test_a_key_that_is_sealed_for_one_request_is_not_taken_for_another(
@@ -134,7 +134,7 @@ async def test_a_key_that_is_sealed_for_one_request_is_not_taken_for_another(
     await run(client, path, issue(fake, 1))
     path.write_text(path.read_text().replace(lines(path)[0]["request"], "0" * 32))
     with pytest.raises(errors.JournalError, match="was not sealed"):
-        Journal.read(path, keys=KEY)
+        Journal.read(path, encryption_keys=KEY)
 
 
 async def test_without_a_key_to_seal_with_no_api_key_is_written_and_on_key_is_wanted(
@@ -142,15 +142,17 @@ async def test_without_a_key_to_seal_with_no_api_key_is_written_and_on_key_is_wa
 ) -> None:
     safe = Safe()
     async with Journal(path) as journal:
-        with pytest.raises(errors.RequestValidationError, match="journal: must have keys, or the client an on_key"):
+        with pytest.raises(
+            errors.RequestValidationError, match="journal: must have encryption_keys, or the client an on_key"
+        ):
             client.oauth.exchange_many(["c"], journal=journal)
         async with client.with_options(on_key=safe) as safe_client:
             await safe_client.oauth.exchange_all(issue(fake, 1), journal=journal)
     key = fake.issued_keys[0].key
     assert list(safe.keys.values()) == [key]
     assert key not in path.read_text()
-    (entry,) = Journal.read(path, keys=KEY)
-    assert (entry.key, entry.standing) == (None, RequestStatus.SUCCEEDED)
+    (entry,) = Journal.read(path, encryption_keys=KEY)
+    assert (entry.key, entry.status) == (None, RequestStatus.SUCCEEDED)
     assert entry.key_hash == hashlib.sha256(key.encode()).hexdigest()
 
 
@@ -160,8 +162,8 @@ async def test_api_keys_are_written_as_they_are_only_when_that_is_asked_for(
     async with Journal(path, store_plaintext_keys=True) as journal:
         await client.oauth.exchange_all(issue(fake, 1), journal=journal)
     assert Journal.read(path)[0].key == fake.issued_keys[0].key
-    with pytest.raises(errors.RequestValidationError, match="store_plaintext_keys: must not come with keys"):
-        Journal(path, keys=KEY, store_plaintext_keys=True)
+    with pytest.raises(errors.RequestValidationError, match="store_plaintext_keys: must not come with encryption_keys"):
+        Journal(path, encryption_keys=KEY, store_plaintext_keys=True)
 
 
 async def test_a_key_that_on_key_did_not_take_is_in_the_journal(fake: FakeOpenRouter, path: Path) -> None:
@@ -170,8 +172,8 @@ async def test_a_key_that_on_key_did_not_take_is_in_the_journal(fake: FakeOpenRo
 
     async with OpenRouter(None, base_url=fake.base_url, on_key=refuse) as client:
         await run(client, path, issue(fake, 1))
-    (entry,) = Journal.read(path, keys=KEY)
-    assert (entry.key, entry.standing) == (fake.issued_keys[0].key, RequestStatus.SUCCEEDED)
+    (entry,) = Journal.read(path, encryption_keys=KEY)
+    assert (entry.key, entry.status) == (fake.issued_keys[0].key, RequestStatus.SUCCEEDED)
     assert entry.error == "KeyDeliveryError: on_key raised OSError; the key is in .response"
 
 
@@ -212,7 +214,7 @@ async def test_an_ordered_batch_passes_over_what_is_skipped(
 ) -> None:
     codes = issue(fake, 60)
     await run(client, path, codes[:40])
-    async with Journal(path, keys=KEY) as journal:
+    async with Journal(path, encryption_keys=KEY) as journal:
         batch = client.oauth.exchange_many(
             [codes[50], *codes[:50], *codes[51:]], journal=journal, concurrency=2, ordered=True
         )
@@ -227,7 +229,7 @@ async def test_what_was_refused_for_a_reason_that_passes_is_sent_again(
     codes = issue(fake, 1)
     (refused,) = await run(client, path, codes)
     assert refused.outcome is Outcome.REFUSED
-    assert [entry.standing for entry in Journal.read(path)] == [RequestStatus.RETRYABLE]
+    assert [entry.status for entry in Journal.read(path)] == [RequestStatus.RETRYABLE]
     (done,) = await run(client, path, codes)
     assert done.error is None
 
@@ -245,21 +247,21 @@ async def test_an_intent_without_a_result_is_tried_again_and_may_succeed(
     fake: FakeOpenRouter, client: OpenRouter, path: Path
 ) -> None:
     codes = issue(fake, 1)
-    async with Journal(path, keys=KEY) as journal:
-        assert journal.standing(codes[0]) is None
+    async with Journal(path, encryption_keys=KEY) as journal:
+        assert journal.status(codes[0]) is None
         await journal.begin(request_digest(codes[0]))
         await journal.aclose(timeout=0)
-    assert [entry.standing for entry in Journal.read(path)] == [RequestStatus.UNCERTAIN]
+    assert [entry.status for entry in Journal.read(path)] == [RequestStatus.UNCERTAIN]
     (result,) = await run(client, path, codes)
     assert result.key == fake.issued_keys[0].key
-    assert [entry.standing for entry in Journal.read(path)] == [RequestStatus.SUCCEEDED]
+    assert [entry.status for entry in Journal.read(path)] == [RequestStatus.SUCCEEDED]
 
 
 async def test_an_intent_without_a_result_whose_code_is_refused_is_unknown(
     fake: FakeOpenRouter, client: OpenRouter, path: Path
 ) -> None:
     codes = issue(fake, 1)
-    async with Journal(path, keys=KEY) as journal:
+    async with Journal(path, encryption_keys=KEY) as journal:
         await journal.begin(request_digest(codes[0]))
         await client.oauth.exchange_all(codes)
         # The process dies here.
@@ -270,7 +272,7 @@ async def test_an_intent_without_a_result_whose_code_is_refused_is_unknown(
     assert "an earlier run may have used the code" in str(result.error)
     assert isinstance(result.error.__cause__, errors.TransportError)
     (entry,) = Journal.read(path)
-    assert entry.standing is RequestStatus.LOST
+    assert entry.status is RequestStatus.LOST
     assert entry.error
     assert await run(client, path, codes) == []
 
@@ -281,7 +283,7 @@ async def test_a_doubt_outlives_a_refusal_that_passes(fake: FakeOpenRouter, clie
     for expected in (Outcome.UNKNOWN, Outcome.REFUSED, Outcome.UNKNOWN):
         (result,) = await run(client, path, codes)
         assert result.outcome is expected
-    assert [line["standing"] for line in lines(path) if line["event"] == "result"] == ["uncertain", "uncertain", "lost"]
+    assert [line["status"] for line in lines(path) if line["event"] == "result"] == ["uncertain", "uncertain", "lost"]
 
 
 async def test_what_a_middleware_raised_leaves_a_doubt_and_only_its_name(fake: FakeOpenRouter, path: Path) -> None:
@@ -291,7 +293,7 @@ async def test_what_a_middleware_raised_leaves_a_doubt_and_only_its_name(fake: F
     async with OpenRouter(None, base_url=fake.base_url, middlewares=[fail]) as client:
         await run(client, path, issue(fake, 1))
     (entry,) = Journal.read(path)
-    assert (entry.standing, entry.error) == (RequestStatus.UNCERTAIN, "ValueError")
+    assert (entry.status, entry.error) == (RequestStatus.UNCERTAIN, "ValueError")
 
 
 async def test_a_doubtful_request_that_fails_for_another_reason_keeps_its_error(
@@ -302,19 +304,19 @@ async def test_a_doubtful_request_that_fails_for_another_reason_keeps_its_error(
     for _ in range(2):
         (result,) = await run(client, path, codes)
         assert type(result.error) is errors.TransportError
-    assert [entry.standing for entry in Journal.read(path)] == [RequestStatus.UNCERTAIN]
+    assert [entry.status for entry in Journal.read(path)] == [RequestStatus.UNCERTAIN]
 
 
 async def test_what_was_taken_but_not_sent_when_a_batch_ended_is_sent_again(fake: FakeOpenRouter, path: Path) -> None:
     gate = Gate()
     codes = issue(fake, 2)
     async with OpenRouter(None, base_url=fake.base_url, attempt_middlewares=[gate]) as client:
-        async with Journal(path, keys=KEY) as journal:
+        async with Journal(path, encryption_keys=KEY) as journal:
             async with client.oauth.exchange_many(codes, journal=journal) as batch:
                 reading = asyncio.ensure_future(anext(batch))
                 await until(lambda: gate.waiting == 2)
             await asyncio.wait((reading,))
-        assert [entry.standing for entry in Journal.read(path)] == [RequestStatus.RETRYABLE] * 2
+        assert [entry.status for entry in Journal.read(path)] == [RequestStatus.RETRYABLE] * 2
         gate.let(2)
         assert [result.error for result in await run(client, path, codes)] == [None, None]
 
@@ -322,13 +324,13 @@ async def test_what_was_taken_but_not_sent_when_a_batch_ended_is_sent_again(fake
 async def test_a_batch_that_is_closed_while_intents_are_written_sends_none_of_them(
     fake: FakeOpenRouter, client: OpenRouter, path: Path
 ) -> None:
-    async with Journal(path, keys=KEY) as journal:
+    async with Journal(path, encryption_keys=KEY) as journal:
         batch = client.oauth.exchange_many(issue(fake, 3), journal=journal, concurrency=3)
         reading = asyncio.ensure_future(anext(batch))
         await until(lambda: batch.progress.taken == 3)
         await batch.aclose()
         await asyncio.wait((reading,))
-    assert [entry.standing for entry in Journal.read(path)] == [RequestStatus.RETRYABLE] * 3
+    assert [entry.status for entry in Journal.read(path)] == [RequestStatus.RETRYABLE] * 3
     assert len(fake.requests) == 0
 
 
@@ -336,12 +338,14 @@ async def test_the_journal_waits_for_what_is_under_way_when_it_is_closed(
     fake: FakeOpenRouter, client: OpenRouter, path: Path
 ) -> None:
     fake.script(Fault.delay(0), Fault.delay(60))
-    async with Journal(path, keys=KEY) as journal:
+    async with Journal(path, encryption_keys=KEY) as journal:
         async for _ in client.oauth.exchange_many(issue(fake, 2), journal=journal, concurrency=2):
             break
         await until(lambda: len(fake.redeemed_codes) == 2)
         fake.advance(60)
-    assert {entry.key for entry in Journal.read(path, keys=KEY)} == {issued.key for issued in fake.issued_keys}
+    assert {entry.key for entry in Journal.read(path, encryption_keys=KEY)} == {
+        issued.key for issued in fake.issued_keys
+    }
 
 
 async def test_a_journal_that_is_closed_in_the_middle_of_writing_writes_all_of_it(path: Path) -> None:
@@ -361,11 +365,11 @@ async def test_batches_that_share_a_journal_share_its_results(
     fake: FakeOpenRouter, client: OpenRouter, path: Path
 ) -> None:
     codes = issue(fake, 5)
-    async with Journal(path, keys=KEY) as journal:
+    async with Journal(path, encryption_keys=KEY) as journal:
         one, other = await asyncio.gather(*(client.oauth.exchange_all(codes, journal=journal) for _ in range(2)))
     assert sorted(result.request.code for result in (*one, *other) if result.request) == sorted(codes)
     assert len(fake.issued_keys) == len(fake.requests) == 5
-    assert [entry.standing for entry in Journal.read(path)] == [RequestStatus.SUCCEEDED] * 5
+    assert [entry.status for entry in Journal.read(path)] == [RequestStatus.SUCCEEDED] * 5
 
 
 async def test_a_request_that_another_batch_has_under_way_waits_for_its_result(
@@ -388,7 +392,7 @@ async def test_a_request_that_another_batch_has_under_way_waits_for_its_result(
             assert [result.error for result in await first] == [None]
             assert await asyncio.gather(*rest) == [[], []]
     assert len(fake.requests) == 1
-    assert [entry.key for entry in Journal.read(path, keys=KEY)] == [fake.issued_keys[0].key]
+    assert [entry.key for entry in Journal.read(path, encryption_keys=KEY)] == [fake.issued_keys[0].key]
 
 
 async def test_a_request_that_another_batch_left_is_sent(
@@ -407,7 +411,7 @@ async def test_a_request_that_another_batch_left_is_sent(
             assert [result.key for result in await second] == [fake.issued_keys[0].key]
         await asyncio.wait((reading,))
         assert reading.cancelled()
-    assert [entry.standing for entry in Journal.read(path)] == [RequestStatus.SUCCEEDED]
+    assert [entry.status for entry in Journal.read(path)] == [RequestStatus.SUCCEEDED]
 
 
 async def test_what_comes_at_the_same_time_shares_an_fsync(
@@ -421,7 +425,7 @@ async def test_what_comes_at_the_same_time_shares_an_fsync(
         synced += 1
         sync(descriptor)
 
-    async with Journal(path, keys=KEY) as journal:
+    async with Journal(path, encryption_keys=KEY) as journal:
         monkeypatch.setattr(os, "fsync", count)
         await asyncio.gather(*(journal.begin(request_digest(f"code-{number}")) for number in range(100)))
         await asyncio.gather(
@@ -444,9 +448,9 @@ async def test_a_line_that_is_torn_anywhere_is_cut_off(path: Path) -> None:
         path.write_bytes(whole[:length])
         complete = whole[: whole.rfind(b"\n", 0, length) + 1] or header
         expected = {1: None, 2: RequestStatus.UNCERTAIN}[complete.count(b"\n")]
-        assert [entry.standing for entry in Journal.read(path)] == ([] if expected is None else [expected])
+        assert [entry.status for entry in Journal.read(path)] == ([] if expected is None else [expected])
         async with Journal(path, store_plaintext_keys=True) as journal:
-            assert journal.standing("one") is expected
+            assert journal.status("one") is expected
             if length % 16 == 0:
                 await journal.begin(request_digest("two"))
                 await journal.aclose(timeout=0)
@@ -466,7 +470,7 @@ async def test_a_file_that_is_no_journal_is_refused_and_left_as_it_is(path: Path
     assert path.read_text() == text
 
 
-DAMAGED = ["nonsense", "7", "[]", "{}", '{"event": "result", "standing": "odd"}', '"\\ud800"', "[" * 200_000]
+DAMAGED = ["nonsense", "7", "[]", "{}", '{"event": "result", "status": "odd"}', '"\\ud800"', "[" * 200_000]
 
 
 @pytest.mark.parametrize("line", DAMAGED, ids=range(len(DAMAGED)))
@@ -531,7 +535,7 @@ async def test_a_journal_whose_opening_is_given_up_is_not_locked(
 
 
 async def test_a_journal_can_be_opened_again(fake: FakeOpenRouter, client: OpenRouter, path: Path) -> None:
-    journal = Journal(path, keys=KEY)
+    journal = Journal(path, encryption_keys=KEY)
     for _ in range(2):
         async with journal:
             await client.oauth.exchange_all(issue(fake, 1), journal=journal)
@@ -541,7 +545,7 @@ async def test_a_journal_can_be_opened_again(fake: FakeOpenRouter, client: OpenR
 
 async def test_a_journal_that_is_not_open_is_refused(client: OpenRouter, path: Path) -> None:
     with pytest.raises(errors.RequestValidationError, match="journal: must be an open Journal"):
-        client.oauth.exchange_many(["c"], journal=Journal(path, keys=KEY))
+        client.oauth.exchange_many(["c"], journal=Journal(path, encryption_keys=KEY))
     with pytest.raises(errors.JournalError, match="it is not open"):
         await Journal(path).begin("0" * 32)
 
@@ -586,7 +590,7 @@ async def test_when_an_intent_cannot_be_written_nothing_is_sent_and_the_batch_en
 async def test_when_a_result_cannot_be_written_the_consumer_gets_it_all_the_same(
     fake: FakeOpenRouter, path: Path
 ) -> None:
-    journal = Journal(path, keys=KEY)
+    journal = Journal(path, encryption_keys=KEY)
 
     async def fill(request: Request, call_next: Handler) -> Response:
         fill_the_disk(journal)
@@ -598,7 +602,7 @@ async def test_when_a_result_cannot_be_written_the_consumer_gets_it_all_the_same
         with pytest.raises(errors.JournalError):
             await read(batch, results)
     assert [result.key for result in results] == [fake.issued_keys[0].key]
-    assert [entry.standing for entry in Journal.read(path)] == [RequestStatus.UNCERTAIN]
+    assert [entry.status for entry in Journal.read(path)] == [RequestStatus.UNCERTAIN]
 
 
 @pytest.mark.parametrize("failure", [OSError(errno.EIO, "Input/output error"), MemoryError()])
@@ -624,7 +628,7 @@ async def test_what_comes_while_a_line_cannot_be_made_to_last_is_refused_and_not
                 await beginning
     await journal.aclose()
     assert [line["request"] for line in lines(path)] == [request_digest("one")]
-    assert journal.standing("one") is journal.standing("two") is None
+    assert journal.status("one") is journal.status("two") is None
 
 
 async def test_a_journal_goes_on_when_all_tasks_are_cancelled(path: Path, journal: Journal) -> None:
@@ -652,7 +656,7 @@ async def test_a_result_whose_writing_is_given_up_is_written_all_the_same(path: 
     # Its code is used up: another try would only be rejected.
     assert not await journal.begin(digest)
     await journal.aclose()
-    assert [entry.key for entry in Journal.read(path, keys=KEY)] == ["k"]
+    assert [entry.key for entry in Journal.read(path, encryption_keys=KEY)] == ["k"]
 
 
 async def test_a_journal_can_be_closed_by_several_at_once(path: Path) -> None:
@@ -660,7 +664,7 @@ async def test_a_journal_can_be_closed_by_several_at_once(path: Path) -> None:
     await journal.begin(request_digest("one"))
     await asyncio.gather(*(journal.aclose(timeout=0) for _ in range(3)))
     async with Journal(path) as again:
-        assert again.standing("one") is RequestStatus.UNCERTAIN
+        assert again.status("one") is RequestStatus.UNCERTAIN
 
 
 async def test_what_waits_for_another_batch_is_refused_when_the_journal_is_closed(path: Path) -> None:
@@ -705,10 +709,10 @@ async def test_neither_a_journal_nor_what_it_says_shows_a_key(
     fake: FakeOpenRouter, client: OpenRouter, path: Path
 ) -> None:
     await run(client, path, [*issue(fake, 1), "bad"])
-    assert repr(Journal(path, keys=KEY)) == f"<Journal {path} closed>"
-    async with Journal(path, keys=KEY) as journal:
+    assert repr(Journal(path, encryption_keys=KEY)) == f"<Journal {path} closed>"
+    async with Journal(path, encryption_keys=KEY) as journal:
         assert repr(journal) == f"<Journal {path} open>"
-    done, failed = Journal.read(path, keys=KEY)
+    done, failed = Journal.read(path, encryption_keys=KEY)
     assert fake.issued_keys[0].key not in repr(done)
     assert "key=sk-or-v1-…" in repr(done)
     assert "key=None" in repr(failed)
@@ -743,7 +747,7 @@ async def test_a_worker_that_is_cancelled_while_its_intent_is_written_sends_noth
     fake: FakeOpenRouter, client: OpenRouter, path: Path
 ) -> None:
     codes = issue(fake, 1)
-    async with Journal(path, keys=KEY) as journal:
+    async with Journal(path, encryption_keys=KEY) as journal:
         batch = client.oauth.exchange_many([*codes, *codes], journal=journal, concurrency=2)
         results: list[ExchangeResult] = []
         reading = asyncio.ensure_future(read(batch, results))
@@ -770,7 +774,7 @@ async def test_a_cancellation_that_comes_from_inside_an_exchange_leaves_a_doubt(
     async with OpenRouter(None, base_url=fake.base_url, middlewares=[cancel]) as client:
         results = await run(client, path, codes, concurrency=1)
     assert [result.outcome for result in results] == [Outcome.UNKNOWN] * 2
-    assert [entry.standing for entry in Journal.read(path)] == [RequestStatus.UNCERTAIN] * 2
+    assert [entry.status for entry in Journal.read(path)] == [RequestStatus.UNCERTAIN] * 2
 
 
 FILLING = """

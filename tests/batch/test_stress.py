@@ -93,7 +93,7 @@ def kill_and_resume(folder: Path, count: int, chance: random.Random, tally: Prog
         first.kill()
         first.communicate()
         seen = Journal.read(path) if path.exists() and path.stat().st_size else []
-        with_result = {entry.request for entry in seen if entry.standing.is_final}
+        with_result = {entry.request for entry in seen if entry.status.is_final}
         sent_before = len(log.read_text().splitlines())
 
         second = start("journalled", stub.base_url, count, path, sealing_key)
@@ -101,7 +101,7 @@ def kill_and_resume(folder: Path, count: int, chance: random.Random, tally: Prog
         assert second.returncode == 0
 
     requests = [line.split() for line in log.read_text().splitlines()]
-    entries = {entry.request: entry for entry in Journal.read(path, keys=sealing_key)}
+    entries = {entry.request: entry for entry in Journal.read(path, encryption_keys=sealing_key)}
     tally.codes += count
     tally.sent_twice += sum(times > 1 for times in Counter(code for _, code in requests).values())
     tally.sent_again_with_result += sum(request_digest(code) in with_result for _, code in requests[sent_before:])
@@ -112,7 +112,7 @@ def kill_and_resume(folder: Path, count: int, chance: random.Random, tally: Prog
         entry = entries.get(request_digest(code))
         if entry is not None and entry.key == key_of(code):
             tally.in_journal += 1
-        elif entry is not None and entry.standing in (RequestStatus.LOST, RequestStatus.UNCERTAIN):
+        elif entry is not None and entry.status in (RequestStatus.LOST, RequestStatus.UNCERTAIN):
             unknown += 1
         else:
             tally.lost += 1

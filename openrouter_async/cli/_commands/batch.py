@@ -143,7 +143,7 @@ def _find_journal(output_file: Path) -> Path:
     if (
         exists
         and not output_file.exists()
-        and any(entry.standing is RequestStatus.SUCCEEDED for entry in Journal.read(path))
+        and any(entry.status is RequestStatus.SUCCEEDED for entry in Journal.read(path))
     ):
         raise UsageError(
             f"{path} tells of keys, but {output_file} is not there. Put it back, or choose another OUTPUT."
