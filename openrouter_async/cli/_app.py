@@ -45,7 +45,15 @@ COMMANDS: Final = {
     "demo": "Show the whole job against an embedded fake OpenRouter.",
     "completion": "Print the script with which a shell completes commands.",
 }
-"""The commands, and the first lines of their docstrings, said again so that the help need not import them."""
+"""The commands, and the first lines of their docstrings, repeated so that the help need not import them."""
+
+_MODULES: Final = {"status": "keys", "logout": "keys", "demo": "misc", "completion": "misc"}
+
+
+def target_of(command: str) -> str:
+    """Return the module and the function of a command, as ``module:function``."""
+    function = command.replace("-", "_")
+    return f"openrouter_async.cli._commands.{_MODULES.get(command, function)}:{function}"
 
 
 def make_app(command: str | None = None) -> App:
@@ -68,9 +76,8 @@ def make_app(command: str | None = None) -> App:
         suppress_keyboard_interrupt=False,
     )
     for position, (name, summary) in enumerate(COMMANDS.items()):
-        function = name.replace("-", "_")
         app.command(
-            f"openrouter_async.cli._commands.{function}:{function}",
+            target_of(name),
             name=name,
             help=None if name == command else summary,
             sort_key=position,

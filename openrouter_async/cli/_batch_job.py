@@ -15,7 +15,7 @@ from openrouter_async.batch import ExchangeResult, Journal, RequestStatus, reque
 from openrouter_async.cli._batch_files import Results
 from openrouter_async.cli._exit import ExitCode, explain
 from openrouter_async.cli._rows import Row
-from openrouter_async.cli._storage import rescue_place
+from openrouter_async.cli._storage import fallback_location
 from openrouter_async.errors import KeyDeliveryError, Outcome
 from openrouter_async.login._models import Grant
 from openrouter_async.sinks._base import KeySinkError
@@ -146,7 +146,7 @@ class Work:
     async def _rescue(self, response: ExchangeAuthCodeForAPIKeyResponse) -> None:
         grant = Grant(key=response.key, user_id=response.user_id)
         try:
-            await rescue_place(grant.key_hash).vault.save(grant.key, user_id=grant.user_id)
+            await fallback_location(grant.key_hash).vault.save(grant.key, user_id=grant.user_id)
         except KeySinkError:
             self.counts[LOST] += 1
         else:
@@ -215,7 +215,8 @@ class Summary:
         if self.failure is not None:
             yield f"The output cannot be written: {explain(self.failure)}"
         if counts[RESCUED]:
-            yield f"{_codes(counts[RESCUED])} gave a key that is in a file of its own, beside {rescue_place('').where}."
+            where = fallback_location("").where
+            yield f"{_codes(counts[RESCUED])} gave a key that is in a file of its own, beside {where}."
         if counts[LOST]:
             yield f"{_codes(counts[LOST])} gave a key that could not be kept anywhere. Its hash is in the journal."
         if self.left:

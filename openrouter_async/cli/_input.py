@@ -22,7 +22,7 @@ STDIN: Final = "-"
 _LARGEST: Final = 65_536
 
 
-class Lines:
+class StdinReader:
     """The lines of the standard input, for which the event loop can wait.
 
     A thread reads them, since neither a regular file nor Windows' console can be watched, and without Python's buffer,
@@ -75,7 +75,7 @@ class Lines:
 
 
 @contextlib.contextmanager
-def hidden(output: Output, descriptor: int = 0) -> Iterator[None]:
+def no_echo(output: Output, descriptor: int = 0) -> Iterator[None]:
     """Do not show what is typed or pasted, where the terminal can do so."""
     if os.name != "posix" or not os.isatty(descriptor):
         yield
@@ -94,7 +94,7 @@ def hidden(output: Output, descriptor: int = 0) -> Iterator[None]:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
 
 
-async def ask(question: str, lines: Lines, output: Output) -> str | None:
+async def ask(question: str, lines: StdinReader, output: Output) -> str | None:
     """What somebody at the terminal answers, or else the next line of the standard input; None when there is none."""
     if lines.is_terminal:
         output.ask(question)
@@ -103,7 +103,7 @@ async def ask(question: str, lines: Lines, output: Output) -> str | None:
     return answer
 
 
-async def read_secret(name: str, value: str | None, file: Path | None, lines: Lines) -> str | None:
+async def read_secret(name: str, value: str | None, file: Path | None, lines: StdinReader) -> str | None:
     """A secret from wherever it is: the command line, a file, or the next line of the standard input.
 
     Args:

@@ -8,12 +8,15 @@ import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
-from openrouter_async.cli._exit import UsageError
-from openrouter_async.cli._options import Site, Storage, StoreKind
+from openrouter_async._values.models import ExchangeAuthCodeForAPIKeyRequest, ExchangeAuthCodeForAPIKeyResponse
+from openrouter_async.cli._exit import ExitCode, UsageError
+from openrouter_async.cli._options import Output, Site, Storage, StoreKind
+from openrouter_async.login._models import Grant
+from openrouter_async.redaction import mask_key
 from openrouter_async.sinks._base import BaseKeySink, KeySinkError, KeyVault, StoredKey
 from openrouter_async.sinks._file import FileSink
 from openrouter_async.sinks._private_file import PrivateFile
@@ -78,7 +81,7 @@ class EnvSink(BaseKeySink):
 
 
 @attrs.frozen(kw_only=True)
-class Place:
+class KeyLocation:
     """A place for the key.
 
     Attributes:
@@ -94,7 +97,7 @@ class Place:
     check: Callable[[], object] = attrs.field(repr=False)
 
 
-def find_place(kind: StoreKind, file: Path | None, site: str | None) -> Place:
+def locate(kind: StoreKind, file: Path | None, site: str | None) -> KeyLocation:
     """The place of a kind.
 
     Args:
@@ -108,15 +111,15 @@ def find_place(kind: StoreKind, file: Path | None, site: str | None) -> Place:
         from openrouter_async.sinks import KeyringSink
 
         keyring = KeyringSink(_APP, username=f"default{suffix}")
-        return Place(kind=kind, where="the keyring", vault=keyring, check=_check_keyring)
+        return KeyLocation(kind=kind, where="the keyring", vault=keyring, check=_check_keyring)
     if kind is StoreKind.ENV:
         private = PrivateFile(file or Path(".env"))
-        return Place(kind=kind, where=str(private.path), vault=EnvSink(private.path), check=private.check)
+        return KeyLocation(kind=kind, where=str(private.path), vault=EnvSink(private.path), check=private.check)
     private = PrivateFile(file or _data_folder() / f"key{suffix}.json")
-    return Place(kind=kind, where=str(private.path), vault=FileSink(private.path), check=private.check)
+    return KeyLocation(kind=kind, where=str(private.path), vault=FileSink(private.path), check=private.check)
 
 
-def place_for(storage: Storage, site: Site) -> Place | None:
+def location_for_new_key(storage: Storage, site: Site) -> KeyLocation | None:
     """Where a new key goes; None when it is printed and kept nowhere.
 
     Raises:
@@ -127,7 +130,7 @@ def place_for(storage: Storage, site: Site) -> Place | None:
         return None
     if kind is None:
         kind = StoreKind.FILE if storage.file is not None or not _has_keyring() else StoreKind.KEYRING
-    place = find_place(kind, storage.file, site.name)
+    place = locate(kind, storage.file, site.name)
     try:
         place.check()
     except KeySinkError as failure:
@@ -136,19 +139,19 @@ def place_for(storage: Storage, site: Site) -> Place | None:
     return place
 
 
-def places_of(storage: Storage, site: Site) -> list[Place]:
+def locations_to_search(storage: Storage, site: Site) -> list[KeyLocation]:
     """Where a key may be: in the place that the user names, or else in the two that `login` takes by itself."""
     if storage.store is StoreKind.PRINT:
         raise UsageError("What was printed is kept nowhere: --store print goes with login and exchange alone.")
     if storage.store is not None:
-        return [find_place(storage.store, storage.file, site.name)]
+        return [locate(storage.store, storage.file, site.name)]
     kinds = [StoreKind.FILE] if storage.file is not None or not _has_keyring() else [StoreKind.KEYRING, StoreKind.FILE]
-    return [find_place(kind, storage.file, site.name) for kind in kinds]
+    return [locate(kind, storage.file, site.name) for kind in kinds]
 
 
-def rescue_place(key_hash: str) -> Place:
+def fallback_location(key_hash: str) -> KeyLocation:
     """A file of its own for a key that its place did not take."""
-    return find_place(StoreKind.FILE, _data_folder() / f"rescued-{key_hash[:16]}.json", None)
+    return locate(StoreKind.FILE, _data_folder() / f"rescued-{key_hash[:16]}.json", None)
 
 
 def _data_folder() -> Path:
@@ -175,3 +178,65 @@ def _check_keyring() -> None:
         usable = False
     if not usable:
         raise KeySinkError("this computer has no keyring that can be used")
+
+
+def describe(grant: Grant) -> dict[str, Any]:
+    """What may be shown of a key."""
+    return {
+        "key": mask_key(grant.key),
+        "key_hash": grant.key_hash,
+        "user_id": grant.user_id,
+        "settings_url": grant.settings_url,
+        "logs_url": grant.logs_url,
+    }
+
+
+class KeySaver:
+    """Keeps the key of an exchange, as ``on_key``: also when the user interrupts the command meanwhile.
+
+    Args:
+        place: Where the key goes; None prints it.
+        output: How to tell.
+
+    Attributes:
+        status: The exit status of the command: a key that is elsewhere than the user wants is a failure.
+    """
+
+    def __init__(self, place: KeyLocation | None, output: Output) -> None:
+        self._place = place
+        self._output = output
+        self.status = ExitCode.DONE
+
+    async def __call__(
+        self, request: ExchangeAuthCodeForAPIKeyRequest, response: ExchangeAuthCodeForAPIKeyResponse
+    ) -> None:
+        """Keep the key of an exchange.
+
+        Raises:
+            KeySinkError: It cannot be kept anywhere.
+        """
+        grant = Grant(key=response.key, user_id=response.user_id)
+        place = self._place
+        if place is None:
+            self._print(grant)
+            return
+        try:
+            await place.vault.save(grant.key, user_id=grant.user_id)
+        except KeySinkError as failure:
+            place = fallback_location(grant.key_hash)
+            await place.vault.save(grant.key, user_id=grant.user_id)
+            self.status = ExitCode.FAILED
+            self._output.tell(f"The key could not be kept where you wanted it: {failure}.")
+        document = describe(grant) | {"stored_in": place.kind.value, "stored_at": place.where}
+        who = "Signed in" if grant.user_id is None else f"Signed in as {grant.user_id}"
+        self._output.result(
+            document,
+            (
+                f"{who}. The key {mask_key(grant.key)} is in {place.where}.",
+                f"Its limits, and how to delete it: {grant.settings_url}",
+            ),
+        )
+
+    def _print(self, grant: Grant) -> None:
+        self._output.result(describe(grant) | {"key": grant.key, "stored_in": "print", "stored_at": None}, (grant.key,))
+        self._output.note(f"This key is kept nowhere. Its limits, and how to delete it: {grant.settings_url}")

@@ -10,15 +10,15 @@ import pytest
 
 import openrouter_async
 from openrouter_async.cli import main
-from openrouter_async.cli._app import COMMANDS, make_app
+from openrouter_async.cli._app import COMMANDS, make_app, target_of
 from tests.cli.conftest import Here
 from tests.cli.support import PROGRAM, Shell
 from tests.support import ROOT
 
 
 def function_of(command: str) -> object:
-    name = command.replace("-", "_")
-    return getattr(import_module(f"openrouter_async.cli._commands.{name}"), name)
+    module, _, name = target_of(command).partition(":")
+    return getattr(import_module(module), name)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -119,12 +119,12 @@ async def test_an_error_has_a_traceback_with_debug_alone(here: Here) -> None:
 
 
 async def test_a_mistake_of_ours_is_told_without_what_it_says(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
-    from openrouter_async.cli._commands import status
+    from openrouter_async.cli._commands import keys
 
     def fail(*_: object) -> None:
         raise ZeroDivisionError(SECRET)
 
-    monkeypatch.setattr(status, "places_of", fail)
+    monkeypatch.setattr(keys, "locations_to_search", fail)
     ended = await here("status")
     assert ended.status == 1
     assert "ZeroDivisionError" in ended.complaint
@@ -210,4 +210,4 @@ def test_no_command_prints_by_itself() -> None:
     for path in (ROOT / "openrouter_async" / "cli").rglob("*.py"):
         calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
         printing = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
-        assert not printing or path.name in ("__init__.py", "_app.py", "_options.py", "completion.py"), path
+        assert not printing or path.name in ("__init__.py", "_app.py", "_options.py", "misc.py"), path

@@ -9,7 +9,7 @@ from typing import Literal
 
 from openrouter_async._values.models import UNSET, CreateAuthKeysCodeRequest, Unset
 from openrouter_async.cli._exit import UsageError
-from openrouter_async.cli._input import Lines, read_secret
+from openrouter_async.cli._input import StdinReader, read_secret
 from openrouter_async.cli._options import AppKey, Connection, Method, Output, Text, to_method
 from openrouter_async.cli._storage import VARIABLE
 from openrouter_async.pkce import PKCEPair
@@ -67,7 +67,7 @@ async def create_code(
         key_label=key_label,
         workspace_id=workspace_id,
     )
-    bearer = await read_secret("API key", None, key.api_key_file, Lines()) or os.environ.get(VARIABLE)
+    bearer = await read_secret("API key", None, key.api_key_file, StdinReader()) or os.environ.get(VARIABLE)
     if bearer is None:
         raise UsageError("An API key is needed: set OPENROUTER_API_KEY, or give --api-key-file.")
     if pair is not None and new_verifier is not None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from openrouter_async._values.models import ExchangeAuthCodeForAPIKeyRequest
 from openrouter_async.cli._exit import UsageError
-from openrouter_async.cli._input import Lines, ask, hidden, read_secret
-from openrouter_async.cli._keeper import Keeper
+from openrouter_async.cli._input import StdinReader, ask, no_echo, read_secret
 from openrouter_async.cli._options import Connection, Method, Output, Secret, SecretFile, Storage, to_method
-from openrouter_async.cli._storage import place_for
+from openrouter_async.cli._storage import KeySaver, location_for_new_key
 
 
 async def exchange(
@@ -35,18 +34,18 @@ async def exchange(
         code_verifier_file: A file with the verifier; "-" is the standard input.
         code_challenge_method: How the challenge was derived; "null" sends null. By default it is left out.
     """
-    lines = Lines()
+    lines = StdinReader()
     if code is None and code_file is None:
         if not lines.is_terminal:
             raise UsageError("Give the code as CODE or with --code-file; --code-file - reads it from here.")
-        with hidden(output):
+        with no_echo(output):
             code = await ask("The code; it stays hidden: ", lines, output) or ""
     request = ExchangeAuthCodeForAPIKeyRequest(
         code=await read_secret("code", code, code_file, lines) or "",
         code_verifier=await read_secret("verifier", code_verifier, code_verifier_file, lines),
         code_challenge_method=to_method(code_challenge_method),
     )
-    keeper = Keeper(place_for(storage, connection), output)
-    async with connection.open_client(on_key=keeper) as client:
+    saver = KeySaver(location_for_new_key(storage, connection), output)
+    async with connection.open_client(on_key=saver) as client:
         await client.oauth.exchange_auth_code_for_api_key(request)
-    return keeper.status
+    return saver.status

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from openrouter_async.cli._exit import UsageError, explain
-from openrouter_async.cli._input import Lines, ask, can_open_browser, hidden
-from openrouter_async.cli._keeper import Keeper
+from openrouter_async.cli._input import StdinReader, ask, can_open_browser, no_echo
 from openrouter_async.cli._options import Connection, Output, Storage
-from openrouter_async.cli._storage import place_for
+from openrouter_async.cli._storage import KeySaver, location_for_new_key
 from openrouter_async.errors import OpenRouterError
 from openrouter_async.login import (
     AuthorizationFlow,
@@ -60,8 +59,8 @@ async def login(
         limit: The credit limit that the page proposes, in US dollars.
         auth_url: OpenRouter's page; by default the one that goes with --base-url.
     """
-    keeper = Keeper(place_for(storage, connection), output)
-    async with connection.open_client(on_key=keeper) as client:
+    saver = KeySaver(location_for_new_key(storage, connection), output)
+    async with connection.open_client(on_key=saver) as client:
         attempt = _Attempt(
             client=client,
             output=output,
@@ -70,12 +69,12 @@ async def login(
             limit=limit,
             auth_url=connection.auth_url(auth_url),
         )
-        with hidden(output):
+        with no_echo(output):
             if headless or not (no_browser or can_open_browser()):
                 await attempt.by_code()
             else:
                 await attempt.by_browser(port=port, opens=not no_browser)
-    return keeper.status
+    return saver.status
 
 
 class _NoBrowserError(Exception):
@@ -90,7 +89,7 @@ class _Attempt:
     key_label: str
     limit: float | None
     auth_url: str
-    lines: Lines = attrs.field(factory=Lines)
+    lines: StdinReader = attrs.field(factory=StdinReader)
 
     async def by_browser(self, *, port: int, opens: bool) -> None:
         """Wait for the browser to come back; go on by code where that turns out to be impossible."""

@@ -1,10 +1,8 @@
-"""``demo``: what ``make demo`` shows."""
+"""``demo`` and ``completion``."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from openrouter_async.cli._bar import Bar
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from openrouter_async.batch import BatchProgress
@@ -16,6 +14,7 @@ async def demo() -> int:
     It creates a code, exchanges it, and exchanges many more. It needs neither
     an account nor the network.
     """
+    from openrouter_async.cli._bar import Bar
     from openrouter_async.testing.demo import EXCHANGES, demonstrate
 
     bar = Bar(EXCHANGES)
@@ -27,4 +26,19 @@ async def demo() -> int:
 
     with bar:
         await demonstrate(show if bar.is_shown else None)
+    return 0
+
+
+def completion(shell: Literal["bash", "zsh", "fish", "powershell"], /) -> int:
+    """Print the script with which a shell completes commands.
+
+    For bash, with COMPLETIONS=~/.local/share/bash-completion/completions:
+    openrouter-async completion bash >$COMPLETIONS/openrouter-async
+
+    Args:
+        shell: Which one.
+    """
+    from openrouter_async.cli._app import make_app
+
+    print(make_app().generate_completion(shell=shell))  # noqa: T201
     return 0
