@@ -22,7 +22,7 @@ from taskiq_redis import RedisAsyncResultBackend, RedisStreamBroker
 
 from openrouter_async import OpenRouter
 from openrouter_async.errors import OpenRouterError
-from openrouter_async.integrations.taskiq import Exchanges
+from openrouter_async.integrations.taskiq import ExchangeQueue
 from openrouter_async.login import RedisStore
 
 REDIS_URL = os.environ.get("REDIS_URL", "redis://localhost")
@@ -39,12 +39,12 @@ broker = RedisStreamBroker(
     xread_count=20,
 ).with_result_backend(RedisAsyncResultBackend(REDIS_URL, result_ex_time=3600))
 
-exchanges = Exchanges(
+exchanges = ExchangeQueue(
     broker,
-    keys=SEALING_KEY,
-    claims=lambda: RedisStore.from_url(REDIS_URL, keys=SEALING_KEY),
+    encryption_keys=SEALING_KEY,
+    claims=lambda: RedisStore.from_url(REDIS_URL, encryption_keys=SEALING_KEY),
     client=lambda: OpenRouter(),
-    lease=PATIENCE / 2,
+    claim_ttl=PATIENCE / 2,
 )
 
 

@@ -72,6 +72,6 @@ openrouter.setup(
     callback_url=APP_URL + "/callback/{state}",
     on_login=on_login,
     client=lambda: OpenRouter(),
-    store=lambda: RedisStore.from_url(REDIS_URL, keys=SECRET_KEY),
+    store=lambda: RedisStore.from_url(REDIS_URL, encryption_keys=SECRET_KEY),
     auth_url=os.environ.get("OPENROUTER_AUTH_URL", AUTHORIZATION_URL),
 )

@@ -1,4 +1,8 @@
-"""Encryption of what leaves the process; needs the extra ``cookie`` or ``journal``, which are the same."""
+"""Encryption of data that leaves the process: pending logins, queued exchanges, journals.
+
+It needs cryptography, which the extras ``cookie``, ``redis``, ``taskiq`` and ``journal`` bring. The package is imported
+when the first `Encryptor` is made, so that stores can be imported without it.
+"""
 
 from __future__ import annotations
 
@@ -7,75 +11,100 @@ from typing import Final, TypeAlias
 
 from openrouter_async.errors import RequestValidationError
 
-try:
-    from cryptography.fernet import Fernet, InvalidToken, MultiFernet
-except ImportError as missing:
-    raise ImportError("sealing needs cryptography: pip install 'openrouter-async[cookie]'") from missing
-
 Keys: TypeAlias = str | bytes | Iterable[str | bytes]
-"""A Fernet key, or some: the first one seals, all of them open. `generate_encryption_key` makes one."""
+"""A Fernet key, or several: the first one encrypts, all of them decrypt. `generate_encryption_key` makes one."""
 
 _PADDING: Final = b"="
 
 
 def generate_encryption_key() -> str:
-    """A new key for stores and journals: keep it as secret as a password, and the same in all workers."""
+    """Return a new Fernet key for stores, queues and journals.
+
+    Keep it as secret as a password, and give the same one to all workers.
+
+    Raises:
+        ImportError: cryptography is not installed.
+    """
+    try:
+        from cryptography.fernet import Fernet
+    except ImportError as missing:
+        raise _to_hint("cookie") from missing
     return Fernet.generate_key().decode("ascii")
 
 
 class DecryptionError(Exception):
-    """What should be opened is altered, cut off, sealed for something else, or with a key that is not there."""
+    """The data were altered, cut off, encrypted in another context, or with a key that is not given."""
 
 
 class Encryptor:
     """Encrypts and authenticates by Fernet: AES-128-CBC and HMAC-SHA256.
 
-    Fernet knows no associated data, so what a value is sealed for is sealed with it: one login's data cannot be put in
-    the place of another's, nor a pending login in the place of a result.
+    Fernet has no associated data, so the context of a value is encrypted together with it: one login's data cannot
+    replace another's, nor can a pending login replace a result.
 
     Args:
-        keys: See `Keys`.
+        encryption_keys: See `Keys`.
+        extra: The extra that the error names when cryptography is missing.
 
     Raises:
+        ImportError: cryptography is not installed.
         RequestValidationError: There is no key, or one is not 32 bytes in base64url.
     """
 
-    def __init__(self, keys: Keys) -> None:
-        several = (keys,) if isinstance(keys, (str, bytes)) else tuple(keys)
-        if not several:
-            raise RequestValidationError("keys", "must hold a key at least")
+    def __init__(self, encryption_keys: Keys, *, extra: str = "cookie") -> None:
         try:
-            self._fernet = MultiFernet([Fernet(key) for key in several])
+            from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+        except ImportError as missing:
+            raise _to_hint(extra) from missing
+        keys = (encryption_keys,) if isinstance(encryption_keys, (str, bytes)) else tuple(encryption_keys)
+        if not keys:
+            raise RequestValidationError("encryption_keys", "must hold at least one key")
+        try:
+            self._fernet = MultiFernet([Fernet(key) for key in keys])
         except (ValueError, TypeError):
-            raise RequestValidationError("keys", "must be Fernet keys: 32 bytes in base64url") from None
+            raise RequestValidationError("encryption_keys", "must be Fernet keys: 32 bytes in base64url") from None
+        finally:
+            del keys, encryption_keys
+        self._invalid_token = InvalidToken
 
-    def encrypt(self, purpose: str, data: bytes) -> bytes:
-        """Encrypt.
+    def encrypt(self, context: str, data: bytes) -> bytes:
+        """Encrypt data for a context.
 
         Args:
-            purpose: What it is for; it takes the same to open it.
-            data: What to encrypt.
+            context: The use of the data; `decrypt` has to be given the same.
+            data: The plain data.
 
         Returns:
-            Characters of base64url, without padding, which some parsers of cookies would put in quotes.
+            Characters of base64url, without the padding, for which some cookie parsers want quotes.
         """
-        return self._fernet.encrypt(purpose.encode() + b"\n" + data).rstrip(_PADDING)
+        return self._fernet.encrypt(context.encode() + b"\n" + data).rstrip(_PADDING)
 
-    def decrypt(self, purpose: str, sealed: bytes) -> bytes:
-        """Decrypt.
+    def decrypt(self, context: str, sealed: bytes) -> bytes:
+        """Decrypt data of a context.
+
+        Args:
+            context: The context that was given to `encrypt`.
+            sealed: The result of `encrypt`.
+
+        Returns:
+            The plain data.
 
         Raises:
-            DecryptionError: It was not sealed so, with one of the keys, for this purpose.
+            DecryptionError: The data were not encrypted with one of the keys in this context.
         """
         try:
             data = self._fernet.decrypt(sealed + _PADDING * (-len(sealed) % 4))
-        except InvalidToken:
+        except self._invalid_token:
             raise DecryptionError from None
         found, _, data = data.partition(b"\n")
-        # It is authenticated by now, so how long this takes tells nothing that is secret.
-        if found != purpose.encode():
+        # Fernet has authenticated the data, so the time of this comparison reveals nothing secret.
+        if found != context.encode():
             raise DecryptionError
         return data
+
+
+def _to_hint(extra: str) -> ImportError:
+    return ImportError(f"encryption needs cryptography: pip install 'openrouter-async[{extra}]'")
 
 
 if __name__ == "__main__":

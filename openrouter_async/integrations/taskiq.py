@@ -2,11 +2,11 @@
 
 ::
 
-    from openrouter_async.integrations.taskiq import Exchanges
+    from openrouter_async.integrations.taskiq import ExchangeQueue
 
     broker = RedisStreamBroker(url).with_result_backend(RedisAsyncResultBackend(url))
     # The same in producers, workers and collectors:
-    exchanges = Exchanges(broker, keys=key, claims=lambda: RedisStore.from_url(url, keys=key))
+    exchanges = ExchangeQueue(broker, encryption_keys=key, claims=lambda: RedisStore.from_url(url, encryption_keys=key))
 
     task_id = await exchanges.send(code)          # a producer
     exchanged = await exchanges.result(task_id)   # a collector
@@ -33,7 +33,7 @@ from openrouter_async._http.retry_policy import check_number
 from openrouter_async._values.models import ExchangeAuthCodeForAPIKeyRequest, Unset
 from openrouter_async.encryption import DecryptionError, Encryptor, Keys
 from openrouter_async.errors import OpenRouterError, Outcome, RequestTimeoutError, TransportError
-from openrouter_async.integrations._claimed import ClaimedExchanges, Said, rebuild, say
+from openrouter_async.integrations._leased import LeasedExchanges, ResultPayload, error_to_payload, payload_to_error
 from openrouter_async.login._records import LoginStore
 from openrouter_async.redaction import mask_key, mask_optional
 
@@ -58,11 +58,11 @@ def _show_key(key: str | None) -> str:
 
 
 @attrs.frozen(kw_only=True)
-class Exchanged:
-    """What the exchange of a worker gave.
+class ExchangedKey:
+    """The result of an exchange by a worker.
 
     Attributes:
-        key: The user's API key; None when the worker's ``on_key`` took it.
+        key: The user's API key; None if the worker's client has an ``on_key``, which received it.
         user_id: The user's id; None when OpenRouter does not tell it.
         key_hash: The SHA-256 of the key in lowercase hex, by which OpenRouter's pages name it.
     """
@@ -72,28 +72,28 @@ class Exchanged:
     key_hash: str
 
 
-class Exchanges:
+class ExchangeQueue:
     """Exchanges authorization codes by the workers of a taskiq broker.
 
-    Making one registers its task and opens and closes a client with each worker; a worker that stops lets the exchanges
-    on their way end. Requests and results are sealed on their way through the broker and the result backend, each for
-    its own task, so that one cannot be put in the place of another. When the worker's client has an ``on_key``, the
-    results hold no key at all.
+    The constructor registers the task. Each worker opens a client when it starts, and closes it when it stops, after
+    the exchanges under way have ended. Requests and results are encrypted on their way through the broker and the
+    result backend, each for its own task, so that one cannot replace another. If the worker's client has an ``on_key``,
+    the results hold no key at all.
 
-    Brokers deliver a message again when a worker died with it. A code is claimed before it is sent, as logins are: a
-    second delivery waits for the first one and gives the same result, and when the first one was lost with its worker,
-    the code is tried again; if it is rejected then, the outcome is ``UNKNOWN``.
+    Brokers deliver a message again when its worker died. A code is claimed before it is sent, as logins are: a second
+    delivery waits for the first one and returns the same result. If the first one was lost with its worker, the code is
+    sent again; if it is rejected then, the outcome is ``UNKNOWN``.
 
     Args:
         broker: The broker; it needs a result backend for `result`.
-        keys: Fernet keys, by `openrouter_async.encryption.generate_encryption_key`: the first one seals, all
+        encryption_keys: Fernet keys, by `openrouter_async.encryption.generate_encryption_key`: the first one seals, all
             of them open.
         claims: Where codes are claimed: a store of logins that all workers share, which is borrowed; or what makes one,
             which is closed when the worker ends.
         client: The client, which is borrowed; or what makes one, which is closed when the worker ends.
         task_name: The name of the task.
-        lease: Seconds until a code whose worker died is tried again; renewed while the worker lives.
-        remember: Seconds for which a result is given again to a message that is delivered again.
+        claim_ttl: Seconds until a code whose worker died is tried again; renewed while the worker lives.
+        result_ttl: Seconds for which a result is given again to a message that is delivered again.
 
     Raises:
         RequestValidationError: An argument is not valid.
@@ -103,29 +103,29 @@ class Exchanges:
         self,
         broker: AsyncBroker,
         *,
-        keys: Keys,
+        encryption_keys: Keys,
         claims: LoginStore | Callable[[], LoginStore],
         client: OpenRouter | Callable[[], OpenRouter] = OpenRouter,
         task_name: str = "openrouter_async:exchange",
-        lease: float = 15.0,
-        remember: float = 3600.0,
+        claim_ttl: float = 15.0,
+        result_ttl: float = 3600.0,
     ) -> None:
-        check_number("lease", lease, least=0, exclusive=True)
-        check_number("remember", remember, least=0, exclusive=True)
+        check_number("claim_ttl", claim_ttl, least=0, exclusive=True)
+        check_number("result_ttl", result_ttl, least=0, exclusive=True)
         self._broker = broker
-        self._encryptor = Encryptor(keys)
+        self._encryptor = Encryptor(encryption_keys, extra="taskiq")
         self._claims = claims
         self._client = client
-        self._lease = lease
-        self._remember = remember
-        self._worker: ClaimedExchanges | None = None
+        self._claim_ttl = claim_ttl
+        self._result_ttl = result_ttl
+        self._worker: LeasedExchanges | None = None
         self._cleanup = AsyncExitStack()
 
         async def exchange(sealed: str, context: Context = TaskiqDepends()) -> str:  # noqa: B008 - taskiq's way
-            return await self._carry_out(context.message.task_id, sealed)
+            return await self._exchange_claimed(context.message.task_id, sealed)
 
         async def wake_up() -> None:
-            """Does nothing."""
+            """Do nothing; the message itself makes the broker look for unacknowledged ones."""
 
         self._task = broker.register_task(exchange, task_name=task_name)
         self._wake_up = broker.register_task(wake_up, task_name=f"{task_name}:wake-up")
@@ -134,7 +134,7 @@ class Exchanges:
         broker.add_event_handler(TaskiqEvents.WORKER_SHUTDOWN, self._stop)
 
     async def send(self, request: ExchangeAuthCodeForAPIKeyRequest | str, /) -> str:
-        """Have a code exchanged.
+        """Queue the exchange of a code.
 
         Args:
             request: The request, or a bare code that needs no verifier.
@@ -144,7 +144,7 @@ class Exchanges:
 
         Raises:
             RequestValidationError: The code is not valid; nothing was sent.
-            TransportError: The broker did not take it for sure.
+            TransportError: The broker may not have accepted the task.
         """
         if isinstance(request, str):
             request = ExchangeAuthCodeForAPIKeyRequest(code=request)
@@ -158,18 +158,18 @@ class Exchanges:
             raise TransportError(f"the broker did not take the task: {reason}", outcome=Outcome.UNKNOWN) from None
         return task_id
 
-    async def result(self, task_id: str, *, timeout: float = 60.0, interval: float = 0.1) -> Exchanged:
+    async def result(self, task_id: str, *, timeout: float = 60.0, interval: float = 0.1) -> ExchangedKey:
         """Wait for the result of a task.
 
         Args:
-            task_id: What `send` gave.
+            task_id: The result of `send`.
             timeout: Seconds to wait.
-            interval: Seconds between two looks at the result backend.
+            interval: Seconds between two requests to the result backend.
 
         Raises:
             RequestValidationError: An argument is not valid.
             RequestTimeoutError: There was no result in time; it may still come.
-            OpenRouterError: The exchange failed, as the error's outcome and message tell.
+            OpenRouterError: The exchange failed.
             TransportError: The result backend cannot be used, or holds something else.
         """
         check_number("timeout", timeout, least=0)
@@ -186,12 +186,14 @@ class Exchanges:
         if result.is_err:
             raise TransportError(f"the task failed: {type(result.error).__name__}", outcome=Outcome.UNKNOWN)
         try:
-            said: Said = json.loads(self._encryptor.decrypt(_purpose("result", task_id), result.return_value.encode()))
+            payload: ResultPayload = json.loads(
+                self._encryptor.decrypt(_purpose("result", task_id), result.return_value.encode())
+            )
         except DecryptionError:
-            raise TransportError("the result was not sealed with these keys", outcome=Outcome.UNKNOWN) from None
-        if "error" in said:
-            raise rebuild(said)
-        return Exchanged(**said)
+            raise TransportError("the result was not encrypted with these keys", outcome=Outcome.UNKNOWN) from None
+        if "error" in payload:
+            raise payload_to_error(payload)
+        return ExchangedKey(**payload)
 
     async def _wait(self, task_id: str, timeout: float, interval: float) -> TaskiqResult[str]:
         backend: AsyncResultBackend[Any] = self._broker.result_backend
@@ -199,15 +201,15 @@ class Exchanges:
         now = asyncio.get_running_loop().time
         give_up_at = now() + timeout
         while True:
-            # It takes a timeout of 0 for none.
+            # taskiq treats a timeout of 0 as no timeout.
             left = max(give_up_at - now(), interval)
             try:
-                return await task.wait_result(check_interval=interval, timeout=min(self._lease, left))
+                return await task.wait_result(check_interval=interval, timeout=min(self._claim_ttl, left))
             except TaskiqResultTimeoutError:
                 if now() >= give_up_at:
                     raise
-            if now() >= self._woken + self._lease:
-                # `RedisStreamBroker` looks for what a dead worker left only when something new has come.
+            if now() >= self._woken + self._claim_ttl:
+                # `RedisStreamBroker` reclaims the messages of a dead worker only when a new message arrives.
                 self._woken = now()
                 await self._wake_up.kicker().with_task_id(self._wake_up.task_name).kiq()
 
@@ -221,7 +223,7 @@ class Exchanges:
             if not isinstance(client, OpenRouter):
                 client = await cleanup.enter_async_context(client())
             client.bind()
-            self._worker = ClaimedExchanges(client, claims, lease=self._lease, remember=self._remember)
+            self._worker = LeasedExchanges(client, claims, claim_ttl=self._claim_ttl, result_ttl=self._result_ttl)
             cleanup.push_async_callback(self._worker.drain)
             self._cleanup = cleanup.pop_all()
 
@@ -229,16 +231,16 @@ class Exchanges:
         await self._cleanup.aclose()
         self._worker = None
 
-    async def _carry_out(self, task_id: str, sealed: str) -> str:
+    async def _exchange_claimed(self, task_id: str, sealed: str) -> str:
         if self._worker is None:
             raise RuntimeError("the worker of taskiq has not been started: its startup event opens the client")
         try:
             request = _load_request(self._encryptor.decrypt(_purpose("request", task_id), sealed.encode()))
         except DecryptionError:
-            said = say(OpenRouterError("the request was not sealed with the keys of the worker"))
+            payload = error_to_payload(OpenRouterError("the request was not encrypted with the keys of the worker"))
         else:
-            said = await self._worker.carry_out(request)
-        return self._encryptor.encrypt(_purpose("result", task_id), json.dumps(said).encode()).decode()
+            payload = await self._worker.carry_out(request)
+        return self._encryptor.encrypt(_purpose("result", task_id), json.dumps(payload).encode()).decode()
 
 
 def _purpose(what: str, task_id: str) -> str:

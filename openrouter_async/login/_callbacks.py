@@ -1,4 +1,4 @@
-"""Reading what comes back from OpenRouter's page: strictly, and before anything is looked up."""
+"""Strict parsing of callbacks and pasted codes, before any login is looked up."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from openrouter_async.redaction import mask_optional
 CallbackInput: TypeAlias = str | URL | Mapping[str, Any]
 """A callback: its full URL, its path and query, its query, or a mapping of its parameters."""
 
-_LARGEST: Final = 8192
-_MOST_PARAMETERS: Final = 50
+_MAX_SIZE: Final = 8192
+_MAX_PARAMETERS: Final = 50
 _OURS: Final = ("code", "state", "error")
 _CODE: Final = re.compile(r"[\x21-\x7e]{1,1024}")
 _STATE: Final = re.compile(r"[A-Za-z0-9_-]{43}")
-# Shorter than a state, which then cannot show as one (RFC 6749, section 4.1.2.1, has the codes).
+# Shorter than a state, so that no state can be shown as an error. RFC 6749, section 4.1.2.1, lists the codes.
 _ERROR: Final = re.compile(r"[a-z][a-z0-9_.-]{0,39}")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _PASTED_QUERY: Final = re.compile(r"(?:^|[?&])(?:code|error)=")
@@ -33,10 +33,10 @@ _ABSOLUTE: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 @attrs.frozen(kw_only=True)
 class Callback:
-    """What a callback says: a code, or an error.
+    """A parsed callback: a code, or an error.
 
     Attributes:
-        state: Which login it is of; None when only an error came, without a state.
+        state: The state of its login; None when an error came without one.
         code: The authorization code.
         error: The error code.
     """
@@ -50,12 +50,16 @@ def read_callback(callback: CallbackInput, template: CallbackTemplate | None) ->
     """Read a callback that a browser brought.
 
     Args:
-        callback: It.
-        template: What its path looks like; None when it has none that matters.
+        callback: The callback.
+        template: The callback URL of the flow, which may have the state in its path; None when there is none.
+
+    Returns:
+        A code with its state, or an error.
 
     Raises:
-        InvalidCallbackError: It is malformed, too large, has a parameter twice, or neither a code nor an error.
-        StateMismatchError: It has a code and no state, a state that is none of ours, or two that differ.
+        InvalidCallbackError: The callback is malformed or too large, repeats a parameter, or has neither a code nor an
+            error.
+        StateMismatchError: The callback has a code but no state, a malformed state, or two states that differ.
     """
     try:
         return _check(_read(callback, template))
@@ -66,16 +70,19 @@ def read_callback(callback: CallbackInput, template: CallbackTemplate | None) ->
 
 
 def read_pasted(text: str, template: CallbackTemplate | None, state: str) -> Callback:
-    """Read what a user pasted: a bare code, ``code=…``, or the URL that the browser ended on.
+    """Read the text that a user pasted: a bare code, ``code=…``, or the URL that the browser ended on.
 
     Args:
-        text: It.
-        template: What the path of such a URL looks like.
-        state: The login that it is for.
+        text: The text.
+        template: The callback URL of the flow; None when there is none.
+        state: The state of the login.
+
+    Returns:
+        A code or an error, with the state of the login.
 
     Raises:
-        InvalidCallbackError: It is none of these.
-        StateMismatchError: It is a URL of another login.
+        InvalidCallbackError: The text is none of these.
+        StateMismatchError: The text is a URL of another login.
     """
     try:
         return _check(_read_pasted(text, template, state))
@@ -86,13 +93,13 @@ def read_pasted(text: str, template: CallbackTemplate | None, state: str) -> Cal
 
 
 def _without_frames(failure: LoginError) -> LoginError:
-    # They hold the code and the state, which a traceback that shows local variables would show.
+    # The frames hold the code and the state, which error reporters with local variables would store.
     failure.__context__ = None
     return failure.with_traceback(None)
 
 
 def _read_pasted(text: str, template: CallbackTemplate | None, state: str) -> Callback:
-    # A form that was left empty, or a chat message without text, gives None.
+    # An empty form field and a chat message without text give None.
     if not isinstance(state, str) or not _STATE.fullmatch(state):
         raise StateMismatchError("the state is not one that was made here")
     if not isinstance(text, str):
@@ -103,7 +110,7 @@ def _read_pasted(text: str, template: CallbackTemplate | None, state: str) -> Ca
         if not _PASTED_QUERY.search(text):
             return Callback(state=state, code=text)
         if _SCHEMELESS.match(text):
-            # Browsers leave the scheme out of what they show, and some out of what they copy.
+            # Browsers hide the scheme in the address bar, and some do not copy it.
             text = f"//{text}"
     callback = _read(text, template)
     if callback.state is not None and not hmac.compare_digest(callback.state.encode(), state.encode()):
@@ -121,7 +128,7 @@ def _read(callback: CallbackInput, template: CallbackTemplate | None) -> Callbac
         raise StateMismatchError("the callback has one state in its path and another one in its query")
     error = parameters.get("error")
     if error is not None and not _ERROR.fullmatch(error):
-        # Foreign text that would end up in messages.
+        # Keep foreign text out of messages.
         error = "unknown"
     return Callback(state=state or in_path, code=parameters.get("code"), error=error)
 
@@ -139,12 +146,12 @@ def _check(callback: Callback) -> Callback:
 
 
 def _check_size(text: str) -> None:
-    if len(text) > _LARGEST:
-        raise InvalidCallbackError(f"the callback must have at most {_LARGEST} characters")
+    if len(text) > _MAX_SIZE:
+        raise InvalidCallbackError(f"the callback must have at most {_MAX_SIZE} characters")
 
 
 def _split(callback: CallbackInput) -> tuple[str | None, dict[str, str]]:
-    """The path, if there is one, and those parameters that matter."""
+    """Return the path, or None for a bare query, and the parameters `code`, `state` and `error`."""
     if isinstance(callback, Mapping):
         return None, _single(_pairs(callback))
     text = str(callback)
@@ -158,16 +165,16 @@ def _split(callback: CallbackInput) -> tuple[str | None, dict[str, str]]:
         else:
             query = text.removeprefix("?")
         pairs = parse_qsl(
-            query, keep_blank_values=True, strict_parsing=False, errors="strict", max_num_fields=_MOST_PARAMETERS
+            query, keep_blank_values=True, strict_parsing=False, errors="strict", max_num_fields=_MAX_PARAMETERS
         )
     except ValueError:
-        # UnicodeDecodeError is one of these. They quote what they were given.
+        # This includes UnicodeDecodeError. The messages quote the input.
         raise InvalidCallbackError("the callback must be a well-formed URL or query") from None
     return path, _single(pairs)
 
 
 def _pairs(mapping: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
-    # Frameworks hide duplicates behind a mapping that gives one value, and each has its own way to ask for all.
+    # The mappings of web frameworks return one of several values; each framework has its own method to get all.
     get_all = getattr(mapping, "getall", None) or getattr(mapping, "getlist", None)
     for name in _OURS:
         if name not in mapping:

@@ -1,4 +1,4 @@
-"""From a callback to a grant: claim the login, exchange the code, settle what became of it."""
+"""From a callback to a grant: claim the login, exchange the code, and record the result."""
 
 from __future__ import annotations
 
@@ -31,53 +31,60 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("openrouter_async.login")
 
-_FIRST_PAUSE: Final = 0.05
-_LONGEST_PAUSE: Final = 0.5
+_INITIAL_PAUSE: Final = 0.05
+_MAX_PAUSE: Final = 0.5
 _STILL_AT_WORK: Final = "another callback of the same login is still at work"
 
 
-class Finisher:
+class LoginCompleter:
     """Finishes logins, each in a task of its own.
 
     Args:
-        client: What exchanges the codes.
-        store: Where the logins are.
-        clock: Where time comes from.
+        client: The client that exchanges the codes.
+        store: The store of the logins.
+        clock: The source of time.
         result_lifetime: Seconds to keep a grant for a browser that asks again.
-        lease: Seconds until a login whose worker died can be taken over.
-        wait: Seconds to wait for another callback of the same login.
+        claim_ttl: Seconds until a login whose worker died can be taken over.
+        busy_timeout: Seconds to wait for another callback of the same login.
     """
 
     def __init__(
-        self, client: OpenRouter, store: LoginStore, *, clock: Clock, result_lifetime: float, lease: float, wait: float
+        self,
+        client: OpenRouter,
+        store: LoginStore,
+        *,
+        clock: Clock,
+        result_lifetime: float,
+        claim_ttl: float,
+        busy_timeout: float,
     ) -> None:
         self._client = client
         self._store = store
         self._clock = clock
         self._result_lifetime = result_lifetime
-        self._lease = lease
-        self._wait = wait
+        self._claim_ttl = claim_ttl
+        self._busy_timeout = busy_timeout
         self._under_way = ShieldedTasks(self._log_abandoned)
 
-    async def finish(self, callback: Callback, claimant: ClaimRequest) -> Grant:
-        """Finish a login, also when the caller is cancelled: a code that was sent cannot be sent again.
+    async def finish(self, callback: Callback, claim_request: ClaimRequest) -> Grant:
+        """Finish a login, even if the caller is cancelled, because a code that was sent cannot be sent again.
 
         Raises:
-            OpenRouterError: As `AuthorizationFlow.finish` tells.
+            OpenRouterError: As for `AuthorizationFlow.finish`.
         """
-        return await self._under_way.run(self._settle(callback, claimant))
+        return await self._under_way.run(self._complete(callback, claim_request))
 
     async def drain(self, timeout: float) -> None:
-        """Wait so many seconds for what is still being finished."""
+        """Wait up to `timeout` seconds for logins that are still being finished."""
         await self._under_way.drain(timeout)
 
-    async def _settle(self, callback: Callback, claimant: ClaimRequest) -> Grant:
-        claim = await self._claim_in_turn(claimant)
+    async def _complete(self, callback: Callback, claim_request: ClaimRequest) -> Grant:
+        claim = await self._claim_in_turn(claim_request)
         match claim.status:
             case ClaimStatus.CLAIMED:
-                return await self._carry_out(callback, claimant, claim)
+                return await self._exchange_claimed(callback, claim_request, claim)
             case ClaimStatus.FINISHED:
-                return _give_again(callback, claimant, claim)
+                return _replay_grant(callback, claim_request, claim)
             case ClaimStatus.CONSUMED:
                 raise LoginAlreadyUsedError("the login is over")
             case ClaimStatus.BINDING_MISMATCH:
@@ -85,45 +92,45 @@ class Finisher:
             case ClaimStatus.UNKNOWN:
                 raise UnknownLoginError("there is no such login, or not any more, or not in this browser")
             case _:
-                # Busy, and it stayed so.
-                if _is_same_browser(claimant, claim):
+                # BUSY, after waiting for the other callback.
+                if _is_same_browser(claim_request, claim):
                     raise LoginInProgressError(_STILL_AT_WORK)
                 raise LoginAlreadyUsedError("the login is being finished by another callback")
 
-    async def _carry_out(self, callback: Callback, claimant: ClaimRequest, claim: Claim) -> Grant:
+    async def _exchange_claimed(self, callback: Callback, claim_request: ClaimRequest, claim: Claim) -> Grant:
         login = claim.login
         assert login is not None  # noqa: S101 - stores promise it
         if login.expires_at <= self._clock.time():
-            await self._spend(claimant)
+            await self._consume(claim_request)
             raise LoginExpiredError("the login took longer than its lifetime", return_to=login.return_to)
         if callback.code is None:
-            await self._spend(claimant)
+            await self._consume(claim_request)
             raise authorization_error(callback, login)
-        keep = self._result_lifetime if _is_same_browser(claimant, claim) else 0.0
+        result_ttl = self._result_lifetime if _is_same_browser(claim_request, claim) else 0.0
         try:
-            response = await self._exchange(callback.code, login, claimant)
+            response = await self._exchange(callback.code, login, claim_request)
         except KeyDeliveryError as failure:
-            await self._spend(claimant, _record(failure.response, callback, login, delivered=False), keep)
+            await self._consume(claim_request, _record(failure.response, callback, login, delivered=False), result_ttl)
             raise
         except OpenRouterError as failure:
             if failure.outcome is Outcome.NOT_SENT or not failure.restart_login:
-                await self._give_back(claimant)
+                await self._release(claim_request)
                 raise
-            await self._spend(claimant)
+            await self._consume(claim_request)
             if isinstance(failure, APIError) and failure.is_code_rejected:
-                return await self._explain_rejection(callback, claimant, claim, failure)
+                return await self._explain_rejection(callback, claim_request, claim, failure)
             raise
         except Exception:
-            # Only a middleware of the app raises others, and does not say whether the code was sent.
-            await self._spend(claimant)
+            # Other exceptions come from the app's middlewares, and do not tell whether the code was sent.
+            await self._consume(claim_request)
             raise
         record = _record(response, callback, login)
-        return _grant(record, await self._spend(claimant, record, keep))
+        return _grant(record, await self._consume(claim_request, record, result_ttl))
 
     async def _exchange(
-        self, code: str, login: LoginRecord, claimant: ClaimRequest
+        self, code: str, login: LoginRecord, claim_request: ClaimRequest
     ) -> ExchangeAuthCodeForAPIKeyResponse:
-        """Exchange the code, and keep the claim as long as this takes."""
+        """Exchange the code, and renew the claim meanwhile."""
         exchange = asyncio.get_running_loop().create_task(
             self._client.oauth.exchange_auth_code_for_api_key(
                 code=code,
@@ -134,65 +141,65 @@ class Finisher:
         del code
         try:
             while True:
-                done, _ = await asyncio.wait((exchange,), timeout=self._lease / 3)
+                done, _ = await asyncio.wait((exchange,), timeout=self._claim_ttl / 3)
                 if done:
                     return exchange.result()
                 try:
-                    await self._claim(claimant)
+                    await self._claim(claim_request)
                 except Exception as failure:  # noqa: BLE001 - an app's own store may raise anything
                     logger.warning("a claim could not be renewed: %s", _describe(failure))
         finally:
             exchange.cancel()
 
     async def _explain_rejection(
-        self, callback: Callback, claimant: ClaimRequest, claim: Claim, failure: APIError
+        self, callback: Callback, claim_request: ClaimRequest, claim: Claim, failure: APIError
     ) -> Grant:
-        # A worker that stalls is overtaken: then one of the two gets the key, and the other one this refusal.
+        # Another worker takes a stalled worker's login over. One of the two gets the key, the other one this rejection.
         try:
-            again = await self._claim_in_turn(claimant)
+            again = await self._claim_in_turn(claim_request)
         except LoginError:
             again = claim
         if again.status is ClaimStatus.FINISHED:
-            return _give_again(callback, claimant, again)
+            return _replay_grant(callback, claim_request, again)
         if again.status is ClaimStatus.BUSY:
             raise LoginInProgressError(_STILL_AT_WORK) from failure
         if again.status is ClaimStatus.CLAIMED:
-            await self._spend(claimant)
+            await self._consume(claim_request)
         if claim.lost or again.lost:
             raise LoginLostError(
                 "the code is refused, but a worker was lost while it exchanged it: the key may exist"
             ) from failure
         raise failure
 
-    async def _claim_in_turn(self, claimant: ClaimRequest) -> Claim:
-        """Claim the login, and wait for another callback of the same browser that has it."""
-        give_up_at = self._clock.monotonic() + self._wait
-        pause = _FIRST_PAUSE
+    async def _claim_in_turn(self, claim_request: ClaimRequest) -> Claim:
+        """Claim the login, waiting while another callback of the same browser has it."""
+        give_up_at = self._clock.monotonic() + self._busy_timeout
+        pause = _INITIAL_PAUSE
         while True:
-            claim = await self._claim(claimant)
-            if claim.status is not ClaimStatus.BUSY or not _is_same_browser(claimant, claim):
+            claim = await self._claim(claim_request)
+            if claim.status is not ClaimStatus.BUSY or not _is_same_browser(claim_request, claim):
                 return claim
             if self._clock.monotonic() >= give_up_at:
                 return claim
             await self._clock.sleep(pause)
-            pause = min(pause * 1.5, _LONGEST_PAUSE)
+            pause = min(pause * 1.5, _MAX_PAUSE)
 
-    async def _claim(self, claimant: ClaimRequest) -> Claim:
-        return await self._store.claim(claimant, now=self._clock.time(), lease=self._lease)
+    async def _claim(self, claim_request: ClaimRequest) -> Claim:
+        return await self._store.claim(claim_request, now=self._clock.time(), claim_ttl=self._claim_ttl)
 
-    async def _spend(
-        self, claimant: ClaimRequest, record: KeyRecord | None = None, keep: float = 0.0
+    async def _consume(
+        self, claim_request: ClaimRequest, record: KeyRecord | None = None, result_ttl: float = 0.0
     ) -> LoginCookie | None:
         try:
-            return await self._store.finish(claimant, record, now=self._clock.time(), keep=keep)
+            return await self._store.finish(claim_request, record, now=self._clock.time(), result_ttl=result_ttl)
         except Exception as failure:  # noqa: BLE001 - an app's own store may raise anything
-            # The key, or the reason why there is none, is worth more than the record of it.
+            # Do not lose the key, or the error of the exchange, because recording it failed.
             logger.warning("a login that is over could not be marked so: %s", _describe(failure))
             return None
 
-    async def _give_back(self, claimant: ClaimRequest) -> None:
+    async def _release(self, claim_request: ClaimRequest) -> None:
         try:
-            await self._store.restore(claimant, now=self._clock.time())
+            await self._store.release(claim_request, now=self._clock.time())
         except Exception as failure:  # noqa: BLE001 - an app's own store may raise anything
             logger.warning(
                 "a login could not be given back, and waits for the end of its lease: %s", _describe(failure)
@@ -210,7 +217,7 @@ class Finisher:
 
 
 def authorization_error(callback: Callback, login: LoginRecord | None) -> AuthorizationError:
-    """The error for a callback without a code."""
+    """Return the error for a callback without a code."""
     error = callback.error
     assert error is not None  # noqa: S101 - a callback has a code or an error
     kind = AuthorizationDeniedError if error == "access_denied" else AuthorizationError
@@ -220,24 +227,24 @@ def authorization_error(callback: Callback, login: LoginRecord | None) -> Author
 
 
 def _describe(failure: Exception) -> str:
-    # What others say may quote the record that they failed on.
+    # The message of a foreign error may quote the record.
     return str(failure) if isinstance(failure, LoginError) else type(failure).__name__
 
 
-def _is_same_browser(claimant: ClaimRequest, claim: Claim) -> bool:
-    """Whether anything shows that the callback comes from the browser that started the login."""
-    return claimant.is_bound or claim.same_browser
+def _is_same_browser(claim_request: ClaimRequest, claim: Claim) -> bool:
+    """Return whether a binding or cookie shows that the callback comes from the browser that started the login."""
+    return claim_request.is_bound or claim.same_browser
 
 
 def _code_digest(callback: Callback) -> str:
     return digest(callback.state or "", "code", callback.code)
 
 
-def _give_again(callback: Callback, claimant: ClaimRequest, claim: Claim) -> Grant:
+def _replay_grant(callback: Callback, claim_request: ClaimRequest, claim: Claim) -> Grant:
     record = claim.result
     assert record is not None  # noqa: S101 - stores promise it
     is_same_code = hmac.compare_digest(record.code.encode(), _code_digest(callback).encode())
-    is_same_browser = _is_same_browser(claimant, claim)
+    is_same_browser = _is_same_browser(claim_request, claim)
     if not is_same_code or not is_same_browser:
         raise LoginAlreadyUsedError(
             "the login is over, and its grant is not for this callback",

@@ -15,7 +15,7 @@ from openrouter_async._http.retry_policy import check_number
 from openrouter_async._values.models import CodeChallengeMethod
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.login._callbacks import Callback, CallbackInput, read_callback, read_pasted
-from openrouter_async.login._completion import Finisher, authorization_error
+from openrouter_async.login._completion import LoginCompleter, authorization_error
 from openrouter_async.login._models import Grant, PendingLogin
 from openrouter_async.login._records import ClaimRequest, LoginRecord, LoginStore, digest, login_id
 from openrouter_async.login._urls import AUTHORIZATION_URL, CallbackTemplate, authorization_url, validate_return_to
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from openrouter_async._client.client import OpenRouter
     from openrouter_async._values.clock import Clock
 
-CONTEXT_SIZE: Final = 1024
+MAX_CONTEXT_SIZE: Final = 1024
 """The most bytes of JSON that an app may give to a login: a cookie has 4,096 for everything."""
 
-_BINDING_LENGTH: Final = 1024
+_MAX_BINDING_LENGTH: Final = 1024
 
 
 class AuthorizationFlow:
@@ -56,8 +56,8 @@ class AuthorizationFlow:
         code_challenge_method: ``S256``; ``plain`` is for servers that know nothing better.
         lifetime: Seconds from start to finish. OpenRouter's codes live 600.
         result_lifetime: Seconds for which a second callback of a finished login gets the same grant; 0 turns it off.
-        lease: Seconds until a login whose worker died can be taken over; renewed while the worker lives.
-        wait: Seconds that a second callback waits for the first.
+        claim_ttl: Seconds until a login whose worker died can be taken over; renewed while the worker lives.
+        busy_timeout: Seconds that a second callback waits for the first.
         clock: Where time comes from; by default the client's.
 
     Raises:
@@ -77,22 +77,27 @@ class AuthorizationFlow:
         code_challenge_method: CodeChallengeMethod | str = CodeChallengeMethod.S256,
         lifetime: float = 600.0,
         result_lifetime: float = 60.0,
-        lease: float = 15.0,
-        wait: float = 30.0,
+        claim_ttl: float = 15.0,
+        busy_timeout: float = 30.0,
         clock: Clock | None = None,
     ) -> None:
         check_number("lifetime", lifetime, least=0, exclusive=True)
         check_number("result_lifetime", result_lifetime, least=0)
-        check_number("lease", lease, least=0, exclusive=True)
-        check_number("wait", wait, least=0)
+        check_number("claim_ttl", claim_ttl, least=0, exclusive=True)
+        check_number("busy_timeout", busy_timeout, least=0)
         self._template = None if callback_url is None else CallbackTemplate(callback_url)
         self._store: LoginStore = MemoryStore() if store is None else store
         self._auth_url = to_base_url("auth_url", auth_url)
         self._method = to_code_challenge_method(code_challenge_method)
         self._lifetime = lifetime
         self._clock = client.clock if clock is None else clock
-        self._finisher = Finisher(
-            client, self._store, clock=self._clock, result_lifetime=result_lifetime, lease=lease, wait=wait
+        self._completer = LoginCompleter(
+            client,
+            self._store,
+            clock=self._clock,
+            result_lifetime=result_lifetime,
+            claim_ttl=claim_ttl,
+            busy_timeout=busy_timeout,
         )
 
     def __repr__(self) -> str:
@@ -229,38 +234,38 @@ class AuthorizationFlow:
         Args:
             timeout: Seconds to wait at the most.
         """
-        await self._finisher.drain(timeout)
+        await self._completer.drain(timeout)
 
     async def _finish(self, callback: Callback, binding: str | int | None, cookies: Mapping[str, str] | None) -> Grant:
         if callback.state is None:
             # Nothing shows whose login this was, so none is touched.
             raise authorization_error(callback, None)
-        claimant = ClaimRequest(
+        claim_request = ClaimRequest(
             login_id=login_id(callback.state),
             binding=digest(callback.state, "binding", _to_binding(binding)),
             is_bound=binding is not None,
             token=secrets.token_urlsafe(16),
             cookies={} if cookies is None else cookies,
         )
-        return await self._finisher.finish(callback, claimant)
+        return await self._completer.finish(callback, claim_request)
 
 
 def _to_binding(value: object) -> str | None:
     if value is None:
         return None
     # A bool is an int, and a chat id is never one.
-    if isinstance(value, bool) or not isinstance(value, (str, int)) or not 0 < len(str(value)) <= _BINDING_LENGTH:
-        raise RequestValidationError("binding", f"must be an int, or a string of 1 to {_BINDING_LENGTH} characters")
+    if isinstance(value, bool) or not isinstance(value, (str, int)) or not 0 < len(str(value)) <= _MAX_BINDING_LENGTH:
+        raise RequestValidationError("binding", f"must be an int, or a string of 1 to {_MAX_BINDING_LENGTH} characters")
     return str(value)
 
 
 def _to_context(value: object) -> Any:
-    requirement = f"must be JSON of at most {CONTEXT_SIZE} bytes"
+    requirement = f"must be JSON of at most {MAX_CONTEXT_SIZE} bytes"
     try:
         text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError, RecursionError):
         raise RequestValidationError("context", requirement) from None
-    if len(text) > CONTEXT_SIZE:
+    if len(text) > MAX_CONTEXT_SIZE:
         raise RequestValidationError("context", requirement)
     # All stores give back the same: a copy, with lists for tuples.
     return json.loads(text)

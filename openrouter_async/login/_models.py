@@ -1,4 +1,4 @@
-"""What a login gives to the app: the way in, and the key."""
+"""The values that a login gives to the app: the pending login, its cookie, and the grant."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _SETTINGS_URL: Final = "https://openrouter.ai/keys/"
 class LoginCookie:
     """A cookie to set in the user's browser, always ``HttpOnly`` and ``SameSite=Lax``, for the whole host.
 
-    ``Lax`` is as strict as it may be: the browser comes back from another site, and has to bring the cookie along.
+    ``Strict`` would not work: the browser comes back from another site, and has to send the cookie then.
 
     Attributes:
-        name: Its name; a secure one starts with ``__Host-``, so that no other host can set it (RFC 6265bis).
-        value: Its value; empty to delete it.
-        max_age: Seconds that the browser keeps it; 0 deletes it.
-        secure: Whether it is sent over https alone.
+        name: The name; that of a secure cookie starts with ``__Host-``, so that no other host can set it (RFC 6265bis).
+        value: The value; empty to delete the cookie.
+        max_age: The seconds for which the browser keeps the cookie; 0 deletes it.
+        secure: Whether the cookie is sent over https alone.
     """
 
     name: str
@@ -34,7 +34,7 @@ class LoginCookie:
 
     @property
     def header(self) -> str:
-        """The value of a ``Set-Cookie`` header."""
+        """Return the value of a ``Set-Cookie`` header."""
         secure = "; Secure" if self.secure else ""
         return f"{self.name}={self.value}; Max-Age={self.max_age}; Path=/; HttpOnly; SameSite=Lax{secure}"
 
@@ -44,10 +44,10 @@ class PendingLogin:
     """A login that was started. Its verifier stays in the store.
 
     Attributes:
-        url: The page that the user opens.
-        state: The login's handle, 256 bits of chance; `AuthorizationFlow.finish_code` takes it.
-        expires_at: When it is over, in UTC.
-        headless: Whether the page shows the code, instead of sending the browser back.
+        url: The URL of the page that the user opens.
+        state: The random 256-bit identifier of the login; `AuthorizationFlow.finish_code` takes it.
+        expires_at: The end of the login, in UTC.
+        headless: Whether the page shows the code instead of sending the browser back.
         cookie: The cookie to set beside the redirect; None when the store needs none.
     """
 
@@ -60,13 +60,13 @@ class PendingLogin:
 
 @attrs.frozen(kw_only=True)
 class Grant:
-    """What a finished login gives.
+    """The result of a finished login.
 
     Attributes:
         key: The user's API key.
         user_id: The user's id; None when OpenRouter does not tell it.
-        context: What the app gave to `AuthorizationFlow.start`, as JSON carries it.
-        return_to: The path on the app's own site that it gave; None without.
+        context: The ``context`` of `AuthorizationFlow.start`, after a round trip through JSON.
+        return_to: The ``return_to`` of `AuthorizationFlow.start`, a path on the app's own site; None if there was none.
         cookie: The cookie to set beside the answer, in place of the login's; None when the store needs none.
     """
 
@@ -78,15 +78,15 @@ class Grant:
 
     @property
     def key_hash(self) -> str:
-        """What OpenRouter's pages name the key by: its SHA-256 in lowercase hex."""
+        """Return the SHA-256 of the key in lowercase hex, by which OpenRouter's pages name it."""
         return hashlib.sha256(self.key.encode()).hexdigest()
 
     @property
     def logs_url(self) -> str:
-        """The page with the requests that this key made."""
+        """Return the URL of the page with the requests that this key made."""
         return _LOGS_URL + self.key_hash
 
     @property
     def settings_url(self) -> str:
-        """The page where the user limits or deletes this key."""
+        """Return the URL of the page where the user limits or deletes this key."""
         return _SETTINGS_URL + self.key_hash

@@ -12,14 +12,14 @@ PRIVACY_HEADERS: Final = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-"""What goes with every answer to a callback."""
+"""The headers of every response to a callback."""
 
 PAGE_HEADERS: Final = PRIVACY_HEADERS | {
     "Content-Security-Policy": (
         "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
 }
-"""What goes with every page."""
+"""The headers of every page."""
 
 _PAGE: Final = """<!doctype html>
 <html lang="en">
@@ -43,12 +43,15 @@ body {{ font: 1.1rem/1.5 system-ui, sans-serif; max-width: 32rem; margin: 20vh a
 
 
 def render(title: str, text: str, links: Iterable[tuple[str, str]] = ()) -> str:
-    """A page of a title, a sentence and links; all are escaped.
+    """Render a page of a title, a sentence and links, all of which are escaped.
 
     Args:
-        title: It.
+        title: The title and heading.
         text: The sentence.
-        links: For each its text and its address; an empty address is that of the page itself.
+        links: Pairs of a link's text and address; an empty address is that of the page itself.
+
+    Returns:
+        The HTML.
     """
     anchors = (f'<p><a href="{html.escape(address)}">{html.escape(label)}</a></p>\n' for label, address in links)
     return _PAGE.format(title=html.escape(title), text=html.escape(text), links="".join(anchors))

@@ -1,7 +1,7 @@
-"""What stores hold and what they promise.
+"""The records and the protocol of login stores.
 
-A login is *pending*, then *claimed* by one callback at a time, and at last *spent*. A claim is a lease: it is renewed
-while the exchange runs, and lapses when its worker dies, so that another callback can take the login over.
+A login is *pending*, then *claimed* by one callback at a time, and finally *consumed*. A claim is a lease: it is
+renewed while the exchange runs, and ends when its worker dies, so that another callback can take the login over.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from openrouter_async.redaction import mask, mask_key, mask_optional
 T = TypeVar("T")
 
 TOMBSTONE_TTL: Final = 60.0
-"""Seconds that a store remembers a login beyond its end, so that "expired" can be told from "unknown"."""
+"""The seconds for which a store remembers a login after its end, to distinguish "expired" from "unknown"."""
 
 
 def login_id(state: str) -> str:
@@ -32,35 +32,41 @@ def login_id(state: str) -> str:
 
     Args:
         state: The login's state.
+
+    Returns:
+        64 hexadecimal digits.
     """
     return hashlib.sha256(b"login:" + state.encode()).hexdigest()
 
 
-def digest(state: str, purpose: str, value: str | None) -> str:
+def digest(state: str, context: str, value: str | None) -> str:
     """Return an HMAC of a value keyed by the state.
 
     A low-entropy value, such as a chat id, cannot be found by trial from what is in the store.
 
     Args:
         state: The login's state.
-        purpose: The kind of the value; values of different kinds have different digests.
-        value: The value; None for none.
+        context: The kind of the value; equal values of different kinds have different digests.
+        value: The value, or None.
+
+    Returns:
+        64 hexadecimal digits.
     """
-    text = purpose if value is None else f"{purpose}={value}"
+    text = context if value is None else f"{context}={value}"
     return hmac.new(state.encode(), text.encode(errors="surrogatepass"), hashlib.sha256).hexdigest()
 
 
 @attrs.frozen(kw_only=True)
 class LoginRecord:
-    """A login that was started, as a store holds it.
+    """A pending login, as a store holds it.
 
     Attributes:
-        id: Its `openrouter_async.login.stores.login_id`.
-        pkce: The verifier, and how its challenge was derived.
-        expires_at: When it is over, in seconds since the epoch.
+        id: The `openrouter_async.login.stores.login_id` of the state.
+        pkce: The verifier and the method of its challenge.
+        expires_at: The end of the login, in seconds since the epoch.
         binding: The `openrouter_async.login.stores.digest` of the browser or chat that it belongs to.
-        context: What the app wants back, JSON.
-        return_to: Where the app wants to lead the user.
+        context: The app's own data, JSON.
+        return_to: The path to which the app redirects the user after the login.
     """
 
     id: str
@@ -71,7 +77,7 @@ class LoginRecord:
     return_to: str | None = None
 
     def to_json(self) -> bytes:
-        """The record as bytes; they hold the verifier."""
+        """Return the record as JSON, which includes the verifier."""
         return _dump(
             {
                 "id": self.id,
@@ -86,10 +92,10 @@ class LoginRecord:
 
     @classmethod
     def from_json(cls, data: bytes) -> Self:
-        """The record of bytes that `to_json` made.
+        """Return the record of the result of `to_json`.
 
         Raises:
-            LoginStoreError: They are something else.
+            LoginStoreError: The bytes are something else.
         """
         try:
             fields = json.loads(data)
@@ -102,21 +108,21 @@ class LoginRecord:
                 return_to=fields["return_to"],
             )
         except (ValueError, KeyError, TypeError, RecursionError):
-            # The errors of these quote what they were given.
-            raise LoginStoreError("what the store holds is not a login") from None
+            # Their messages quote the input.
+            raise LoginStoreError("the value in the store is not a login") from None
 
 
 @attrs.frozen(kw_only=True)
 class KeyRecord:
-    """What a login gave, kept for a short while for a browser that asks again.
+    """The result of a login, kept for a short time for a browser that sends its callback again.
 
     Attributes:
         key: The user's API key.
         user_id: The user's id.
-        code: The `openrouter_async.login.stores.digest` of the code that it was given for.
-        delivered: Whether ``on_key`` took it.
-        context: What the app wants back, JSON.
-        return_to: Where the app wants to lead the user.
+        code: The `openrouter_async.login.stores.digest` of the code.
+        delivered: Whether ``on_key`` succeeded.
+        context: The app's own data, JSON.
+        return_to: The path to which the app redirects the user after the login.
     """
 
     key: str = attrs.field(repr=mask_key)
@@ -127,29 +133,29 @@ class KeyRecord:
     return_to: str | None = None
 
     def to_json(self) -> bytes:
-        """The record as bytes; they hold the key."""
+        """Return the record as JSON, which includes the key."""
         return _dump(attrs.asdict(self))
 
     @classmethod
     def from_json(cls, data: bytes) -> Self:
-        """The record of bytes that `to_json` made.
+        """Return the record of the result of `to_json`.
 
         Raises:
-            LoginStoreError: They are something else.
+            LoginStoreError: The bytes are something else.
         """
-        return read_fields(cls, data, "what the store holds is not a result")
+        return read_fields(cls, data, "the value in the store is not a result")
 
 
 @attrs.frozen(kw_only=True)
 class ClaimRequest:
-    """A callback that wants to finish a login.
+    """The request of a callback to finish a login.
 
     Attributes:
-        login_id: Which one.
+        login_id: The id of the login.
         binding: The `openrouter_async.login.stores.digest` of the browser or chat that it came from.
-        is_bound: Whether there was anything to make that digest of.
-        token: What tells it from other callbacks of the same login.
-        cookies: The cookies that came with it.
+        is_bound: Whether the callback came with a binding.
+        token: A random value that distinguishes this callback from others of the same login.
+        cookies: The cookies of the callback.
     """
 
     login_id: str
@@ -160,32 +166,32 @@ class ClaimRequest:
 
 
 class ClaimStatus(enum.StrEnum):
-    """How a store answers a claimant."""
+    """The answer of a store to a `ClaimRequest`."""
 
     CLAIMED = "claimed"
-    """The login is the claimant's, until its lease ends."""
+    """The login belongs to this request until its lease ends."""
     BUSY = "busy"
-    """It is another claimant's."""
+    """Another request has the login, and its lease has not ended."""
     FINISHED = "finished"
-    """It is spent, and its result is here."""
-    CONSUMED = "spent"
-    """It is spent, and no result is kept."""
-    BINDING_MISMATCH = "elsewhere"
-    """It belongs to another browser or chat; nothing has changed."""
+    """The login is over, and its result is in the answer."""
+    CONSUMED = "consumed"
+    """The login is over, and no result is kept."""
+    BINDING_MISMATCH = "binding_mismatch"
+    """The login belongs to another browser or chat; nothing has changed."""
     UNKNOWN = "unknown"
-    """There is no such login, or not any more."""
+    """The store has no such login, or has forgotten it."""
 
 
 @attrs.frozen(kw_only=True)
 class Claim:
-    """The answer of a store to a claimant.
+    """The answer of a store to a `ClaimRequest`, with its data.
 
     Attributes:
-        status: How it stands.
-        login: The login, when it is claimed.
-        result: What it gave, when it is finished.
-        lost: Whether an earlier claimant's lease ended before it said how its exchange went.
-        same_browser: Whether the store itself has shown that the login belongs to the claimant's browser.
+        status: The kind of the answer.
+        login: The login, if it is claimed.
+        result: The result, if the login is finished and it is kept.
+        lost: Whether the lease of an earlier request ended before the result of its exchange was recorded.
+        same_browser: Whether the store itself has shown that the request comes from the browser of the login.
     """
 
     status: ClaimStatus
@@ -196,61 +202,65 @@ class Claim:
 
 
 class LoginStore(Protocol):
-    """Where logins are between their start and their end.
+    """Keeps logins between their start and their end.
 
-    Every operation is atomic, and doing it twice is doing it once. ``now`` is in seconds since the epoch, and
-    whatever has a lifetime is forgotten after it. A store that cannot be reached raises `LoginStoreError`.
+    Every operation is atomic and idempotent. ``now`` is in seconds since the epoch; a record is forgotten after its
+    lifetime. A store that cannot be reached raises `LoginStoreError`.
     """
 
     async def put(self, login: LoginRecord, *, now: float) -> LoginCookie | None:
-        """Hold a pending login until `TOMBSTONE_TTL` after its end; one that is known already stays as it is.
+        """Hold a pending login until `TOMBSTONE_TTL` after its end; do not change a login that is known already.
 
         Args:
             login: The login.
-            now: The time.
+            now: The current time.
 
         Returns:
-            A cookie that the user's browser has to bring back; None when there is no need.
+            A cookie for the user's browser; None when the store needs none.
         """
         ...
 
-    async def claim(self, claimant: ClaimRequest, *, now: float, lease: float) -> Claim:
-        """Give the login to the claimant, or say why not.
+    async def claim(self, claim_request: ClaimRequest, *, now: float, claim_ttl: float) -> Claim:
+        """Claim the login for a request, or renew the claim of the same request.
 
-        It is given when the binding is the login's own and the login is pending, or another's lease is over. To the
-        claimant that has it already it is given again: that renews the lease.
+        The claim succeeds if the binding is that of the login, and the login is pending or the lease of another request
+        has ended.
 
         Args:
-            claimant: Who wants it.
-            now: The time.
-            lease: Seconds until another one may take it.
+            claim_request: The request.
+            now: The current time.
+            claim_ttl: The seconds until another request may take the login over.
+
+        Returns:
+            The claimed login, or the reason why it cannot be claimed.
         """
         ...
 
-    async def restore(self, claimant: ClaimRequest, *, now: float) -> None:
-        """Make the claimant's login pending again; do nothing when it is not, or no longer, the claimant's.
+    async def release(self, claim_request: ClaimRequest, *, now: float) -> None:
+        """Make the login pending again, unless the request does not have it any more.
 
         Args:
-            claimant: Who gives it back.
-            now: The time.
+            claim_request: The request that has the login.
+            now: The current time.
         """
         ...
 
     async def finish(
-        self, claimant: ClaimRequest, result: KeyRecord | None, *, now: float, keep: float
+        self, claim_request: ClaimRequest, result: KeyRecord | None, *, now: float, result_ttl: float
     ) -> LoginCookie | None:
-        """Make the login spent.
+        """End the login.
 
-        Without a result this is done only when the login is the claimant's. A result is always kept, for it is a key.
+        Without a result this requires that the request still has the login. A result is recorded in any case: it is a
+        key.
 
         Args:
-            claimant: Who had it.
-            result: What it gave; None when it gave nothing.
-            now: The time.
-            keep: Seconds to keep the result, which is held in memory or encrypted, or not at all.
+            claim_request: The request that had the login.
+            result: The result; None if there is none.
+            now: The current time.
+            result_ttl: The seconds to keep the result, which must be encrypted if it leaves the process.
 
         Returns:
-            A cookie to set in place of the login's; None when there is no need.
+            A cookie that replaces the login's; None when the store needs none.
         """
         ...
 
@@ -264,13 +274,13 @@ def _method(value: object) -> CodeChallengeMethod:
 
 
 def read_fields(kind: type[T], data: bytes, complaint: str) -> T:
-    """The value whose fields are the members of a JSON object.
+    """Return the value whose fields are the members of a JSON object.
 
     Raises:
-        LoginStoreError: It is none, says the complaint.
+        LoginStoreError: The data are something else; `complaint` is the message.
     """
     try:
         return kind(**json.loads(data))
     except (ValueError, TypeError, RecursionError):
-        # The errors of these quote what they were given.
+        # Their messages quote the input.
         raise LoginStoreError(complaint) from None

@@ -1,4 +1,4 @@
-"""The URLs of a login, and guards against what would silently weaken it."""
+"""The URLs of a login, and checks against parameters that would silently weaken it."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from openrouter_async.errors import RequestValidationError
 from openrouter_async.pkce import to_code_challenge_method
 
 AUTHORIZATION_URL: Final = "https://openrouter.ai/auth"
-"""The page on which a user consents."""
+"""The URL of OpenRouter's page of consent."""
 
-RETURN_TO_LENGTH: Final = 512
-"""The most characters of a path to lead the user to."""
+MAX_RETURN_TO_LENGTH: Final = 512
+"""The most characters of ``return_to``."""
 
 _S256_CHALLENGE: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 _STATE: Final = re.compile(r"[A-Za-z0-9_-]{22,128}")
 # Nor with a slash that somebody on the way decodes, perhaps more than once.
 _LOCAL_PATH: Final = re.compile(r"/(?!/|%(?:25)*(?:2[Ff]|5[Cc]))[\x21-\x5b\x5d-\x7e]*")
 _PLACEHOLDER: Final = "{state}"
-# OpenRouter adds these, so they would be there twice; and a verifier must not be in a URL at all.
+# OpenRouter adds these parameters, so they would appear twice. A verifier must never be in a URL.
 _RESERVED: Final = frozenset({"code", "code_verifier", "error", "error_description", "state"})
-# The request model checks a callback URL together with what goes beside it; a headless login has none to check.
+# The request model requires a callback URL; a headless login has none.
 _NO_CALLBACK: Final = "https://localhost/"
 
 
@@ -46,20 +46,19 @@ def authorization_url(
     limit: float | None = None,
     auth_url: str | URL = AUTHORIZATION_URL,
 ) -> URL:
-    """The URL of the page on which a user consents.
+    """Return the URL of the page of consent for one login.
 
     Args:
-        callback_url: Where the user is sent after consent; None for a headless login, whose page shows the code.
-        code_challenge: The challenge; None for none, which a headless login may not.
-        code_challenge_method: How it was derived. It must be said: without it, a server may take a challenge for
-            ``plain``.
-        state: What ties the callback to the login, at least 128 bits: 22 to 128 characters of ``A-Z a-z 0-9 - _``.
+        callback_url: The URL to which the user returns; None for a headless login, whose page shows the code.
+        code_challenge: The challenge; None for a login without PKCE, which cannot be headless.
+        code_challenge_method: The method of the challenge. It is required: without it, a server may assume ``plain``.
+        state: A random value that ties the callback to the login: 22 to 128 characters of ``A-Z a-z 0-9 - _``.
         key_label: The name of the key, at most 100 characters.
         limit: The credit limit of the key in US dollars.
-        auth_url: The page itself; plain http is accepted only on a loopback host.
+        auth_url: The page; plain http is accepted only on a loopback host.
 
     Raises:
-        RequestValidationError: Something is not valid, or would weaken the login.
+        RequestValidationError: An argument is not valid, or would weaken the login.
 
     See Also:
         https://openrouter.ai/docs/use-cases/oauth-pkce; RFC 6749, section 4.1.1; RFC 7636, section 4.3.
@@ -122,9 +121,9 @@ def validate_return_to(field: str, value: object) -> str:
     See Also:
         RFC 9700, section 4.11: open redirectors.
     """
-    if not isinstance(value, str) or len(value) > RETURN_TO_LENGTH or not _LOCAL_PATH.fullmatch(value):
+    if not isinstance(value, str) or len(value) > MAX_RETURN_TO_LENGTH or not _LOCAL_PATH.fullmatch(value):
         raise RequestValidationError(
-            field, f"must be a path on this site, percent-encoded, of at most {RETURN_TO_LENGTH} characters"
+            field, f"must be a path on this site, percent-encoded, of at most {MAX_RETURN_TO_LENGTH} characters"
         )
     return value
 
@@ -141,19 +140,18 @@ def _is_template(_instance: object, attribute: attrs.Attribute[str], value: obje
 
 
 def _to_template(value: str | URL) -> str:
-    # yarl encodes the braces of a URL that is given as such.
+    # yarl percent-encodes the braces.
     return str(value).replace("%7Bstate%7D", _PLACEHOLDER) if isinstance(value, URL) else value
 
 
 @attrs.frozen
 class CallbackTemplate:
-    """A callback URL, with ``{state}`` in its path where the app has a place for it.
+    """A callback URL, which may have ``{state}`` in its path.
 
-    The path is the carrier that cannot get lost: OpenRouter does not echo the ``state`` parameter when the user says
-    no.
+    A state in the path cannot get lost: OpenRouter does not echo the ``state`` parameter when the user denies access.
 
     Raises:
-        RequestValidationError: It is not a callback URL, or has the placeholder elsewhere or twice.
+        RequestValidationError: The URL is not valid, or has the placeholder elsewhere or twice.
     """
 
     callback_url: str = attrs.field(
@@ -162,11 +160,11 @@ class CallbackTemplate:
     )
 
     def fill(self, state: str) -> str:
-        """The callback URL of one login."""
+        """Return the callback URL of one login."""
         return self.callback_url.replace(_PLACEHOLDER, state)
 
     def find_state(self, path: str) -> str | None:
-        """The state in the path of a callback; None when it has another shape, or the template no place for one."""
+        """Return the state in the path of a callback; None if the path or the template has none."""
         before, placeholder, after = URL(self.callback_url).path.partition(_PLACEHOLDER)
         path = unquote(path)
         if not placeholder or not (path.startswith(before) and path.endswith(after)):

@@ -1,23 +1,23 @@
-"""What can go wrong with a login, beside the exchange itself.
+"""The errors of a login, in addition to those of the exchange itself.
 
 ::
 
     OpenRouterError
     └── LoginError                        a login cannot go on
         ├── InvalidCallbackError          the callback is malformed, or too large
-        ├── StateMismatchError            its state is missing, forged, or contradicts itself
-        ├── UnknownLoginError             no such login: never started here, or long over
+        ├── StateMismatchError            its state is missing, malformed, or differs between path and query
+        ├── UnknownLoginError             no such login: never started here, or over for long
         ├── LoginBindingError             it belongs to another browser or chat
         ├── InvalidCookieError            its cookie is altered, cut off, or sealed with a retired key
         ├── LoginExpiredError             it took too long
-        ├── LoginAlreadyUsedError         it is over, or its key is not for this callback
+        ├── LoginAlreadyUsedError         it is over, and this callback does not get its key
         ├── LoginInProgressError          another callback of it is still at work
-        ├── LoginLostError                a worker died with it; its code may be used
+        ├── LoginLostError                its worker died; its code may have been used
         ├── AuthorizationError            OpenRouter sent the user back without a code
-        │   └── AuthorizationDeniedError  because the user said no
+        │   └── AuthorizationDeniedError  because the user denied access
         ├── LoginTimeoutError             nobody finished it in time (TimeoutError)
         ├── LoopbackUnavailableError      no local port can be listened on
-        └── LoginStoreError               the store cannot be reached, or holds what it should not
+        └── LoginStoreError               the store cannot be reached, or a value in it cannot be read
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ class LoginError(OpenRouterError):
     """A login cannot go on. Nothing was sent, unless the outcome says so.
 
     Attributes:
-        return_to: Where the app wanted to lead the user; None without, and when the callback does not tell which login
-            it was.
+        return_to: The ``return_to`` of the login; None if it had none, or if the callback does not tell which login it
+            was.
     """
 
     _user_message: ClassVar[str | None] = "This sign-in is not valid. Please sign in again."
@@ -75,21 +75,21 @@ class LoginError(OpenRouterError):
 
     @property
     def user_message(self) -> str:
-        """A sentence that is safe to show to the person who signs in."""
+        """Return a sentence that is safe to show to the user."""
         return self._user_message or super().user_message
 
     @property
     def restart_login(self) -> bool:
-        """Whether the login has to start anew."""
+        """Return whether the user has to sign in again from the start."""
         return self._restart_login
 
 
 class InvalidCallbackError(LoginError):
-    """The callback, or what was pasted, is not what OpenRouter sends."""
+    """The callback or the pasted text is not valid."""
 
 
 class StateMismatchError(LoginError):
-    """The state of the callback is missing, is none of ours, or differs between path and query."""
+    """The state of the callback is missing, malformed, or differs between path and query."""
 
 
 class UnknownLoginError(LoginError):
@@ -130,7 +130,7 @@ class LoginInProgressError(LoginError):
 
 
 class LoginLostError(LoginError):
-    """A worker died while it exchanged the code, which is refused now: the key may exist, and nobody has it."""
+    """A worker died while it exchanged the code, which is refused now. The key may exist without anybody having it."""
 
     _user_message = None
 
@@ -142,14 +142,14 @@ class AuthorizationError(LoginError):
     """OpenRouter sent the user back with an error instead of a code (RFC 6749, section 4.1.2.1).
 
     Attributes:
-        error: The error code, such as ``server_error``; ``unknown`` when it is none.
-        context: What the app gave to the login; None when the callback does not tell which one it was.
+        error: The error code, such as ``server_error``; ``unknown`` if it is not well-formed.
+        context: The ``context`` of the login; None if the callback does not tell which login it was.
     """
 
     _user_message = "OpenRouter did not allow the sign-in. Please try again."
 
     def __init__(self, error: str, *, context: Any = None, return_to: str | None = None) -> None:
-        # A browser can bring anything as an error; in messages and logs only what is known to be one is shown.
+        # The error comes from the browser, so messages and logs show only the codes of the RFC.
         known = f"the error {error}" if error in _KNOWN_ERRORS else "an error"
         super().__init__(f"OpenRouter sent the user back with {known}", outcome=Outcome.REFUSED, return_to=return_to)
         self.error = error
@@ -175,7 +175,7 @@ class LoopbackUnavailableError(LoginError):
 
 
 class LoginStoreError(LoginError):
-    """The store of pending logins cannot be reached, or what it holds cannot be read."""
+    """The store of pending logins cannot be reached, or a value in it cannot be read."""
 
     _user_message = "Signing in is not possible at the moment. Please try again in a moment."
     _restart_login = False

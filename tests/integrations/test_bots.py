@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 from yarl import URL
 
 from openrouter_async import OpenRouter
+from openrouter_async.encryption import generate_encryption_key
 from openrouter_async.errors import (
     APIError,
     KeyDeliveryError,
@@ -45,7 +46,6 @@ from openrouter_async.login import (
     RedisStore,
     StateMismatchError,
     UnknownLoginError,
-    generate_encryption_key,
 )
 from openrouter_async.login.stores import LoginStore
 from openrouter_async.sinks import KeySinkError
@@ -537,7 +537,7 @@ async def test_with_redis_another_process_finishes_what_one_began(
 
     async def process(work: Callable[[BotLogin], Awaitable[Any]]) -> Any:
         async with OpenRouter(fake.token, base_url=fake.base_url) as client:
-            flow = AuthorizationFlow(client, store=RedisStore(database, keys=secret))
+            flow = AuthorizationFlow(client, store=RedisStore(database, encryption_keys=secret))
             return await work(BotLogin(flow, on_login=keys.put, shelf=RedisShelf(database)))
 
     prompt: LoginPrompt = await process(lambda login: login.begin(ADA))

@@ -16,6 +16,7 @@ from yarl import URL
 
 from openrouter_async import Clock, OpenRouter, RetryPolicy
 from openrouter_async._values.clock import SYSTEM_CLOCK
+from openrouter_async.encryption import generate_encryption_key
 from openrouter_async.errors import KeyDeliveryError, RequestValidationError
 from openrouter_async.integrations.web._failures import LoginFailure
 from openrouter_async.integrations.web._login import WebLogin
@@ -26,7 +27,6 @@ from openrouter_async.login import (
     LoginCookie,
     LoginStoreError,
     MemoryStore,
-    generate_encryption_key,
 )
 from openrouter_async.login.stores import LoginRecord
 from openrouter_async.testing import FakeOpenRouter, Fault

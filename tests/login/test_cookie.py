@@ -12,9 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
-import openrouter_async.login as login_package
 from openrouter_async import OpenRouter
-from openrouter_async.encryption import DecryptionError, Encryptor
+from openrouter_async.encryption import DecryptionError, Encryptor, generate_encryption_key
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.login import (
     AuthorizationFlow,
@@ -25,7 +24,6 @@ from openrouter_async.login import (
     MemoryStore,
     RedisStore,
     UnknownLoginError,
-    generate_encryption_key,
 )
 from openrouter_async.login.stores import ClaimRequest, ClaimStatus, LoginRecord
 from tests.login.support import (
@@ -36,7 +34,7 @@ from tests.login.support import (
     Time,
     back,
     jar,
-    make_claimant,
+    make_claim_request,
     make_login,
     make_result,
 )
@@ -50,8 +48,8 @@ async def make_cookie(store: CookieStore, login: LoginRecord) -> LoginCookie:
     return cookie
 
 
-def with_value(claimant: ClaimRequest, cookie: LoginCookie, value: str) -> ClaimRequest:
-    return attrs.evolve(claimant, cookies={cookie.name: value})
+def with_value(claim_request: ClaimRequest, cookie: LoginCookie, value: str) -> ClaimRequest:
+    return attrs.evolve(claim_request, cookies={cookie.name: value})
 
 
 async def test_the_cookie_is_for_this_host_https_and_no_script() -> None:
@@ -90,7 +88,7 @@ async def test_a_name_may_have_dashes_and_underscores_and_what_comes_back_is_in_
     cookie = await make_cookie(store, login)
     assert cookie.name.startswith(f"__Host-{name}-")
     assert len(ledger) == 0
-    await store.claim(make_claimant(login, cookie), now=NOW, lease=15)
+    await store.claim(make_claim_request(login, cookie), now=NOW, claim_ttl=15)
     assert len(ledger) == 1
     with pytest.raises(RequestValidationError) as caught:
         CookieStore(NEW, name=f"{name};")
@@ -102,7 +100,7 @@ async def test_a_cookie_that_is_none_of_ours_is_told(value: str) -> None:
     login, store = make_login(), CookieStore(NEW)
     cookie = await make_cookie(store, login)
     with pytest.raises(InvalidCookieError) as caught:
-        await store.claim(with_value(make_claimant(login), cookie, value), now=NOW, lease=15)
+        await store.claim(with_value(make_claim_request(login), cookie, value), now=NOW, claim_ttl=15)
     assert str(caught.value) == ("the login's cookie is altered, cut off, or sealed with a key that is not in use")
 
 
@@ -115,7 +113,7 @@ async def test_two_tabs_have_two_cookies() -> None:
 
     assert len(cookies) == 2
     for login in (first, second):
-        claim = await store.claim(attrs.evolve(make_claimant(login), cookies=cookies), now=NOW, lease=15)
+        claim = await store.claim(attrs.evolve(make_claim_request(login), cookies=cookies), now=NOW, claim_ttl=15)
         assert claim.login == login
 
 
@@ -135,25 +133,25 @@ async def test_a_login_that_is_too_large_for_a_cookie_is_refused() -> None:
 async def test_a_cookie_of_a_retired_key_is_refused_and_one_of_an_older_key_accepted() -> None:
     login = make_login()
     cookie = await make_cookie(CookieStore(OLD), login)
-    claimant = make_claimant(login, cookie)
+    claim_request = make_claim_request(login, cookie)
 
-    assert (await CookieStore([NEW, OLD]).claim(claimant, now=NOW, lease=15)).login == login
+    assert (await CookieStore([NEW, OLD]).claim(claim_request, now=NOW, claim_ttl=15)).login == login
     with pytest.raises(InvalidCookieError):
-        await CookieStore(NEW).claim(claimant, now=NOW, lease=15)
+        await CookieStore(NEW).claim(claim_request, now=NOW, claim_ttl=15)
 
 
 async def test_after_a_rotation_the_new_key_seals() -> None:
     login = make_login()
     cookie = await make_cookie(CookieStore([NEW, OLD]), login)
 
-    assert (await CookieStore(NEW).claim(make_claimant(login, cookie), now=NOW, lease=15)).login == login
+    assert (await CookieStore(NEW).claim(make_claim_request(login, cookie), now=NOW, claim_ttl=15)).login == login
 
 
 async def test_no_altered_or_shortened_cookie_is_accepted() -> None:
     store = CookieStore(NEW)
     login = make_login()
     cookie = await make_cookie(store, login)
-    claimant = make_claimant(login, cookie)
+    claim_request = make_claim_request(login, cookie)
     value = cookie.value
     forgeries = [
         *(value[:length] for length in range(0, len(value), 7)),
@@ -167,9 +165,9 @@ async def test_no_altered_or_shortened_cookie_is_accepted() -> None:
 
     for forgery in forgeries:
         with pytest.raises(InvalidCookieError) as caught:
-            await store.claim(with_value(claimant, cookie, forgery), now=NOW, lease=15)
+            await store.claim(with_value(claim_request, cookie, forgery), now=NOW, claim_ttl=15)
         assert login.pkce.code_verifier not in str(caught.value)
-    assert (await store.claim(claimant, now=NOW, lease=15)).status is ClaimStatus.CLAIMED
+    assert (await store.claim(claim_request, now=NOW, claim_ttl=15)).status is ClaimStatus.CLAIMED
 
 
 async def test_the_cookie_of_one_login_is_none_of_another() -> None:
@@ -178,17 +176,17 @@ async def test_the_cookie_of_one_login_is_none_of_another() -> None:
     my_cookie, other_cookie = await make_cookie(store, mine), await make_cookie(store, other)
 
     with pytest.raises(InvalidCookieError):
-        await store.claim(with_value(make_claimant(mine), my_cookie, other_cookie.value), now=NOW, lease=15)
+        await store.claim(with_value(make_claim_request(mine), my_cookie, other_cookie.value), now=NOW, claim_ttl=15)
 
 
 async def test_without_its_cookie_a_login_is_unknown_even_while_it_is_being_finished() -> None:
     store = CookieStore(NEW)
     login = make_login()
-    claimant = make_claimant(login, await make_cookie(store, login))
-    await store.claim(claimant, now=NOW, lease=15)
-    await store.finish(claimant, make_result(), now=NOW, keep=60)
+    claim_request = make_claim_request(login, await make_cookie(store, login))
+    await store.claim(claim_request, now=NOW, claim_ttl=15)
+    await store.finish(claim_request, make_result(), now=NOW, result_ttl=60)
 
-    claim = await store.claim(make_claimant(login), now=NOW, lease=15)
+    claim = await store.claim(make_claim_request(login), now=NOW, claim_ttl=15)
 
     assert claim.status is ClaimStatus.UNKNOWN
     assert claim.result is None
@@ -205,11 +203,11 @@ async def test_a_browser_without_any_cookie_is_told_that_there_is_no_login() -> 
 async def test_a_replayed_cookie_does_not_start_a_spent_login_anew() -> None:
     store = CookieStore(NEW)
     login = make_login()
-    claimant = make_claimant(login, await make_cookie(store, login))
-    await store.claim(claimant, now=NOW, lease=15)
-    await store.finish(claimant, None, now=NOW, keep=60)
+    claim_request = make_claim_request(login, await make_cookie(store, login))
+    await store.claim(claim_request, now=NOW, claim_ttl=15)
+    await store.finish(claim_request, None, now=NOW, result_ttl=60)
 
-    assert (await store.claim(claimant, now=NOW, lease=15)).status is ClaimStatus.CONSUMED
+    assert (await store.claim(claim_request, now=NOW, claim_ttl=15)).status is ClaimStatus.CONSUMED
 
 
 @pytest.mark.parametrize("age", [600, 659, 660, 100_000])
@@ -218,10 +216,10 @@ async def test_a_cookie_that_is_too_old_is_told_from_one_that_is_not_known(age: 
     async with Redis.from_url(valkey_url) as connection:
         for ledger in (MemoryStore(), RedisStore(connection)):
             store = CookieStore(NEW, ledger=ledger)
-            claimant = make_claimant(login, await make_cookie(store, login))
+            claim_request = make_claim_request(login, await make_cookie(store, login))
             # One that the ledger still remembers is given out, for the flow to tell that it is over.
             with contextlib.suppress(LoginExpiredError):
-                claim = await store.claim(claimant, now=NOW + age, lease=15)
+                claim = await store.claim(claim_request, now=NOW + age, claim_ttl=15)
                 assert claim.login == login
 
 
@@ -260,11 +258,11 @@ async def test_the_cookie_lives_as_long_as_the_result() -> None:
     store = CookieStore(NEW)
     login = make_login()
     cookie = await make_cookie(store, login)
-    claimant = make_claimant(login, cookie)
-    await store.claim(claimant, now=NOW, lease=15)
+    claim_request = make_claim_request(login, cookie)
+    await store.claim(claim_request, now=NOW, claim_ttl=15)
 
-    kept = await store.finish(claimant, make_result(), now=NOW, keep=60)
-    refused = await store.finish(claimant, None, now=NOW, keep=60)
+    kept = await store.finish(claim_request, make_result(), now=NOW, result_ttl=60)
+    refused = await store.finish(claim_request, None, now=NOW, result_ttl=60)
 
     assert kept == attrs.evolve(cookie, max_age=60)
     assert refused == attrs.evolve(cookie, value="", max_age=0)
@@ -302,13 +300,19 @@ def test_a_name_that_would_break_the_header_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "name", "extra"), [("cryptography", "CookieStore", "cookie"), ("redis", "RedisStore", "redis")]
+    ("module", "call", "extra"),
+    [
+        ("cryptography", "login.CookieStore('k')", "cookie"),
+        ("cryptography", "login.RedisStore.from_url('redis://localhost', encryption_keys='k')", "redis"),
+        ("cryptography", "encryption.generate_encryption_key()", "cookie"),
+        ("redis", "login.RedisStore.from_url('redis://localhost')", "redis"),
+    ],
 )
-def test_a_missing_extra_is_named(module: str, name: str, extra: str) -> None:
+def test_store_without_its_extra_names_the_extra(module: str, call: str, extra: str) -> None:
     program = (
         f"import sys; sys.modules[{module!r}] = None\n"
-        "import openrouter_async.login as login\n"
-        f"try: login.{name}\n"
+        "from openrouter_async import encryption, login\n"
+        f"try: {call}\n"
         "except ImportError as error: print(error)"
     )
 
@@ -317,15 +321,9 @@ def test_a_missing_extra_is_named(module: str, name: str, extra: str) -> None:
     assert shown.strip().endswith(f"pip install 'openrouter-async[{extra}]'")
 
 
-def test_a_name_that_is_not_there_is_the_usual_error() -> None:
-    with pytest.raises(AttributeError, match="has no attribute 'SqlStore'"):
-        getattr(login_package, "SqlStore")  # noqa: B009 - type checkers know that it is not there
-
-
-def test_the_package_imports_no_extra_and_no_server() -> None:
+def test_login_import_loads_no_extra() -> None:
     program = (
-        "import sys, openrouter_async.login\n"
-        "print([name for name in ('cryptography', 'redis', 'aiohttp.web') if name in sys.modules])"
+        "import sys, openrouter_async.login\nprint([name for name in ('cryptography', 'redis') if name in sys.modules])"
     )
 
     shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout

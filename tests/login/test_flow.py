@@ -254,8 +254,8 @@ async def test_a_start_may_be_as_large_as_the_bounds_say() -> None:
         ({"code_challenge_method": "s256"}, "code_challenge_method"),
         ({"lifetime": 0}, "lifetime"),
         ({"result_lifetime": -1}, "result_lifetime"),
-        ({"lease": 0}, "lease"),
-        ({"wait": float("inf")}, "wait"),
+        ({"claim_ttl": 0}, "claim_ttl"),
+        ({"busy_timeout": float("inf")}, "busy_timeout"),
     ],
 )
 async def test_a_flow_with_what_is_not_valid_is_refused_by_name(arguments: dict[str, Any], field: str) -> None:
@@ -638,25 +638,25 @@ class Spy(MemoryStore):
         self.held.append(login)
         return await super().put(login, now=now)
 
-    async def claim(self, claimant: ClaimRequest, *, now: float, lease: float) -> Claim:
-        self.claims.append(claimant)
+    async def claim(self, claim_request: ClaimRequest, *, now: float, claim_ttl: float) -> Claim:
+        self.claims.append(claim_request)
         self.asked.set()
         if len(self.claims) > 2:
             self.claimed.set()
         self._check("claim")
-        return await super().claim(claimant, now=now, lease=lease)
+        return await super().claim(claim_request, now=now, claim_ttl=claim_ttl)
 
-    async def restore(self, claimant: ClaimRequest, *, now: float) -> None:
-        self._check("restore")
-        await super().restore(claimant, now=now)
+    async def release(self, claim_request: ClaimRequest, *, now: float) -> None:
+        self._check("release")
+        await super().release(claim_request, now=now)
 
     async def finish(
-        self, claimant: ClaimRequest, result: KeyRecord | None, *, now: float, keep: float
+        self, claim_request: ClaimRequest, result: KeyRecord | None, *, now: float, result_ttl: float
     ) -> LoginCookie | None:
         self._check("finish")
         if result is not None:
             self.results.append(result)
-        return await super().finish(claimant, result, now=now, keep=keep)
+        return await super().finish(claim_request, result, now=now, result_ttl=result_ttl)
 
     def _check(self, operation: str) -> None:
         if operation in self.fail:
@@ -666,10 +666,10 @@ class Spy(MemoryStore):
 async def die(flow: AuthorizationFlow, store: Spy, pending: PendingLogin, now: float = NOW) -> None:
     """Leave behind what a worker does that is killed while it exchanges."""
     with pytest.raises(LoginBindingError):
-        await flow.finish(back(pending), binding="a stranger, to learn what a claimant looks like")
+        await flow.finish(back(pending), binding="a stranger, to learn what a claim_request looks like")
     (login,) = store.held
     dead = ClaimRequest(login_id=login.id, binding=login.binding, is_bound=True, token="dead")
-    await store.claim(dead, now=now, lease=1)
+    await store.claim(dead, now=now, claim_ttl=1)
 
 
 async def test_a_login_whose_worker_died_is_taken_over() -> None:
@@ -729,7 +729,10 @@ async def test_who_was_overtaken_and_is_refused_gets_the_key_of_who_overtook(wai
     time, store = Time(), Spy()
     gate, heir_gate = Gate(), Gate(after=True)
     async with (
-        flowing(REFUSED, store=store, clock=time.clock, wait=wait, client={"middlewares": [gate]}) as (slow, _),
+        flowing(REFUSED, store=store, clock=time.clock, busy_timeout=wait, client={"middlewares": [gate]}) as (
+            slow,
+            _,
+        ),
         flowing(GRANTED, store=store, clock=time.clock, client={"middlewares": [heir_gate]}) as (heir, _),
     ):
         pending = await slow.start(binding=BINDING)
@@ -790,7 +793,7 @@ async def test_a_claim_is_renewed_while_the_exchange_runs(
 ) -> None:
     store, gate = Spy(), Gate()
     store.failure = store_failure
-    async with flowing(GRANTED, store=store, lease=0.03, client={"middlewares": [gate]}) as (flow, _):
+    async with flowing(GRANTED, store=store, claim_ttl=0.03, client={"middlewares": [gate]}) as (flow, _):
         pending = await flow.start(binding=BINDING)
         finishing = asyncio.create_task(flow.finish(back(pending), binding=BINDING))
         await gate.reached.wait()
@@ -802,14 +805,14 @@ async def test_a_claim_is_renewed_while_the_exchange_runs(
         gate.open.set()
 
         assert (await finishing).key == KEY
-    assert len({claimant.token for claimant in store.claims}) == 1
+    assert len({claim_request.token for claim_request in store.claims}) == 1
     assert set(caplog.messages) == {f"a claim could not be renewed: {shown}"}
     assert "secret" not in caplog.text
 
 
 async def test_a_claim_is_renewed_before_its_lease_is_over() -> None:
     store, gate, lease = Spy(), Gate(), 1.5
-    async with flowing(GRANTED, store=store, lease=lease, client={"middlewares": [gate]}) as (flow, _):
+    async with flowing(GRANTED, store=store, claim_ttl=lease, client={"middlewares": [gate]}) as (flow, _):
         pending = await flow.start(binding=BINDING)
         finishing = asyncio.create_task(flow.finish(back(pending), binding=BINDING))
         await gate.reached.wait()
@@ -823,7 +826,7 @@ async def test_a_claim_is_renewed_before_its_lease_is_over() -> None:
 
 async def test_who_waits_too_long_for_another_callback_is_told_to_come_again() -> None:
     gate = Gate()
-    async with flowing(GRANTED, wait=0, client={"middlewares": [gate]}) as (flow, _):
+    async with flowing(GRANTED, busy_timeout=0, client={"middlewares": [gate]}) as (flow, _):
         pending = await flow.start(binding=BINDING)
         first = asyncio.create_task(flow.finish(back(pending), binding=BINDING))
         await gate.reached.wait()
@@ -839,7 +842,7 @@ async def test_who_waits_too_long_for_another_callback_is_told_to_come_again() -
 
 async def test_who_waits_for_another_callback_does_so_for_half_a_minute() -> None:
     gate, clock = Gate(), FakeClock()
-    async with flowing(GRANTED, lease=1000, client={"middlewares": [gate], "clock": clock.clock}) as (flow, _):
+    async with flowing(GRANTED, claim_ttl=1000, client={"middlewares": [gate], "clock": clock.clock}) as (flow, _):
         pending = await flow.start(binding=BINDING)
         first = asyncio.create_task(flow.finish(back(pending), binding=BINDING))
         await gate.reached.wait()
@@ -873,7 +876,7 @@ async def test_the_reason_is_told_although_the_store_is_out_of_reach(
 ) -> None:
     store = Spy()
     store.failure = store_failure
-    store.fail.add("restore")
+    store.fail.add("release")
     async with flowing(BUSY, store=store) as (flow, _):
         pending = await flow.start(binding=BINDING)
 

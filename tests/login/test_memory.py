@@ -10,7 +10,7 @@ import pytest
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.login import MemoryStore
 from openrouter_async.login.stores import ClaimStatus
-from tests.login.support import NOW, make_claimant, make_login, make_result
+from tests.login.support import NOW, make_claim_request, make_login, make_result
 from tests.support import STRESS
 
 
@@ -40,14 +40,14 @@ async def test_very_many_pending_logins_stay_within_the_bound() -> None:
 async def time_logins(store: MemoryStore) -> float:
     """Seconds of this thread's work for the whole life of one login."""
     logins = [make_login() for _ in range(50)]
-    claimants = [make_claimant(login) for login in logins]
+    claim_requests = [make_claim_request(login) for login in logins]
     started = time.thread_time()
-    for login, claimant in zip(logins, claimants, strict=True):
+    for login, claim_request in zip(logins, claim_requests, strict=True):
         await store.put(login, now=NOW)
-        await store.claim(claimant, now=NOW, lease=15)
-        await store.restore(claimant, now=NOW)
-        await store.claim(claimant, now=NOW, lease=15)
-        await store.finish(claimant, None, now=NOW, keep=60)
+        await store.claim(claim_request, now=NOW, claim_ttl=15)
+        await store.release(claim_request, now=NOW)
+        await store.claim(claim_request, now=NOW, claim_ttl=15)
+        await store.finish(claim_request, None, now=NOW, result_ttl=60)
     return (time.thread_time() - started) / len(logins)
 
 
@@ -76,60 +76,60 @@ async def test_the_oldest_are_forgotten_when_there_are_too_many() -> None:
     for login in (first, second, third):
         await store.put(login, now=NOW)
 
-    assert (await store.claim(make_claimant(first), now=NOW, lease=15)).status is ClaimStatus.UNKNOWN
-    assert (await store.claim(make_claimant(second), now=NOW, lease=15)).status is ClaimStatus.CLAIMED
-    assert (await store.claim(make_claimant(third), now=NOW, lease=15)).status is ClaimStatus.CLAIMED
+    assert (await store.claim(make_claim_request(first), now=NOW, claim_ttl=15)).status is ClaimStatus.UNKNOWN
+    assert (await store.claim(make_claim_request(second), now=NOW, claim_ttl=15)).status is ClaimStatus.CLAIMED
+    assert (await store.claim(make_claim_request(third), now=NOW, claim_ttl=15)).status is ClaimStatus.CLAIMED
 
 
 async def test_a_login_that_was_pressed_out_can_still_be_finished() -> None:
     store = MemoryStore(max_logins=1)
     login = make_login()
-    claimant = make_claimant(login)
+    claim_request = make_claim_request(login)
     await store.put(login, now=NOW)
-    await store.claim(claimant, now=NOW, lease=15)
+    await store.claim(claim_request, now=NOW, claim_ttl=15)
     await store.put(make_login(), now=NOW)
 
-    await store.restore(claimant, now=NOW)
-    await store.finish(claimant, make_result(), now=NOW, keep=60)
+    await store.release(claim_request, now=NOW)
+    await store.finish(claim_request, make_result(), now=NOW, result_ttl=60)
 
     assert len(store) == 1
-    assert (await store.claim(claimant, now=NOW, lease=15)).result == make_result()
+    assert (await store.claim(claim_request, now=NOW, claim_ttl=15)).result == make_result()
 
 
 async def test_results_are_bounded_too() -> None:
     store = MemoryStore(max_logins=2)
-    claimants = [make_claimant(make_login()) for _ in range(3)]
-    for claimant in claimants:
-        await store.finish(claimant, make_result(), now=NOW, keep=60)
+    claim_requests = [make_claim_request(make_login()) for _ in range(3)]
+    for claim_request in claim_requests:
+        await store.finish(claim_request, make_result(), now=NOW, result_ttl=60)
 
-    statuses = [(await store.claim(claimant, now=NOW, lease=15)).status for claimant in claimants]
+    statuses = [(await store.claim(claim_request, now=NOW, claim_ttl=15)).status for claim_request in claim_requests]
     assert statuses == [ClaimStatus.UNKNOWN, ClaimStatus.FINISHED, ClaimStatus.FINISHED]
 
 
 async def test_everything_is_forgotten_in_its_time() -> None:
     store = MemoryStore()
     login = make_login()
-    claimant = make_claimant(login)
+    claim_request = make_claim_request(login)
     await store.put(login, now=NOW)
     await store.put(make_login(), now=NOW)
-    await store.claim(claimant, now=NOW, lease=15)
-    await store.finish(claimant, make_result(), now=NOW, keep=60)
+    await store.claim(claim_request, now=NOW, claim_ttl=15)
+    await store.finish(claim_request, make_result(), now=NOW, result_ttl=60)
 
-    assert (await store.claim(claimant, now=NOW + 59, lease=15)).status is ClaimStatus.FINISHED
-    assert (await store.claim(claimant, now=NOW + 60, lease=15)).status is ClaimStatus.CONSUMED
-    assert (await store.claim(claimant, now=NOW + 659, lease=15)).status is ClaimStatus.CONSUMED
-    assert (await store.claim(claimant, now=NOW + 660, lease=15)).status is ClaimStatus.UNKNOWN
+    assert (await store.claim(claim_request, now=NOW + 59, claim_ttl=15)).status is ClaimStatus.FINISHED
+    assert (await store.claim(claim_request, now=NOW + 60, claim_ttl=15)).status is ClaimStatus.CONSUMED
+    assert (await store.claim(claim_request, now=NOW + 659, claim_ttl=15)).status is ClaimStatus.CONSUMED
+    assert (await store.claim(claim_request, now=NOW + 660, claim_ttl=15)).status is ClaimStatus.UNKNOWN
     assert len(store) == 0
 
 
 async def test_a_result_behind_one_that_is_kept_longer_ends_in_its_own_time() -> None:
     store = MemoryStore()
-    first, second = make_claimant(make_login()), make_claimant(make_login())
-    await store.finish(first, make_result(), now=NOW, keep=600)
-    await store.finish(second, make_result(), now=NOW, keep=60)
+    first, second = make_claim_request(make_login()), make_claim_request(make_login())
+    await store.finish(first, make_result(), now=NOW, result_ttl=600)
+    await store.finish(second, make_result(), now=NOW, result_ttl=60)
 
-    assert (await store.claim(second, now=NOW + 60, lease=15)).status is ClaimStatus.CONSUMED
-    assert (await store.claim(first, now=NOW + 60, lease=15)).status is ClaimStatus.FINISHED
+    assert (await store.claim(second, now=NOW + 60, claim_ttl=15)).status is ClaimStatus.CONSUMED
+    assert (await store.claim(first, now=NOW + 60, claim_ttl=15)).status is ClaimStatus.FINISHED
 
 
 async def test_a_login_behind_one_that_lives_longer_ends_in_its_own_time() -> None:
@@ -138,18 +138,18 @@ async def test_a_login_behind_one_that_lives_longer_ends_in_its_own_time() -> No
     login = make_login(lifetime=600)
     await store.put(login, now=NOW)
 
-    assert (await store.claim(make_claimant(login), now=NOW + 660, lease=15)).status is ClaimStatus.UNKNOWN
+    assert (await store.claim(make_claim_request(login), now=NOW + 660, claim_ttl=15)).status is ClaimStatus.UNKNOWN
     assert len(store) == 1
 
 
 async def test_a_login_that_is_being_finished_outlives_its_end() -> None:
     store = MemoryStore()
     login = make_login()
-    claimant = make_claimant(login)
+    claim_request = make_claim_request(login)
     await store.put(login, now=NOW)
-    await store.claim(claimant, now=NOW + 655, lease=15)
+    await store.claim(claim_request, now=NOW + 655, claim_ttl=15)
 
-    assert (await store.claim(make_claimant(login), now=NOW + 665, lease=15)).status is ClaimStatus.BUSY
+    assert (await store.claim(make_claim_request(login), now=NOW + 665, claim_ttl=15)).status is ClaimStatus.BUSY
 
 
 @pytest.mark.parametrize("most", [0, -1, 1.5, True, "2", None])
@@ -170,29 +170,29 @@ async def test_a_store_is_told_by_its_bound_and_what_it_holds() -> None:
 async def test_a_lease_is_over_at_its_end() -> None:
     store, login = MemoryStore(), make_login()
     await store.put(login, now=NOW)
-    await store.claim(make_claimant(login), now=NOW, lease=15)
-    assert (await store.claim(make_claimant(login), now=NOW + 14.9, lease=15)).status is ClaimStatus.BUSY
-    assert (await store.claim(make_claimant(login), now=NOW + 15, lease=15)).status is ClaimStatus.CLAIMED
+    await store.claim(make_claim_request(login), now=NOW, claim_ttl=15)
+    assert (await store.claim(make_claim_request(login), now=NOW + 14.9, claim_ttl=15)).status is ClaimStatus.BUSY
+    assert (await store.claim(make_claim_request(login), now=NOW + 15, claim_ttl=15)).status is ClaimStatus.CLAIMED
 
 
 async def test_a_login_is_remembered_for_as_long_as_its_lease_and_its_result() -> None:
     store, login = MemoryStore(), make_login()
-    claimant = make_claimant(login)
+    claim_request = make_claim_request(login)
     await store.put(login, now=NOW)
-    await store.claim(claimant, now=NOW, lease=10_000)
-    assert (await store.claim(claimant, now=NOW + 10_000, lease=1)).status is ClaimStatus.CLAIMED
-    await store.finish(claimant, make_result(), now=NOW + 10_000, keep=100_000)
-    assert (await store.claim(claimant, now=NOW + 109_999, lease=1)).status is ClaimStatus.FINISHED
+    await store.claim(claim_request, now=NOW, claim_ttl=10_000)
+    assert (await store.claim(claim_request, now=NOW + 10_000, claim_ttl=1)).status is ClaimStatus.CLAIMED
+    await store.finish(claim_request, make_result(), now=NOW + 10_000, result_ttl=100_000)
+    assert (await store.claim(claim_request, now=NOW + 109_999, claim_ttl=1)).status is ClaimStatus.FINISHED
 
 
 async def test_a_result_is_kept_for_less_than_a_second_too() -> None:
     store, login = MemoryStore(), make_login()
-    claimant = make_claimant(login)
+    claim_request = make_claim_request(login)
     await store.put(login, now=NOW)
-    await store.claim(claimant, now=NOW, lease=15)
-    await store.finish(claimant, make_result(), now=NOW, keep=0.5)
-    assert (await store.claim(claimant, now=NOW + 0.4, lease=15)).status is ClaimStatus.FINISHED
-    assert (await store.claim(claimant, now=NOW + 0.5, lease=15)).status is ClaimStatus.CONSUMED
+    await store.claim(claim_request, now=NOW, claim_ttl=15)
+    await store.finish(claim_request, make_result(), now=NOW, result_ttl=0.5)
+    assert (await store.claim(claim_request, now=NOW + 0.4, claim_ttl=15)).status is ClaimStatus.FINISHED
+    assert (await store.claim(claim_request, now=NOW + 0.5, claim_ttl=15)).status is ClaimStatus.CONSUMED
 
 
 async def test_the_oldest_login_is_the_first_to_go_in_its_time() -> None:
@@ -200,5 +200,5 @@ async def test_the_oldest_login_is_the_first_to_go_in_its_time() -> None:
     short, long = make_login(lifetime=10), make_login(lifetime=100)
     await store.put(short, now=NOW)
     await store.put(long, now=NOW)
-    assert (await store.claim(make_claimant(long), now=NOW + 80, lease=15)).status is ClaimStatus.CLAIMED
+    assert (await store.claim(make_claim_request(long), now=NOW + 80, claim_ttl=15)).status is ClaimStatus.CLAIMED
     assert len(store) == 1

@@ -31,10 +31,10 @@ def test_a_result_survives_the_way_through_a_store(delivered: bool) -> None:
 def test_what_is_no_record_is_an_error_of_the_store(data: bytes) -> None:
     with pytest.raises(LoginStoreError) as caught:
         LoginRecord.from_json(data)
-    assert str(caught.value) == "what the store holds is not a login"
+    assert str(caught.value) == "the value in the store is not a login"
     with pytest.raises(LoginStoreError) as caught:
         KeyRecord.from_json(data)
-    assert str(caught.value) == "what the store holds is not a result"
+    assert str(caught.value) == "the value in the store is not a result"
 
 
 @pytest.mark.parametrize(

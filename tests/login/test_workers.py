@@ -19,7 +19,7 @@ import attrs
 import pytest
 from yarl import URL
 
-from openrouter_async.login import generate_encryption_key
+from openrouter_async.encryption import generate_encryption_key
 from tests.support import ROOT, STRESS
 
 LOGINS = 2000 if STRESS else 100

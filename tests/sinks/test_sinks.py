@@ -235,7 +235,7 @@ def test_the_repr_of_a_keyring_sink_names_its_entry() -> None:
 def test_the_keyring_is_imported_on_demand_and_its_absence_names_the_extra() -> None:
     code = (
         "import sys, openrouter_async.sinks as sinks; assert 'keyring' not in sys.modules; "
-        "sys.modules['keyring'] = None; sinks.KeyringSink"
+        "sys.modules['keyring'] = None; sinks.KeyringSink()"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "pip install 'openrouter-async[keyring]'" in result.stderr.splitlines()[-1]
@@ -243,5 +243,3 @@ def test_the_keyring_is_imported_on_demand_and_its_absence_names_the_extra() -> 
 
 def test_the_names_of_the_package_are_all_there() -> None:
     assert all(hasattr(package, name) for name in package.__all__)
-    with pytest.raises(AttributeError, match="nothing"):
-        _ = package.nothing

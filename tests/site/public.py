@@ -36,7 +36,7 @@ _ROOMS: Final[dict[str, tuple[str, ...]]] = {
         *("attach", "create_app", "finish", "get_client", "get_flow", "lifespan", "redirect", "setup", "start"),
     ),
     "openrouter_async.integrations.web": ("WebLogin",),
-    "openrouter_async.integrations.taskiq": ("Exchanged", "Exchanges"),
+    "openrouter_async.integrations.taskiq": ("ExchangeQueue", "ExchangedKey"),
 }
 # The parts that a batch is made of, which `OAuth` puts together.
 _SEAMS: Final = frozenset({"Plan", "Run", "Source"})

@@ -42,6 +42,7 @@ from openrouter_async import (
     UsageLimitType,
     errors,
 )
+from openrouter_async.encryption import generate_encryption_key
 from openrouter_async.integrations import aiohttp as aiohttp_login
 from openrouter_async.integrations import fastapi as fastapi_login
 from openrouter_async.integrations import starlette as starlette_login
@@ -61,7 +62,6 @@ from openrouter_async.login import (
     PendingLogin,
     RedisStore,
     authorization_url,
-    generate_encryption_key,
     validate_return_to,
 )
 from openrouter_async.login.stores import LoginStore
@@ -196,10 +196,10 @@ async def stores(connection: Redis) -> None:
         MemoryStore(max_logins=100),
         CookieStore(keys, secure=False),
         CookieStore(generate_encryption_key(), ledger=RedisStore(connection)),
-        RedisStore(connection, keys=keys, prefix="app"),
+        RedisStore(connection, encryption_keys=keys, prefix="app"),
     ]
     print(several)
-    await RedisStore.from_url("redis://localhost", keys=keys).aclose()
+    await RedisStore.from_url("redis://localhost", encryption_keys=keys).aclose()
 
 
 async def sign_in(client: OpenRouter) -> None:
@@ -281,7 +281,7 @@ def web_apps(app: web.Application, fastapi_app: FastAPI, key: str) -> None:
         on_login=welcome,
         on_error=apologize,
         client=lambda: OpenRouter(None),
-        store=lambda: RedisStore.from_url("redis://localhost", keys=key),
+        store=lambda: RedisStore.from_url("redis://localhost", encryption_keys=key),
         login_path=None,
         callback_path="/back",
         home="/start",

@@ -42,8 +42,8 @@ class FlowOptions(TypedDict, total=False):
     code_challenge_method: CodeChallengeMethod | str
     lifetime: float
     result_lifetime: float
-    lease: float
-    wait: float
+    claim_ttl: float
+    busy_timeout: float
     clock: Clock | None
 
 

@@ -1,4 +1,4 @@
-"""What a store of pending logins holds and promises, for those who write one."""
+"""The records and the protocol of login stores, for implementations of your own."""
 
 from openrouter_async.login._records import (
     TOMBSTONE_TTL,

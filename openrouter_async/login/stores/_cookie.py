@@ -1,4 +1,4 @@
-"""Logins in the browser that they belong to; needs the extra ``cookie``."""
+"""Pending logins in cookies; needs the extra ``cookie``."""
 
 from __future__ import annotations
 
@@ -15,36 +15,43 @@ from openrouter_async.login.errors import InvalidCookieError, LoginExpiredError
 from openrouter_async.login.stores._memory import MemoryStore
 
 # Browsers must keep 4096 bytes of name, value and attributes (RFC 6265, section 6.1).
-_LARGEST: Final = 4000
+_MAX_SIZE: Final = 4000
 
 
 class CookieStore:
-    """Holds a pending login in the browser, encrypted and authenticated, so that nothing is stored by the app.
+    """Holds a pending login in the browser, encrypted and authenticated, so that the app stores nothing.
 
-    Each login has a cookie of its own: logins in two tabs do not overwrite each other. Having the cookie shows that it
-    is the same browser, also without a ``binding``.
+    Each login has a cookie of its own, so logins in two tabs do not overwrite each other. The cookie itself shows that
+    the callback comes from the same browser, also without a ``binding``.
 
-    A cookie cannot know that it was used. That is in the ledger: by default the memory of this process, so that a
-    second callback that meets another worker is refused by OpenRouter, which takes a code once. With a `RedisStore` as
-    the ledger all workers know, and Redis holds only logins that came back.
+    A cookie cannot record that it was used; the ledger does. By default that is the memory of this process, so a second
+    callback on another worker is refused by OpenRouter, which takes a code once. With a `RedisStore` as the ledger all
+    workers share this knowledge, and Redis holds only logins whose browser came back. Public sites should have one: a
+    flood of callbacks can push records out of a ledger in memory.
 
     Args:
-        keys: Fernet keys, by `generate_encryption_key`. The first one seals, all of them open: to rotate, put a new one
-            in front, and drop the old one when the lifetime of a login has passed.
-        ledger: The store for logins that came back.
-        name: What the cookies' names start with.
+        encryption_keys: Fernet keys, by `openrouter_async.encryption.generate_encryption_key`. The first one encrypts,
+            all of them decrypt: to rotate, put a new one in front, and drop the old one after the lifetime of a login.
+        ledger: The store for logins whose browser came back.
+        name: The start of the names of the cookies.
         secure: Whether the cookies are for https alone. Turn it off only to try an app over plain http.
 
     Raises:
+        ImportError: cryptography is not installed.
         RequestValidationError: An argument is not valid.
     """
 
     def __init__(
-        self, keys: Keys, *, ledger: LoginStore | None = None, name: str = "openrouter-login", secure: bool = True
+        self,
+        encryption_keys: Keys,
+        *,
+        ledger: LoginStore | None = None,
+        name: str = "openrouter-login",
+        secure: bool = True,
     ) -> None:
         if not name.isascii() or not name.replace("-", "").replace("_", "").isalnum():
             raise RequestValidationError("name", "must be of letters, digits, - and _")
-        self._encryptor = Encryptor(keys)
+        self._encryptor = Encryptor(encryption_keys)
         self._ledger: LoginStore = MemoryStore() if ledger is None else ledger
         self._prefix = f"__Host-{name}-" if secure else f"{name}-"
         self._secure = secure
@@ -53,7 +60,7 @@ class CookieStore:
         return f"<{type(self).__name__} {self._prefix}*>"
 
     async def put(self, login: LoginRecord, *, now: float) -> LoginCookie | None:
-        """Give the login as a cookie; see `LoginStore.put`.
+        """Encrypt the login into a cookie; see `LoginStore.put`.
 
         Raises:
             RequestValidationError: The cookie would be too large for browsers.
@@ -61,43 +68,43 @@ class CookieStore:
         cookie = self._cookie(
             login.id, self._encryptor.encrypt(f"cookie {login.id}", login.to_json()).decode(), login.expires_at - now
         )
-        if len(cookie.header) > _LARGEST:
-            raise RequestValidationError("context", f"must be smaller: the cookie may have {_LARGEST} bytes")
+        if len(cookie.header) > _MAX_SIZE:
+            raise RequestValidationError("context", f"must be smaller: the cookie may have {_MAX_SIZE} bytes")
         return cookie
 
-    async def claim(self, claimant: ClaimRequest, *, now: float, lease: float) -> Claim:
-        """Give the login to the claimant, or say why not; see `LoginStore.claim`.
+    async def claim(self, claim_request: ClaimRequest, *, now: float, claim_ttl: float) -> Claim:
+        """Claim the login of a cookie; see `LoginStore.claim`.
 
         Raises:
-            InvalidCookieError: The cookie is not one that was made here for this login.
-            LoginExpiredError: It is older than any ledger remembers.
+            InvalidCookieError: The cookie was not made by this store for this login.
+            LoginExpiredError: The login is older than any ledger remembers.
         """
-        value = claimant.cookies.get(self._name(claimant.login_id))
+        value = claim_request.cookies.get(self._name(claim_request.login_id))
         if value is None:
             return Claim(status=ClaimStatus.UNKNOWN)
-        login = self._open(claimant.login_id, value)
+        login = self._open(claim_request.login_id, value)
         await self._ledger.put(login, now=now)
-        claim = await self._ledger.claim(claimant, now=now, lease=lease)
+        claim = await self._ledger.claim(claim_request, now=now, claim_ttl=claim_ttl)
         if claim.status is ClaimStatus.UNKNOWN and login.expires_at <= now:
-            # The ledger forgot at once what was put there: it is over since long.
+            # The ledger dropped the record at once, so it has been over for long.
             raise LoginExpiredError("the login took longer than its lifetime")
         return attrs.evolve(claim, same_browser=True)
 
-    async def restore(self, claimant: ClaimRequest, *, now: float) -> None:
-        """Make the claimant's login pending again; see `LoginStore.restore`."""
-        await self._ledger.restore(claimant, now=now)
+    async def release(self, claim_request: ClaimRequest, *, now: float) -> None:
+        """Make the login pending again; see `LoginStore.release`."""
+        await self._ledger.release(claim_request, now=now)
 
     async def finish(
-        self, claimant: ClaimRequest, result: KeyRecord | None, *, now: float, keep: float
+        self, claim_request: ClaimRequest, result: KeyRecord | None, *, now: float, result_ttl: float
     ) -> LoginCookie | None:
-        """Make the login spent; see `LoginStore.finish`.
+        """End the login; see `LoginStore.finish`.
 
         The cookie stays as long as the result does: the browser needs it to ask again.
         """
-        await self._ledger.finish(claimant, result, now=now, keep=keep)
-        kept = 0.0 if result is None else keep
-        value = claimant.cookies.get(self._name(claimant.login_id), "") if kept else ""
-        return self._cookie(claimant.login_id, value, kept)
+        await self._ledger.finish(claim_request, result, now=now, result_ttl=result_ttl)
+        kept = 0.0 if result is None else result_ttl
+        value = claim_request.cookies.get(self._name(claim_request.login_id), "") if kept else ""
+        return self._cookie(claim_request.login_id, value, kept)
 
     def _name(self, login_id: str) -> str:
         return self._prefix + login_id[:16]
@@ -108,7 +115,7 @@ class CookieStore:
         )
 
     def _open(self, login_id: str, value: str) -> LoginRecord:
-        if len(value) <= _LARGEST and value.isascii():
+        if len(value) <= _MAX_SIZE and value.isascii():
             try:
                 return LoginRecord.from_json(self._encryptor.decrypt(f"cookie {login_id}", value.encode()))
             except DecryptionError:

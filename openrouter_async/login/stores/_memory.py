@@ -47,7 +47,7 @@ class MemoryStore:
         self._results: deque[tuple[float, _Entry]] = deque()
 
     def __len__(self) -> int:
-        """How many logins are held, spent ones included."""
+        """Return the number of logins in the store, including those that are over."""
         return len(self._entries)
 
     def __repr__(self) -> str:
@@ -59,47 +59,47 @@ class MemoryStore:
             self._add(login.id, _Entry(binding=login.binding, forget_at=login.expires_at + TOMBSTONE_TTL, login=login))
         return None
 
-    async def claim(self, claimant: ClaimRequest, *, now: float, lease: float) -> Claim:
-        """Give the login to the claimant, or say why not; see `LoginStore.claim`."""
-        entry = self._find(claimant.login_id, now)
+    async def claim(self, claim_request: ClaimRequest, *, now: float, claim_ttl: float) -> Claim:
+        """Claim the login; see `LoginStore.claim`."""
+        entry = self._find(claim_request.login_id, now)
         if entry is None:
             return Claim(status=ClaimStatus.UNKNOWN)
-        if not hmac.compare_digest(entry.binding.encode(), claimant.binding.encode()):
+        if not hmac.compare_digest(entry.binding.encode(), claim_request.binding.encode()):
             return Claim(status=ClaimStatus.BINDING_MISMATCH)
         if entry.login is None:
             if entry.result is None or entry.result_ends_at <= now:
                 return Claim(status=ClaimStatus.CONSUMED)
             return Claim(status=ClaimStatus.FINISHED, result=entry.result)
-        if entry.token is not None and entry.token != claimant.token:
+        if entry.token is not None and entry.token != claim_request.token:
             if entry.lease_ends_at > now:
                 return Claim(status=ClaimStatus.BUSY)
             entry.lost = True
-        entry.token = claimant.token
-        entry.lease_ends_at = now + lease
-        entry.forget_at = max(entry.forget_at, now + lease + TOMBSTONE_TTL)
+        entry.token = claim_request.token
+        entry.lease_ends_at = now + claim_ttl
+        entry.forget_at = max(entry.forget_at, now + claim_ttl + TOMBSTONE_TTL)
         return Claim(status=ClaimStatus.CLAIMED, login=entry.login, lost=entry.lost)
 
-    async def restore(self, claimant: ClaimRequest, *, now: float) -> None:
-        """Make the claimant's login pending again; see `LoginStore.restore`."""
-        entry = self._find(claimant.login_id, now)
-        if entry is not None and entry.token == claimant.token:
+    async def release(self, claim_request: ClaimRequest, *, now: float) -> None:
+        """Make the login pending again; see `LoginStore.release`."""
+        entry = self._find(claim_request.login_id, now)
+        if entry is not None and entry.token == claim_request.token:
             entry.token = None
 
     async def finish(
-        self, claimant: ClaimRequest, result: KeyRecord | None, *, now: float, keep: float
+        self, claim_request: ClaimRequest, result: KeyRecord | None, *, now: float, result_ttl: float
     ) -> LoginCookie | None:
-        """Make the login spent; see `LoginStore.finish`."""
-        entry = self._find(claimant.login_id, now)
+        """End the login; see `LoginStore.finish`."""
+        entry = self._find(claim_request.login_id, now)
         if entry is None:
-            entry = _Entry(binding=claimant.binding, forget_at=now + keep + TOMBSTONE_TTL)
-            self._add(claimant.login_id, entry)
-        elif result is None and entry.token != claimant.token:
+            entry = _Entry(binding=claim_request.binding, forget_at=now + result_ttl + TOMBSTONE_TTL)
+            self._add(claim_request.login_id, entry)
+        elif result is None and entry.token != claim_request.token:
             return None
         entry.login = entry.token = None
-        if result is not None and keep > 0:
-            entry.result, entry.result_ends_at = result, now + keep
-            entry.forget_at = max(entry.forget_at, now + keep)
-            self._results.append((now + keep, entry))
+        if result is not None and result_ttl > 0:
+            entry.result, entry.result_ends_at = result, now + result_ttl
+            entry.forget_at = max(entry.forget_at, now + result_ttl)
+            self._results.append((now + result_ttl, entry))
             if len(self._results) > self._max_logins:
                 self._results.popleft()[1].result = None
         return None

@@ -42,14 +42,14 @@ def make_app(flow: AuthorizationFlow) -> web.Application:
 
 
 async def main(redis_url: str, keys: str, base_url: str, auth_url: str, lease: str) -> None:
-    store = RedisStore.from_url(redis_url, keys=keys)
+    store = RedisStore.from_url(redis_url, encryption_keys=keys)
     async with OpenRouter(None, base_url=base_url, attempt_middlewares=[be_far_away]) as client:
         flow = AuthorizationFlow(
             client,
             callback_url="https://app.example/callback/{state}",
             auth_url=auth_url,
             store=store,
-            lease=float(lease),
+            claim_ttl=float(lease),
         )
         runner, address = await listen(make_app(flow))
         print(address, flush=True)
