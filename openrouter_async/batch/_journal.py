@@ -164,7 +164,7 @@ class Journal:
         While another batch has it under way, this waits for what comes of it.
 
         Returns:
-            Whether it may be sent. Then, `record` or `leave` has to follow.
+            Whether it may be sent. Then, `record` or `abandon` has to follow.
 
         Raises:
             JournalError: It cannot be written; nothing may be sent.

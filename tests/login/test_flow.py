@@ -907,7 +907,7 @@ async def test_a_flow_that_is_torn_down_leaves_nothing_running(caplog: pytest.Lo
         leaving = asyncio.create_task(flow.finish(back(pending)))
         await gate.reached.wait()
         leaving.cancel()
-        running = [task for task in asyncio.all_tasks() if "_settle" in repr(task)]
+        running = [task for task in asyncio.all_tasks() if "_complete" in repr(task)]
         for task in running:
             task.cancel()
         await asyncio.gather(*running, leaving, return_exceptions=True)

@@ -101,7 +101,7 @@ class RedisStore:
     """
 
     def __init__(
-        self, client: RedisClient, *, encryption_keys: Keys | None = None, prefix: str = "openrouter-login"
+        self, client: Redis | RedisCluster, *, encryption_keys: Keys | None = None, prefix: str = "openrouter-login"
     ) -> None:
         if "{" in prefix or "}" in prefix:
             raise RequestValidationError("prefix", "must not hold braces, which choose the node of a cluster")
