@@ -30,10 +30,6 @@ class Tls:
 class Client(Protocol):
     """A way to exchange codes for keys, over a pool of its own."""
 
-    def select(self) -> None:
-        """Make ready for a block of exchanges."""
-        return
-
     async def exchange(self, code: str) -> str:
         """The key for a code."""
         ...

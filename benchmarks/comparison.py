@@ -15,7 +15,7 @@ CASES: Final = tuple((scheme, concurrency) for scheme in ("http", "tls") for con
 QUICK_CASES: Final = (("http", 64), ("tls", 512))
 ALONE: Final = (
     "ours",
-    "ours, orjson, uvloop",
+    "ours, uvloop",
     "hand-written",
     "hand-tuned",
     "bare protocol",
@@ -100,10 +100,8 @@ def _targets(made: Comparison, scheme: str, concurrency: int) -> list[Target]:
     if (scheme, concurrency) == ("http", 64):
         return [
             bound("ours", 0.95),
-            bound("ours, orjson", 0.88),
-            bound("ours, orjson, uvloop", 0.88),
+            bound("ours, uvloop", 0.88),
             bound("ours", 1.10, "hand-tuned"),
-            bound("ours, orjson", 1.10, "hand-tuned, orjson"),
             bound("ours, 6 middlewares", 1.03, "ours"),
         ]
     if (scheme, concurrency) == ("tls", 512):

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from benchmarks.client import Client, Contender, Tls
+import attrs
+
+from benchmarks.client import Contender
 
 
 def _hand_written() -> Contender:
@@ -51,18 +53,8 @@ def _ours_with_six_middlewares() -> Contender:
     return ours(middlewares=6)
 
 
-def _ours_with_orjson(*, uvloop: bool = False) -> Contender:
-    from benchmarks.ours import Ours
-    from openrouter_async._values import codec
-
-    def make(base_url: str, tls: Tls | None) -> Client:
-        return Ours(base_url, tls, json_codec=codec.find())
-
-    return Contender(make, uvloop=uvloop)
-
-
-def _ours_with_speed() -> Contender:
-    return _ours_with_orjson(uvloop=True)
+def _ours_on_uvloop() -> Contender:
+    return attrs.evolve(ours(), uvloop=True)
 
 
 def _official_sdk() -> Contender:
@@ -87,8 +79,7 @@ SIDE_BY_SIDE: Final[Mapping[str, Callable[[], Contender]]] = {
     "hand-written": _hand_written,
     "hand-written again": _hand_written,
     "ours": ours,
-    "ours, orjson": _ours_with_orjson,
-    "ours, orjson, uvloop": _ours_with_speed,
+    "ours, uvloop": _ours_on_uvloop,
     "ours, 6 middlewares": _ours_with_six_middlewares,
     "hand-tuned": _hand_tuned,
     "hand-tuned, orjson": _hand_tuned_with_orjson,

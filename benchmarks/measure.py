@@ -55,7 +55,6 @@ async def run_block(client: Client, *, count: int, concurrency: int) -> Block:
             if number % step == 0:
                 latencies.append(clock() - started)
 
-    client.select()
     started, cpu = clock(), time.process_time()
     if concurrency == 1:
         await work()

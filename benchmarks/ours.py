@@ -5,7 +5,6 @@ from __future__ import annotations
 from benchmarks.client import VERIFIER, Client, Tls
 from openrouter_async import OpenRouter
 from openrouter_async._http.chain import Handler, Request, Response
-from openrouter_async._values import codec
 from openrouter_async._values.models import ExchangeAuthCodeForAPIKeyRequest, ExchangeAuthCodeForAPIKeyResponse
 
 
@@ -26,10 +25,8 @@ class Ours(Client):
         base_url: str,
         tls: Tls | None,
         *,
-        json_codec: codec.Codec = codec.STANDARD,
         middlewares: int = 0,
     ) -> None:
-        self._codec = json_codec
         self._client = OpenRouter(
             None,
             base_url=base_url,
@@ -37,9 +34,6 @@ class Ours(Client):
             on_key=keep_key,
             middlewares=[pass_on] * middlewares,
         )
-
-    def select(self) -> None:
-        codec.select(self._codec)
 
     async def exchange(self, code: str) -> str:
         result = await self._client.oauth.exchange_auth_code_for_api_key(

@@ -9,8 +9,6 @@ from typing import NoReturn
 
 import pytest
 
-from openrouter_async._values import codec
-
 try:
     import uvloop
 except ImportError:  # there is none for Windows
@@ -47,13 +45,3 @@ def missing(what: str) -> NoReturn:
 def without_coverage(environment: Mapping[str, str]) -> dict[str, str]:
     """The environment of a process that is not measured."""
     return {name: value for name, value in environment.items() if not name.startswith(("COVERAGE_", "COV_"))}
-
-
-def codec_named(name: str) -> codec.Codec:
-    """The codec of this name."""
-    if name == codec.STANDARD.name:
-        return codec.STANDARD
-    found = codec.find()
-    if found.name != name:
-        missing(name)
-    return found

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -15,21 +14,10 @@ from openrouter_async import (
     ExchangeAuthCodeForAPIKeyResponse,
     HttpMeta,
 )
-from openrouter_async._values import codec
 from openrouter_async._values.converter import MalformedBodyError, dump, load
-from tests.support import codec_named
 
 META = HttpMeta(attempts=3)
 CREATED = {"data": {"id": "auth_code_xyz789", "app_id": 12345, "created_at": "2025-08-24T10:30:00Z"}}
-
-
-@pytest.fixture(params=["json", "orjson"], autouse=True)
-def _codec(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Whatever reads and writes the JSON, these tests hold."""
-    before = codec.active()
-    codec.select(codec_named(request.param))
-    yield
-    codec.select(before)
 
 
 def exchange(body: Any) -> ExchangeAuthCodeForAPIKeyResponse:
@@ -103,12 +91,6 @@ def test_a_byte_order_mark_never_costs_the_key() -> None:
 def test_a_key_that_is_no_text_is_malformed_and_not_converted(key: Any) -> None:
     with pytest.raises(MalformedBodyError, match=r"^not a string @ \$\.key$"):
         exchange({"key": key, "user_id": "u"})
-
-
-def test_an_answer_that_is_as_it_should_be_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    codec.select(codec.Codec("quick", loads=json.loads))
-    monkeypatch.setattr(codec, "loads", None)
-    assert exchange({"key": "sk-or-v1-x", "user_id": "u"}).key == "sk-or-v1-x"
 
 
 def test_a_request_of_a_class_derived_from_ours_is_sent_as_ours() -> None:

@@ -13,7 +13,7 @@ from tests.support import ROOT
 
 EXTRAS = {
     *("aiogram", "aiolimiter", "cryptography", "cyclopts", "discord", "fastapi", "keyring", "opentelemetry"),
-    *("orjson", "platformdirs", "redis", "rich", "segno", "starlette", "taskiq", "uvloop"),
+    *("platformdirs", "redis", "rich", "segno", "starlette", "taskiq", "uvloop"),
 }
 
 

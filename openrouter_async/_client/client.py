@@ -27,7 +27,6 @@ from openrouter_async._http.retry import OnRetry
 from openrouter_async._http.retry_policy import RetryPolicy
 from openrouter_async._http.single_flight import SingleFlight
 from openrouter_async._http.transport import Transport
-from openrouter_async._values import codec
 from openrouter_async._values.clock import SYSTEM_CLOCK, Clock
 from openrouter_async._values.models import UNSET, ExchangeAuthCodeForAPIKeyResponse, Unset
 from openrouter_async.errors import RequestValidationError
@@ -99,8 +98,6 @@ class OpenRouter:
         on_retry: OnRetry | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        # Here rather than within a call, which would have to wait for it.
-        codec.active()
         settings = Settings(
             api_key=from_environment("OPENROUTER_API_KEY") if isinstance(api_key, Unset) else api_key,
             base_url=base_url_from_environment() if isinstance(base_url, Unset) else base_url,

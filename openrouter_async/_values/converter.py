@@ -7,6 +7,7 @@ its errors. Here a wrong type is an error, and an error names the field and what
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -15,7 +16,6 @@ from typing import Any, Final, TypeVar
 import cattrs
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
-from openrouter_async._values import codec
 from openrouter_async._values.models import (
     AuthKeysCode,
     CreateAuthKeysCodeRequest,
@@ -26,6 +26,9 @@ from openrouter_async._values.models import (
 )
 
 T = TypeVar("T")
+_encode: Final = json.JSONEncoder(separators=(",", ":")).encode
+_decode_start: Final = json.JSONDecoder().raw_decode
+
 R = TypeVar("R", ExchangeAuthCodeForAPIKeyResponse, CreateAuthKeysCodeResponse)
 
 
@@ -101,7 +104,7 @@ _unstructure_hook: Final[Callable[[Any], Callable[..., Any]]] = functools.cache(
 
 def dump(model: ExchangeAuthCodeForAPIKeyRequest | CreateAuthKeysCodeRequest) -> bytes:
     """Serialize a request; fields that are not set are left out."""
-    return codec.dumps(_unstructure_hook(type(model))(model))
+    return _encode(_unstructure_hook(type(model))(model)).encode()
 
 
 def load_json(body: bytes) -> Any:
@@ -111,7 +114,7 @@ def load_json(body: bytes) -> Any:
         MalformedBodyError: The body is not UTF-8 or not JSON.
     """
     try:
-        return codec.loads(body)
+        return _decode(body.decode())
     except UnicodeDecodeError:
         raise MalformedBodyError("the body is not UTF-8") from None
     except (ValueError, RecursionError):
@@ -129,27 +132,30 @@ def load(kind: type[R], body: bytes, http_meta: HttpMeta) -> R:
     Raises:
         MalformedBodyError: The body is not UTF-8, not JSON, or not what the API documents.
     """
-    payload = codec.quick_loads(body)
-    if isinstance(payload, dict):
-        payload["http_meta"] = http_meta
-        try:
-            return _structure(kind, payload)
-        except (TypeError, ValueError, KeyError):
-            pass
     payload = load_json(body)
     if not isinstance(payload, dict):
         raise MalformedBodyError("the body is not a JSON object")
     payload["http_meta"] = http_meta
     try:
-        return _structure(kind, payload)
+        result: R = _structure_hook(kind)(payload, kind)
     except (TypeError, ValueError, KeyError):
         problems = _explain(payload, kind)
+    else:
+        return result
     raise MalformedBodyError("; ".join(problems))
 
 
-def _structure(kind: type[R], payload: object) -> R:
-    result: R = _structure_hook(kind)(payload, kind)
-    return result
+def _decode(text: str) -> Any:
+    try:
+        # Faster than `json.loads`, which first searches the text for surrounding white space.
+        value, end = _decode_start(text)
+    except ValueError:
+        pass
+    else:
+        if end == len(text):
+            return value
+    # RFC 8259, section 8.1, lets a parser ignore a byte order mark.
+    return json.loads(text.removeprefix("\ufeff"))
 
 
 def _explain(payload: object, kind: type[object]) -> list[str]:

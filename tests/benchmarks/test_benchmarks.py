@@ -20,7 +20,6 @@ from benchmarks.contenders import CONTENDERS
 from benchmarks.measure import quantile
 from benchmarks.report import Section, Setup, Target, run_child, table
 from benchmarks.stub import BODY, Stub
-from openrouter_async._values import codec
 from tests.support import ROOT, STRESS, missing
 
 KEY = json.loads(BODY)["key"]
@@ -38,13 +37,6 @@ def stub() -> Iterator[Stub]:
         yield running
 
 
-@pytest.fixture(autouse=True)
-def same_codec() -> Iterator[None]:
-    before = codec.active()
-    yield
-    codec.select(before)
-
-
 @pytest.mark.parametrize("scheme", ["http", "tls"])
 @pytest.mark.parametrize("name", CONTENDERS)
 def test_each_client_gets_the_key(stub: Stub, name: str, scheme: str) -> None:
@@ -53,7 +45,6 @@ def test_each_client_gets_the_key(stub: Stub, name: str, scheme: str) -> None:
 
     async def exchange() -> list[str]:
         client = contender.make(stub.urls[scheme], Tls(str(stub.authority)) if scheme == "tls" else None)
-        client.select()
         keys = [await client.exchange(f"code-{number}") for number in range(3)]
         await client.close()
         # Transports close in a pass of the loop after this one.
