@@ -18,6 +18,7 @@ import os
 import sys
 from collections.abc import AsyncIterator
 
+from taskiq.serializers import JSONSerializer
 from taskiq_redis import RedisAsyncResultBackend, RedisStreamBroker
 
 from openrouter_async import OpenRouter
@@ -27,17 +28,17 @@ from openrouter_async.login import RedisStore
 
 REDIS_URL = os.environ.get("REDIS_URL", "redis://localhost")
 SEALING_KEY = os.environ["SEALING_KEY"]
-# Seconds until a code that a worker died with is given to another one.
+# Seconds until another worker takes over the codes of a worker that died.
 PATIENCE = float(os.environ.get("PATIENCE", "30"))
 LOOKAHEAD = 200
 
 broker = RedisStreamBroker(
     REDIS_URL,
-    consumer_id="0",  # also what was sent before the first worker came
+    consumer_id="0",  # also messages that were sent before the first worker started
     idle_timeout=int(PATIENCE * 1000),
     unacknowledged_lock_timeout=PATIENCE,
     xread_count=20,
-).with_result_backend(RedisAsyncResultBackend(REDIS_URL, result_ex_time=3600))
+).with_result_backend(RedisAsyncResultBackend(REDIS_URL, result_ex_time=3600, serializer=JSONSerializer()))
 
 exchanges = ExchangeQueue(
     broker,

