@@ -4,8 +4,8 @@ Each line of the file is a JSON object with ``code`` and, where there is one, ``
 
     pip install 'openrouter-async[journal]'
     export JOURNAL_KEY=$(python -m openrouter_async.encryption)
-    python batch.py codes.jsonl journal.jsonl
-    python batch.py --keys journal.jsonl
+    python batch.py codes.jsonl journal.db
+    python batch.py --keys journal.db
 
 The journal holds the keys, sealed with ``JOURNAL_KEY``. Without an account, run ``python -m openrouter_async.testing``
 beside it, and set ``OPENROUTER_BASE_URL`` to the address that it prints.
@@ -51,14 +51,14 @@ async def exchange(codes: Path, journal_path: Path) -> int:
     return failed
 
 
-def print_keys(journal_path: Path) -> None:
-    for entry in Journal.read(journal_path, encryption_keys=os.environ["JOURNAL_KEY"]):
+async def print_keys(journal_path: Path) -> None:
+    async for entry in Journal(journal_path, encryption_keys=os.environ["JOURNAL_KEY"]).entries():
         if entry.key is not None:
             print(entry.user_id, entry.key)
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "--keys":
-        print_keys(Path(sys.argv[2]))
+        asyncio.run(print_keys(Path(sys.argv[2])))
     else:
         sys.exit(1 if asyncio.run(exchange(Path(sys.argv[1]), Path(sys.argv[2]))) else 0)

@@ -1,61 +1,57 @@
-"""The journal of a batch: what was about to be sent, and what came of it, in a file that outlives the process."""
+"""The journal of a batch: a file that outlives the process, with each request and its result."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import os
-from datetime import UTC, datetime
+from collections.abc import AsyncGenerator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import attrs
 
 from openrouter_async._values.clock import SYSTEM_CLOCK, Clock
 from openrouter_async._values.models import ExchangeAuthCodeForAPIKeyRequest, ExchangeAuthCodeForAPIKeyResponse
-from openrouter_async.batch._journal_file import (
-    JournalEntry,
-    Lines,
-    context_of,
-    give_up,
-    open_journal,
-    read_lines,
-    reason_of,
-    to_encryptor,
-    to_entry,
-)
+from openrouter_async.batch._journal_db import JournalDB, JournalEntry, seal
 from openrouter_async.batch._status import RequestStatus, mark_outcome_unknown, request_digest, status_after
 from openrouter_async.errors import JournalError, KeyDeliveryError, OpenRouterError, RequestValidationError
 
 if TYPE_CHECKING:
-    from openrouter_async.encryption import Keys
+    from openrouter_async.encryption import Encryptor, Keys
+
+_T = TypeVar("_T")
 
 
 class Journal:
-    """An append-only file, readable by its owner alone, of what a batch was about to send and of what came of it.
+    """A SQLite file, readable by its owner alone, with the requests that a batch was about to send and their results.
 
     ::
 
-        async with Journal("keys.jsonl", encryption_keys=key) as journal:
+        async with Journal("journal.db", encryption_keys=key) as journal:
             async for result in client.oauth.exchange_many(requests, journal=journal):
                 ...
 
-    It holds a line of JSON an event. An intent is on the disk before its request leaves, a result before anybody gets
-    it; what comes at the same time shares one ``fsync``. A process that dies can leave a torn last line behind, which
-    the next one cuts off. One process at a time can have it open. There are neither codes nor verifiers in it: requests
-    go by their `request_digest`. It takes about 200 bytes of memory for each request it knows.
+    An intent is on the disk before its request leaves, a result before the consumer gets it; rows that come at the same
+    time share a transaction. A process that dies at any moment leaves a complete file behind. One process at a time can
+    have it open. It contains neither codes nor verifiers: requests are named by their `request_digest`. It takes about
+    200 bytes of memory for each request it knows.
 
-    API keys are sealed when there are ``encryption_keys``. Without, they are not in it, and `exchange_many`
-    wants an ``on_key`` on the client: else a key would be lost with a process that dies before it is put anywhere.
+    With ``encryption_keys``, API keys are stored encrypted together with their users' ids. Without, API keys are not
+    stored, and `exchange_many` wants an ``on_key`` on the client: otherwise a key would be lost with a process that
+    dies before the key is stored anywhere.
 
     Args:
-        path: Where the file is; it is made when there is none. It should be on a local disk.
-        encryption_keys: Fernet keys, by `openrouter_async.encryption.generate_encryption_key`: the first one seals, all
-            of them open.
-            They need
-            the extra ``journal``.
-        store_plaintext_keys: Whether API keys are written as they are. Whoever can read the file has them.
-        clock: Where time comes from.
+        path: The file, which is created if there is none. It should be on a local disk: on a network file system
+            SQLite's locks may not hold.
+        encryption_keys: Fernet keys, by `openrouter_async.encryption.generate_encryption_key`: the first one encrypts,
+            all of them decrypt. They need the extra ``journal``. Entries that are not encrypted are refused then.
+        store_plaintext_keys: Whether API keys are stored unencrypted. Everybody who can read the file has them.
+        clock: The source of time.
 
     Raises:
         RequestValidationError: An argument is not valid.
@@ -72,20 +68,17 @@ class Journal:
         if encryption_keys is not None and store_plaintext_keys:
             raise RequestValidationError("store_plaintext_keys", "must not come with encryption_keys")
         self._path = Path(path)
-        self._encryptor = to_encryptor(encryption_keys)
-        self._clear_keys = store_plaintext_keys
+        self._encryptor = _to_encryptor(encryption_keys)
+        self._stores_plaintext = store_plaintext_keys
         self._clock = clock
-        self._lines: Lines | None = None
+        self._writer: _Writer | None = None
         self._statuses: dict[str, RequestStatus] = {}
-        # Those under way: whether an earlier try of theirs is in doubt.
-        self._open: dict[str, bool] = {}
-        # A future where somebody waits for the end of one.
-        self._ends: dict[str, asyncio.Future[None]] = {}
-        self._settled = asyncio.Event()
-        self._settled.set()
+        self._pending: dict[str, _Pending] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._path} {'closed' if self._lines is None else 'open'}>"
+        return f"<{type(self).__name__} {self._path} {'closed' if self._writer is None else 'open'}>"
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -97,178 +90,320 @@ class Journal:
         await self.aclose()
 
     async def open(self) -> None:
-        """Lock the file and read what it says.
+        """Lock the file and read the status of its requests.
 
         Raises:
-            JournalError: Another process has it open, it is no journal, or it cannot be used.
+            JournalError: Another process has the file open, the file is not a journal, or it cannot be used.
         """
-        if self._lines is not None:
+        if self._writer is not None:
             raise JournalError(f"{self._path}: it is open already")
-        opening = asyncio.get_running_loop().run_in_executor(None, open_journal, self._path)
+        is_sealed = self._encryptor is not None
+        worker = _Worker()
         try:
-            file, self._statuses = await asyncio.shield(opening)
-        except asyncio.CancelledError:
-            # The thread goes on, and nobody else would give up the lock.
-            opening.add_done_callback(give_up)
+            db, self._statuses = await worker.call(
+                lambda: JournalDB.open(self._path, is_sealed=is_sealed), undo=lambda opened: opened[0].close()
+            )
+        except BaseException:
+            worker.shutdown()
             raise
-        self._lines = Lines(file, self._path)
+        self._writer = _Writer(db, worker)
 
     async def aclose(self, *, timeout: float = 10.0) -> None:
-        """Wait for the results of what is under way, then close the file and give up the lock.
+        """Wait for the results of what is under way, then close the file and release its lock.
 
         Args:
-            timeout: Seconds to wait; what has no result by then stays in doubt.
+            timeout: Seconds to wait; requests that have no result by then stay uncertain.
         """
-        lines = self._lines
-        if lines is None:
+        writer = self._writer
+        if writer is None:
             return
         try:
             async with asyncio.timeout(timeout):
-                await self._settled.wait()
+                await self._idle.wait()
         except TimeoutError:
             pass
         finally:
-            await lines.aclose()
-            self._lines = None
-            for digest in tuple(self._open):
+            await writer.aclose()
+            self._writer = None
+            for digest in tuple(self._pending):
                 self.abandon(digest)
 
     def status(self, request: ExchangeAuthCodeForAPIKeyRequest | str) -> RequestStatus | None:
-        """What is known of a request; None when it was never tried.
+        """Return the status of a request, or None when it was never tried.
 
         Args:
             request: The request, or a bare code.
         """
         return self._statuses.get(request_digest(request))
 
-    # What follows is the side that a batch sees. It names requests by their digest.
+    async def entry(self, request: ExchangeAuthCodeForAPIKeyRequest | str) -> JournalEntry | None:
+        """Return the entry of a request, or None when it was never tried.
+
+        Args:
+            request: The request, or a bare code.
+
+        Raises:
+            JournalError: The journal is not open, cannot be read, or was sealed with other keys.
+        """
+        writer, digest = self._opened(), request_digest(request)
+        return await writer.worker.call(lambda: writer.db.read(digest, self._encryptor))
+
+    async def entries(self) -> AsyncGenerator[JournalEntry, None]:
+        """Iterate over the entries, one for each request, in the order in which the requests were first tried.
+
+        A journal that is not open is opened for this, and must exist; another process must not have it open.
+
+        Raises:
+            JournalError: The file is not a journal, cannot be read, or was sealed with other keys.
+        """
+        if self._writer is not None:
+            async for entry in self._read(self._writer.db, self._writer.worker):
+                yield entry
+            return
+        worker = _Worker()
+        try:
+            db = await worker.call(lambda: JournalDB.open_for_reading(self._path), undo=JournalDB.close)
+            try:
+                async for entry in self._read(db, worker):
+                    yield entry
+            finally:
+                await worker.call(db.close)
+        finally:
+            worker.shutdown()
+
+    async def _read(self, db: JournalDB, worker: _Worker) -> AsyncGenerator[JournalEntry, None]:
+        position = 0
+        while True:
+            entries, position = await worker.call(partial(db.read_chunk, position, self._encryptor))
+            for entry in entries:
+                yield entry
+            if not entries:
+                return
+
+    # The rest is the interface for a batch, which names requests by their digest.
 
     @property
     def is_open(self) -> bool:
         """Whether the file is open."""
-        return self._lines is not None
+        return self._writer is not None
 
     @property
     def holds_keys(self) -> bool:
-        """Whether API keys can be had from the file."""
-        return self._encryptor is not None or self._clear_keys
+        """Whether API keys can be recovered from the file."""
+        return self._encryptor is not None or self._stores_plaintext
 
     def is_final(self, digest: str) -> bool:
-        """Whether a request has a result that trying again cannot better."""
+        """Return whether a request has a result that another try cannot improve."""
         status = self._statuses.get(digest)
         return status is not None and status.is_final
 
     async def begin(self, digest: str) -> bool:
-        """Note for good that a request is about to be sent, unless it has a result that trying again cannot better.
+        """Record that a request is about to be sent, unless it has a result that another try cannot improve.
 
-        While another batch has it under way, this waits for what comes of it.
+        While another batch has the request under way, this waits for its result.
 
         Returns:
-            Whether it may be sent. Then, `record` or `abandon` has to follow.
+            Whether the request may be sent. If so, `record` or `abandon` has to follow.
 
         Raises:
-            JournalError: It cannot be written; nothing may be sent.
+            JournalError: The intent cannot be written; the request must not be sent.
         """
-        while digest in self._open:
-            await self._end_of(digest)
+        while (other := self._pending.get(digest)) is not None:
+            await other.ended.wait()
         if self.is_final(digest):
             return False
-        self._open[digest] = self._statuses.get(digest) is RequestStatus.UNCERTAIN
-        self._settled.clear()
+        self._pending[digest] = _Pending(is_uncertain=self._statuses.get(digest) is RequestStatus.UNCERTAIN)
+        self._idle.clear()
         try:
-            await self._write({"event": "intent", "request": digest})
+            await self._write(digest, RequestStatus.UNCERTAIN)
         except BaseException:
             self.abandon(digest)
             raise
         self._statuses[digest] = RequestStatus.UNCERTAIN
         return True
 
-    async def _end_of(self, digest: str) -> None:
-        end = self._ends.get(digest)
-        if end is None:
-            end = self._ends[digest] = asyncio.get_running_loop().create_future()
-        # Not the future itself: if this caller were cancelled, so would be all that wait for it.
-        await asyncio.wait((end,))
-
     async def record(self, digest: str, result: ExchangeAuthCodeForAPIKeyResponse | Exception) -> None:
-        """Note for good how it went.
+        """Record the result of a request.
 
-        A rejection of a code that an earlier run may have used is made to say so.
+        The rejection of a code that an earlier run may have used gets the outcome ``UNKNOWN``.
 
         Args:
             digest: The `request_digest` of the request.
-            result: What the exchange gave, or how it failed.
+            result: The response, or the error.
 
         Raises:
-            JournalError: It cannot be written.
+            JournalError: The result cannot be written; the request stays uncertain.
         """
-        doubted = self._open.get(digest, False)
-        if doubted and isinstance(result, Exception):
+        pending = self._pending.get(digest)
+        was_uncertain = pending is not None and pending.is_uncertain
+        if was_uncertain and isinstance(result, Exception):
             mark_outcome_unknown(result)
         status = status_after(result)
-        if doubted and status is RequestStatus.RETRYABLE:
+        if was_uncertain and status is RequestStatus.RETRYABLE:
             status = RequestStatus.UNCERTAIN
-        # Also when this is cancelled meanwhile, the line is written.
+        # At once, as the row is written even if the caller is cancelled meanwhile.
         self._statuses[digest] = status
         try:
-            await self._write({"event": "result", "request": digest, "status": status, **self._tell(digest, result)})
+            await self._write(digest, status, **self._describe(digest, result))
+        except JournalError:
+            self._statuses[digest] = RequestStatus.UNCERTAIN
+            raise
         finally:
             self.abandon(digest)
 
     def abandon(self, digest: str) -> None:
-        """Expect no result any more: without one, the request stays in doubt."""
-        self._open.pop(digest, None)
-        end = self._ends.pop(digest, None)
-        if end is not None:
-            end.set_result(None)
-        if not self._open:
-            self._settled.set()
+        """Expect no result any more: without one, the request stays uncertain."""
+        pending = self._pending.pop(digest, None)
+        if pending is not None:
+            pending.ended.set()
+        if not self._pending:
+            self._idle.set()
 
-    def _tell(self, digest: str, result: ExchangeAuthCodeForAPIKeyResponse | Exception) -> dict[str, str | None]:
-        """What a line says of a result."""
-        said: dict[str, str | None] = {}
+    def _describe(self, digest: str, result: ExchangeAuthCodeForAPIKeyResponse | Exception) -> dict[str, Any]:
+        """Return the columns that describe a result."""
+        columns: dict[str, Any] = {}
         if isinstance(result, Exception):
-            # Only our own errors are known to show no secrets.
-            said["error"] = type(result).__name__ + (f": {result}" if isinstance(result, OpenRouterError) else "")
+            # Only our own errors are known to contain no secrets.
+            columns["error"] = type(result).__name__ + (f": {result}" if isinstance(result, OpenRouterError) else "")
         response = result.response if isinstance(result, KeyDeliveryError) else result
         if isinstance(response, ExchangeAuthCodeForAPIKeyResponse):
-            said["user_id"] = response.user_id
-            said["key_hash"] = hashlib.sha256(response.key.encode()).hexdigest()
+            columns["key_hash"] = hashlib.sha256(response.key.encode()).hexdigest()
             if self._encryptor is not None:
-                said["sealed_key"] = self._encryptor.encrypt(context_of(digest), response.key.encode()).decode()
-            elif self._clear_keys:
-                said["key"] = response.key
-        return said
+                columns["sealed"] = seal(self._encryptor, digest, response.key, response.user_id)
+            else:
+                columns["user_id"] = response.user_id
+                columns["key"] = response.key if self._stores_plaintext else None
+        return columns
 
-    async def _write(self, fields: dict[str, str | None]) -> None:
-        if self._lines is None:
+    async def _write(self, digest: str, status: RequestStatus, **columns: Any) -> None:
+        row = dict.fromkeys(("key", "user_id", "sealed", "key_hash", "error"))
+        await self._opened().write(
+            {**row, "request": digest, "status": status.value, "at": self._clock.time(), **columns}
+        )
+
+    def _opened(self) -> _Writer:
+        if self._writer is None:
             raise JournalError(f"{self._path}: it is not open")
-        await self._lines.append(json.dumps(fields | {"at": self._now()}).encode() + b"\n")
+        return self._writer
 
-    def _now(self) -> str:
-        return datetime.fromtimestamp(self._clock.time(), UTC).isoformat(timespec="milliseconds")
 
-    @staticmethod
-    def read(path: str | os.PathLike[str], *, encryption_keys: Keys | None = None) -> list[JournalEntry]:
-        """What a journal says, an entry a request, in the order of their first lines.
+@attrs.frozen(eq=False)
+class _Pending:
+    """A request that is under way.
 
-        It may be in use meanwhile. This waits for the disk: in an event loop, call it by ``asyncio.to_thread``.
+    Attributes:
+        is_uncertain: Whether an earlier try may have been carried out.
+        ended: Set when the request is no longer under way.
+    """
+
+    is_uncertain: bool
+    ended: asyncio.Event = attrs.field(factory=asyncio.Event)
+
+
+class _Worker:
+    """A thread of its own: SQLite waits for the disk, and the loop's default executor may be busy for long."""
+
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="openrouter_async-journal")
+
+    def submit(self, function: Callable[[], _T]) -> asyncio.Future[_T]:
+        """Call a function in the thread."""
+        return asyncio.get_running_loop().run_in_executor(self._executor, function)
+
+    async def call(self, function: Callable[[], _T], *, undo: Callable[[_T], object] | None = None) -> _T:
+        """Call a function in the thread and wait for its result.
 
         Args:
-            path: Where the file is.
-            encryption_keys: The Fernet keys that it is sealed with; without, sealed keys are left out.
+            function: The function.
+            undo: Called in the thread with the result when the caller is cancelled meanwhile.
+        """
+        calling = self.submit(function)
+        try:
+            return await asyncio.shield(calling)
+        except asyncio.CancelledError:
+            if undo is not None:
+                calling.add_done_callback(lambda done: done.exception() or undo(done.result()))
+            else:
+                calling.add_done_callback(lambda done: done.exception())
+            raise
+
+    def shutdown(self) -> None:
+        """Let the thread end after its last call."""
+        self._executor.shutdown(wait=False)
+
+
+@attrs.define(eq=False)
+class _PendingWrite:
+    """Rows that are written in one transaction."""
+
+    rows: list[Mapping[str, Any]] = attrs.field(factory=list[Mapping[str, Any]])
+    written: asyncio.Event = attrs.field(factory=asyncio.Event)
+    failure: str | None = None
+
+
+class _Writer:
+    """Writes rows in groups: those that come while a transaction is under way share the next one."""
+
+    def __init__(self, db: JournalDB, worker: _Worker) -> None:
+        self.db = db
+        self.worker = worker
+        self._process = os.getpid()
+        self._group: _PendingWrite | None = None
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+        self._is_closed = False
+
+    async def write(self, row: Mapping[str, Any]) -> None:
+        """Write a row and wait until it is on the disk. It is written even if the caller is cancelled.
 
         Raises:
-            JournalError: It is no journal, cannot be read, or was sealed with other keys.
-            RequestValidationError: ``encryption_keys`` are not valid.
+            JournalError: The row cannot be written, or the journal is closed.
         """
-        encryptor = to_encryptor(encryption_keys)
-        entries: dict[str, JournalEntry] = {}
-        try:
-            with Path(path).open("rb") as file:
-                for _, fields in read_lines(file, Path(path)):
-                    entry = to_entry(fields, encryptor, Path(path))
-                    entries[entry.request] = entry
-        except OSError as failure:
-            raise JournalError(f"{path}: it cannot be read: {reason_of(failure)}") from None
-        return list(entries.values())
+        if os.getpid() != self._process:
+            # SQLite's locks do not keep a process from its fork: https://sqlite.org/howtocorrupt.html
+            raise JournalError(f"{self.db.path}: it was opened before a fork")
+        if self._is_closed:
+            raise JournalError(f"{self.db.path}: it is not open")
+        group = self._group
+        if group is None:
+            group = self._group = _PendingWrite()
+            if self._quiet.is_set():
+                self._quiet.clear()
+                # Not at once, as more rows may come in this pass of the loop.
+                asyncio.get_running_loop().call_soon(self._write_group)
+        group.rows.append(row)
+        await group.written.wait()
+        if group.failure is not None:
+            # Each caller gets an error of its own, so that their tracebacks do not mix.
+            raise JournalError(group.failure)
+
+    async def aclose(self) -> None:
+        """Accept no more rows, wait for those under way, and release the lock."""
+        self._is_closed = True
+        await self._quiet.wait()
+        with suppress(JournalError):
+            await self.worker.call(self.db.close)
+        self.worker.shutdown()
+
+    def _write_group(self) -> None:
+        # A callback instead of a task: tasks can be cancelled in the middle of a transaction.
+        group, self._group = self._group, None
+        if group is None:
+            self._quiet.set()
+            return
+        writing = self.worker.submit(lambda: self.db.write(group.rows))
+        writing.add_done_callback(lambda done: self._finish_group(group, done.exception()))
+
+    def _finish_group(self, group: _PendingWrite, failure: BaseException | None) -> None:
+        if failure is not None:
+            group.failure = str(failure if isinstance(failure, JournalError) else type(failure).__name__)
+        group.written.set()
+        self._write_group()
+
+
+def _to_encryptor(keys: Keys | None) -> Encryptor | None:
+    if keys is None:
+        return None
+    from openrouter_async.encryption import Encryptor
+
+    return Encryptor(keys)

@@ -41,6 +41,7 @@ COMMANDS: Final = {
     "exchange": "Exchange an authorization code for a user's API key.",
     "create-code": "Create an authorization code; needs a management key.",
     "batch": "Exchange many codes; an interrupted batch goes on.",
+    "journal": "Show the journal of a batch, with masked keys.",
     "sandbox": "Serve a fake OpenRouter on this computer, with its pages.",
     "demo": "Show the whole job against an embedded fake OpenRouter.",
     "completion": "Print the script with which a shell completes commands.",

@@ -51,7 +51,12 @@ class Bar:
         """
         if not self.is_shown:
             return
-        progress = self._progress or self._start()
+        try:
+            progress = self._progress or self._start()
+        except OSError:
+            # The terminal is gone.
+            self.is_shown = False
+            return
         left = "" if self._total is None or rate <= 0 else _duration((self._total - completed) / rate)
         progress.update(self._task, completed=completed, failed=failed, rate=rate, left=left)
 

@@ -1,4 +1,4 @@
-"""The output of a batch: a line for each row, each key on the disk before anything else is told of it."""
+"""The output of a batch: a line for each row."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import csv
 import io
 import itertools
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from openrouter_async.batch._journal_file import append
 from openrouter_async.cli._exit import UsageError
 from openrouter_async.cli._rows import Row, is_csv
 from openrouter_async.errors import Outcome
@@ -23,18 +23,19 @@ _PREFIX: Final = "input_"
 
 
 class Results:
-    """The output, which only its owner can read. What an earlier run has written is kept, if it is final.
+    """The output, which only its owner can read. Final results that an earlier run has written are kept.
 
-    It is JSON Lines or CSV, by its name. A line says of a row where it is in the input, what the outcome was, the key
-    and the user or the error, the digest of the request, and what else stands in the row.
+    It is JSON Lines or CSV, by its name. A line has the row's line in the input, the outcome, the key and the user or
+    the error, the digest of the request, and the other columns of the row. The journal has the key before a line is
+    written here, and the next run writes lines that are missing: so lines need not be on the disk before the end.
 
     Args:
         path: The file.
-        columns: What else stands in the rows, for CSV, whose columns are settled by its first line.
-        is_final: Whether the request of this digest need not be tried again.
+        columns: The other columns of the rows, for CSV, whose first line names all columns.
+        is_final: Returns whether the request of a digest need not be tried again.
 
     Raises:
-        UsageError: What is there is not the output of a batch, or no place for keys.
+        UsageError: The existing file is not the output of a batch, or the place is not safe for keys.
 
     Attributes:
         done: The digests of the requests that have a line already.
@@ -47,44 +48,39 @@ class Results:
         self._is_final = is_final
         self.done: set[bytes] = set()
         self._file = self._take_over()
-        self._pending: list[bytes] = []
-        self._added = self._written = 0
         self._lock = asyncio.Lock()
         self._failure: OSError | None = None
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Put all lines on the disk and close the file."""
+        with self._file:
+            if self._failure is None:
+                self._file.flush()
+                os.fsync(self._file.fileno())
 
     async def add(self, row: Row, digest: str | None, outcome: Outcome, **told: str | None) -> None:
-        """Put the line of a row on the disk; lines that come at the same time go together.
+        """Write the line of a row.
 
         Args:
             row: The row.
             digest: The digest of its request.
-            outcome: What became of it.
+            outcome: The outcome of the request.
             **told: ``key``, ``user_id`` and ``error``.
 
         Raises:
-            OSError: It cannot be written.
+            OSError: The line cannot be written.
         """
         fields = {"line": row.line, "outcome": outcome.value, "key": None, "user_id": None, "error": None}
-        self._pending.append(self._format(fields | told | {"request": digest}, row.others))
-        self._added += 1
-        mine = self._added
+        line = self._format(fields | told | {"request": digest}, row.others)
         async with self._lock:
             if self._failure is not None:
                 raise self._failure
-            if self._written >= mine:
-                return
-            lines, self._pending, last = self._pending, [], self._added
             try:
-                await asyncio.to_thread(append, self._file, b"".join(lines))
+                await asyncio.to_thread(append, self._file, line)
             except OSError as failure:
-                # A part of it may be there: whatever came after would be in the middle of a line.
+                # A part of the line may be there: a later line would be appended to it.
                 self._failure = failure
                 raise
-            self._written = last
 
     def _format(self, fields: Mapping[str, Any], others: Mapping[str, Any]) -> bytes:
         if not self._is_csv:
@@ -141,6 +137,12 @@ class Results:
             for fields in reader:
                 if self._keeps(fields):
                     yield self._format(fields, {name: fields[_PREFIX + name] for name in self._columns})
+
+
+def append(file: BinaryIO, lines: bytes) -> None:
+    """Write to the end of a file."""
+    file.write(lines)
+    file.flush()
 
 
 def _to_csv(cells: Iterable[Any]) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,7 +16,7 @@ from openrouter_async.cli._batch_files import Results
 from openrouter_async.cli._exit import ExitCode, explain
 from openrouter_async.cli._rows import Row
 from openrouter_async.cli._storage import fallback_location
-from openrouter_async.errors import KeyDeliveryError, Outcome
+from openrouter_async.errors import JournalError, Outcome
 from openrouter_async.login._models import Grant
 from openrouter_async.sinks._base import KeySinkError
 
@@ -29,9 +29,9 @@ REPEATED: Final = "repeated"
 RESCUED: Final = "rescued"
 LOST: Final = "lost"
 
-# What the journal knows and the output does not: a run was killed between the two, or somebody changed the output.
-_TOLD_BY_JOURNAL: Final = {
-    RequestStatus.SUCCEEDED: (Outcome.COMPLETED, "An earlier run got the key, which was not in this file any more."),
+# Results that are in the journal and not in the output: a run was killed between the two, or the output was changed.
+_ERRORS_IN_JOURNAL: Final = {
+    RequestStatus.SUCCEEDED: (Outcome.COMPLETED, "An earlier run got the key, and did not store it in the journal."),
     RequestStatus.REJECTED: (Outcome.REFUSED, "An earlier run was refused."),
     RequestStatus.LOST: (Outcome.UNKNOWN, "The code was used up, and it is unknown by whom."),
 }
@@ -41,25 +41,25 @@ _FAILURES: Final = {
     Outcome.REFUSED: ExitCode.REFUSED,
     INVALID: ExitCode.USAGE,
 }
-"""What is no key, the gravest first: it gives the exit status."""
+"""Results without a key, the most severe first: the first one that occurred gives the exit status."""
 
 
 class Work:
-    """What a batch does with its rows.
+    """Turns rows into requests, and results into lines.
 
     Args:
         rows: The input.
         results: The output.
-        journal: What is known of requests.
+        journal: The journal, which holds each key before it gets here.
 
     Attributes:
-        counts: How many rows came to what: the `Outcome`, or `INVALID`, `DONE_BEFORE`, `REPEATED`, `RESCUED`,
+        counts: How many rows there were of each kind: an `Outcome`, or `INVALID`, `DONE_BEFORE`, `REPEATED`, `RESCUED`,
             `LOST`.
         failure: Why no more can be written; None while it can.
         is_stopping: Whether what is not sent is left for another run.
     """
 
-    def __init__(self, rows: Iterable[Row], results: Results, journal: Journal) -> None:
+    def __init__(self, rows: AsyncIterable[Row], results: Results, journal: Journal) -> None:
         self._input = rows
         self._results = results
         self._journal = journal
@@ -81,9 +81,9 @@ class Work:
 
     async def requests(self) -> AsyncIterator[ExchangeAuthCodeForAPIKeyRequest]:
         """The requests that are to be sent; the other rows are dealt with on the way."""
-        for row in self._input:
+        async for row in self._input:
             if row.request is None:
-                await self._tell(row, None, INVALID, Outcome.NOT_SENT, row.problem)
+                await self._tell(row, None, INVALID, Outcome.NOT_SENT, error=row.problem)
                 continue
             digest = request_digest(row.request)
             name = bytes.fromhex(digest)
@@ -94,54 +94,65 @@ class Work:
                 continue
             self._seen.add(name)
             if self._journal.is_final(digest):
-                outcome, error = _TOLD_BY_JOURNAL[self._status(row.request)]
-                await self._tell(row, digest, outcome, outcome, error)
+                await self._restore(row, row.request)
                 continue
             self._rows[row.request] = row
             yield row.request
 
-    async def keep(
-        self, request: ExchangeAuthCodeForAPIKeyRequest, response: ExchangeAuthCodeForAPIKeyResponse
-    ) -> None:
-        """Put a key into the output, as ``on_key``."""
-        row = self._rows[request]
-        digest = request_digest(request)
-        await self._results.add(row, digest, Outcome.COMPLETED, key=response.key, user_id=response.user_id)
+    async def _restore(self, row: Row, request: ExchangeAuthCodeForAPIKeyRequest) -> None:
+        """Write a line from the journal."""
+        entry = await self._journal.entry(request)
+        assert entry is not None  # noqa: S101 - it is final
+        outcome, error = _ERRORS_IN_JOURNAL[entry.status]
+        if entry.key is None:
+            await self._tell(row, entry.request, outcome, outcome, error=error)
+        else:
+            await self._tell(row, entry.request, outcome, outcome, key=entry.key, user_id=entry.user_id)
 
     async def consume(self, batch: Batch) -> None:
         """Take the results of a batch until it ends."""
-        async for result in batch:
-            await self._take(result)
-
-    def ends(self, result: ExchangeResult) -> bool:
-        """Whether to send no more, as ``stop_on``."""
-        if isinstance(result.error, KeyDeliveryError):
+        try:
+            async for result in batch:
+                await self._take(result)
+        except JournalError as failure:
+            self.failure = self.failure or failure
             self.is_stopping = True
+
+    def ends(self, _: ExchangeResult) -> bool:
+        """Return whether to send no more, as ``stop_on``."""
         return self.is_stopping
 
     async def _take(self, result: ExchangeResult) -> None:
         assert result.request is not None  # noqa: S101 - rows without one are not sent
         row = self._rows.pop(result.request)
-        error = result.error
-        if error is None:
-            self.counts[Outcome.COMPLETED] += 1
-        elif isinstance(error, KeyDeliveryError):
-            cause = error.__cause__
-            self.failure = self.failure or (cause if isinstance(cause, Exception) else error)
-            await self._rescue(error.response)
+        digest = request_digest(result.request)
+        if result.error is None:
+            assert result.response is not None  # noqa: S101 - one of the two is set
+            key, user_id = result.response.key, result.response.user_id
+            is_written = await self._tell(row, digest, Outcome.COMPLETED, Outcome.COMPLETED, key=key, user_id=user_id)
+            if not is_written and self._journal.status(result.request) is not RequestStatus.SUCCEEDED:
+                self.counts[Outcome.COMPLETED] -= 1
+                await self._rescue(result.response)
         elif self.is_stopping and result.outcome is Outcome.NOT_SENT:
             # The next run sends it.
-            self._seen.discard(bytes.fromhex(request_digest(result.request)))
+            self._seen.discard(bytes.fromhex(digest))
         else:
-            await self._tell(row, request_digest(result.request), result.outcome, result.outcome, str(error))
+            await self._tell(row, digest, result.outcome, result.outcome, error=str(result.error))
 
-    async def _tell(self, row: Row, digest: str | None, kind: str, outcome: Outcome, error: str | None) -> None:
+    async def _tell(self, row: Row, digest: str | None, kind: str, outcome: Outcome, **told: str | None) -> bool:
+        """Count a row and write its line.
+
+        Returns:
+            Whether the line was written.
+        """
         self.counts[kind] += 1
         try:
-            await self._results.add(row, digest, outcome, error=error)
+            await self._results.add(row, digest, outcome, **told)
         except OSError as failure:
             self.failure = self.failure or failure
             self.is_stopping = True
+            return False
+        return True
 
     async def _rescue(self, response: ExchangeAuthCodeForAPIKeyResponse) -> None:
         grant = Grant(key=response.key, user_id=response.user_id)
@@ -152,15 +163,10 @@ class Work:
         else:
             self.counts[RESCUED] += 1
 
-    def _status(self, request: ExchangeAuthCodeForAPIKeyRequest) -> RequestStatus:
-        status = self._journal.status(request)
-        assert status is not None  # noqa: S101 - it is final
-        return status
-
 
 @attrs.frozen(kw_only=True)
 class Summary:
-    """What came of a batch.
+    """The summary of a batch.
 
     Attributes:
         counts: Those of `Work`.
@@ -168,7 +174,7 @@ class Summary:
         elapsed: Seconds.
         output_file: Where the keys are.
         is_interrupted: Whether the user stopped it.
-        failure: Why no more could be written; None when that was not so.
+        failure: Why no more could be written; None if all was.
     """
 
     counts: Counter[str]
@@ -218,7 +224,7 @@ class Summary:
             where = fallback_location("").where
             yield f"{_codes(counts[RESCUED])} gave a key that is in a file of its own, beside {where}."
         if counts[LOST]:
-            yield f"{_codes(counts[LOST])} gave a key that could not be kept anywhere. Its hash is in the journal."
+            yield f"{_codes(counts[LOST])} gave a key that could not be kept anywhere, and is lost."
         if self.left:
             yield f"{_codes(self.left)} left. The same command goes on with them."
 

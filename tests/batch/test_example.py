@@ -56,17 +56,17 @@ class Example:
 async def test_the_example_exchanges_a_file_and_goes_on_where_it_stopped(tmp_path: Path, fake: FakeOpenRouter) -> None:
     example = Example(tmp_path, fake)
     example.add(good=20)
-    first = await example.run("codes.jsonl", "journal.jsonl")
+    first = await example.run("codes.jsonl", "journal.db")
     assert (first.returncode, first.stdout) == (0, "")
     assert first.stderr.splitlines()[-1].startswith("20 keys, 0 failed, 0 done before, ")
 
     example.add(good=3, bad=1)
-    second = await example.run("codes.jsonl", "journal.jsonl")
+    second = await example.run("codes.jsonl", "journal.db")
     assert second.returncode == 1
     assert second.stdout == "line 24: refused: 403 Invalid code or code_verifier\n"
     assert second.stderr.splitlines()[-1].startswith("3 keys, 1 failed, 20 done before, ")
     assert len(fake.requests) == 24
 
-    keys = await example.run("--keys", "journal.jsonl")
+    keys = await example.run("--keys", "journal.db")
     assert sorted(keys.stdout.splitlines()) == sorted(f"{issued.user_id} {issued.key}" for issued in fake.issued_keys)
     assert len(fake.issued_keys) == 23

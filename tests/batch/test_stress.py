@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import random
@@ -13,7 +14,7 @@ import attrs
 import pytest
 
 from openrouter_async import Journal, OpenRouter
-from openrouter_async.batch import RequestStatus, request_digest
+from openrouter_async.batch import JournalEntry, RequestStatus, request_digest
 from openrouter_async.encryption import generate_encryption_key
 from openrouter_async.testing import FakeOpenRouter
 from tests.batch.processes import CONCURRENCY, codes
@@ -79,9 +80,18 @@ def test_a_batch_that_is_killed_at_any_moment_loses_no_key(tmp_path: Path) -> No
     assert tally.kills == rounds
 
 
+def read_entries(path: Path, encryption_keys: str | None = None) -> list[JournalEntry]:
+    """Read a journal that no process has open."""
+
+    async def read() -> list[JournalEntry]:
+        return [entry async for entry in Journal(path, encryption_keys=encryption_keys).entries()]
+
+    return asyncio.run(read())
+
+
 def kill_and_resume(folder: Path, count: int, chance: random.Random, tally: ProgressCounter) -> None:
     folder.mkdir()
-    path, log = folder / "journal.jsonl", folder / "server.log"
+    path, log = folder / "journal.db", folder / "server.log"
     sealing_key = generate_encryption_key()
     with running("--log", str(log)) as stub:
         first = start("journalled", stub.base_url, count, path, sealing_key)
@@ -92,7 +102,7 @@ def kill_and_resume(folder: Path, count: int, chance: random.Random, tally: Prog
         tally.kills += first.poll() is None
         first.kill()
         first.communicate()
-        seen = Journal.read(path) if path.exists() and path.stat().st_size else []
+        seen = read_entries(path) if path.exists() and path.stat().st_size else []
         with_result = {entry.request for entry in seen if entry.status.is_final}
         sent_before = len(log.read_text().splitlines())
 
@@ -101,7 +111,7 @@ def kill_and_resume(folder: Path, count: int, chance: random.Random, tally: Prog
         assert second.returncode == 0
 
     requests = [line.split() for line in log.read_text().splitlines()]
-    entries = {entry.request: entry for entry in Journal.read(path, encryption_keys=sealing_key)}
+    entries = {entry.request: entry for entry in read_entries(path, sealing_key)}
     tally.codes += count
     tally.sent_twice += sum(times > 1 for times in Counter(code for _, code in requests).values())
     tally.sent_again_with_result += sum(request_digest(code) in with_result for _, code in requests[sent_before:])

@@ -3,6 +3,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import csv
+import errno
+import hashlib
 import json
 import os
 import signal
@@ -15,10 +17,11 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from openrouter_async import Journal
-from openrouter_async.batch import _journal_file as journal_file
+from openrouter_async import Journal, errors
+from openrouter_async.batch._journal_db import JournalDB
 from openrouter_async.cli import _batch_files as results
 from openrouter_async.pkce import PKCEPair
+from openrouter_async.redaction import mask_key
 from openrouter_async.testing import FakeOpenRouter, Fault
 from tests.cli.conftest import Here
 from tests.cli.support import Ended, Shell
@@ -118,9 +121,10 @@ async def test_a_batch_gives_each_row_its_key_or_the_reason_why_there_is_none(
     assert lines[5]["error"] == "code: must be a string that is not empty"
     assert lines[6]["error"] == "The line is neither a JSON object nor a code."
     assert lines[8]["error"] == "The line is not JSON."
-    text = (shell.home / "keys.jsonl").read_text() + (shell.home / "keys.jsonl.journal").read_text()
+    data = (shell.home / "keys.jsonl").read_bytes() + (shell.home / "keys.jsonl.journal").read_bytes()
+    assert mode(shell.home / "keys.jsonl.journal") == 0o600
     for secret in (with_verifier, bare, pair.code_verifier):
-        assert secret not in text
+        assert secret.encode() not in data
 
 
 async def test_after_ctrl_c_the_same_command_goes_on_and_no_code_is_lost(shell: Shell) -> None:
@@ -338,8 +342,8 @@ REFUSALS = [
     (["codes.jsonl", "linked"], "The journal cannot be kept: "),
     (["missing.jsonl", "keys.jsonl"], "missing.jsonl cannot be read: No such file or directory."),
     (["notes.csv", "keys.jsonl"], "one of them must be code"),
-    (["binary.csv", "keys.jsonl"], "it is not CSV in UTF-8"),
     (["codes.jsonl", "keys.jsonl", "--concurrency", "0"], "--concurrency must be an integer from 1."),
+    (["--bogus", "keys.jsonl"], "There is no option --bogus. A file whose name begins so is ./--bogus."),
     (["codes.jsonl", "keys.jsonl", "--rate", "0"], "--rate must be more than 0."),
 ]
 
@@ -350,7 +354,6 @@ async def test_a_batch_that_cannot_be_is_refused_before_anything_is_sent(
 ) -> None:
     write_lines(home / "codes.jsonl", [{"code": fake.issue_code()}])
     (home / "notes.csv").write_text("a,b\n1,2\n")
-    (home / "binary.csv").write_bytes(b"code\n\xff\n")
     (home / "nested.jsonl").write_text("[" * 200_000 + "\n")
     (home / "link").symlink_to("target")
     (home / "linked.journal").symlink_to("target")
@@ -363,24 +366,20 @@ async def test_a_batch_that_cannot_be_is_refused_before_anything_is_sent(
     assert not (home / "target").exists()
 
 
-async def test_an_output_that_went_missing_is_not_forgotten(here: Here, home: Path, fake: FakeOpenRouter) -> None:
-    write_lines(home / "codes.jsonl", [fake.issue_code()])
+async def test_batch_output_that_went_missing_is_written_from_the_journal(
+    here: Here, home: Path, fake: FakeOpenRouter
+) -> None:
+    write_lines(home / "codes.jsonl", [fake.issue_code(), "auth_code_of_nobody"])
     command = ("batch", "codes.jsonl", "keys.jsonl", "--base-url", fake.base_url)
-    await here(*command)
-    lines = (home / "keys.jsonl").read_bytes()
+    assert (await here(*command)).status == 3
+    lines = read_lines(home / "keys.jsonl")
     (home / "keys.jsonl").unlink()
-    ended = await here(*command)
-    assert ended.status == 2
-    assert "tells of keys, but keys.jsonl is not there. Put it back" in ended.complaint
-    # One that lacks a line says so, and sends nothing.
-    (home / "keys.jsonl").write_bytes(b"")
-    assert (await here(*command)).status == 0
-    (line,) = read_lines(home / "keys.jsonl")
-    assert line["error"] == "An earlier run got the key, which was not in this file any more."
-    (home / "keys.jsonl").write_bytes(lines)
-    assert (await here(*command)).status == 0
-    assert keys_in(home / "keys.jsonl") == issued_by(fake)
-    assert fake.counters["exchange"] == 1
+    assert (await here(*command)).status == 3
+    again = read_lines(home / "keys.jsonl")
+    assert [line["key"] for line in again] == [line["key"] for line in lines] == [*issued_by(fake), None]
+    assert again[0] == lines[0]
+    assert again[1]["error"] == "An earlier run was refused."
+    assert fake.counters["exchange"] == 2
 
 
 async def test_two_batches_do_not_write_the_same_output(here: Here, home: Path, fake: FakeOpenRouter) -> None:
@@ -392,53 +391,257 @@ async def test_two_batches_do_not_write_the_same_output(here: Here, home: Path, 
     assert list(fake.requests) == []
 
 
-async def run_on_a_full_disk(here: Here, home: Path, fake: FakeOpenRouter, monkeypatch: pytest.MonkeyPatch) -> Ended:
-    append = journal_file.append
-    written = 0
+def fill_the_disk(monkeypatch: pytest.MonkeyPatch, *, output: bool, journal: bool, at: int) -> None:
+    """Let the writes of keys fail, from a number of rows on."""
+    append, write = results.append, JournalDB.write
+    lines = keys = 0
 
-    def fill(file: Any, lines: bytes) -> None:
-        nonlocal written
-        written += 1
-        if written > 2:
-            raise OSError(28, os.strerror(28))
-        append(file, lines)
+    def append_line(file: Any, line: bytes) -> None:
+        nonlocal lines
+        lines += 1
+        if lines >= at:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        append(file, line)
 
-    monkeypatch.setattr(results, "append", fill)
+    def write_rows(db: JournalDB, rows: list[dict[str, Any]]) -> None:
+        nonlocal keys
+        keys += sum(row["key"] is not None for row in rows)
+        if keys >= at:
+            raise errors.JournalError("the disk is full")
+        write(db, rows)
+
+    if output:
+        monkeypatch.setattr(results, "append", append_line)
+    if journal:
+        monkeypatch.setattr(JournalDB, "write", write_rows)
+
+
+async def run_on_a_full_disk(here: Here, home: Path, fake: FakeOpenRouter) -> Ended:
     write_lines(home / "codes.jsonl", [fake.issue_code() for _ in range(20)])
     return await here("batch", "codes.jsonl", "keys.jsonl", "--concurrency", "2", "--base-url", fake.base_url)
 
 
-async def test_keys_for_which_the_disk_has_no_room_are_rescued_and_nothing_more_is_sent(
+async def test_batch_whose_output_has_no_room_keeps_keys_in_the_journal_for_the_next_run(
     here: Here, home: Path, fake: FakeOpenRouter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ended = await run_on_a_full_disk(here, home, fake, monkeypatch)
+    fill_the_disk(monkeypatch, output=True, journal=False, at=3)
+    ended = await run_on_a_full_disk(here, home, fake)
     assert ended.status == 1
     assert "The output cannot be written: No space left on device." in ended.out
+    assert "left. The same command goes on with them." in ended.out
+    assert len(issued_by(fake)) < 20
+    monkeypatch.undo()
+    monkeypatch.chdir(home)
+    command = ("batch", str(home / "codes.jsonl"), str(home / "keys.jsonl"), "--base-url", fake.base_url)
+    assert (await here(*command)).status == 0
+    assert sorted(keys_in(home / "keys.jsonl")) == sorted(issued_by(fake))
+    assert len(issued_by(fake)) == 20
+
+
+async def test_batch_whose_journal_has_no_room_writes_keys_to_the_output(
+    here: Here, home: Path, fake: FakeOpenRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill_the_disk(monkeypatch, output=False, journal=True, at=3)
+    ended = await run_on_a_full_disk(here, home, fake)
+    assert ended.status == 1
+    assert "the disk is full" in ended.out.lower()
+    assert sorted(keys_in(home / "keys.jsonl")) == sorted(issued_by(fake))
+    assert len(issued_by(fake)) < 20
+
+
+async def test_batch_whose_files_have_no_room_rescues_keys(
+    here: Here, home: Path, fake: FakeOpenRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill_the_disk(monkeypatch, output=True, journal=True, at=3)
+    ended = await run_on_a_full_disk(here, home, fake)
+    assert ended.status == 1
     data = home / "data" / "openrouter-async"
     rescued = [json.loads((data / name).read_text())["key"] for name in os.listdir(data)]
-    assert sorted([*rescued, *keys_in(home / "keys.jsonl")]) == sorted(issued_by(fake))
-    assert len(issued_by(fake)) < 20
-    assert "left. The same command goes on with them." in ended.out
+    assert rescued
+    assert sorted({*rescued, *keys_in(home / "keys.jsonl")}) == sorted(issued_by(fake))
 
 
-async def test_keys_that_no_file_takes_are_told(
+async def test_batch_key_that_no_file_takes_is_told(
     here: Here, home: Path, fake: FakeOpenRouter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (home / "data").write_text("in the way")
-    ended = await run_on_a_full_disk(here, home, fake, monkeypatch)
+    fill_the_disk(monkeypatch, output=True, journal=True, at=3)
+    ended = await run_on_a_full_disk(here, home, fake)
     assert ended.status == 1
-    assert "gave a key that could not be kept anywhere. Its hash is in the journal." in ended.out
-    assert "key_hash" in (home / "keys.jsonl.journal").read_text()
+    assert "gave a key that could not be kept anywhere, and is lost." in ended.out
 
 
-async def test_a_reason_for_which_the_disk_has_no_room_ends_the_batch(
+async def test_batch_whose_output_has_no_room_for_errors_ends(
     here: Here, home: Path, fake: FakeOpenRouter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fill(*_: object) -> None:
-        raise OSError(28, os.strerror(28))
-
-    monkeypatch.setattr(results, "append", fill)
+    fill_the_disk(monkeypatch, output=True, journal=False, at=1)
     write_lines(home / "codes.jsonl", [f"auth_code_of_nobody_{number}" for number in range(40)])
     ended = await here("batch", "codes.jsonl", "keys.jsonl", "--concurrency", "2", "--base-url", fake.base_url)
     assert ended.status == 1
     assert fake.counters["exchange"] < 40
+
+
+async def test_batch_that_is_hung_up_drains_and_loses_no_key(shell: Shell, fake: FakeOpenRouter) -> None:
+    write_lines(shell.home / "codes.jsonl", [fake.issue_code() for _ in range(9)])
+    fake.script(Fault.delay(60).times(2))
+    command = ("batch", "codes.jsonl", "keys.jsonl", "--concurrency", "2", "--base-url", fake.base_url)
+    process = await shell.start(*command)
+    await until_issued(fake, 2)
+    process.send_signal(signal.SIGHUP)
+    assert process.stderr is not None
+    async with asyncio.timeout(30):
+        await process.stderr.readuntil(b"Waiting for what was sent.")
+        fake.advance(60)
+        await process.communicate()
+    assert process.returncode == 130
+    assert sorted(keys_in(shell.home / "keys.jsonl")) == sorted(issued_by(fake))
+    assert len(issued_by(fake)) == 2
+
+
+async def test_batch_under_nohup_goes_on_when_it_is_hung_up(shell: Shell, fake: FakeOpenRouter) -> None:
+    write_lines(shell.home / "codes.jsonl", [fake.issue_code() for _ in range(3)])
+    fake.script(Fault.delay(60).times(2))
+    command = ("batch", "codes.jsonl", "keys.jsonl", "--concurrency", "2", "--base-url", fake.base_url)
+    process = await shell.start(*command, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    await until_issued(fake, 2)
+    process.send_signal(signal.SIGHUP)
+    fake.advance(60)
+    async with asyncio.timeout(30):
+        await process.communicate()
+    assert process.returncode == 0
+    assert len(keys_in(shell.home / "keys.jsonl")) == 3
+
+
+async def test_batch_from_a_pipe_sends_each_row_as_it_comes_and_hears_signals(
+    shell: Shell, fake: FakeOpenRouter
+) -> None:
+    process = await shell.start("batch", "-", "keys.jsonl", "--base-url", fake.base_url, stdin=asyncio.subprocess.PIPE)
+    assert process.stdin is not None
+    for count in (1, 2):
+        process.stdin.write(json.dumps(fake.issue_code()).encode() + b"\n")
+        await until_issued(fake, count)
+    process.send_signal(signal.SIGTERM)
+    async with asyncio.timeout(30):
+        await process.wait()
+    assert process.returncode == 130
+    assert sorted(keys_in(shell.home / "keys.jsonl")) == sorted(issued_by(fake))
+
+
+async def until_issued(fake: FakeOpenRouter, count: int) -> None:
+    async with asyncio.timeout(30):
+        while len(fake.issued_keys) < count:  # noqa: ASYNC110 - it is another process that this waits for
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "code, code_verifier ,CODE_CHALLENGE_METHOD",
+        "\ufeffCode,Code_Verifier,code_challenge_method",
+        "code;code_verifier;code_challenge_method",
+        "code\tcode_verifier\tcode_challenge_method",
+    ],
+)
+async def test_batch_csv_with_an_odd_header_and_padded_cells_is_read(
+    here: Here, home: Path, fake: FakeOpenRouter, header: str
+) -> None:
+    pair = PKCEPair.generate()
+    code = fake.issue_code(code_challenge=pair.code_challenge, code_challenge_method="S256")
+    delimiter = next(character for character in ",;\t" if character in header)
+    cells = delimiter.join((f" {code} ", f"{pair.code_verifier} ", "S256"))
+    (home / "codes.csv").write_text(f"{header}\n{cells}\n{delimiter * 2}\n\n")
+    ended = await here("batch", "codes.csv", "keys.jsonl", "--base-url", fake.base_url)
+    assert ended.status == 0
+    assert keys_in(home / "keys.jsonl") == issued_by(fake)
+
+
+async def test_batch_json_with_blanks_around_codes_is_read(here: Here, home: Path, fake: FakeOpenRouter) -> None:
+    write_lines(home / "codes.jsonl", [f" {fake.issue_code()}\n", {" Code": f"{fake.issue_code()} "}])
+    ended = await here("batch", "codes.jsonl", "keys.jsonl", "--base-url", fake.base_url)
+    assert ended.status == 0
+    assert sorted(keys_in(home / "keys.jsonl")) == sorted(issued_by(fake))
+
+
+UNCLOSED = "A quote that is opened here is not closed, or a field is too long."
+CSV_ROWS = {
+    "wrong byte": (b"%s,\xff\n", "The row is not UTF-8."),
+    "long field": (
+        b"%s," + b"x" * 200_000 + b"\n",
+        "A quote that is opened here is not closed, or a field is too long.",
+    ),
+    "open quote": (b'%s,"x\n', UNCLOSED),
+    "short": (b"%s\n", "The row has another number of columns than the first one."),
+}
+
+
+@pytest.mark.parametrize(("row", "problem"), CSV_ROWS.values(), ids=CSV_ROWS)
+async def test_batch_csv_row_that_is_wrong_is_told_with_its_line(
+    here: Here, home: Path, fake: FakeOpenRouter, row: bytes, problem: str
+) -> None:
+    good, bad = (fake.issue_code().encode() for _ in range(2))
+    (home / "codes.csv").write_bytes(b"code,note\n" + good + b",x\n" + row.replace(b"%s", bad))
+    ended = await here("batch", "codes.csv", "keys.jsonl", "--base-url", fake.base_url)
+    assert ended.status == 2
+    lines = {line["line"]: line for line in read_lines(home / "keys.jsonl")}
+    assert lines[2]["key"] == issued_by(fake)[0]
+    assert (lines[3]["outcome"], lines[3]["error"]) == ("not_sent", problem)
+
+
+@pytest.mark.parametrize("name", ["codes.csv", "codes.jsonl"])
+@pytest.mark.parametrize(
+    ("columns", "problem"),
+    [
+        (("code", "codeVerifier"), "The column codeVerifier is unknown. Is it the verifier? Name it code_verifier"),
+        (("code", "code_challenge"), "The column code_challenge is unknown. Is it the verifier?"),
+        (("code", "Code"), "The column code is there twice."),
+    ],
+)
+async def test_batch_column_that_may_be_the_verifier_is_refused_before_anything_is_sent(
+    here: Here, home: Path, fake: FakeOpenRouter, name: str, columns: tuple[str, str], problem: str
+) -> None:
+    values = (fake.issue_code(), "v" * 43)
+    if name.endswith(".csv"):
+        (home / name).write_text(f"{','.join(columns)}\n{','.join(values)}\n")
+    else:
+        write_lines(home / name, [dict(zip(columns, values, strict=True))])
+    ended = await here("batch", name, "keys.jsonl", "--base-url", fake.base_url)
+    assert ended.status == 2
+    told = ended.err if name.endswith(".csv") else read_lines(home / "keys.jsonl")[0]["error"]
+    assert problem in told
+    assert list(fake.requests) == []
+
+
+@pytest.mark.parametrize("name", ["codes.csv", "codes.jsonl"])
+async def test_batch_input_in_utf_16_is_named(here: Here, home: Path, fake: FakeOpenRouter, name: str) -> None:
+    (home / name).write_text("code\n", encoding="utf-16")
+    ended = await here("batch", name, "keys.jsonl", "--base-url", fake.base_url)
+    assert ended.status == 2
+    assert f"{name} cannot be read: it is UTF-16. Save it as UTF-8." in ended.complaint
+
+
+async def test_journal_command_shows_entries_with_masked_keys(here: Here, home: Path, fake: FakeOpenRouter) -> None:
+    write_lines(home / "codes.jsonl", [fake.issue_code(), "auth_code_of_nobody"])
+    await here("batch", "codes.jsonl", "keys.jsonl", "--concurrency", "1", "--base-url", fake.base_url)
+    ended = await here("journal", "keys.jsonl.journal")
+    assert ended.status == 0
+    done, refused = ended.out.splitlines()
+    (issued,) = fake.issued_keys
+    assert done.startswith("succeeded ")
+    assert done.endswith(f"{issued.user_id} {mask_key(issued.key)}")
+    assert refused.startswith("rejected ")
+    assert "403" in refused
+    ended = await here("journal", "keys.jsonl.journal", "--json")
+    documents = [json.loads(line) for line in ended.out.splitlines()]
+    assert [document["status"] for document in documents] == ["succeeded", "rejected"]
+    assert documents[0]["key"] == mask_key(issued.key)
+    assert documents[0]["key_hash"] == hashlib.sha256(issued.key.encode()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"), [("codes.jsonl", "it is not a journal"), ("none", "it cannot be opened")]
+)
+async def test_journal_command_refuses_what_is_no_journal(here: Here, home: Path, name: str, complaint: str) -> None:
+    write_lines(home / "codes.jsonl", ["x"])
+    ended = await here("journal", name)
+    assert ended.status == 1
+    assert complaint in ended.complaint

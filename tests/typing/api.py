@@ -145,7 +145,7 @@ async def exchange_many(client: OpenRouter) -> None:
     oauth.exchange_many(codes(), stop_on=(errors.APIError, errors.TransportError), on_progress=show)
     oauth.exchange_many(requests(), stop_on=lambda result: result.outcome is Outcome.UNKNOWN, on_progress=show_later)
     async with (
-        Journal("keys.jsonl", encryption_keys="k") as journal,
+        Journal("journal.db", encryption_keys="k") as journal,
         oauth.exchange_many(codes(), concurrency=64, ordered=True, timeout=500, journal=journal) as batch,
     ):
         assert_type(batch, Batch)
@@ -157,7 +157,7 @@ async def exchange_many(client: OpenRouter) -> None:
             assert_type(result.key, str | None)
             assert_type(result.unwrap(), ExchangeAuthCodeForAPIKeyResponse)
     assert_type(await oauth.exchange_all(codes(), options=RequestOptions(timeout=5)), list[ExchangeResult])
-    for entry in Journal.read("keys.jsonl", encryption_keys=["k", b"k"]):
+    async for entry in Journal("journal.db", encryption_keys=["k", b"k"]).entries():
         assert_type(entry.key, str | None)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +15,7 @@ from cyclopts import Parameter
 from openrouter_async.cli._bar import Bar
 from openrouter_async.cli._exit import UsageError
 from openrouter_async.cli._options import Connection, Output
-from openrouter_async.cli._rows import count_rows, other_columns, read_rows
+from openrouter_async.cli._rows import STDIN, count_rows, other_columns, stream_rows
 from openrouter_async.sinks._base import KeySinkError
 from openrouter_async.sinks._private_file import PrivateFile
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 
 async def batch(
-    input_file: Annotated[Path, Parameter(name="INPUT")],
+    input_file: Annotated[Path, Parameter(name="INPUT", allow_leading_hyphen=True)],
     output_file: Annotated[Path, Parameter(name="OUTPUT")],
     /,
     *,
@@ -36,14 +37,16 @@ async def batch(
 ) -> int:
     """Exchange many codes; an interrupted batch goes on.
 
-    INPUT is JSON Lines, a code or an object with "code", "code_verifier" and
+    INPUT is JSON Lines: a code or an object with "code", "code_verifier" and
     "code_challenge_method" a line; or CSV with these columns, if its name ends
-    so. What else stands in a row is passed on. OUTPUT, which only you can read,
-    gets a line for each row: the key, or why there is none.
+    so; or "-" for JSON Lines from standard input. Other columns are passed on.
+    OUTPUT, which only you can read, gets a line for each row: the key, or why
+    there is none.
 
     Ctrl-C waits for what was sent. The same command goes on where that one
     stopped, or was killed, by what OUTPUT and OUTPUT.journal say: no code is
-    exchanged twice, and what failed for a passing reason is tried again.
+    exchanged twice, and what failed for a passing reason is tried again. Both
+    files hold keys.
 
     Args:
         input_file: The codes.
@@ -51,6 +54,8 @@ async def batch(
         concurrency: Exchanges on their way at the same time.
         rate: Exchanges a second, at the most.
     """
+    if input_file != STDIN and str(input_file).startswith("-"):
+        raise UsageError(f"There is no option {input_file}. A file whose name begins so is ./{input_file}.")
     if concurrency < 1:
         raise UsageError("--concurrency must be an integer from 1.")
     if rate is not None and not rate > 0:
@@ -60,18 +65,17 @@ async def batch(
     from openrouter_async.cli._batch_job import Summary, Work
     from openrouter_async.middlewares import RateLimitMiddleware
 
-    is_regular = input_file.is_file()
-    columns = other_columns(input_file) if is_regular else []
-    total = count_rows(input_file) if is_regular else None
     started = time.monotonic()
     async with contextlib.AsyncExitStack() as stack:
-        journal = await stack.enter_async_context(Journal(_find_journal(output_file)))
-        results = stack.enter_context(contextlib.closing(Results(output_file, columns, journal.is_final)))
-        rows = stack.enter_context(contextlib.closing(read_rows(input_file)))
+        total, columns = await asyncio.to_thread(lambda: (count_rows(input_file), other_columns(input_file)))
+        journal_file = await asyncio.to_thread(_find_journal, output_file)
+        journal = await stack.enter_async_context(Journal(journal_file, store_plaintext_keys=True))
+        results = await asyncio.to_thread(Results, output_file, columns, journal.is_final)
+        stack.push_async_callback(asyncio.to_thread, results.close)
+        rows = await stack.enter_async_context(contextlib.aclosing(stream_rows(input_file)))
         work = Work(rows, results, journal)
         client = await stack.enter_async_context(
             connection.open_client(
-                on_key=work.keep,
                 pool_size=concurrency,
                 middlewares=[] if rate is None else [RateLimitMiddleware(1, 1 / rate)],
             )
@@ -106,14 +110,18 @@ def _count_left(work: Work, total: int | None) -> int | None:
 
 
 async def _run(work: Work, exchanges: Batch, client: OpenRouter, journal: Journal, output: Output) -> bool:
-    """Take all results; gives whether the user interrupted that."""
+    """Take all results.
+
+    Returns:
+        Whether the user interrupted that.
+    """
     task = asyncio.current_task()
     assert task is not None  # noqa: S101 - a coroutine of ours runs in a task
     loop = asyncio.get_running_loop()
-    # What ends a service or a job of CI is to be as gentle as Ctrl-C. And Python's own handler would raise wherever a
-    # second Ctrl-C meets the program, also where everything that is open would be closed with patience.
+    # Signals that end a service or a job of CI drain as Ctrl-C does. And Python's own handler would raise wherever a
+    # second Ctrl-C meets the program, also while files are being closed.
     with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in _find_signals():
             loop.add_signal_handler(number, task.cancel)
     consumer = loop.create_task(work.consume(exchanges))
     is_interrupted = False
@@ -121,31 +129,33 @@ async def _run(work: Work, exchanges: Batch, client: OpenRouter, journal: Journa
         await asyncio.wait((consumer,))
     except asyncio.CancelledError:
         is_interrupted = work.is_stopping = True
-        output.note("Waiting for what was sent. Pressing Ctrl-C once more leaves it in doubt.")
+        # The terminal may be gone: that is when SIGHUP is sent.
+        with contextlib.suppress(OSError):
+            output.note("Waiting for what was sent. Pressing Ctrl-C once more leaves it in doubt.")
         try:
             await exchanges.aclose()
         except asyncio.CancelledError:
             await client.aclose(timeout=0)
             await journal.aclose(timeout=0)
+            consumer.cancel()
+            await asyncio.wait((consumer,))
             raise
     await consumer
     return is_interrupted
 
 
-def _find_journal(output_file: Path) -> Path:
-    from openrouter_async.batch import Journal, RequestStatus
+def _find_signals() -> list[signal.Signals]:
+    signals = [signal.SIGINT, signal.SIGTERM]
+    # nohup ignores it, and so does this then.
+    if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signals.append(signal.SIGHUP)
+    return signals
 
+
+def _find_journal(output_file: Path) -> Path:
     path = output_file.with_name(output_file.name + ".journal")
     try:
-        exists = PrivateFile(path).check() is not None
+        PrivateFile(path).check()
     except KeySinkError as failure:
         raise UsageError(f"The journal cannot be kept: {failure}. Choose another OUTPUT.") from None
-    if (
-        exists
-        and not output_file.exists()
-        and any(entry.status is RequestStatus.SUCCEEDED for entry in Journal.read(path))
-    ):
-        raise UsageError(
-            f"{path} tells of keys, but {output_file} is not there. Put it back, or choose another OUTPUT."
-        )
     return path

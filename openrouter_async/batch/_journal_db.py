@@ -1,0 +1,310 @@
+"""The SQLite file of a journal. Everything here blocks, and is called in the journal's own thread."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import attrs
+
+from openrouter_async.batch._status import RequestStatus
+from openrouter_async.errors import JournalError
+from openrouter_async.redaction import mask_key
+
+if TYPE_CHECKING:
+    from openrouter_async.encryption import Encryptor
+
+SCHEMA_VERSION: Final = 1
+APPLICATION_ID: Final = 0x4F524A4C
+"""``ORJL``, by which SQLite's header tells a journal from other databases: https://sqlite.org/pragma.html."""
+
+MIN_SIZE: Final = 512
+"""Bytes of the shortest database: one page."""
+
+CHUNK_SIZE: Final = 1000
+"""Entries that are read at once."""
+
+_SCHEMA: Final = f"""
+CREATE TABLE entries (
+    id INTEGER PRIMARY KEY,
+    request TEXT NOT NULL UNIQUE,
+    status TEXT NOT NULL,
+    at REAL NOT NULL,
+    key TEXT, user_id TEXT, sealed BLOB, key_hash TEXT, error TEXT
+) STRICT;
+PRAGMA application_id = {APPLICATION_ID};
+PRAGMA user_version = {SCHEMA_VERSION};
+"""
+_COLUMNS: Final = ("request", "status", "at", "key", "user_id", "sealed", "key_hash", "error")
+_INSERT: Final = (
+    f"INSERT INTO entries ({', '.join(_COLUMNS)}) VALUES ({', '.join(':' + name for name in _COLUMNS)}) "  # noqa: S608
+    f"ON CONFLICT (request) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in _COLUMNS[1:])}"
+)
+_SELECT: Final = f"SELECT id, {', '.join(_COLUMNS)} FROM entries"  # noqa: S608
+
+_REASONS: Final = {
+    sqlite3.SQLITE_FULL: "the disk is full",
+    sqlite3.SQLITE_READONLY: "it is read-only",
+    sqlite3.SQLITE_BUSY: "another process has it open",
+    sqlite3.SQLITE_LOCKED: "another process has it open",
+    sqlite3.SQLITE_NOTADB: "it is not a journal",
+    sqlite3.SQLITE_CORRUPT: "it is damaged",
+    sqlite3.SQLITE_IOERR: "the disk failed to read or write it",
+    sqlite3.SQLITE_CANTOPEN: "it cannot be opened",
+    sqlite3.SQLITE_PERM: "it cannot be opened",
+}
+
+
+@attrs.frozen(kw_only=True)
+class JournalEntry:
+    """A journal's record of one request.
+
+    Attributes:
+        request: The `request_digest` of the request.
+        status: What is known of the request.
+        at: When that was written.
+        key: The user's API key; None when there is none, or the journal does not hold it in a form that can be read.
+        key_hash: The SHA-256 of the key in lowercase hex, by which OpenRouter's pages name it; None without a key.
+        user_id: The user's id; None when OpenRouter did not tell it, or when it cannot be decrypted.
+        error: How the last try failed; None when it did not, or its result is not known.
+    """
+
+    request: str
+    status: RequestStatus
+    at: datetime
+    key: str | None = attrs.field(default=None, repr=lambda key: "None" if key is None else mask_key(key))
+    key_hash: str | None = None
+    user_id: str | None = None
+    error: str | None = None
+
+
+@attrs.define(eq=False)
+class JournalDB:
+    """A journal's file, locked for this process until it is closed."""
+
+    path: Path
+    _connection: sqlite3.Connection
+
+    @classmethod
+    def open(cls, path: Path, *, is_sealed: bool) -> tuple[Self, dict[str, RequestStatus]]:
+        """Open and lock a journal, and create it if there is none.
+
+        Args:
+            path: The file.
+            is_sealed: Whether rows with a plaintext key or user are refused.
+
+        Returns:
+            The journal, and the status of each request in it.
+
+        Raises:
+            JournalError: The file is locked or unsafe, is not a journal, or cannot be used.
+        """
+        with _explained(path):
+            _prepare(path)
+            made = cls(path, _connect(path, "rw"))
+            try:
+                made._lock()
+                return made, made._load(is_sealed=is_sealed)
+            except BaseException:
+                made._connection.close()
+                raise
+
+    @classmethod
+    def open_for_reading(cls, path: Path) -> Self:
+        """Open an existing journal without locking out other readers.
+
+        Raises:
+            JournalError: As for `open`.
+        """
+        with _explained(path):
+            _check(path)
+            try:
+                made = cls(path, _connect(path, "rw"))
+                made._read_version()
+            except sqlite3.OperationalError as failure:
+                # WAL needs files beside the database. Where none can be made and none is left, the database is whole.
+                is_busy = (failure.sqlite_errorcode & 0xFF) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+                if is_busy or Path(f"{path}-wal").exists():
+                    raise
+                made = cls(path, _connect(path, "ro&immutable=1"))
+                made._read_version()
+            return made
+
+    def close(self) -> None:
+        """Close the file and release its lock."""
+        with _explained(self.path):
+            self._connection.close()
+
+    def write(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write rows in one transaction, which is on the disk when this returns.
+
+        Raises:
+            JournalError: Nothing of it was written.
+        """
+        with _explained(self.path), self._connection as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.executemany(_INSERT, rows)
+
+    def read_chunk(self, after: int, encryptor: Encryptor | None) -> tuple[list[JournalEntry], int]:
+        """Read the entries that follow a position.
+
+        Returns:
+            At most `CHUNK_SIZE` entries, and the position of the last one.
+        """
+        with _explained(self.path):
+            query = f"{_SELECT} WHERE id > ? ORDER BY id LIMIT {CHUNK_SIZE}"
+            rows = self._connection.execute(query, (after,)).fetchall()
+            return [self._to_entry(row, encryptor) for row in rows], rows[-1]["id"] if rows else after
+
+    def read(self, request: str, encryptor: Encryptor | None) -> JournalEntry | None:
+        """Read the entry of one request."""
+        with _explained(self.path):
+            row = self._connection.execute(f"{_SELECT} WHERE request = ?", (request,)).fetchone()
+            return None if row is None else self._to_entry(row, encryptor)
+
+    def _lock(self) -> None:
+        connection = self._connection
+        # In this mode a lock is kept until the connection is closed: https://sqlite.org/pragma.html#pragma_locking_mode
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        connection.execute("BEGIN EXCLUSIVE")
+        is_new = not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        connection.execute("COMMIT")
+        if not is_new or self._read_pragma("application_id"):
+            self._read_version()
+        if self._connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
+            raise JournalError(f"{self.path}: its file system has no support for SQLite's write-ahead log")
+        connection.execute("PRAGMA synchronous = FULL")
+        if is_new:
+            connection.executescript(f"BEGIN EXCLUSIVE; {_SCHEMA} COMMIT;")
+
+    def _read_version(self) -> None:
+        if self._read_pragma("application_id") != APPLICATION_ID:
+            raise JournalError(f"{self.path}: it is not a journal")
+        version = self._read_pragma("user_version")
+        if version > SCHEMA_VERSION:
+            raise JournalError(
+                f"{self.path}: it has schema version {version}, and this openrouter_async knows none above "
+                f"{SCHEMA_VERSION}: update it"
+            )
+
+    def _read_pragma(self, name: str) -> int:
+        value: int = self._connection.execute(f"PRAGMA {name}").fetchone()[0]
+        return value
+
+    def _load(self, *, is_sealed: bool) -> dict[str, RequestStatus]:
+        if (
+            is_sealed
+            and self._connection.execute(
+                "SELECT 1 FROM entries WHERE key IS NOT NULL OR user_id IS NOT NULL LIMIT 1"
+            ).fetchone()
+        ):
+            raise JournalError(f"{self.path}: {NOT_SEALED}")
+        by_value = {status.value: status for status in RequestStatus}
+        rows = self._connection.execute("SELECT request, status FROM entries")
+        try:
+            return {request: by_value[status] for request, status in rows}
+        except KeyError:
+            raise JournalError(f"{self.path}: it is damaged: a status in it is unknown") from None
+
+    def _to_entry(self, row: sqlite3.Row, encryptor: Encryptor | None) -> JournalEntry:
+        key, user_id = row["key"], row["user_id"]
+        if encryptor is not None:
+            if key is not None or user_id is not None:
+                raise JournalError(f"{self.path}: {NOT_SEALED}")
+            if row["sealed"] is not None:
+                key, user_id = _unseal(encryptor, row, self.path)
+        try:
+            return JournalEntry(
+                request=row["request"],
+                status=RequestStatus(row["status"]),
+                at=datetime.fromtimestamp(row["at"], UTC),
+                key=key,
+                key_hash=row["key_hash"],
+                user_id=user_id,
+                error=row["error"],
+            )
+        except (ValueError, OverflowError, OSError):
+            raise JournalError(f"{self.path}: it is damaged: an entry in it cannot be read") from None
+
+
+NOT_SEALED: Final = "an entry in it is not sealed, as it was written without encryption_keys"
+
+
+def seal(encryptor: Encryptor, request: str, key: str, user_id: str | None) -> bytes:
+    """Encrypt a key together with its user, so that neither can be exchanged for another one's."""
+    return encryptor.encrypt(f"journal {request}", json.dumps([key, user_id]).encode())
+
+
+def _unseal(encryptor: Encryptor, row: sqlite3.Row, path: Path) -> tuple[str, str | None]:
+    from openrouter_async.encryption import DecryptionError
+
+    try:
+        key, user_id = json.loads(encryptor.decrypt(f"journal {row['request']}", row["sealed"]))
+    except DecryptionError:
+        raise JournalError(f"{path}: a key in it was not sealed with the given encryption_keys") from None
+    return key, user_id
+
+
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    # Only one thread uses a connection at a time, but opening may be given up in another one.
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode={mode}", uri=True, timeout=0, isolation_level=None, check_same_thread=False
+    )
+    connection.row_factory = sqlite3.Row
+    return connection
+
+
+def _prepare(path: Path) -> None:
+    """Make an empty file if there is none, and take other users' rights away from an existing one.
+
+    An existing file is never opened here: closing it would release SQLite's POSIX locks of this process, see
+    https://sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_.
+    """
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    except FileExistsError:
+        _check(path)
+        os.chmod(path, 0o600)
+    else:
+        _check(path)
+
+
+def _check(path: Path) -> None:
+    """Refuse files that other users control, as ssh does."""
+    for name in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
+        try:
+            status = name.lstat()
+        except FileNotFoundError:
+            if name == path:
+                raise
+            continue
+        if stat.S_ISLNK(status.st_mode):
+            raise JournalError(f"{name}: it is a symbolic link")
+        if not stat.S_ISREG(status.st_mode):
+            raise JournalError(f"{name}: it is not a file")
+        if name == path and 0 < status.st_size < MIN_SIZE:
+            # SQLite takes a file as short as a single byte for an empty database.
+            raise JournalError(f"{path}: it is not a journal")
+        if hasattr(os, "geteuid") and status.st_uid != os.geteuid():
+            raise JournalError(f"{name}: it belongs to another user")
+    if os.name == "posix" and path.absolute().parent.stat().st_mode & stat.S_IWOTH:
+        raise JournalError(f"{path}: everybody can write to its folder")
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn errors of SQLite and of the system into a `JournalError` that says what to do about them."""
+    try:
+        yield
+    except sqlite3.Error as failure:
+        reason = _REASONS.get(getattr(failure, "sqlite_errorcode", 0) & 0xFF, "SQLite cannot use it")
+        raise JournalError(f"{path}: {reason}") from None
+    except OSError as failure:
+        raise JournalError(f"{path}: it cannot be opened: {failure.strerror or type(failure).__name__}") from None
