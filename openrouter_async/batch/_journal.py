@@ -406,4 +406,4 @@ def _to_encryptor(keys: Keys | None) -> Encryptor | None:
         return None
     from openrouter_async.encryption import Encryptor
 
-    return Encryptor(keys)
+    return Encryptor(keys, extra="journal")
