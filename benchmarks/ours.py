@@ -30,7 +30,7 @@ class Ours(Client):
         self._client = OpenRouter(
             None,
             base_url=base_url,
-            ssl=tls.context if tls else True,
+            ssl=tls.context if tls else None,
             on_key=keep_key,
             middlewares=[pass_on] * middlewares,
         )

@@ -5,7 +5,7 @@ from openrouter_async._client.client import OpenRouter
 from openrouter_async._client.config import ApiKeySource, OnKey
 from openrouter_async._client.oauth import OAuth
 from openrouter_async._client.stats import ClientStats
-from openrouter_async._http.chain import Attempt, Handler, Middleware, Request, Response
+from openrouter_async._http.chain import Handler, Middleware, Request, Response
 from openrouter_async._http.options import RequestOptions
 from openrouter_async._http.retry import OnRetry, RetryMiddleware
 from openrouter_async._http.retry_policy import RetryPolicy
@@ -24,7 +24,7 @@ from openrouter_async._values.models import (
 )
 from openrouter_async._values.version import __version__ as __version__
 from openrouter_async.batch import Batch, BatchProgress, ExchangeResult, Journal
-from openrouter_async.errors import OpenRouterError, Outcome
+from openrouter_async.errors import Attempt, OpenRouterError, Outcome
 from openrouter_async.pkce import PKCEPair
 
 __all__ = [

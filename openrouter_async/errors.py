@@ -1,4 +1,4 @@
-"""The errors, each with the outcome of the request that met it.
+"""The errors. Each one says by its ``outcome`` what became of the request.
 
 ::
 
@@ -14,7 +14,7 @@
     ├── ResponseValidationError                 an answer that the API does not document
     ├── TransportError                          no HTTP answer
     │   └── RequestTimeoutError (TimeoutError)  none in time
-    ├── KeyDeliveryError                        the key is there, but ``on_key`` failed
+    ├── KeyDeliveryError                        the key was issued, but ``on_key`` failed
     ├── JournalError                            a batch's journal cannot be used
     └── ClientClosedError                       the client cannot be used (any more, or here)
 """
@@ -23,17 +23,21 @@ from __future__ import annotations
 
 import enum
 import re
+import traceback
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+import attrs
 
 from openrouter_async.redaction import redact_headers
 
 if TYPE_CHECKING:
-    from openrouter_async._http.chain import Attempt
+    # The models import the errors; the package adds this name at run time, for `typing.get_type_hints`.
     from openrouter_async._values.models import ExchangeAuthCodeForAPIKeyResponse
 
 __all__ = [
     "APIError",
+    "Attempt",
     "BadRequestResponseError",
     "ClientClosedError",
     "ConflictResponseError",
@@ -62,7 +66,7 @@ _UNCONFIRMED = (
     "a key that is not used may be listed at https://openrouter.ai/settings/keys."
 )
 _BUSY = "OpenRouter is busy. Please try again in a moment."
-# What comes from the login; other input is the app's own.
+# The fields that come from the login; all other input is the app's own.
 _LOGIN_FIELDS: Final = frozenset({"code", "code_verifier", "code_challenge_method"})
 _MISCONFIGURED = "Signing in is not possible at the moment. Please tell the operator of this app."
 
@@ -71,24 +75,27 @@ class Outcome(enum.StrEnum):
     """What became of a request."""
 
     NOT_SENT = "not_sent"
-    """It never left: bad input, name resolution, connect, TLS, a closed client."""
+    """The request was never sent: bad input, name resolution, connect, TLS, a closed client."""
     REFUSED = "refused"
-    """The server answered no."""
+    """The server refused the request."""
     UNKNOWN = "unknown"
-    """It left, and may have been carried out."""
+    """The request was sent, and the server may have carried it out."""
     COMPLETED = "completed"
-    """It was carried out; what failed came afterwards."""
+    """The server carried out the request; a later step failed."""
 
 
 class OpenRouterError(Exception):
-    """Any failure that a caller of this library can meet.
+    """The base class of every error that this library raises.
 
     Attributes:
         outcome: What became of the request.
-        attempts: How often the request was sent, or tried to be; 0 when it never came to that.
-        retry_after: Seconds that the server asked to wait, counted from its answer; None when it did not.
-        history: The attempts before the one that this error tells of.
+        status_code: The HTTP status; None when there was no HTTP response.
+        attempts: How many attempts were made to send the request, 0 for none.
+        retry_after: Seconds to wait, counted from the response in which the server asked for it; None if it did not.
+        history: The failed attempts before the one that this error describes.
     """
+
+    status_code: int | None = None
 
     def __init__(
         self,
@@ -106,7 +113,7 @@ class OpenRouterError(Exception):
 
     @property
     def user_message(self) -> str:
-        """A sentence that is safe to show to the person who signs in."""
+        """A sentence that can be shown to the person who signs in."""
         return {
             Outcome.NOT_SENT: _TRY_AGAIN,
             Outcome.REFUSED: _LOG_IN_AGAIN,
@@ -116,12 +123,50 @@ class OpenRouterError(Exception):
 
     @property
     def restart_login(self) -> bool:
-        """Whether the login has to start anew: True when its code cannot be used any more, or may not."""
+        """Whether the login has to start again, since its code is used, or may be."""
         return self.outcome is not Outcome.NOT_SENT
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # The default would call the class with the message alone, which keyword-only arguments refuse.
+        # By default, pickle calls the class with the message alone, and keyword-only arguments would be missing.
         return _rebuild, (type(self), self.args), self.__dict__
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Attempt:
+    """An attempt that failed and was followed by another.
+
+    Attributes:
+        number: The number of the attempt, from 1.
+        error: The failure.
+        elapsed: Seconds that the attempt took.
+        wait: Seconds between this attempt and the next.
+    """
+
+    number: int
+    error: OpenRouterError
+    elapsed: float
+    wait: float
+
+    @property
+    def is_ambiguous(self) -> bool:
+        """Whether the server may have carried out this attempt."""
+        return self.error.outcome is Outcome.UNKNOWN
+
+    def __str__(self) -> str:
+        return f"attempt {self.number}: {self.error} after {self.elapsed:.2f} s; waited {self.wait:.2f} s"
+
+
+def describe(error: BaseException) -> str:
+    """Return a text about an error that can be logged.
+
+    Only the text of the library's own errors is known to hold no secret. Of any other exception the text names the
+    class and the place where it was raised.
+    """
+    if isinstance(error, OpenRouterError):
+        return str(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}{place}"
 
 
 def _rebuild(cls: type[OpenRouterError], args: tuple[Any, ...]) -> OpenRouterError:
@@ -131,7 +176,7 @@ def _rebuild(cls: type[OpenRouterError], args: tuple[Any, ...]) -> OpenRouterErr
 
 
 class RequestValidationError(OpenRouterError, ValueError):
-    """Input that the API would refuse, or that would weaken the flow; nothing was sent.
+    """Invalid input: the API would refuse it, or it would weaken the login. Nothing was sent.
 
     Attributes:
         field: The name of the argument or field.
@@ -143,28 +188,29 @@ class RequestValidationError(OpenRouterError, ValueError):
 
     @property
     def user_message(self) -> str:
-        """A sentence that is safe to show to the person who signs in."""
+        """A sentence that can be shown to the person who signs in."""
         return _LOG_IN_AGAIN if self.restart_login else _MISCONFIGURED
 
     @property
     def restart_login(self) -> bool:
-        """Whether the login has to start anew: when it is what the login gave that is not valid."""
+        """Whether the login has to start again: True when the invalid value came from the login."""
         return self.field in _LOGIN_FIELDS
 
 
 class APIError(OpenRouterError):
-    """The server answered with a status of 400 or more.
+    """An HTTP response with a status of 400 or more.
 
     Attributes:
         status_code: The HTTP status.
-        message: What the server said, at most 200 characters, without secrets.
+        message: The server's message, at most 200 characters, without secrets.
         code: The ``error.code`` of the body, which usually repeats the status; None when there is none.
         metadata: The ``error.metadata`` of the body; None when there is none.
         body: The body as text, without the secrets of the request.
-        headers: The headers of the answer.
-        request_id: What to quote to OpenRouter's support: ``X-Request-Id``, else ``CF-Ray``; None without either.
+        headers: The headers of the response.
+        request_id: The id to quote to OpenRouter's support: ``X-Request-Id``, else ``CF-Ray``; None without either.
     """
 
+    status_code: int
     _classes: ClassVar[dict[int, type[APIError]]] = {}
 
     def __init__(
@@ -196,20 +242,20 @@ class APIError(OpenRouterError):
 
     @classmethod
     def for_status(cls, status_code: int) -> type[APIError]:
-        """The class for a status: `APIError` itself where the API documents none."""
+        """Return the class for a status: `APIError` itself where the API documents none."""
         return cls._classes.get(status_code, APIError)
 
     @property
     def is_code_rejected(self) -> bool:
-        """Whether the server says that the authorization code is invalid, expired or used, or its verifier wrong.
+        """Whether the server rejected the authorization code: invalid, expired, used, or with a wrong verifier.
 
-        It is a 400 or a 403 by its message, never by the status alone.
+        True for a 400 or 403 with such a message, never by the status alone.
         """
         return self.status_code in (400, 403) and _CODE_REJECTED.search(self.message) is not None
 
     @property
     def user_message(self) -> str:
-        """A sentence that is safe to show to the person who signs in."""
+        """A sentence that can be shown to the person who signs in."""
         if self.outcome is not Outcome.REFUSED:
             return super().user_message
         if self.status_code == 429:
@@ -218,7 +264,7 @@ class APIError(OpenRouterError):
 
     @property
     def restart_login(self) -> bool:
-        """Whether the login has to start anew: not after a 429, which leaves the code as it was."""
+        """Whether the login has to start again; a 429 leaves the code usable."""
         return super().restart_login and not (self.outcome is Outcome.REFUSED and self.status_code == 429)
 
     def __repr__(self) -> str:
@@ -241,24 +287,26 @@ class ForbiddenResponseError(APIError, status_code=403):
 
 
 class ConflictResponseError(APIError, status_code=409):
-    """409: another change got in the way."""
+    """409: the request conflicts with another change."""
 
 
 class TooManyRequestsResponseError(APIError, status_code=429):
-    """429: too many requests; the code is still good."""
+    """429: too many requests; the code can still be used."""
 
 
 class InternalServerResponseError(APIError, status_code=500):
-    """500: the server failed, perhaps after it had done its work."""
+    """500: the server failed, possibly after it had carried out the request."""
 
 
 class ResponseValidationError(OpenRouterError):
-    """An answer that the API does not document: a malformed 2xx, a redirect, one that is too large or undecodable.
+    """A response that the API does not document: a malformed 2xx, a redirect, a body too large or undecodable.
 
     Attributes:
         status_code: The HTTP status.
-        headers: The headers of the answer.
+        headers: The headers of the response.
     """
+
+    status_code: int
 
     def __init__(
         self,
@@ -274,10 +322,10 @@ class ResponseValidationError(OpenRouterError):
 
 
 class TransportError(OpenRouterError):
-    """No HTTP answer: name resolution, connect, TLS, a dropped connection, or something that is not HTTP.
+    """There was no HTTP response: name resolution, connect, TLS, a dropped connection, or bytes that are not HTTP.
 
     Attributes:
-        stale_connection: Whether a pooled connection turned out to be closed when it was used again.
+        stale_connection: Whether a pooled connection had been closed by the server before it was used again.
     """
 
     def __init__(
@@ -294,20 +342,20 @@ class TransportError(OpenRouterError):
 
     @property
     def user_message(self) -> str:
-        """A sentence that is safe to show to the person who signs in."""
+        """A sentence that can be shown to the person who signs in."""
         is_held_back = self.outcome is Outcome.NOT_SENT and self.retry_after is not None
         return _BUSY if is_held_back else super().user_message
 
 
 class RequestTimeoutError(TransportError, TimeoutError):
-    """No HTTP answer in time."""
+    """There was no HTTP response in time."""
 
 
 class KeyDeliveryError(OpenRouterError):
-    """``on_key`` raised. The exchange itself succeeded, and its key is here.
+    """``on_key`` failed or took too long. The exchange itself succeeded, and this error holds its key.
 
     Attributes:
-        response: What the exchange gave; ``response.key`` is the only copy that this library holds.
+        response: The result of the exchange; ``response.key`` is the only copy that this library holds.
     """
 
     def __init__(self, message: str, *, response: ExchangeAuthCodeForAPIKeyResponse) -> None:
@@ -316,7 +364,7 @@ class KeyDeliveryError(OpenRouterError):
 
 
 class JournalError(OpenRouterError):
-    """The journal of a batch is no journal, is open in another process, or cannot be written."""
+    """A batch's journal cannot be used: not a journal, open in another process, or not writable."""
 
 
 class ClientClosedError(OpenRouterError):

@@ -1,4 +1,4 @@
-"""The names of what the library logs: the ``event`` of each record, for filters and metrics."""
+"""The names of log events: the ``event`` of each record, for filters and metrics."""
 
 from __future__ import annotations
 
@@ -6,23 +6,24 @@ import enum
 
 
 class Event(enum.StrEnum):
-    """What a log record tells of."""
+    """The kinds of log records."""
 
     ATTEMPT_ANSWERED = "attempt_answered"
-    """An attempt ended with an HTTP answer, whatever its status. DEBUG."""
+    """An attempt got an HTTP response, whatever its status. DEBUG."""
     ATTEMPT_FAILED = "attempt_failed"
-    """An attempt ended without an HTTP answer. DEBUG."""
+    """An attempt got no HTTP response. DEBUG."""
     RETRY = "retry"
-    """A request is going to be tried again. INFO."""
+    """A request will be retried. INFO."""
     PAUSE = "pause"
-    """A server asked all calls to wait. INFO, once for a pause."""
+    """A server asked for a pause of all calls. INFO, once for each pause."""
     PAUSED = "paused"
     """A call waits for the end of a pause. DEBUG."""
     HOOK_FAILED = "hook_failed"
     """``on_retry`` or ``on_progress`` raised. ERROR."""
     KEY_LOST = "key_lost"
-    """Keys arrived, no caller was left to take them, and ``on_key`` is not set or failed. ERROR."""
+    """A key was issued, every caller was cancelled, and ``on_key`` is not set or failed. ERROR."""
     UNSEEN_FAILURE = "unseen_failure"
-    """An exchange failed, and no caller was left to be told. WARNING."""
+    """An exchange failed after every caller was cancelled. WARNING."""
     CUT_OFF = "cut_off"
-    """The client was closed before its exchanges had ended. WARNING."""
+    """An exchange ended after it was sent and before its response came: the client was closed, or the loop ended. WARNING,
+    one record for each exchange, with the ``code_digest``."""

@@ -71,9 +71,14 @@ async def exchange(client: OpenRouter, code: str = "code-1", **options: Any) -> 
         ({"headers": {"X-App": "a\nb"}}, "headers['X-App']: must be a string without line breaks"),
         ({"headers": {"X-App": 1}}, "headers['X-App']: must be"),
         ({"headers": {"content-length": "1"}}, "headers: content-length is set by the transport"),
-        ({"on_key": 7}, "on_key: must be callable"),
-        ({"on_retry": 7}, "on_retry: must be callable"),
-        ({"on_retry": asyncio.sleep}, "on_retry: must be callable, and not async"),
+        ({"on_key": 7}, "on_key: must be callable with (request, response)"),
+        ({"on_key": lambda key: None}, "on_key: must be callable with (request, response)"),
+        ({"on_retry": 7}, "on_retry: must be callable with (request, attempt)"),
+        ({"on_retry": asyncio.current_task}, "on_retry: must be callable with (request, attempt)"),
+        ({"api_key": lambda request: None}, "api_key: must be callable with ()"),
+        ({"hook_timeout": 0}, "hook_timeout: must be a finite number above 0"),
+        ({"ssl": False}, "ssl: must be an ssl.SSLContext"),
+        ({"ssl": True}, "ssl: must be an ssl.SSLContext"),
     ],
 )
 def test_a_bad_argument_is_refused_in_one_line_that_names_it(options: dict[str, Any], message: str) -> None:

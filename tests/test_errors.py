@@ -78,7 +78,7 @@ def test_every_error_class_is_exported_and_drawn_in_the_tree() -> None:
         for name, value in vars(errors).items()
         if inspect.isclass(value) and issubclass(value, errors.OpenRouterError)
     }
-    assert classes | {"Outcome"} == set(errors.__all__)
+    assert classes | {"Attempt", "Outcome"} == set(errors.__all__)
     assert errors.__all__ == sorted(errors.__all__)
     assert errors.__doc__ is not None
     assert all(name in errors.__doc__ for name in classes)

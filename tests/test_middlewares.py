@@ -132,7 +132,7 @@ async def test_a_call_that_waits_for_its_turn_can_be_cancelled_and_is_not_sent()
                 async with asyncio.timeout(0.01):
                     await client.oauth.exchange_auth_code_for_api_key(code="code-2")
             await passes()
-            assert len(client.in_flight) == 0
+            assert client.stats().exchanges_in_flight == 0
     assert len(server.requests) == 1
 
 

@@ -2,78 +2,81 @@
 
 from __future__ import annotations
 
+import asyncio
 import warnings
 from collections.abc import Iterable, Mapping
 from ssl import SSLContext
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, Unpack
+from typing import Any, Final, Never, Self
 
 import attrs
+from aiohttp import ClientSession
 from yarl import URL
 
 from openrouter_async._client.config import (
     ApiKeySource,
-    ClientOptions,
     OnKey,
     Settings,
     base_url_from_environment,
     from_environment,
     to_proxy,
 )
-from openrouter_async._client.oauth import OAuth
+from openrouter_async._client.oauth import OAuth, refuse_unknown, spelled
 from openrouter_async._client.pipeline import ClientState, Pipeline
+from openrouter_async._client.stats import ClientStats
 from openrouter_async._http.chain import Middleware
 from openrouter_async._http.retry import OnRetry
 from openrouter_async._http.retry_policy import RetryPolicy
-from openrouter_async._http.single_flight import SingleFlight
 from openrouter_async._http.transport import Transport
 from openrouter_async._values.clock import SYSTEM_CLOCK, Clock
-from openrouter_async._values.models import UNSET, ExchangeAuthCodeForAPIKeyResponse, Unset
+from openrouter_async._values.models import UNSET, Unset
 from openrouter_async.errors import RequestValidationError
 
-if TYPE_CHECKING:
-    from aiohttp import ClientSession
+DEFAULT_POOL_SIZE: Final = 100
 
-    from openrouter_async._client.stats import ClientStats
+# asyncio itself keeps only weak references to tasks.
+_closing: set[asyncio.Task[None]] = set()
 
 
 class OpenRouter:
-    """A session with OpenRouter's OAuth API.
+    """A client of OpenRouter's OAuth API: an async context manager around one connection pool.
 
     ::
 
         async with OpenRouter() as client:
             result = await client.oauth.exchange_auth_code_for_api_key(code=code, code_verifier=verifier)
 
-    It may be made outside a loop; it binds to the loop in which it is first used.
+    A client can be created outside an event loop; it binds to the loop in which it is first used. Where an argument is
+    `UNSET`, the environment or the documented default counts; None stands for none.
 
     Args:
-        api_key: The app's own key, or a callable, sync or async, that gives it for each call. By default
-            ``OPENROUTER_API_KEY``; None sends no bearer token, as public clients do.
-        base_url: The address of the API; by default ``OPENROUTER_BASE_URL``, else
-            ``https://openrouter.ai/api/v1``. Plain
-            http is accepted only to a loopback host.
-        timeout: Seconds for one attempt, from waiting for a connection to the last byte of the answer.
-        retry: When a call is tried again.
-        middlewares: They run once for each call, the first outermost.
-        attempt_middlewares: They run once for each attempt, inside the retries.
-        session: A session to borrow: it is never closed, never reconfigured, and its own middlewares keep working.
-        pool_size: Connections at the most.
+        api_key: The app's own key, or a callable, sync or async, that returns it for each call. By default
+            ``OPENROUTER_API_KEY``. None sends no bearer token, as public clients do.
+        base_url: The address of the API. By default ``OPENROUTER_BASE_URL``, else ``https://openrouter.ai/api/v1``.
+            Plain http is accepted only to a loopback host.
+        timeout: Seconds for one attempt, from waiting for a connection to the last byte of the response.
+        retry: The retry policy; by default ``RetryPolicy()``. None retries nothing.
+        middlewares: Middlewares that run once for each call, the first outermost.
+        attempt_middlewares: Middlewares that run once for each attempt, inside the retries.
+        session: A session to borrow. It is never closed or reconfigured, and its own middlewares keep working.
+        pool_size: The largest number of connections; by default 100. Refused beside ``session``, which has its own.
         proxy: The URL of an HTTP proxy; None uses none.
-        ssl: A TLS context; True verifies by the system's certificates.
-        trust_env: Whether proxies are read from the environment, as aiohttp does.
-        http_referer: The app's URL, its identity; by default ``OPENROUTER_HTTP_REFERER``.
-        x_open_router_title: The app's name; by default ``OPENROUTER_X_OPEN_ROUTER_TITLE``.
-        x_open_router_categories: The app's categories, separated by commas; by default
+        ssl: A TLS context; None verifies by the system's certificates.
+        trust_env: Whether proxies are read from the environment, as aiohttp does. Refused beside ``session``.
+        http_referer: The app's URL, by which OpenRouter identifies it. By default ``OPENROUTER_HTTP_REFERER``.
+        x_open_router_title: The app's name. By default ``OPENROUTER_X_OPEN_ROUTER_TITLE``.
+        x_open_router_categories: The app's categories, separated by commas. By default
             ``OPENROUTER_X_OPEN_ROUTER_CATEGORIES``.
         headers: More headers for every request.
-        on_key: An async callable of (request, response), the key's safe place: it is awaited before any caller gets the
-            key, and also when the caller was cancelled meanwhile.
+        on_key: A callable of (request, response), sync or async, that saves each key. It ends before any caller gets
+            the key, and it is called even when the caller was cancelled.
         on_retry: A callable of (request, attempt), called before each retry.
-        clock: Where time and chance come from, for tests.
+        hook_timeout: Seconds that an async ``on_key`` or ``api_key`` may take for one call; None sets no limit. An
+            ``on_key`` that takes longer is cancelled, and the caller gets a `KeyDeliveryError` that holds the key.
+        clock: The source of time and randomness, for tests.
 
     Raises:
-        RequestValidationError: An argument is not valid.
+        RequestValidationError: An argument is not valid, or would be ignored.
     """
 
     def __init__(
@@ -82,63 +85,124 @@ class OpenRouter:
         *,
         base_url: str | URL | Unset = UNSET,
         timeout: float = 30.0,
-        retry: RetryPolicy | None = None,
+        retry: RetryPolicy | None | Unset = UNSET,
         middlewares: Iterable[Middleware] = (),
         attempt_middlewares: Iterable[Middleware] = (),
         session: ClientSession | None = None,
-        pool_size: int = 100,
+        pool_size: int | Unset = UNSET,
         proxy: str | URL | None = None,
-        ssl: SSLContext | bool = True,
+        ssl: SSLContext | None = None,
         trust_env: bool = False,
-        http_referer: str | None = None,
-        x_open_router_title: str | None = None,
-        x_open_router_categories: str | None = None,
+        http_referer: str | None | Unset = UNSET,
+        x_open_router_title: str | None | Unset = UNSET,
+        x_open_router_categories: str | None | Unset = UNSET,
         headers: Mapping[str, str] | None = None,
         on_key: OnKey | None = None,
         on_retry: OnRetry | None = None,
+        hook_timeout: float | None = 30.0,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         settings = Settings(
-            api_key=from_environment("OPENROUTER_API_KEY") if isinstance(api_key, Unset) else api_key,
+            api_key=_or_environment(api_key, "OPENROUTER_API_KEY"),
             base_url=base_url_from_environment() if isinstance(base_url, Unset) else base_url,
             timeout=timeout,
-            retry=RetryPolicy() if retry is None else retry,
+            retry=RetryPolicy() if isinstance(retry, Unset) else retry,
             middlewares=middlewares,
             attempt_middlewares=attempt_middlewares,
-            http_referer=http_referer or from_environment("OPENROUTER_HTTP_REFERER"),
-            x_open_router_title=x_open_router_title or from_environment("OPENROUTER_X_OPEN_ROUTER_TITLE"),
-            x_open_router_categories=(
-                x_open_router_categories or from_environment("OPENROUTER_X_OPEN_ROUTER_CATEGORIES")
-            ),
+            http_referer=_or_environment(http_referer, "OPENROUTER_HTTP_REFERER"),
+            x_open_router_title=_or_environment(x_open_router_title, "OPENROUTER_X_OPEN_ROUTER_TITLE"),
+            x_open_router_categories=_or_environment(x_open_router_categories, "OPENROUTER_X_OPEN_ROUTER_CATEGORIES"),
             headers=headers,
             on_key=on_key,
             on_retry=on_retry,
+            hook_timeout=hook_timeout,
         )
+        if session is not None:
+            for field, is_given in (("pool_size", pool_size is not UNSET), ("trust_env", trust_env)):
+                if is_given:
+                    raise RequestValidationError(field, "must not come with a session, which has its own")
+        pool_size = DEFAULT_POOL_SIZE if isinstance(pool_size, Unset) else pool_size
         if isinstance(pool_size, bool) or not isinstance(pool_size, int) or pool_size < 1:
             raise RequestValidationError("pool_size", "must be an integer from 1")
-        transport = Transport(session=session, pool_size=pool_size, proxy=to_proxy(proxy), ssl=ssl, trust_env=trust_env)
-        self._bind(settings, ClientState(clock, transport), owner=None)
+        if not isinstance(ssl, (SSLContext, type(None))):
+            raise RequestValidationError("ssl", "must be an ssl.SSLContext, or None to verify as usual")
+        transport = Transport(
+            session=session, pool_size=pool_size, proxy=to_proxy(proxy), ssl=ssl or True, trust_env=trust_env
+        )
+        self._attach(settings, ClientState(clock, transport), owner=None)
 
-    def _bind(self, settings: Settings, shared: ClientState, *, owner: OpenRouter | None) -> None:
+    def _attach(self, settings: Settings, shared: ClientState, *, owner: OpenRouter | None) -> None:
         self._settings = settings
         self._shared = shared
-        # A client made by with_options keeps the one alive that closes the pool.
+        # A client made by with_options keeps the client alive that closes the pool.
         self._owner = owner
         self.oauth = OAuth(Pipeline(settings, shared, self))
 
-    def with_options(self, **options: Unpack[ClientOptions]) -> OpenRouter:
-        """A client that differs in some options and shares this one's pool, pauses and exchanges on their way.
+    @spelled
+    def with_options(
+        self,
+        *,
+        api_key: str | ApiKeySource | None | Unset = UNSET,
+        base_url: str | URL | Unset = UNSET,
+        timeout: float | Unset = UNSET,
+        retry: RetryPolicy | None | Unset = UNSET,
+        middlewares: Iterable[Middleware] | Unset = UNSET,
+        attempt_middlewares: Iterable[Middleware] | Unset = UNSET,
+        http_referer: str | None | Unset = UNSET,
+        x_open_router_title: str | None | Unset = UNSET,
+        x_open_router_categories: str | None | Unset = UNSET,
+        headers: Mapping[str, str] | None | Unset = UNSET,
+        on_key: OnKey | None | Unset = UNSET,
+        on_retry: OnRetry | None | Unset = UNSET,
+        hook_timeout: float | None | Unset = UNSET,
+        **unknown: Never,
+    ) -> OpenRouter:
+        """Return a client that differs in some options and shares this one's pool, pauses and exchanges under way.
 
-        Closing it closes nothing: the pool is closed with the client that it came from.
+        Closing the returned client closes nothing: the pool is closed with the client that it came from.
 
         Args:
-            options: Any of the arguments of `OpenRouter` but those of the pool.
+            api_key: As for `OpenRouter`; like each option here, `UNSET` keeps the client's, and None stands for none.
+            base_url: As for `OpenRouter`.
+            timeout: As for `OpenRouter`.
+            retry: As for `OpenRouter`.
+            middlewares: As for `OpenRouter`.
+            attempt_middlewares: As for `OpenRouter`.
+            http_referer: As for `OpenRouter`.
+            x_open_router_title: As for `OpenRouter`.
+            x_open_router_categories: As for `OpenRouter`.
+            headers: As for `OpenRouter`.
+            on_key: As for `OpenRouter`.
+            on_retry: As for `OpenRouter`.
+            hook_timeout: As for `OpenRouter`.
+            **unknown: Nothing: any other name is refused.
+
+        Returns:
+            The client.
 
         Raises:
             RequestValidationError: An option is not valid.
         """
+        if unknown:
+            refuse_unknown(self.with_options, unknown)
+        options: dict[str, Any] = {
+            "api_key": api_key,
+            "base_url": base_url,
+            "timeout": timeout,
+            "retry": retry,
+            "middlewares": middlewares,
+            "attempt_middlewares": attempt_middlewares,
+            "http_referer": http_referer,
+            "x_open_router_title": x_open_router_title,
+            "x_open_router_categories": x_open_router_categories,
+            "headers": headers,
+            "on_key": on_key,
+            "on_retry": on_retry,
+            "hook_timeout": hook_timeout,
+        }
+        changes = {name: value for name, value in options.items() if value is not UNSET}
         client = object.__new__(type(self))
-        client._bind(attrs.evolve(self._settings, **options), self._shared, owner=self._owner or self)
+        client._attach(attrs.evolve(self._settings, **changes), self._shared, owner=self._owner or self)
         return client
 
     async def __aenter__(self) -> Self:
@@ -151,29 +215,45 @@ class OpenRouter:
         await self.aclose()
 
     async def aclose(self, *, timeout: float = 10.0) -> None:
-        """Refuse new calls, let the exchanges on their way end, and close the pool. Closing again does no harm.
+        """Refuse new calls, let the exchanges under way end, and close the pool.
+
+        Closing goes on when its caller is cancelled. Closing again waits for the same end, and can only give the
+        exchanges more time. Called by a hook of an exchange under way, it does not wait for that exchange, which waits
+        for the hook.
 
         Args:
-            timeout: Seconds to wait for the exchanges on their way; then they are cancelled, and their callers get a
+            timeout: Seconds to wait for the exchanges under way; then they are cancelled, and their callers get a
                 `ClientClosedError`.
         """
         if self._owner is not None:
             return
-        self._shared.is_closed = True
+        shared = self._shared
+        shared.is_closed = True
+        shared.flights.close(timeout)
+        if shared.closing is None:
+            # The task holds the client, which would close the pool when it is garbage collected.
+            shared.closing = asyncio.get_running_loop().create_task(self._close(), name="openrouter_async.close")
+            _closing.add(shared.closing)
+            shared.closing.add_done_callback(_closing.discard)
+        if shared.flights.is_waited_for_inside:
+            return
+        # As opposed to awaiting the task itself, this cancels nothing when it is cancelled.
+        await asyncio.wait((shared.closing,))
+        if not shared.closing.cancelled():
+            shared.closing.result()
+
+    async def _close(self) -> None:
         try:
-            await self._shared.in_flight.drain(timeout)
+            await self._shared.flights.drain()
         finally:
             await self._shared.transport.aclose()
 
     def stats(self) -> ClientStats:
-        """What this client and those that share its pool are doing, and have done: for health checks."""
-        # Most clients are never asked.
-        from openrouter_async._client.stats import ClientStats
-
+        """Return what this client and those that share its pool are doing, and have done, for health checks."""
         shared = self._shared
         return ClientStats(
             is_closed=shared.is_closed,
-            exchanges_in_flight=len(shared.in_flight),
+            exchanges_in_flight=len(shared.flights),
             attempts_in_flight=shared.transport.in_flight,
             connection_limit=shared.transport.connection_limit,
             waiting_to_retry=shared.counters.waiting,
@@ -187,7 +267,7 @@ class OpenRouter:
         )
 
     def __del__(self) -> None:
-        # An argument that was refused leaves a client without a pool.
+        # A client whose arguments were refused has no pool.
         shared: ClientState | None = getattr(self, "_shared", None)
         if shared is not None and self._owner is None and shared.transport.abandon():
             warnings.warn(
@@ -198,27 +278,26 @@ class OpenRouter:
         state = "closed" if self._shared.is_closed else "open"
         return f"<{type(self).__module__.partition('.')[0]}.{type(self).__name__} {self._settings.base_url} {state}>"
 
-    # What follows is for those who embed the client: logins, integrations, tests.
+    # The rest is for code that embeds the client: logins, integrations, tests.
 
     @property
     def clock(self) -> Clock:
-        """Where time and chance come from."""
+        """The source of time and randomness."""
         return self._shared.clock
 
     @property
     def on_key(self) -> OnKey | None:
-        """Where keys are put."""
+        """The hook that saves keys."""
         return self._settings.on_key
 
-    @property
-    def in_flight(self) -> SingleFlight[ExchangeAuthCodeForAPIKeyResponse]:
-        """The exchanges on their way."""
-        return self._shared.in_flight
-
     def bind(self) -> None:
-        """Bind to the running loop, or say why this is not possible.
+        """Bind to the running loop, or raise if that is not possible.
 
         Raises:
             ClientClosedError: The client is closed, belongs to another loop, or was carried over a fork.
         """
         self._shared.bind()
+
+
+def _or_environment(value: Any, name: str) -> Any:
+    return from_environment(name) if isinstance(value, Unset) else value

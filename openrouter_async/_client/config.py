@@ -1,8 +1,7 @@
-"""What is set for a client, and how it is checked."""
+"""The settings of a client, and their checks."""
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final, TypeAlias, TypedDict, cast
@@ -14,14 +13,19 @@ from openrouter_async._http.chain import Middleware
 from openrouter_async._http.options import (
     Bearer,
     check_header_value,
-    check_policy,
+    check_hook,
     check_timeout,
     to_base_url,
     to_extra_headers,
+    to_policy,
 )
 from openrouter_async._http.retry import OnRetry
 from openrouter_async._http.retry_policy import RetryPolicy
-from openrouter_async._values.models import ExchangeAuthCodeForAPIKeyRequest, ExchangeAuthCodeForAPIKeyResponse
+from openrouter_async._values.models import (
+    ExchangeAuthCodeForAPIKeyRequest,
+    ExchangeAuthCodeForAPIKeyResponse,
+    Unset,
+)
 from openrouter_async._values.version import __version__
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.redaction import mask_optional, redact_headers
@@ -29,34 +33,43 @@ from openrouter_async.redaction import mask_optional, redact_headers
 DEFAULT_BASE_URL: Final = "https://openrouter.ai/api/v1"
 
 ApiKeySource: TypeAlias = Callable[[], "str | None | Awaitable[str | None]"]
-"""Gives the API key for one call; it may be a coroutine function."""
+"""Returns the API key for one call; a function or a coroutine function."""
 
 
-OnKey: TypeAlias = Callable[[ExchangeAuthCodeForAPIKeyRequest, ExchangeAuthCodeForAPIKeyResponse], Awaitable[object]]
-"""Puts a key into its safe place. It is awaited before any caller gets the key, and also when no caller is left."""
+OnKey: TypeAlias = Callable[
+    [ExchangeAuthCodeForAPIKeyRequest, ExchangeAuthCodeForAPIKeyResponse], "Awaitable[object] | object"
+]
+"""Saves a key: a function or a coroutine function of ``(request, response)``.
+
+It ends before any caller gets the key, and it is called even when every caller was cancelled. An exception, or more
+time than ``hook_timeout``, makes a `KeyDeliveryError` that holds the key. It must not wait for the exchange that it
+belongs to: exchanging the same request again raises, and `OpenRouter.aclose` returns at once.
+"""
 
 
 class ClientOptions(TypedDict, total=False):
-    """What `OpenRouter.with_options` takes; each as for `OpenRouter`."""
+    """The options of `OpenRouter.with_options`; each as for `OpenRouter`, and `UNSET` keeps the client's."""
 
-    api_key: str | ApiKeySource | None
-    base_url: str | URL
-    timeout: float
-    retry: RetryPolicy
-    middlewares: Iterable[Middleware]
-    attempt_middlewares: Iterable[Middleware]
-    http_referer: str | None
-    x_open_router_title: str | None
-    x_open_router_categories: str | None
-    headers: Mapping[str, str] | None
-    on_key: OnKey | None
-    on_retry: OnRetry | None
+    api_key: str | ApiKeySource | None | Unset
+    base_url: str | URL | Unset
+    timeout: float | Unset
+    retry: RetryPolicy | None | Unset
+    middlewares: Iterable[Middleware] | Unset
+    attempt_middlewares: Iterable[Middleware] | Unset
+    http_referer: str | None | Unset
+    x_open_router_title: str | None | Unset
+    x_open_router_categories: str | None | Unset
+    headers: Mapping[str, str] | None | Unset
+    on_key: OnKey | None | Unset
+    on_retry: OnRetry | None | Unset
+    hook_timeout: float | None | Unset
 
 
 def _to_api_key(value: object) -> Bearer | ApiKeySource | None:
     if value is None or isinstance(value, Bearer):
         return value
     if callable(value):
+        check_hook("api_key", value)
         return cast(ApiKeySource, value)
     return Bearer(cast(str, value))
 
@@ -74,38 +87,37 @@ def _is_header_value(_instance: object, attribute: attrs.Attribute[Any], value: 
         check_header_value(attribute.name, value)
 
 
-def _is_callable(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if value is not None and not callable(value):
-        raise RequestValidationError(attribute.name, "must be callable")
+def _check_on_key(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    check_hook(attribute.name, value, "request", "response")
 
 
-def _is_hook(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if value is not None and (not callable(value) or inspect.iscoroutinefunction(value)):
-        raise RequestValidationError(attribute.name, "must be callable, and not async: it is not awaited")
+def _check_on_retry(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    check_hook(attribute.name, value, "request", "attempt")
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class Settings:
-    """What is set for a client, or for one made from it."""
+    """The settings of one client; a client made by ``with_options`` has its own."""
 
     api_key: Bearer | ApiKeySource | None = attrs.field(converter=_to_api_key, repr=mask_optional)
     base_url: URL = attrs.field(converter=_to_base_url)
     timeout: float = attrs.field(validator=check_timeout)
-    retry: RetryPolicy = attrs.field(validator=check_policy)
+    retry: RetryPolicy = attrs.field(converter=to_policy)
     middlewares: tuple[Middleware, ...] = attrs.field(converter=_to_middlewares)
     attempt_middlewares: tuple[Middleware, ...] = attrs.field(converter=_to_middlewares)
     http_referer: str | None = attrs.field(validator=_is_header_value)
     x_open_router_title: str | None = attrs.field(validator=_is_header_value)
     x_open_router_categories: str | None = attrs.field(validator=_is_header_value)
     headers: Mapping[str, str] = attrs.field(converter=to_extra_headers, repr=redact_headers)
-    on_key: OnKey | None = attrs.field(validator=_is_callable)
-    on_retry: OnRetry | None = attrs.field(validator=_is_hook)
+    on_key: OnKey | None = attrs.field(validator=_check_on_key)
+    on_retry: OnRetry | None = attrs.field(validator=_check_on_retry)
+    hook_timeout: float | None = attrs.field(validator=attrs.validators.optional(check_timeout))
 
     def request_headers(self) -> dict[str, str]:
-        """The headers that all requests have in common, but for the bearer token."""
+        """Return the headers that all requests share, without the bearer token."""
         own = {
             "Accept": "application/json",
-            # A key is shorter than what compression would cost, and a bomb needs compression.
+            # Compression would make so short a response longer, and decompression bombs possible.
             "Accept-Encoding": "identity",
             "User-Agent": f"openrouter-async/{__version__}",
             "HTTP-Referer": self.http_referer,
@@ -116,7 +128,7 @@ class Settings:
 
 
 def merge_headers(headers: Mapping[str, str], others: Mapping[str, str]) -> dict[str, str]:
-    """Headers with others put in their place, whatever the case of their names."""
+    """Return headers with others added, each replacing those of the same name regardless of case."""
     replaced = {name.lower() for name in others}
     return {name: value for name, value in headers.items() if name.lower() not in replaced} | dict(others)
 
@@ -125,7 +137,7 @@ def to_proxy(value: str | URL | None) -> URL | None:
     """Parse the URL of a proxy.
 
     Raises:
-        RequestValidationError: It is not an http or https URL.
+        RequestValidationError: The value is not an http or https URL.
     """
     if value is None:
         return None
@@ -139,8 +151,8 @@ def to_proxy(value: str | URL | None) -> URL | None:
 
 
 def from_environment(name: str) -> str | None:
-    """An environment variable; None when it is not set, or empty."""
-    return os.environ.get(name) or None
+    """Return an environment variable without surrounding whitespace; None when it is not set, or empty."""
+    return os.environ.get(name, "").strip() or None
 
 
 def base_url_from_environment() -> str:

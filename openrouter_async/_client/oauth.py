@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import functools
+import difflib
+import inspect
+from collections.abc import Callable
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
+from typing import Any, Final, Literal, Never, NoReturn, TypeAlias, TypeVar, overload
 from uuid import UUID
 
 from yarl import URL
@@ -12,7 +14,6 @@ from yarl import URL
 from openrouter_async._client.pipeline import CREATE, Pipeline
 from openrouter_async._http.chain import SendState
 from openrouter_async._http.options import RequestOptions
-from openrouter_async._values import converter
 from openrouter_async._values.models import (
     UNSET,
     CodeChallengeMethod,
@@ -23,28 +24,43 @@ from openrouter_async._values.models import (
     Unset,
     UsageLimitType,
 )
+from openrouter_async.batch import Batch, ExchangeResult, Journal
+from openrouter_async.batch._options import Plan
+from openrouter_async.batch._progress import OnProgress
+from openrouter_async.batch._results import Requests, StopOn
+from openrouter_async.batch._runner import Run
+from openrouter_async.batch._source import Source
 from openrouter_async.errors import RequestValidationError
 
-if TYPE_CHECKING:
-    from openrouter_async.batch import Batch, ExchangeResult, Journal
-    from openrouter_async.batch._progress import OnProgress
-    from openrouter_async.batch._results import Requests, StopOn
-
 _Model = TypeVar("_Model", ExchangeAuthCodeForAPIKeyRequest, CreateAuthKeysCodeRequest)
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+ChallengeMethod: TypeAlias = Literal["S256", "plain"] | CodeChallengeMethod
+"""How a code challenge is derived from its verifier."""
+LimitType: TypeAlias = Literal["daily", "weekly", "monthly"] | UsageLimitType
+"""When the credit limit of a key resets."""
 
 DEDUP_CACHE_SIZE: Final = 1024
-"""How many results a stream remembers for equal requests that come later."""
+"""How many results a batch remembers for equal requests that come later."""
+
+
+def spelled(method: _Method) -> _Method:
+    """Hide from `help` the keyword arguments that a method takes only to refuse them."""
+    signature = inspect.signature(method)
+    kept = [parameter for parameter in signature.parameters.values() if parameter.kind is not parameter.VAR_KEYWORD]
+    method.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
+    return method
 
 
 class OAuth:
     """The operations of the OAuth API; every client has them as ``client.oauth``.
 
     Args:
-        calls: The road that every call takes.
+        pipeline: The road that every call takes.
     """
 
-    def __init__(self, calls: Pipeline) -> None:
-        self._calls = calls
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
 
     @overload
     async def exchange_auth_code_for_api_key(
@@ -58,45 +74,62 @@ class OAuth:
         *,
         code: str,
         code_verifier: str | None = None,
-        code_challenge_method: CodeChallengeMethod | str | None | Unset = UNSET,
+        code_challenge_method: ChallengeMethod | None | Unset = UNSET,
         options: RequestOptions | None = None,
     ) -> ExchangeAuthCodeForAPIKeyResponse: ...
 
+    @spelled
     async def exchange_auth_code_for_api_key(
         self,
         request: ExchangeAuthCodeForAPIKeyRequest | None = None,
         /,
         *,
+        code: str | Unset = UNSET,
+        code_verifier: str | None = None,
+        code_challenge_method: ChallengeMethod | None | Unset = UNSET,
         options: RequestOptions | None = None,
-        **fields: Any,
+        **unknown: Never,
     ) -> ExchangeAuthCodeForAPIKeyResponse:
         """Exchange an authorization code for a user-controlled API key.
 
         Calls that are equal in every field and under way at the same time share one request. A caller that is cancelled
-        after its request left does not take the key with it: the exchange runs on, and ``on_key`` gets the result.
+        after its request was sent does not take the key with it: the exchange goes on, and ``on_key`` gets the result.
 
         Args:
             request: The whole request, instead of its fields.
-            options: What this call does differently from its client.
-            **fields: ``code``, ``code_verifier`` and ``code_challenge_method``, as in
-                `ExchangeAuthCodeForAPIKeyRequest`.
+            code: The authorization code, from the redirect or pasted by the user.
+            code_verifier: The verifier whose challenge started the login (RFC 7636); None leaves it out.
+            code_challenge_method: How the challenge was derived; `UNSET` leaves it out, None is sent as null.
+            options: The options in which this call differs from its client.
+            **unknown: Nothing: any other name is refused.
+
+        Returns:
+            The key, and the id of its user.
 
         Raises:
             RequestValidationError: A field is not valid; nothing was sent.
-            APIError: The server answered with a status of 400 or more.
-            ResponseValidationError: The answer is not what the API documents.
-            TransportError: There was no HTTP answer.
-            KeyDeliveryError: ``on_key`` raised; the error holds the key.
+            APIError: The server responded with a status of 400 or more.
+            ResponseValidationError: The response is not what the API documents.
+            TransportError: There was no HTTP response.
+            KeyDeliveryError: ``on_key`` failed; the error holds the key.
             ClientClosedError: The client is closed.
 
         See Also:
             ``exchangeAuthCodeForAPIKey`` in https://openrouter.ai/docs/api-reference; RFC 6749, section 4.1.3;
             RFC 7636, section 4.5.
         """
-        model = _to_model(ExchangeAuthCodeForAPIKeyRequest, request, fields)
+        if unknown:
+            refuse_unknown(self.exchange_auth_code_for_api_key, unknown)
+        model = _to_model(
+            ExchangeAuthCodeForAPIKeyRequest,
+            request,
+            {"code": code, "code_verifier": code_verifier, "code_challenge_method": code_challenge_method},
+        )
         # A traceback that shows local variables would show the code.
-        del request, fields
-        return await self._calls.join(model, options)
+        del request, code, code_verifier
+        if isinstance(model, RequestValidationError):
+            raise model
+        return await self._pipeline.exchange(model, options)
 
     @overload
     async def create_auth_code(
@@ -110,55 +143,81 @@ class OAuth:
         *,
         callback_url: str | URL,
         code_challenge: str | None = None,
-        code_challenge_method: CodeChallengeMethod | str | None | Unset = UNSET,
+        code_challenge_method: ChallengeMethod | None | Unset = UNSET,
         limit: float | None = None,
-        usage_limit_type: UsageLimitType | str | None = None,
+        usage_limit_type: LimitType | None = None,
         expires_at: datetime | None | Unset = UNSET,
         key_label: str | None = None,
         workspace_id: UUID | str | None = None,
         options: RequestOptions | None = None,
     ) -> CreateAuthKeysCodeResponse: ...
 
+    @spelled
     async def create_auth_code(
         self,
         request: CreateAuthKeysCodeRequest | None = None,
         /,
         *,
+        callback_url: str | URL | Unset = UNSET,
+        code_challenge: str | None = None,
+        code_challenge_method: ChallengeMethod | None | Unset = UNSET,
+        limit: float | None = None,
+        usage_limit_type: LimitType | None = None,
+        expires_at: datetime | None | Unset = UNSET,
+        key_label: str | None = None,
+        workspace_id: UUID | str | None = None,
         options: RequestOptions | None = None,
-        **fields: Any,
+        **unknown: Never,
     ) -> CreateAuthKeysCodeResponse:
         """Create an authorization code; the client needs an API key of its own for this.
 
         Args:
             request: The whole request, instead of its fields.
-            options: What this call does differently from its client.
-            **fields: ``callback_url``, ``code_challenge``, ``code_challenge_method``, ``limit``, ``usage_limit_type``,
-                ``expires_at``, ``key_label`` and ``workspace_id``, as in `CreateAuthKeysCodeRequest`.
+            callback_url: Where the user is sent after consent: https, or http on localhost or 127.0.0.1.
+            code_challenge: The PKCE challenge; None leaves it out.
+            code_challenge_method: How the challenge was derived; needs a challenge. None leaves it out.
+            limit: The credit limit of the key in US dollars; None leaves it out: no limit.
+            usage_limit_type: When the limit resets; None leaves it out: never.
+            expires_at: When the key expires, a datetime with a time zone; `UNSET` leaves it out, None is sent as null.
+            key_label: The name of the key, at most 100 characters; None leaves it out: the app's name.
+            workspace_id: The UUID of the workspace that the key belongs to; None leaves it out.
+            options: The options in which this call differs from its client.
+            **unknown: Nothing: any other name is refused.
+
+        Returns:
+            The code that was created.
 
         Raises:
             RequestValidationError: A field is not valid, or there is no API key; nothing was sent.
-            APIError: The server answered with a status of 400 or more.
-            ResponseValidationError: The answer is not what the API documents.
-            TransportError: There was no HTTP answer.
+            APIError: The server responded with a status of 400 or more.
+            ResponseValidationError: The response is not what the API documents.
+            TransportError: There was no HTTP response.
             ClientClosedError: The client is closed.
 
         See Also:
             ``createAuthKeysCode`` in https://openrouter.ai/docs/api-reference.
         """
-        model = _to_model(CreateAuthKeysCodeRequest, request, fields)
-        calls = self._calls
-        calls.shared.bind()
-        call = calls.prepare(
-            CREATE,
-            converter.dump(model),
-            bearer=await calls.resolve_bearer(),
-            options=options,
-            send_state=SendState(),
-            secrets=(),
+        if unknown:
+            refuse_unknown(self.create_auth_code, unknown)
+        model = _to_model(
+            CreateAuthKeysCodeRequest,
+            request,
+            {
+                "callback_url": callback_url,
+                "code_challenge": code_challenge,
+                "code_challenge_method": code_challenge_method,
+                "limit": limit,
+                "usage_limit_type": usage_limit_type,
+                "expires_at": expires_at,
+                "key_label": key_label,
+                "workspace_id": workspace_id,
+            },
         )
-        if not any(name.lower() == "authorization" for name in call.headers):
-            raise RequestValidationError("api_key", "must be given: creating a code needs a bearer token")
-        return await calls.send(call, CreateAuthKeysCodeResponse)
+        if isinstance(model, RequestValidationError):
+            raise model
+        self._pipeline.shared.bind()
+        bearer = await self._pipeline.resolve_bearer()
+        return await self._pipeline.call(CREATE, model, bearer, options, SendState())
 
     def exchange_many(
         self,
@@ -173,7 +232,7 @@ class OAuth:
         on_progress: OnProgress | None = None,
         options: RequestOptions | None = None,
     ) -> Batch:
-        """Exchange many authorization codes, and give each result as it comes.
+        """Exchange many authorization codes, and yield each result as it comes.
 
         ::
 
@@ -200,7 +259,7 @@ class OAuth:
                 sent when a process died is tried again, and if its code is rejected then, the outcome is ``UNKNOWN``.
             on_progress: Called with a `BatchProgress` at most ten times a second, and at the end. It may be a coroutine
                 function. What it raises is logged.
-            options: What these calls do differently from their client.
+            options: The options in which these calls differ from their client.
 
         Raises:
             RequestValidationError: An argument is not valid; of the requests, each invalid one gives a result that says
@@ -235,9 +294,9 @@ class OAuth:
         on_progress: OnProgress | None = None,
         options: RequestOptions | None = None,
     ) -> list[ExchangeResult]:
-        """Exchange many authorization codes, and give all results in the order of the input.
+        """Exchange many authorization codes, and return all results in the order of the input.
 
-        It is for what fits into memory: equal requests are sent once, however far apart they are.
+        For input that fits into memory: equal requests are sent once, however far apart they are.
 
         Args:
             requests: As for `exchange_many`.
@@ -263,22 +322,42 @@ class OAuth:
         return await batch.collect()
 
     def _start_batch(self, requests: Requests, options: RequestOptions | None, **plan: Any) -> Batch:
-        # Not everybody exchanges many.
-        from openrouter_async.batch._batch import Batch
-        from openrouter_async.batch._options import Plan
-        from openrouter_async.batch._runner import Run
-        from openrouter_async.batch._source import Source
+        made = Plan(has_on_key=self._pipeline.settings.on_key is not None, **plan)
+        pipeline = self._pipeline
+        return Batch(
+            Run(
+                lambda request, group: pipeline.exchange(request, options, group),
+                Source(requests),
+                made,
+                pipeline.shared.clock,
+            )
+        )
 
-        made = Plan(has_on_key=self._calls.settings.on_key is not None, **plan)
-        exchange = functools.partial(self._calls.join, options=options)
-        return Batch(Run(exchange, Source(requests), made, self._calls.shared.clock))
 
-
-def _to_model(kind: type[_Model], request: _Model | None, fields: dict[str, Any]) -> _Model:
-    if request is None:
+def _to_model(kind: type[_Model], request: _Model | None, fields: dict[str, Any]) -> _Model | RequestValidationError:
+    """Return the request; or the error to raise, so that no frame of its traceback holds a secret."""
+    if request is not None:
+        if any(value is not None and value is not UNSET for value in fields.values()):
+            return RequestValidationError("request", "must not come with fields beside it")
+        if not isinstance(request, kind):  # pyright: ignore[reportUnnecessaryIsInstance]
+            return RequestValidationError("request", f"must be a {kind.__name__}")
+        return request
+    required = next(iter(fields))
+    if fields[required] is UNSET:
+        return RequestValidationError(required, "must be given")
+    try:
         return kind(**fields)
-    if fields:
-        raise RequestValidationError("request", "must not come with fields beside it")
-    if not isinstance(request, kind):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise RequestValidationError("request", f"must be a {kind.__name__}")
-    return request
+    except RequestValidationError as invalid:
+        return invalid.with_traceback(None)
+
+
+def refuse_unknown(method: Callable[..., Any], unknown: dict[str, Any]) -> NoReturn:
+    """Raise the error for a keyword argument that a method does not have."""
+    name = next(iter(unknown))
+    names = [known for known, given in inspect.signature(method).parameters.items() if given.kind is given.KEYWORD_ONLY]
+    similar = difflib.get_close_matches(name, names, n=1)
+    unknown.clear()
+    raise TypeError(
+        f"{method.__qualname__}() got an unexpected keyword argument {name!r}"
+        + (f"; did you mean {similar[0]!r}?" if similar else "")
+    )

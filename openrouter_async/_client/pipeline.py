@@ -1,4 +1,4 @@
-"""One call of an operation: from its request to its result, or to the error that says what became of it."""
+"""The road that every call takes: from a request model to the result, or to an error that says what became of it."""
 
 from __future__ import annotations
 
@@ -6,69 +6,92 @@ import asyncio
 import functools
 import inspect
 import time
-from collections.abc import Coroutine
-from typing import Any, Final, NamedTuple, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, Generic, TypeVar
 
+import attrs
 from yarl import URL
 
 from openrouter_async._client.config import Settings, merge_headers
-from openrouter_async._http.chain import Handler, Request, SendState, build_chain
+from openrouter_async._http.chain import Handler, Request, Response, SendState, build_chain
 from openrouter_async._http.counters import Counters
 from openrouter_async._http.options import Bearer, RequestOptions
 from openrouter_async._http.responses import error_from_response, settle
 from openrouter_async._http.retry import RetryMiddleware
-from openrouter_async._http.single_flight import SingleFlight
+from openrouter_async._http.single_flight import CallerGroup, SingleFlight
 from openrouter_async._http.throttle import HostThrottle
+from openrouter_async._http.timeouts import Deadlines
 from openrouter_async._http.transport import Transport
 from openrouter_async._values import converter
 from openrouter_async._values.clock import Clock
 from openrouter_async._values.models import (
+    CreateAuthKeysCodeRequest,
     CreateAuthKeysCodeResponse,
     ExchangeAuthCodeForAPIKeyRequest,
     ExchangeAuthCodeForAPIKeyResponse,
     HttpMeta,
+    Unset,
 )
 from openrouter_async.errors import (
+    APIError,
     ClientClosedError,
     KeyDeliveryError,
     OpenRouterError,
+    Outcome,
     RequestValidationError,
     ResponseValidationError,
 )
 
-_Result = TypeVar("_Result", ExchangeAuthCodeForAPIKeyResponse, CreateAuthKeysCodeResponse)
+R = TypeVar("R", ExchangeAuthCodeForAPIKeyResponse, CreateAuthKeysCodeResponse)
 
 
-class Operation(NamedTuple):
+@attrs.frozen(kw_only=True, eq=False)
+class Operation(Generic[R]):
     """An operation of the API.
 
     Attributes:
         name: Its ``operationId``.
         path: Its path below the base URL.
+        result: The class of its result.
+        needs_bearer: Whether it is refused without a bearer token.
+        method: Its HTTP method.
     """
 
     name: str
     path: str
+    result: type[R]
+    needs_bearer: bool = False
+    method: str = "POST"
 
 
-EXCHANGE: Final = Operation("exchangeAuthCodeForAPIKey", "/auth/keys")
-CREATE: Final = Operation("createAuthKeysCode", "/auth/keys/code")
-OPERATIONS: Final = (EXCHANGE, CREATE)
+EXCHANGE: Final = Operation(
+    name="exchangeAuthCodeForAPIKey", path="/auth/keys", result=ExchangeAuthCodeForAPIKeyResponse
+)
+CREATE: Final = Operation(
+    name="createAuthKeysCode", path="/auth/keys/code", result=CreateAuthKeysCodeResponse, needs_bearer=True
+)
+OPERATIONS: Final[tuple[Operation[Any], ...]] = (EXCHANGE, CREATE)
+
+
+class _HookTimeoutError(Exception):
+    pass
 
 
 class ClientState:
-    """What a client and those made from it have in common."""
+    """The state that a client shares with the clients made from it by ``with_options``."""
 
     def __init__(self, clock: Clock, transport: Transport) -> None:
         self.clock = clock
         self.transport = transport
         self.overload = HostThrottle(clock)
-        self.in_flight: SingleFlight[ExchangeAuthCodeForAPIKeyResponse] = SingleFlight()
+        self.flights: SingleFlight[ExchangeAuthCodeForAPIKeyResponse] = SingleFlight()
+        self.hook_deadlines = Deadlines()
         self.counters = Counters()
         self.is_closed = False
+        self.closing: asyncio.Task[None] | None = None
 
     def bind(self) -> None:
-        """Bind to the running loop, or say why this is not possible.
+        """Bind to the running loop, or raise if that is not possible.
 
         Raises:
             ClientClosedError: The client is closed, belongs to another loop, or was carried over a fork.
@@ -82,13 +105,13 @@ class Pipeline:
     """The calls of a client.
 
     Args:
-        settings: What is set for them.
-        shared: What they have in common with the calls of other clients.
-        client: The client. It closes the pool when it is forgotten, so it lives as long as a call is under way.
+        settings: The client's settings.
+        shared: The state shared with other clients.
+        client: The client. It closes the pool when it is garbage collected, so a call under way keeps it alive.
 
     Attributes:
-        settings: What is set for them.
-        shared: What they have in common with the calls of other clients.
+        settings: The client's settings.
+        shared: The state shared with other clients.
     """
 
     def __init__(self, settings: Settings, shared: ClientState, client: object) -> None:
@@ -103,80 +126,170 @@ class Pipeline:
         attempt = build_chain("attempt_middlewares", settings.attempt_middlewares, shared.transport.send)
         self._handle: Handler = build_chain("middlewares", (*settings.middlewares, retry), attempt)
 
-    def join(
-        self, model: ExchangeAuthCodeForAPIKeyRequest, options: RequestOptions | None
+    def exchange(
+        self,
+        model: ExchangeAuthCodeForAPIKeyRequest,
+        options: RequestOptions | None,
+        group: CallerGroup | None = None,
     ) -> Coroutine[Any, Any, ExchangeAuthCodeForAPIKeyResponse]:
-        """Exchange a code, or wait for an exchange that is equal and under way.
+        """Exchange a code, or wait for an equal exchange under way.
+
+        A function that returns a coroutine, as each coroutine between the caller and aiohttp costs CPU at each step.
 
         Args:
             model: The request.
-            options: What this call does differently from its client.
+            options: The options in which this call differs from its client.
+            group: Callers to give up with.
         """
         source = self.settings.api_key
-        # Each coroutine that waits for another costs something whenever it goes on.
         if source is None or isinstance(source, Bearer):
-            return self._join(model, source, options)
-        return self._resolve(model, options)
+            return self._fly(model, source, options, group)
+        return self._resolve_and_fly(model, options, group)
 
-    async def _resolve(
-        self, model: ExchangeAuthCodeForAPIKeyRequest, options: RequestOptions | None
+    async def _resolve_and_fly(
+        self,
+        model: ExchangeAuthCodeForAPIKeyRequest,
+        options: RequestOptions | None,
+        group: CallerGroup | None,
     ) -> ExchangeAuthCodeForAPIKeyResponse:
-        return await self._join(model, await self.resolve_bearer(), options)
+        return await self._fly(model, await self.resolve_bearer(), options, group)
 
-    def _join(
-        self, model: ExchangeAuthCodeForAPIKeyRequest, bearer: Bearer | None, options: RequestOptions | None
+    def _fly(
+        self,
+        model: ExchangeAuthCodeForAPIKeyRequest,
+        bearer: Bearer | None,
+        options: RequestOptions | None,
+        group: CallerGroup | None,
     ) -> Coroutine[Any, Any, ExchangeAuthCodeForAPIKeyResponse]:
-        # Only now, as the client may have been closed meanwhile, and nobody would wait for this exchange to end.
+        # Not before the bearer is known: the client may have been closed meanwhile.
         self.shared.bind()
-        # The fields are hashed more quickly than the model, and it is done more than once.
-        key = (self, bearer, options, model.code, model.code_verifier, model.code_challenge_method)
-        return self.shared.in_flight.join(key, functools.partial(self._exchange, model, bearer, options))
+        deliver = None if self.settings.on_key is None else self._deliver
+        start = functools.partial(self.call, EXCHANGE, model, bearer, options, deliver=deliver)
+        url = self._urls[EXCHANGE] if options is None else self._url_of(EXCHANGE, options)
+        key = (url, model.code, model.code_verifier, model.code_challenge_method)
+        return self.shared.flights.run(key, (self, bearer, options), start, group)
 
     async def resolve_bearer(self) -> Bearer | None:
-        """The bearer token for one call.
+        """Return the bearer token for one call.
 
         Raises:
-            RequestValidationError: The callable raised, or gave something that cannot be sent.
+            RequestValidationError: The callable failed, took too long, or returned something that cannot be sent.
         """
         source = self.settings.api_key
         if source is None or isinstance(source, Bearer):
             return source
         try:
-            key = source()
-            if inspect.isawaitable(key):
-                key = await key
+            key = await self._within_hook_timeout(source())
+        except _HookTimeoutError:
+            raise RequestValidationError(
+                "api_key", f"its callable took more than {self.settings.hook_timeout:g} s"
+            ) from None
         except Exception as failure:
             raise RequestValidationError("api_key", f"its callable raised {type(failure).__name__}") from failure
         return None if key is None else Bearer(key)
 
-    def prepare(
+    async def _within_hook_timeout(self, result: Any) -> Any:
+        """Return what a hook returned, or what it gives within the time limit when it is to be awaited."""
+        if result is None or not inspect.isawaitable(result):
+            return result
+        if self.settings.hook_timeout is None:
+            return await result
+        deadline = self.shared.hook_deadlines.start(self.settings.hook_timeout)
+        try:
+            return await result
+        except asyncio.CancelledError:
+            if not deadline.settle():
+                raise
+            raise _HookTimeoutError from None
+        finally:
+            self.shared.hook_deadlines.stop(deadline)
+
+    async def call(
         self,
-        operation: Operation,
-        body: bytes,
-        *,
+        operation: Operation[R],
+        model: ExchangeAuthCodeForAPIKeyRequest | CreateAuthKeysCodeRequest,
         bearer: Bearer | None,
         options: RequestOptions | None,
         send_state: SendState,
-        secrets: tuple[str, ...],
+        *,
+        deliver: Callable[[Any, R, SendState], Awaitable[None]] | None = None,
+    ) -> R:
+        """Carry out one call: serialize the request, send it through the chain, and read the response.
+
+        Args:
+            operation: The operation.
+            model: The request.
+            bearer: The bearer token.
+            options: The options in which this call differs from its client.
+            send_state: Kept up to date while the call is under way.
+            deliver: Called with the result before it is returned.
+
+        Returns:
+            The result of the operation.
+        """
+        send_state.enter()
+        started = time.perf_counter()
+        request = self.build_request(operation, model, bearer, options, send_state)
+        try:
+            response = await self._handle(request)
+        except OpenRouterError as failure:
+            self._finalize(failure, send_state)
+            raise
+        if not 200 <= response.status_code < 300:
+            raise self._failed(error_from_response(request, response, self.shared.clock), response, send_state)
+        http_meta = HttpMeta(
+            status_code=response.status_code,
+            headers=response.headers,
+            attempts=len(response.history) + 1,
+            elapsed=time.perf_counter() - started,
+        )
+        try:
+            result = converter.load(operation.result, response.body, http_meta)
+        except converter.MalformedBodyError as malformed:
+            error = ResponseValidationError(
+                f"{response.status_code}: {malformed}", status_code=response.status_code, headers=response.headers
+            )
+        else:
+            self.shared.counters.succeeded += 1
+            if deliver is not None:
+                await deliver(model, result, send_state)
+            return result
+        raise self._failed(error, response, send_state)
+
+    def build_request(
+        self,
+        operation: Operation[Any],
+        model: ExchangeAuthCodeForAPIKeyRequest | CreateAuthKeysCodeRequest,
+        bearer: Bearer | None,
+        options: RequestOptions | None,
+        send_state: SendState,
     ) -> Request:
-        """The request for one call, of the client's settings and the call's options."""
+        """Build the request for one call from the model, the client's settings and the call's options.
+
+        Raises:
+            RequestValidationError: The operation needs a bearer token, and there is none.
+        """
         settings = self.settings
         url, headers, timeout, retry = self._urls[operation], self._headers, settings.timeout, settings.retry
+        secrets: tuple[str, ...] = ()
+        if isinstance(model, ExchangeAuthCodeForAPIKeyRequest):
+            secrets = (model.code,) if model.code_verifier is None else (model.code, model.code_verifier)
         if bearer is not None:
             headers = {"Authorization": f"Bearer {bearer.token}"} | headers
             secrets = (*secrets, bearer.token)
         if options is not None:
-            if options.server_url is not None:
-                url = _operation_urls(options.server_url)[operation]
+            url = self._url_of(operation, options)
             if options.headers:
                 headers = merge_headers(headers, options.headers)
-            timeout = settings.timeout if options.timeout is None else options.timeout
-            retry = settings.retry if options.retry is None else options.retry
+            timeout = timeout if isinstance(options.timeout, Unset) else options.timeout
+            retry = retry if isinstance(options.retry, Unset) else options.retry
+        if operation.needs_bearer and not any(name.lower() == "authorization" for name in headers):
+            raise RequestValidationError("api_key", f"must be given: {operation.name} needs a bearer token")
         return Request(
-            method="POST",
+            method=operation.method,
             url=url,
             headers=headers,
-            body=body,
+            body=converter.dump(model),
             operation=operation.name,
             timeout=timeout,
             retry=retry,
@@ -184,73 +297,51 @@ class Pipeline:
             send_state=send_state,
         )
 
-    async def _exchange(
+    def _url_of(self, operation: Operation[Any], options: RequestOptions) -> URL:
+        if isinstance(options.server_url, Unset):
+            return self._urls[operation]
+        return _operation_urls(options.server_url)[operation]
+
+    async def _deliver(
         self,
         model: ExchangeAuthCodeForAPIKeyRequest,
-        bearer: Bearer | None,
-        options: RequestOptions | None,
+        response: ExchangeAuthCodeForAPIKeyResponse,
         send_state: SendState,
-    ) -> ExchangeAuthCodeForAPIKeyResponse:
-        secrets = (model.code,) if model.code_verifier is None else (model.code, model.code_verifier)
-        call = self.prepare(
-            EXCHANGE, converter.dump(model), bearer=bearer, options=options, send_state=send_state, secrets=secrets
-        )
-        del secrets
-        response = await self.send(call, ExchangeAuthCodeForAPIKeyResponse)
+    ) -> None:
         on_key = self.settings.on_key
-        if on_key is not None:
-            try:
-                await on_key(model, response)
-            except (Exception, asyncio.CancelledError) as failure:
-                # Also when it was cancelled, by itself or because the client was closed: the key must not go with it.
-                raise KeyDeliveryError(
-                    f"on_key raised {type(failure).__name__}; the key is in .response", response=response
-                ) from failure
-            send_state.key_saved = True
-        return response
-
-    async def send(self, request: Request, kind: type[_Result]) -> _Result:
-        """Send a request through the chain, and read what the answer says.
-
-        Args:
-            request: The request.
-            kind: The class of the result.
-        """
-        started = time.perf_counter()
+        assert on_key is not None  # noqa: S101 - only then is there something to deliver to
         try:
-            response = await self._handle(request)
-        except OpenRouterError as failure:
-            self._settle(failure)
+            await self._within_hook_timeout(on_key(model, response))
+        except _HookTimeoutError:
+            raise KeyDeliveryError(
+                f"on_key took more than {self.settings.hook_timeout:g} s; the key is in .response", response=response
+            ) from None
+        except GeneratorExit:
             raise
-        error: OpenRouterError
-        if 200 <= response.status_code < 300:
-            http_meta = HttpMeta(
-                status_code=response.status_code,
-                headers=response.headers,
-                attempts=len(response.history) + 1,
-                elapsed=time.perf_counter() - started,
-            )
-            try:
-                result = converter.load(kind, response.body, http_meta)
-            except converter.MalformedBodyError as malformed:
-                error = ResponseValidationError(
-                    f"{response.status_code}: {malformed}", status_code=response.status_code, headers=response.headers
-                )
-            else:
-                self.shared.counters.succeeded += 1
-                return result
-        else:
-            error = error_from_response(request, response, self.shared.clock)
-        error.history = response.history
-        self._settle(error)
-        raise error
+        except BaseException as failure:
+            # Also when it was cancelled, by itself or because the client was closed: the key must not be lost with it.
+            raise KeyDeliveryError(
+                f"on_key raised {type(failure).__name__}; the key is in .response", response=response
+            ) from failure
+        send_state.key_saved = True
 
-    def _settle(self, error: OpenRouterError) -> None:
+    def _failed(self, error: OpenRouterError, response: Response, send_state: SendState) -> OpenRouterError:
+        error.history = response.history
+        self._finalize(error, send_state)
+        return error
+
+    def _finalize(self, error: OpenRouterError, send_state: SendState) -> None:
+        """Complete an error by what is known of the whole call, and count it."""
         settle(error)
+        before = send_state.exchanged_before
+        if before is not None and isinstance(error, APIError) and error.is_code_rejected:
+            # The code was good: it is this process that used it, and not a mistake of the person who signs in.
+            error.outcome = Outcome.UNKNOWN
+            error.args = (f"{error}: this process {'has' if before else 'may have'} exchanged the code already",)
         self.shared.counters.failed[error.outcome] += 1
 
 
-def _operation_urls(base_url: URL) -> dict[Operation, URL]:
-    # Joining by "/" would lose the path of the base.
+def _operation_urls(base_url: URL) -> dict[Operation[Any], URL]:
+    # Joining by "/" would drop the path of the base.
     base = str(base_url).rstrip("/")
     return {operation: URL(base + operation.path) for operation in OPERATIONS}

@@ -1,4 +1,4 @@
-"""What a client is doing, and has done, for health checks."""
+"""Statistics of a client, for health checks."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from openrouter_async.errors import Outcome
 
 @attrs.frozen(kw_only=True)
 class ClientStats:
-    """What a client is doing, and has done, at one moment.
+    """A snapshot of what a client is doing, and has done.
 
     Attributes:
-        is_closed: Whether it is closed, or being closed.
-        exchanges_in_flight: Exchanges under way; equal ones are one.
+        is_closed: Whether the client is closed, or being closed.
+        exchanges_in_flight: Exchanges under way; equal ones count once.
         attempts_in_flight: Requests under way: on a connection, or waiting for one.
-        connection_limit: Connections that the pool may have; 0 when it has no limit, and before it is first used.
+        connection_limit: The largest number of connections in the pool; 0 without a limit, and before the first use.
         waiting_to_retry: Calls that wait for a backoff, or for the end of a pause.
-        paused: Seconds that each paused host must still be left alone, by its origin.
-        retry_budget: Tokens that are left for retries to each host that needed some, by its origin.
-        calls: Calls that were begun; an exchange that joined another is not one.
-        attempts: Requests that were sent, or tried to be.
-        retries: Those of them that were tried again.
-        succeeded: Calls that gave what was asked for.
-        failed: Calls that failed, by what became of them.
+        paused: Seconds until the pause of each paused host ends, by origin.
+        retry_budget: The tokens left for retries to each host that used some, by origin.
+        calls: Calls that were started; an exchange that joined another does not count.
+        attempts: Attempts to send a request.
+        retries: Attempts that were followed by another.
+        succeeded: Calls that succeeded.
+        failed: Calls that failed, by outcome.
     """
 
     is_closed: bool
@@ -43,5 +43,5 @@ class ClientStats:
 
     @property
     def waiting_for_connection(self) -> int:
-        """Requests that the limit keeps from having a connection, if all go to one host."""
+        """Requests that wait for a connection because of the limit, if all go to one host."""
         return max(0, self.attempts_in_flight - self.connection_limit) if self.connection_limit else 0

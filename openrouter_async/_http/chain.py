@@ -1,4 +1,4 @@
-"""The values that travel through the middlewares, and the chain that they make."""
+"""Requests and responses as middlewares see them, and the chain of middlewares."""
 
 from __future__ import annotations
 
@@ -10,42 +10,48 @@ import attrs
 from yarl import URL
 
 from openrouter_async._http.retry_policy import RetryPolicy
-from openrouter_async.errors import OpenRouterError, Outcome, RequestValidationError
+from openrouter_async.errors import Attempt, RequestValidationError
 from openrouter_async.redaction import redact_headers
 
 
 class SendState:
-    """Whether the server may have carried out a call; one for all attempts of the call.
+    """What is known about a call's way to the server; all attempts of a call share one.
 
     Attributes:
         maybe_processed: True from the moment a request body is written until an answer shows that it was refused.
-        cancelled: Whether the call was given up; nothing more of it is to be written.
-        key_saved: Whether the result is in its safe place, whoever takes it.
+        cancelled: Whether the call was given up, so that nothing more of it must be written.
+        key_saved: Whether ``on_key`` has saved the key, so that it is safe whoever takes the result.
+        exchanged_before: Whether this process has exchanged the code already: True, False when that is uncertain, None
+            when it has not.
     """
 
-    # On the class, as most of them keep what they begin with.
+    # On the class, as most calls keep the initial values.
     maybe_processed = False
     cancelled = False
     key_saved = False
+    exchanged_before: bool | None = None
+
+    def enter(self) -> None:
+        """Mark the running code as a part of the call."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class Request:
-    """An HTTP request on its way to the server.
+    """An HTTP request before it is sent.
 
-    A middleware passes on another one by ``attrs.evolve(request, …)``.
+    A middleware changes a request by ``attrs.evolve(request, …)``.
 
     Attributes:
         method: The HTTP method.
         url: The absolute URL.
-        headers: The headers to send; those of the connection are added by the transport.
+        headers: The headers to send; the transport adds those that belong to the connection.
         body: The serialized body.
         operation: The ``operationId`` of the API: ``exchangeAuthCodeForAPIKey`` or ``createAuthKeysCode``.
         timeout: Seconds for one attempt.
         retry: The policy for this call.
         attempt: The number of this attempt, from 1.
-        secrets: The values in this request that must not be shown.
-        send_state: What is known of the call's way to the server.
+        secrets: The values in this request that must not appear in errors or logs.
+        send_state: Whether the server may have received the call.
     """
 
     method: str
@@ -61,42 +67,17 @@ class Request:
 
 
 @attrs.frozen(kw_only=True, eq=False)
-class Attempt:
-    """An attempt that failed and was followed by another.
-
-    Attributes:
-        number: Its number, from 1.
-        error: How it failed.
-        elapsed: Seconds that it took.
-        wait: Seconds between it and the next attempt.
-    """
-
-    number: int
-    error: OpenRouterError
-    elapsed: float
-    wait: float
-
-    @property
-    def is_ambiguous(self) -> bool:
-        """Whether the server may have carried it out."""
-        return self.error.outcome is Outcome.UNKNOWN
-
-    def __str__(self) -> str:
-        return f"attempt {self.number}: {self.error} after {self.elapsed:.2f} s; waited {self.wait:.2f} s"
-
-
-@attrs.frozen(kw_only=True, eq=False)
 class Response:
-    """An HTTP answer, read completely.
+    """An HTTP response whose body was read completely.
 
     Attributes:
         status_code: The HTTP status, whatever it is: only the lack of an answer is raised.
         headers: The headers, looked up without regard to case.
         body: The body, decompressed.
         elapsed: Seconds from the start of the attempt to the last byte.
-        waited: Those of them that passed before the request was written: for a connection of the pool, or a new one.
-        history: The attempts before this one.
-        notes: What else there is to say, such as why it was not retried; an error made of the answer carries them.
+        waited: The part of ``elapsed`` before the request was written: waiting for a connection, or opening one.
+        history: The failed attempts before this one.
+        notes: Remarks, such as why the call was not retried; an error that is made from the response carries them.
     """
 
     status_code: int
@@ -109,17 +90,17 @@ class Response:
 
 
 Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
-"""Sends a request and gives its answer."""
+"""Sends a request and returns the response: ``async def handler(request) -> Response``."""
 
 Middleware: TypeAlias = Callable[[Request, Handler], Awaitable[Response]]
 """Wraps a `Handler`: ``async def middleware(request, call_next) -> Response``.
 
-It may change the request, answer without sending, call ``call_next`` more than once, and change the answer. It sees
-every HTTP status as a `Response`; only the lack of an answer is raised, as a `TransportError`. What it raises itself
-reaches the caller as it is. One that sends a request again puts the attempts that failed before what it has in the
-``history`` of the answer or the error: the outcome is told from there. The time that it takes itself is its own
-business: `Request.timeout` bounds what the transport does, and `RetryPolicy.max_elapsed_time` when another attempt may
-begin.
+A middleware may change the request, respond without sending it, call ``call_next`` more than once, and change the
+response. It sees every HTTP status as a `Response`; only a missing response is raised, as a `TransportError`. An
+exception that a middleware raises reaches the caller unchanged. A middleware that retries must prepend the failed
+attempts to ``history`` of the response that it returns or the error that it raises; the outcome is computed from them.
+Time spent in a middleware is not limited: `Request.timeout` limits the transport, and `RetryPolicy.max_elapsed_time`
+the moment until which another attempt may begin.
 """
 
 
@@ -127,12 +108,15 @@ def build_chain(field: str, middlewares: Iterable[Middleware], handler: Handler)
     """Wrap a handler in middlewares, the first outermost.
 
     Args:
-        field: The name of the argument that they came by.
+        field: The name of the argument to report when a middleware cannot be used.
         middlewares: The middlewares.
-        handler: What the last one calls.
+        handler: The handler that the innermost middleware calls.
+
+    Returns:
+        The handler to call instead.
 
     Raises:
-        RequestValidationError: One of them is not an async callable of two arguments.
+        RequestValidationError: A middleware is not an async callable of two arguments.
     """
     for middleware in reversed(tuple(middlewares)):
         _check_middleware(field, middleware)
@@ -141,7 +125,7 @@ def build_chain(field: str, middlewares: Iterable[Middleware], handler: Handler)
 
 
 def _wrap(middleware: Middleware, call_next: Handler) -> Handler:
-    # Python enters a function of its own more quickly than a partial, or an object that can be called.
+    # Python calls a plain function faster than a partial or an object with __call__.
     called: Any = middleware
     enter: Middleware = called.__call__ if inspect.ismethod(called.__call__) else middleware
 

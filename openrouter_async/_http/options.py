@@ -1,7 +1,8 @@
-"""What can be set for one call, and the checks it shares with the client."""
+"""Options for one call, and the checks that they share with the client's."""
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Mapping
 from typing import Any, Final
@@ -10,15 +11,16 @@ import attrs
 from yarl import URL
 
 from openrouter_async._http.retry_policy import RetryPolicy, check_number
+from openrouter_async._values.models import UNSET, Unset
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.redaction import mask, redact_headers
 
-# Compiled when they are first needed.
+# Strings, so that they are compiled when they are first needed.
 _FIELD_NAME: Final = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _FIELD_VALUE: Final = r"[\x20-\x7e\x80-\xff]*"
 _BEARER: Final = r"[\x21-\x7e]+"
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
-# They describe the body and the connection, which are the transport's business.
+# The transport sets these headers: they describe the body and the connection.
 _RESERVED_HEADERS: Final = frozenset(
     {"connection", "content-encoding", "content-length", "content-type", "expect", "host", "transfer-encoding"}
 )
@@ -28,7 +30,7 @@ def to_base_url(field: str, value: object) -> URL:
     """Parse the address of the API.
 
     Raises:
-        RequestValidationError: It is neither https nor http on a loopback host, or has a query, a fragment or
+        RequestValidationError: The URL is neither https nor http to a loopback host, or has a query, a fragment or
             credentials.
     """
     requirement = "must be an https URL without query, fragment or credentials (http only to a loopback host)"
@@ -46,10 +48,10 @@ def to_base_url(field: str, value: object) -> URL:
 
 
 def to_headers(field: str, value: Mapping[str, str] | None) -> Mapping[str, str]:
-    """Check headers that are sent beside the library's own.
+    """Check headers that are added to the library's own.
 
     Raises:
-        RequestValidationError: A name or value is not what RFC 9110, section 5.5, allows, or belongs to the transport.
+        RequestValidationError: RFC 9110, section 5.5, does not allow a name or value, or the transport sets the header.
     """
     headers = {} if value is None else dict(value)
     for name, text in headers.items():
@@ -62,10 +64,10 @@ def to_headers(field: str, value: Mapping[str, str] | None) -> Mapping[str, str]
 
 
 def check_header_value(field: str, value: object) -> None:
-    """Refuse a header value that could not be sent, or would be sent as more than one line.
+    """Raise if a header value cannot be sent, or would be sent as more than one line.
 
     Raises:
-        RequestValidationError: It is not a string of visible characters, spaces and Latin-1.
+        RequestValidationError: The value is not a string of visible characters, spaces and Latin-1.
     """
     if not isinstance(value, str) or not re.fullmatch(_FIELD_VALUE, value):
         raise RequestValidationError(field, "must be a string without line breaks or control characters")
@@ -78,17 +80,17 @@ def _is_bearer(_instance: object, _attribute: attrs.Attribute[Any], value: objec
 
 @attrs.frozen
 class Bearer:
-    """A bearer token (RFC 6750) that does not show itself.
+    """A bearer token (RFC 6750) whose repr is masked.
 
     Raises:
-        RequestValidationError: It is not a string of visible ASCII characters.
+        RequestValidationError: The token is not a string of visible ASCII characters.
     """
 
     token: str = attrs.field(repr=mask, validator=_is_bearer)
 
 
-def _to_server_url(value: object) -> URL | None:
-    return None if value is None else to_base_url("server_url", value)
+def _to_server_url(value: object) -> URL | Unset:
+    return value if isinstance(value, Unset) else to_base_url("server_url", value)
 
 
 def to_extra_headers(value: Mapping[str, str] | None) -> Mapping[str, str]:
@@ -96,34 +98,73 @@ def to_extra_headers(value: Mapping[str, str] | None) -> Mapping[str, str]:
     return to_headers("headers", value)
 
 
+def to_policy(value: RetryPolicy | None | Unset) -> RetryPolicy | Unset:
+    """Return the policy for an argument ``retry``: None stands for no retries.
+
+    Raises:
+        RequestValidationError: The value is not a policy.
+    """
+    if value is None:
+        return RetryPolicy.none()
+    if not isinstance(value, (RetryPolicy, Unset)):
+        raise RequestValidationError("retry", "must be a RetryPolicy")
+    return value
+
+
 def check_timeout(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    """Refuse what is no time limit of an attempt."""
+    """Raise unless the value is a time limit in seconds."""
     check_number(attribute.name, value, least=0, exclusive=True)
 
 
-def check_policy(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    """Refuse what is no `RetryPolicy`."""
-    if not isinstance(value, RetryPolicy):
-        raise RequestValidationError(attribute.name, "must be a RetryPolicy")
+def _check_timeout_if_set(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not isinstance(value, Unset):
+        check_timeout(_instance, attribute, value)
+
+
+def check_hook(field: str, hook: object, *arguments: str) -> None:
+    """Raise unless a hook, sync or async, can be called with these arguments; None is no hook.
+
+    Args:
+        field: The name of the argument to report.
+        hook: The hook.
+        arguments: The names of the positional arguments that the hook is called with.
+
+    Raises:
+        RequestValidationError: The hook cannot be called so.
+    """
+    if hook is None:
+        return
+    requirement = f"must be callable with ({', '.join(arguments)})"
+    if not callable(hook):
+        raise RequestValidationError(field, requirement)
+    try:
+        signature = inspect.signature(hook)
+    except (ValueError, TypeError):
+        # Some callables of C tell no signature.
+        return
+    try:
+        signature.bind(*arguments)
+    except TypeError:
+        raise RequestValidationError(field, requirement) from None
 
 
 @attrs.frozen(kw_only=True)
 class RequestOptions:
-    """What one call does differently from its client.
+    """The options in which one call differs from its client.
 
     Attributes:
-        server_url: The address of the API; None keeps the client's.
-        timeout: Seconds for one attempt; None keeps the client's.
-        retry: The retry policy; None keeps the client's.
-        headers: Headers beside the client's; one of the same name goes before it.
+        server_url: The address of the API; by default the client's.
+        timeout: Seconds for one attempt; by default the client's.
+        retry: The retry policy; by default the client's. None retries nothing.
+        headers: More headers; each replaces the client's header of the same name.
 
     Raises:
         RequestValidationError: A field is not valid.
     """
 
-    server_url: URL | None = attrs.field(default=None, converter=_to_server_url)
-    timeout: float | None = attrs.field(default=None, validator=attrs.validators.optional(check_timeout))
-    retry: RetryPolicy | None = attrs.field(default=None, validator=attrs.validators.optional(check_policy))
+    server_url: URL | Unset = attrs.field(default=UNSET, converter=_to_server_url)
+    timeout: float | Unset = attrs.field(default=UNSET, validator=_check_timeout_if_set)
+    retry: RetryPolicy | Unset = attrs.field(default=UNSET, converter=to_policy)
     headers: Mapping[str, str] = attrs.field(
         factory=dict[str, str],
         converter=to_extra_headers,

@@ -1,231 +1,363 @@
-"""Exchanges on their way: equal ones share a request, and none is lost with its caller."""
+"""Single flight: equal exchanges under way share one request, and none of them ends with its caller."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
+import hashlib
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Hashable
+from contextvars import ContextVar
 from types import TracebackType
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from openrouter_async._http.chain import SendState
-from openrouter_async.errors import ClientClosedError, KeyDeliveryError, Outcome
+from openrouter_async.errors import ClientClosedError, KeyDeliveryError, OpenRouterError, Outcome, describe
 from openrouter_async.events import Event
 
 logger = logging.getLogger("openrouter_async")
 
 T = TypeVar("T")
 
-IF_NOT_SENT: Final = "unless it was sent"
-"""The message of a cancellation that is meant only for an exchange that no server can have carried out yet."""
-
-# Callers that are woken at once go on in step, and what is done in step takes the processor less time: a tenth less
-# at 64 exchanges at a time. But what belongs to their exchanges is then dropped all at once, and made anew all at once.
-# Python's garbage collector runs whenever enough was made and not dropped; with hundreds on their way it would run all
-# the time, for a sixth of the CPU at 512. So of many, only a few are woken in each pass of the loop.
+# Waking all callers in one pass of the loop saves a tenth of the CPU at 64 concurrent exchanges. With hundreds, the
+# burst of objects that are freed and made anew keeps Python's cyclic garbage collector running, for a sixth of the CPU
+# at 512. So above this number of exchanges, only a few callers are woken in each pass.
 _MANY: Final = 100
 _WOKEN_AT_ONCE: Final = 8
 
 _CANCEL_TIMEOUT: Final = 1.0
-"""Seconds that a cancelled exchange has for its end."""
+"""Seconds that a cancelled exchange has to end."""
+
+MAX_REMEMBERED: Final = 1024
+"""How many exchanged codes are remembered, by a hash that changes with each process."""
+
+_inside: ContextVar[tuple[object, ...]] = ContextVar("openrouter_async.exchange", default=())
+"""The marks of the exchanges that the running code is part of. Marks, as connections keep the context they are made in,
+and an exchange holds secrets."""
+
+NotSent: TypeAlias = Callable[[], OpenRouterError]
+"""Makes the error for a request that is withdrawn before it was sent."""
 
 
-class _Flight(SendState, Generic[T]):
-    """An exchange on its way, and the callers that wait for it."""
+class Flight(SendState, Generic[T]):
+    """An exchange under way, and the callers that wait for it."""
 
-    task: asyncio.Task[None]
-    # On the class, as most of them keep what they begin with.
-    error: Exception | None = None
+    task: asyncio.Task[T]
+    result: T
+    # On the class, as most flights keep the initial value.
+    error: BaseException | None = None
     traceback: TracebackType | None = None
-    result: T | None = None
+    is_finished = False
 
-    def __init__(self, key: Hashable, caller: asyncio.Future[None]) -> None:
+    def __init__(self, key: tuple[Hashable, ...], variant: object, exchanged_before: bool | None) -> None:
         self.key = key
-        self.callers = [caller]
+        self.variant = variant
+        self.exchanged_before = exchanged_before
+        self.mark = object()
+        self.waiters: list[asyncio.Future[None]] = []
+
+    def enter(self) -> None:
+        """Mark the code that runs from here on as a part of this exchange."""
+        _inside.set((*_inside.get(), self.mark))
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of the authorization code, shortened: it identifies the exchange in log records."""
+        return hashlib.sha256(str(self.key[1]).encode(errors="surrogatepass")).hexdigest()[:16]
+
+
+class CallerGroup:
+    """Callers that give up together, as those of a batch do."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[asyncio.Future[None], tuple[SingleFlight[Any], Flight[Any]]] = {}
+        self._error: NotSent | None = None
+
+    def withdraw_unsent(self, error: NotSent) -> None:
+        """Give up every exchange of the group that no server can have received, and all that would be started.
+
+        An exchange that may have been sent goes on, and its caller gets what becomes of it. So does an exchange that
+        others wait for, too.
+
+        Args:
+            error: Makes the error that each such caller gets.
+        """
+        self._error = error
+        for waiter, (flights, flight) in list(self._waiting.items()):
+            if not (flight.maybe_processed or flight.is_finished or waiter.done()):
+                waiter.set_exception(error())
+                # The caller may be cancelled before it sees the error, of which asyncio would then complain.
+                waiter.exception()
+                flights.remove_waiter(flight, waiter)
+
+    def check(self) -> None:
+        """Raise the error of a group that gave up."""
+        if self._error is not None:
+            raise self._error()
+
+    def enter(self, waiter: asyncio.Future[None], flights: SingleFlight[Any], flight: Flight[Any]) -> None:
+        """Add a caller that begins to wait."""
+        self._waiting[waiter] = flights, flight
+
+    def leave(self, waiter: asyncio.Future[None]) -> None:
+        """Remove a caller that waits no longer."""
+        self._waiting.pop(waiter, None)
 
 
 class SingleFlight(Generic[T]):
-    """The exchanges that a client has on their way, each in a task of its own."""
+    """The exchanges of a client that are under way, each in a task of its own."""
 
     def __init__(self) -> None:
-        # Every flight is in one of the two until it lands; one that is being cancelled cannot be joined.
-        self._joinable: dict[Hashable, _Flight[T]] = {}
-        self._withdrawn: set[_Flight[T]] = set()
-        # Callers whose exchange is over, until it is their turn to be woken.
-        self._landed: deque[asyncio.Future[None]] = deque()
+        # Every flight is in one of the two until it has finished; one that is being cancelled cannot be joined.
+        self._joinable: dict[Hashable, Flight[T]] = {}
+        self._cancelled: set[Flight[T]] = set()
+        self._wake_queue = _WakeQueue()
+        self._exchanged: dict[int, bool] = {}
+        self._is_closed = False
+        self._drain_until = 0.0
 
     def __len__(self) -> int:
-        return len(self._joinable) + len(self._withdrawn)
+        return len(self._joinable) + len(self._cancelled)
 
-    async def join(self, key: Hashable, start: Callable[[SendState], Coroutine[Any, Any, T]]) -> T:
-        """Wait for the exchange with this key; start it when there is none on its way.
+    async def run(
+        self,
+        key: tuple[Hashable, ...],
+        variant: object,
+        start: Callable[[SendState], Coroutine[Any, Any, T]],
+        group: CallerGroup | None = None,
+    ) -> T:
+        """Wait for the exchange with this key; start it when there is none under way.
 
         A caller that is cancelled leaves it running, unless nobody else waits for it and no server can have carried
-        it out yet: then it is cancelled, too. One that is cancelled with the message `IF_NOT_SENT` waits all the same
-        for an exchange that a server may have carried out, and gets its result instead of the cancellation.
+        it out yet: then it is cancelled, too. A caller with another variant neither shares the result nor competes for
+        the code: it starts an exchange of its own when this one is over.
 
         Args:
-            key: What makes two exchanges equal.
-            start: Makes the coroutine of a new exchange; it keeps the `SendState` up to date.
+            key: What the server tells exchanges apart by: its address, the code, and what proves it.
+            variant: What callers have to have in common to share a result.
+            start: Makes the coroutine of a new exchange; the coroutine keeps the `SendState` up to date.
+            group: Callers to give up with.
+
+        Returns:
+            The result of the exchange.
 
         Raises:
+            OpenRouterError: The exchange waits for itself, or was cancelled from inside.
             ClientClosedError: The client was closed, and the exchange did not end in time.
         """
         loop = asyncio.get_running_loop()
-        landed = loop.create_future()
-        made: _Flight[T] = _Flight(key, landed)
-        flight = self._joinable.setdefault(key, made)
-        if flight is made:
+        while (flight := self._joinable.get(key)) is not None:
+            if flight.mark in _inside.get():
+                raise OpenRouterError(
+                    "an exchange cannot wait for itself: a hook or middleware exchanges the request that it belongs to",
+                    outcome=Outcome.UNKNOWN,
+                )
+            if flight.variant == variant:
+                break
+            await asyncio.wait((flight.task,))
+        if self._is_closed:
+            raise ClientClosedError("the client is closed")
+        if group is not None:
+            group.check()
+        waiter = loop.create_future()
+        if flight is None:
+            flight = self._joinable[key] = Flight(key, variant, self._exchanged.get(hash(key)))
+            flight.waiters.append(waiter)
             # It may be over when this returns: a loop can have an eager task factory.
-            flight.task = loop.create_task(self._fly(flight, start), name="openrouter_async.exchange")
+            flight.task = loop.create_task(start(flight), name="openrouter_async.exchange")
+            flight.task.add_done_callback(functools.partial(self._finish, flight))
         else:
-            flight.callers.append(landed)
-        # A traceback that shows local variables would show the code in it.
-        del key
+            flight.waiters.append(waiter)
+        # A traceback that shows local variables would show the code in them.
+        del key, start
+        if group is not None:
+            group.enter(waiter, self, flight)
         try:
-            await landed
-        except asyncio.CancelledError as cancelled:
-            if not self._leave(flight, landed, patient=cancelled.args == (IF_NOT_SENT,)):
-                raise
-            if not flight.task.done():
-                await self._stay(flight)
+            await waiter
+        except asyncio.CancelledError:
+            # Unless it was withdrawn just before.
+            if waiter in flight.waiters:
+                self.remove_waiter(flight, waiter)
+            raise
+        finally:
+            if group is not None:
+                group.leave(waiter)
         if flight.error is not None:
-            # Each caller raises the same error; the frames of one must not show in another.
+            # All callers raise the same error; the frames of one must not show in another.
             raise flight.error.with_traceback(flight.traceback)
-        if flight.result is None:
-            if not flight.cancelled:
-                # Nobody cancelled it: something inside raised this, and callers get what was raised.
-                raise asyncio.CancelledError
-            raise ClientClosedError(
-                "the client was closed before the exchange ended",
-                outcome=Outcome.UNKNOWN if flight.maybe_processed else Outcome.NOT_SENT,
-            )
         return flight.result
 
-    def _leave(self, flight: _Flight[T], landed: asyncio.Future[None], *, patient: bool) -> bool:
-        """Let a caller go that was cancelled; whether it stays all the same."""
-        flight.callers.remove(landed)
-        task = asyncio.current_task()
-        # Two cancellations that come at once have the message of the first.
-        if task is None or not patient or task.cancelling() > 1 or not (flight.task.done() or flight.maybe_processed):
-            self._abandon(flight)
-            return False
-        task.uncancel()
-        return True
-
-    async def _stay(self, flight: _Flight[T]) -> None:
-        landed = flight.task.get_loop().create_future()
-        flight.callers.append(landed)
-        try:
-            await landed
-        except asyncio.CancelledError:
-            self._leave(flight, landed, patient=False)
-            raise
-
-    def _abandon(self, flight: _Flight[T]) -> None:
-        """A caller is gone. When it was the last: what no server can have heard of ends, anything else runs on."""
-        if flight.callers:
+    def remove_waiter(self, flight: Flight[T], waiter: asyncio.Future[None]) -> None:
+        """Let a caller go. With the last one, an exchange that no server can have received ends; others go on."""
+        flight.waiters.remove(waiter)
+        if flight.waiters:
             return
-        if flight.task.done():
-            _log_lost_key(flight)
-        elif not flight.maybe_processed:
+        if flight.is_finished:
+            _log_unseen(flight)
+        elif not flight.task.done() and not flight.maybe_processed:
             self._cancel(flight)
 
-    def _cancel(self, flight: _Flight[T]) -> None:
-        """End a flight before its time: it stays known until its task is over, and nobody can join it."""
-        if not flight.cancelled:
+    def _cancel(self, flight: Flight[T]) -> None:
+        """Cancel an exchange. It is counted until its task has ended, but cannot be joined."""
+        if not flight.cancelled and not flight.is_finished:
             flight.cancelled = True
             del self._joinable[flight.key]
-            self._withdrawn.add(flight)
-        # A task that is cancelled before its first step never lands by itself.
-        flight.task.add_done_callback(lambda _: self._land(flight))
+            self._cancelled.add(flight)
         flight.task.cancel()
 
-    def _land(self, flight: _Flight[T]) -> None:
+    def _finish(self, flight: Flight[T], task: asyncio.Task[T]) -> None:
+        """Record how an exchange ended, and wake its callers."""
+        # The task of one that could not be cancelled in time ends later.
+        if flight.is_finished:
+            return
+        flight.is_finished = True
         if flight.cancelled:
-            self._withdrawn.discard(flight)
+            self._cancelled.discard(flight)
         else:
             del self._joinable[flight.key]
-        for landed in flight.callers:
-            if self._landed or len(self._joinable) >= _MANY:
-                self._wake_in_turn(landed)
+        if not task.done() or task.cancelled():
+            flight.error = _error_of_cancelled(flight, task)
+        elif (error := task.exception()) is None:
+            flight.result = task.result()
+        else:
+            flight.error, flight.traceback = _error_for_callers(error)
+        self._remember(flight)
+        if not flight.waiters:
+            _log_unseen(flight)
+        for waiter in flight.waiters:
+            if self._wake_queue or len(self._joinable) >= _MANY:
+                self._wake_queue.add(waiter)
             else:
-                _wake(landed)
+                _wake(waiter)
 
-    def _wake_in_turn(self, landed: asyncio.Future[None]) -> None:
-        if not self._landed:
-            landed.get_loop().call_soon(self._wake_more, landed.get_loop())
-        self._landed.append(landed)
+    def _remember(self, flight: Flight[T]) -> None:
+        if flight.error is None:
+            is_certain = True
+        elif isinstance(flight.error, OpenRouterError):
+            is_certain = flight.error.outcome is Outcome.COMPLETED
+            if not is_certain and flight.error.outcome is not Outcome.UNKNOWN:
+                return
+        else:
+            is_certain = False
+            if not flight.maybe_processed:
+                return
+        self._exchanged[hash(flight.key)] = is_certain
+        if len(self._exchanged) > MAX_REMEMBERED:
+            del self._exchanged[next(iter(self._exchanged))]
 
-    def _wake_more(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Wake those whose turn it is in this pass of the loop."""
-        for _ in range(min(_WOKEN_AT_ONCE, len(self._landed))):
-            _wake(self._landed.popleft())
-        if self._landed:
-            loop.call_soon(self._wake_more, loop)
+    def close(self, timeout: float) -> None:
+        """Refuse new exchanges, and let those under way end until then; a later moment replaces an earlier one."""
+        self._is_closed = True
+        self._drain_until = max(self._drain_until, asyncio.get_running_loop().time() + timeout)
 
-    async def _fly(self, flight: _Flight[T], start: Callable[[SendState], Coroutine[Any, Any, T]]) -> None:
+    @property
+    def is_waited_for_inside(self) -> bool:
+        """Whether the running code is part of an exchange under way, such as its ``on_key``."""
+        marks = _inside.get()
+        return bool(marks) and any(flight.mark in marks for flight in self._all())
+
+    async def drain(self) -> None:
+        """Wait for all exchanges under way, then cancel those that are late."""
+        loop = asyncio.get_running_loop()
         try:
-            flight.result = await start(flight)
-        except Exception as error:  # noqa: BLE001 - it is raised in the callers
-            flight.error, flight.traceback = error, error.__traceback__
+            while len(self) and (left := self._drain_until - loop.time()) > 0:
+                await asyncio.wait([flight.task for flight in self._all()], timeout=left)
         finally:
-            if not flight.callers:
-                _log_lost_key(flight)
-            self._land(flight)
-
-    async def drain(self, timeout: float) -> int:
-        """Wait for all exchanges on their way, then cancel what is left.
-
-        Args:
-            timeout: Seconds to wait.
-
-        Returns:
-            How many did not end in time.
-        """
-        late = await self._end_flights(timeout) if len(self) else 0
-        # The loop may be about to end.
-        while self._landed:
-            _wake(self._landed.popleft())
-        return late
-
-    def _all(self) -> list[_Flight[T]]:
-        return [*self._joinable.values(), *self._withdrawn]
-
-    async def _end_flights(self, timeout: float) -> int:
-        try:
-            _, late = await asyncio.wait([flight.task for flight in self._all()], timeout=timeout)
-        finally:
-            for flight in self._all():
+            late = self._all()
+            for flight in late:
                 self._cancel(flight)
         if late:
-            await asyncio.wait(late, timeout=_CANCEL_TIMEOUT)
-            for flight in self._all():
-                self._land(flight)
-            logger.warning(
-                "the client was closed with %d exchange(s) still on their way",
-                len(late),
-                extra={"event": Event.CUT_OFF, "exchanges": len(late)},
-            )
-        return len(late)
+            await asyncio.wait([flight.task for flight in late], timeout=_CANCEL_TIMEOUT)
+            for flight in late:
+                self._finish(flight, flight.task)
+        # The loop may be about to end.
+        self._wake_queue.wake_all()
+
+    def _all(self) -> list[Flight[T]]:
+        return [*self._joinable.values(), *self._cancelled]
 
 
-def _wake(landed: asyncio.Future[None]) -> None:
-    if not landed.done():
-        landed.set_result(None)
+class _WakeQueue:
+    """Callers whose exchange has ended, woken a few in each pass of the loop."""
+
+    def __init__(self) -> None:
+        self._waiters: deque[asyncio.Future[None]] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self._waiters)
+
+    def add(self, waiter: asyncio.Future[None]) -> None:
+        if not self._waiters:
+            loop = waiter.get_loop()
+            loop.call_soon(self._wake_some, loop)
+        self._waiters.append(waiter)
+
+    def _wake_some(self, loop: asyncio.AbstractEventLoop) -> None:
+        for _ in range(min(_WOKEN_AT_ONCE, len(self._waiters))):
+            _wake(self._waiters.popleft())
+        if self._waiters:
+            loop.call_soon(self._wake_some, loop)
+
+    def wake_all(self) -> None:
+        while self._waiters:
+            _wake(self._waiters.popleft())
 
 
-def _log_lost_key(flight: _Flight[Any]) -> None:
-    """Log what an exchange came to when no caller is left to take it, unless that is taken care of."""
-    if isinstance(flight.error, KeyDeliveryError):
-        logger.error("a key is lost: its caller was cancelled, and %s", flight.error, extra={"event": Event.KEY_LOST})
-    elif flight.error is not None:
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+def _error_for_callers(error: BaseException) -> tuple[BaseException, TracebackType | None]:
+    if isinstance(error, (KeyboardInterrupt, SystemExit)):
+        # asyncio lets these end the loop already; raised once more, each caller would end it again.
+        return OpenRouterError(f"the exchange was ended by {type(error).__name__}", outcome=Outcome.UNKNOWN), None
+    return error, error.__traceback__
+
+
+def _error_of_cancelled(flight: Flight[Any], task: asyncio.Task[Any]) -> OpenRouterError:
+    """Return the error for the callers of an exchange whose task was cancelled, and log an exchange that is cut off."""
+    is_from_inside = task.done() and not task.cancelling()
+    if flight.maybe_processed and not is_from_inside:
         logger.warning(
-            "an exchange whose caller was cancelled failed: %s", flight.error, extra={"event": Event.UNSEEN_FAILURE}
+            "an exchange was cut off before its answer came; whether a key was issued is unknown (code digest %s)",
+            flight.digest,
+            extra={"event": Event.CUT_OFF, "code_digest": flight.digest},
         )
-    elif flight.result is not None and not flight.key_saved:
+    if flight.cancelled:
+        return ClientClosedError(
+            "the client was closed before the exchange ended",
+            outcome=Outcome.UNKNOWN if flight.maybe_processed else Outcome.NOT_SENT,
+        )
+    # A middleware may have sent the request by means of its own, so even an exchange that our transport did not send is
+    # not certain.
+    place = "something inside the exchange" if is_from_inside else "the task of the exchange"
+    return OpenRouterError(f"{place} was cancelled", outcome=Outcome.UNKNOWN)
+
+
+def _log_unseen(flight: Flight[Any]) -> None:
+    """Log how an exchange ended when no caller is left to be told, unless the key is safe."""
+    error = flight.error
+    if isinstance(error, KeyDeliveryError):
         logger.error(
-            "a key is lost: its caller was cancelled while it was on its way, and no on_key is set",
-            extra={"event": Event.KEY_LOST},
+            "a key is lost: its caller was cancelled, and %s (code digest %s)",
+            error,
+            flight.digest,
+            extra={"event": Event.KEY_LOST, "code_digest": flight.digest},
+        )
+    elif error is not None:
+        # Nobody waits for an exchange that was cancelled before it was sent, and one that is cut off is logged already.
+        if not (flight.task.done() and flight.task.cancelled()) and not isinstance(error, ClientClosedError):
+            logger.warning(
+                "an exchange whose caller was cancelled failed: %s (code digest %s)",
+                describe(error),
+                flight.digest,
+                extra={"event": Event.UNSEEN_FAILURE, "code_digest": flight.digest},
+            )
+    elif not flight.key_saved:
+        logger.error(
+            "a key is lost: its caller was cancelled while it was on its way, and no on_key is set (code digest %s)",
+            flight.digest,
+            extra={"event": Event.KEY_LOST, "code_digest": flight.digest},
         )

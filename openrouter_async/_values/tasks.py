@@ -1,4 +1,4 @@
-"""Work that outlives its caller: a code that was sent cannot be sent again."""
+"""Tasks that go on when their caller is cancelled: a code that was sent cannot be sent again."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 
 
-def _pass_over(task: asyncio.Task[Any]) -> None:
-    # asyncio would tell of an exception that nobody asked for.
+def _ignore_result(task: asyncio.Task[Any]) -> None:
+    # asyncio logs an exception that was never retrieved.
     if not task.cancelled():
         task.exception()
 
 
 class ShieldedTasks(Generic[T]):
-    """Work that goes on when its caller is cancelled.
+    """A set of tasks that go on when their callers are cancelled, as with `asyncio.shield`.
 
     Args:
-        on_abandoned: Called with a task whose caller was cancelled, when it is over; by default nothing is told of it.
+        on_abandoned: Called with each finished task whose caller was cancelled; by default its result is ignored.
     """
 
-    def __init__(self, on_abandoned: Callable[[asyncio.Task[T]], object] = _pass_over) -> None:
+    def __init__(self, on_abandoned: Callable[[asyncio.Task[T]], object] = _ignore_result) -> None:
         self._on_abandoned = on_abandoned
         self._tasks: set[asyncio.Task[T]] = set()
 
@@ -30,7 +30,7 @@ class ShieldedTasks(Generic[T]):
         return len(self._tasks)
 
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do it, also when the caller is cancelled."""
+        """Run a coroutine in a task that the cancellation of the caller does not cancel."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -42,13 +42,13 @@ class ShieldedTasks(Generic[T]):
         return task.result()
 
     async def drain(self, timeout: float | None = None) -> int:
-        """Wait for what is under way.
+        """Wait for all tasks under way.
 
         Args:
-            timeout: Seconds to wait; None waits as long as it takes.
+            timeout: Seconds to wait; None waits without a limit.
 
         Returns:
-            How much did not end in time.
+            The number of tasks that did not end in time.
         """
         if not self._tasks:
             return 0

@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import attrs
 
-from openrouter_async._http.single_flight import IF_NOT_SENT
+from openrouter_async._http.single_flight import CallerGroup
 from openrouter_async._values.clock import Clock
 from openrouter_async._values.models import ExchangeAuthCodeForAPIKeyRequest, ExchangeAuthCodeForAPIKeyResponse
 from openrouter_async.batch._dedup import Identity, Repeats, identify
@@ -37,8 +37,8 @@ _inside: ContextVar[object] = ContextVar("openrouter_async.batch", default=None)
 _Request: TypeAlias = ExchangeAuthCodeForAPIKeyRequest
 _Response: TypeAlias = ExchangeAuthCodeForAPIKeyResponse
 
-Exchange: TypeAlias = Callable[[_Request], Awaitable[_Response]]
-"""Exchanges one code. Cancelled with `IF_NOT_SENT`, it raises `CancelledError` only so; what was sent ends first."""
+Exchange: TypeAlias = Callable[[_Request, CallerGroup], Awaitable[_Response]]
+"""Exchanges one code for a caller of a group, which may withdraw it while it is not sent."""
 
 NotSent: TypeAlias = Callable[[], OpenRouterError]
 """Makes the error for a request that was taken, but not sent."""
@@ -66,6 +66,7 @@ class Run:
         self._workers: list[asyncio.Task[None]] = []
         self._active = 0
         self._cancellable: set[asyncio.Task[None]] = set()
+        self._group = CallerGroup()
         self._timer: asyncio.Task[None] | None = None
         self._outlet = Outlet(places=2 * plan.concurrency, ordered=plan.ordered)
         self.take = self._outlet.take
@@ -110,7 +111,8 @@ class Run:
             self._tally.start()
             self._is_finished = True
         for worker in self._cancellable:
-            worker.cancel(IF_NOT_SENT)
+            worker.cancel()
+        self._group.withdraw_unsent(error)
 
     def close(self) -> None:
         """Stop, since nobody wants more."""
@@ -181,7 +183,7 @@ class Run:
                     continue
                 identity = identify(request)
                 if self._repeats.claim(identity) or not await self._share(index, request, identity):
-                    await self._carry_out(worker, index, request, identity)
+                    await self._carry_out(index, request, identity)
         except (Exception, asyncio.CancelledError) as failure:  # noqa: BLE001 - it is raised in the consumer
             self._fail(failure)
         self._active -= 1
@@ -197,7 +199,7 @@ class Run:
         self._deliver(result)
         return True
 
-    async def _carry_out(self, worker: asyncio.Task[None], index: int, request: _Request, identity: Identity) -> None:
+    async def _carry_out(self, index: int, request: _Request, identity: Identity) -> None:
         journal, digest, is_begun = self._plan.journal, "", False
         result: ExchangeResult | None = None
         outcome: _Response | Exception
@@ -211,14 +213,9 @@ class Run:
                         return
                 if self._not_sent is not None:
                     raise self._not_sent()
-                self._cancellable.add(worker)
-                outcome = await self._exchange(request)
-            except asyncio.CancelledError as cancelled:
-                outcome = self._judge_cancellation(worker, cancelled)
+                outcome = await self._exchange(request, self._group)
             except Exception as error:  # noqa: BLE001 - it is the request's result
                 outcome = error
-            finally:
-                self._cancellable.discard(worker)
             if journal is not None and is_begun:
                 await self._record(journal, digest, outcome)
             if isinstance(outcome, Exception):
@@ -243,19 +240,6 @@ class Run:
             await journal.record(digest, outcome)
         except JournalError as failure:
             self._fail(failure)
-
-    def _judge_cancellation(self, worker: asyncio.Task[None], cancelled: asyncio.CancelledError) -> OpenRouterError:
-        """What a cancellation means for the request.
-
-        Raises:
-            CancelledError: It is the worker that has to end at once.
-        """
-        if not worker.cancelling():
-            return OpenRouterError("something inside the exchange was cancelled", outcome=Outcome.UNKNOWN)
-        if self._not_sent is None or cancelled.args != (IF_NOT_SENT,) or worker.uncancel():
-            # Somebody else's, such as that of a loop that ends, does not wait for what was sent.
-            raise cancelled
-        return self._not_sent()
 
     def _apply_retry_after(self, error: Exception) -> Exception:
         if isinstance(error, OpenRouterError):

@@ -16,10 +16,10 @@ from typing import Any, Final
 
 import attrs
 
-from openrouter_async._http.chain import Attempt, Handler, Request, Response
+from openrouter_async._http.chain import Handler, Request, Response
 from openrouter_async._http.responses import outcome_of
 from openrouter_async._values.version import __version__
-from openrouter_async.errors import APIError, OpenRouterError
+from openrouter_async.errors import APIError, Attempt, OpenRouterError
 
 try:
     from opentelemetry import metrics, propagate, trace

@@ -298,7 +298,8 @@ async def test_an_intent_without_a_result_whose_code_is_refused_is_unknown(
     codes = issue(fake, 1)
     async with Journal(path, encryption_keys=KEY) as journal:
         await journal.begin(request_digest(codes[0]))
-        await client.oauth.exchange_all(codes)
+        async with OpenRouter(fake.token, base_url=fake.base_url) as dead:
+            await dead.oauth.exchange_all(codes)
         # The process dies here.
         await journal.aclose(timeout=0)
     (result,) = await run(client, path, codes)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import hashlib
 import logging
 import sys
 import traceback
@@ -24,9 +26,9 @@ from openrouter_async import (
     RetryPolicy,
     errors,
 )
-from openrouter_async._http import single_flight as inflight
+from openrouter_async._http import single_flight
 from openrouter_async._http.chain import SendState
-from openrouter_async._http.single_flight import IF_NOT_SENT, SingleFlight
+from openrouter_async._http.single_flight import CallerGroup, SingleFlight
 from tests.wire.audit import Audit
 from tests.wire.clock import StoppedClock, passes, until
 from tests.wire.server import (
@@ -103,8 +105,14 @@ def events(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [vars(record)["event"] for record in caplog.records if "event" in vars(record)]
 
 
+DIGEST = hashlib.sha256(code_of(1).encode()).hexdigest()[:16]
+
+
 def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if "event" in vars(record)]
+    """The messages of log records that have an event; each names the exchange by the digest of its code."""
+    assert all(vars(record)["code_digest"] == DIGEST for record in caplog.records if "event" in vars(record))
+    suffix = f" (code digest {DIGEST})"
+    return [record.getMessage().removesuffix(suffix) for record in caplog.records if "event" in vars(record)]
 
 
 # --- equal exchanges -----------------------------------------------------------------------------------------------
@@ -132,31 +140,81 @@ async def test_fifty_equal_calls_at_once_all_get_the_same_error_with_frames_of_t
     assert len(traceback.extract_tb(error.__traceback__)) < 12
 
 
-async def test_what_differs_in_anything_is_never_shared() -> None:
+async def test_exchanges_of_one_code_with_other_verifiers_or_methods_are_not_shared() -> None:
     gate = Gate()
-    async with serving(*[gate.act] * 7) as (server, client):
+    async with serving(*[gate.act] * 5) as (server, client):
         calls = [
             start(client),
             start(client, code_verifier=verifier_of(2)),
             start(client, code_verifier=None),
             start(client, code_challenge_method="S256"),
             start(client, code_challenge_method=None),
-            start(client, options=RequestOptions(timeout=20)),
-            start(client.with_options(api_key=BEARER[:-1] + "c")),
         ]
-        await until(lambda: len(server.requests) == 7)
+        await until(lambda: len(server.requests) == 5)
         gate.open.set()
         results = await asyncio.gather(*calls, return_exceptions=True)
     # The code is used by the first that the server heard; none of the others got a key that is not theirs.
     assert sum(isinstance(result, Exchanged) for result in results) == 1
-    assert sum(isinstance(result, errors.APIError) for result in results) == 6
+    assert sum(isinstance(result, errors.APIError) for result in results) == 4
+
+
+@pytest.mark.parametrize("differs", ["options", "bearer", "client"])
+async def test_equal_exchanges_of_other_tenants_learn_that_the_code_was_exchanged_here(differs: str) -> None:
+    gate = Gate()
+    async with serving(gate.act) as (server, client):
+        others = {
+            "options": client,
+            "bearer": client.with_options(api_key=BEARER[:-1] + "c"),
+            "client": client.with_options(headers={"X-Tenant": "2"}),
+        }
+        first = start(client)
+        options = RequestOptions(headers={"X-Tenant": "2"}) if differs == "options" else None
+        second = start(others[differs], options=options)
+        await gate.asked.wait()
+        await passes()
+        assert len(server.requests) == 1
+        gate.open.set()
+        assert (await first).key == server.authority.issued[code_of(1)]
+        with pytest.raises(errors.APIError, match="this process has exchanged the code already") as caught:
+            await second
+    assert caught.value.outcome is Outcome.UNKNOWN
+    assert client.stats().failed[Outcome.UNKNOWN] == 1
+
+
+async def test_an_equal_exchange_of_another_tenant_is_sent_after_the_first_was_refused() -> None:
+    async with serving(status(401)) as (server, client):
+        first, second = start(client), start(client.with_options(api_key=BEARER[:-1] + "c"))
+        with pytest.raises(errors.UnauthorizedResponseError):
+            await first
+        assert (await second).key == server.authority.issued[code_of(1)]
+    assert len(server.requests) == 2
+
+
+async def test_a_rejection_after_an_exchange_of_unknown_outcome_is_unknown() -> None:
+    async with serving(drop(after=True), retry=RetryPolicy.none()) as (_, client):
+        with pytest.raises(errors.TransportError):
+            await start(client)
+        with pytest.raises(errors.APIError, match="this process may have exchanged the code already") as caught:
+            await start(client)
+    assert caught.value.outcome is Outcome.UNKNOWN
+
+
+async def test_remembered_codes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(single_flight, "MAX_REMEMBERED", 2)
+    async with serving() as (_, client):
+        for number in range(1, 4):
+            await start(client, number)
+        assert len(client._shared.flights._exchanged) == 2
 
 
 async def test_an_exchange_that_is_over_is_not_shared() -> None:
     async with serving() as (server, client):
         await start(client)
-        with pytest.raises(errors.BadRequestResponseError):
+        with pytest.raises(
+            errors.BadRequestResponseError, match="this process has exchanged the code already"
+        ) as caught:
             await start(client)
+    assert caught.value.outcome is Outcome.UNKNOWN
     assert len(server.requests) == 2
 
 
@@ -185,7 +243,7 @@ async def test_at_whichever_pass_of_the_loop_a_caller_is_cancelled_a_key_that_wa
             call.cancel()
             await asyncio.wait([call])
         assert safe.keys == server.authority.issued
-        assert len(client.in_flight) == 0
+        assert client.stats().exchanges_in_flight == 0
         kept += len(safe.keys)
         sent += len(server.requests)
     # Both ends of the scale were met: cancelled before anything was sent, and after.
@@ -235,7 +293,7 @@ async def test_an_exchange_that_was_refused_for_now_ends_with_its_last_caller() 
         await until(lambda: clock.sleeping == 1)
         await cancel(call)
         await passes()
-        assert len(client.in_flight) == 0
+        assert client.stats().exchanges_in_flight == 0
     assert len(server.requests) == 1
 
 
@@ -369,11 +427,9 @@ async def test_closing_is_bounded_in_time_and_callers_are_told_what_is_known(
         assert str(caught.value) == "the client was closed before the exchange ended"
         assert caught.value.outcome is Outcome.UNKNOWN
         audit.read_error(caught.value)
-        assert len(client.in_flight) == 0
-    (record,) = caplog.records
-    assert vars(record)["event"] == "cut_off"
-    assert vars(record)["exchanges"] == 1
-    assert record.getMessage() == "the client was closed with 1 exchange(s) still on their way"
+        assert client.stats().exchanges_in_flight == 0
+    assert events(caplog) == ["cut_off"]
+    assert messages(caplog) == ["an exchange was cut off before its answer came; whether a key was issued is unknown"]
 
 
 async def test_a_call_that_closing_ends_before_it_was_sent_was_not_sent() -> None:
@@ -438,7 +494,7 @@ async def test_closing_waits_for_what_is_being_cancelled() -> None:
 
 
 async def test_what_does_not_let_itself_be_cancelled_does_not_hold_up_closing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inflight, "_CANCEL_TIMEOUT", 0.01)
+    monkeypatch.setattr(single_flight, "_CANCEL_TIMEOUT", 0.01)
     release = asyncio.Event()
 
     async def stubborn(request: Request, call_next: Handler) -> Response:
@@ -487,7 +543,7 @@ async def test_a_call_over_a_borrowed_session_still_ends_in_time_when_its_client
                 await call
 
 
-# --- patient callers -----------------------------------------------------------------------------------------------
+# --- groups of callers ---------------------------------------------------------------------------------------------
 
 
 @attrs.define
@@ -506,74 +562,93 @@ class Exchange:
 async def flights() -> AsyncIterator[SingleFlight[str]]:
     made: SingleFlight[str] = SingleFlight()
     yield made
-    await made.drain(0)
+    await drain(made, 0)
 
 
-async def under_way(flights: SingleFlight[str], *, pending: bool) -> tuple[Exchange, asyncio.Task[str]]:
-    exchange = Exchange()
-    caller = asyncio.ensure_future(flights.join("key", exchange.start))
+async def drain(flights: SingleFlight[str], timeout: float) -> None:
+    flights.close(timeout)
+    await flights.drain()
+
+
+def withdrawn() -> errors.OpenRouterError:
+    return errors.OpenRouterError("withdrawn", outcome=Outcome.NOT_SENT)
+
+
+async def under_way(
+    flights: SingleFlight[str], *, maybe_processed: bool
+) -> tuple[Exchange, asyncio.Task[str], CallerGroup]:
+    exchange, group = Exchange(), CallerGroup()
+    caller = asyncio.ensure_future(flights.run(("host", "code"), None, exchange.start, group))
     await passes(3)
     assert exchange.send_state is not None
-    exchange.send_state.maybe_processed = pending
-    return exchange, caller
+    exchange.send_state.maybe_processed = maybe_processed
+    return exchange, caller, group
 
 
-async def test_a_patient_caller_gets_what_may_have_been_carried_out(flights: SingleFlight[str]) -> None:
-    exchange, caller = await under_way(flights, pending=True)
-    caller.cancel(IF_NOT_SENT)
+async def test_withdraw_unsent_leaves_an_exchange_that_may_have_been_carried_out(flights: SingleFlight[str]) -> None:
+    exchange, caller, group = await under_way(flights, maybe_processed=True)
+    group.withdraw_unsent(withdrawn)
     await passes()
     assert not caller.done()
     exchange.result.set_result("result")
     assert await caller == "result"
-    assert caller.cancelling() == 0
 
 
-async def test_a_patient_caller_can_leave_when_nothing_was_sent(
+async def test_withdraw_unsent_ends_an_exchange_that_was_not_sent(
     flights: SingleFlight[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    exchange, caller = await under_way(flights, pending=False)
-    await cancel(caller, IF_NOT_SENT)
+    exchange, caller, group = await under_way(flights, maybe_processed=False)
+    group.withdraw_unsent(withdrawn)
+    with pytest.raises(errors.OpenRouterError, match="withdrawn") as caught:
+        await caller
+    assert caught.value.outcome is Outcome.NOT_SENT
     await passes()
     assert exchange.result.cancelled()
     assert len(flights) == 0
     assert events(caplog) == []
 
 
-async def test_nothing_is_late_where_nothing_was_on_its_way() -> None:
-    assert await SingleFlight[str]().drain(1) == 0
-
-
-@pytest.mark.parametrize("between", [0, 10])
-async def test_a_patient_caller_that_is_cancelled_again_leaves_and_the_exchange_goes_on(
-    flights: SingleFlight[str], caplog: pytest.LogCaptureFixture, between: int
-) -> None:
-    exchange, caller = await under_way(flights, pending=True)
-    caller.cancel(IF_NOT_SENT)
-    await passes(between)
-    await cancel(caller)
-    assert caller.cancelling() == (1 if between else 2)
+async def test_withdraw_unsent_leaves_an_exchange_to_the_callers_outside_the_group(flights: SingleFlight[str]) -> None:
+    exchange, caller, group = await under_way(flights, maybe_processed=False)
+    other = asyncio.ensure_future(flights.run(("host", "code"), None, exchange.start))
+    await passes()
+    group.withdraw_unsent(withdrawn)
+    with pytest.raises(errors.OpenRouterError, match="withdrawn"):
+        await caller
     exchange.result.set_result("result")
+    assert await other == "result"
+
+
+async def test_a_withdrawn_group_starts_nothing(flights: SingleFlight[str]) -> None:
+    group, exchange = CallerGroup(), Exchange()
+    group.withdraw_unsent(withdrawn)
+    with pytest.raises(errors.OpenRouterError, match="withdrawn"):
+        await flights.run(("host", "code"), None, exchange.start, group)
+    assert exchange.send_state is None
+
+
+async def test_a_withdrawn_caller_that_is_cancelled_leaves_nothing_behind(
+    flights: SingleFlight[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    _, caller, group = await under_way(flights, maybe_processed=False)
+    group.withdraw_unsent(withdrawn)
+    await cancel(caller)
     await passes()
     assert len(flights) == 0
-    assert events(caplog) == ["key_lost"]
+    assert caplog.records == []
 
 
-@pytest.mark.parametrize("message", [IF_NOT_SENT, None])
 async def test_a_caller_that_is_cancelled_in_the_pass_in_which_its_key_came(
-    flights: SingleFlight[str], caplog: pytest.LogCaptureFixture, message: str | None
+    flights: SingleFlight[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     exchange = Exchange()
-    caller = asyncio.ensure_future(flights.join("key", exchange.start))
+    caller = asyncio.ensure_future(flights.run(("host", "code"), None, exchange.start))
     await passes(3)
     exchange.result.set_result("result")
-    exchange.result.add_done_callback(lambda _: caller.cancel(message))
+    exchange.result.add_done_callback(lambda _: caller.cancel())
     await asyncio.wait([caller])
-    if message:
-        assert caller.result() == "result"
-        assert events(caplog) == []
-    else:
-        assert caller.cancelled()
-        assert events(caplog) == ["key_lost"]
+    assert caller.cancelled()
+    assert events(caplog) == ["key_lost"]
 
 
 def many_under_way(
@@ -582,7 +657,7 @@ def many_under_way(
     async def wait(_: SendState) -> str:
         return await result
 
-    return [asyncio.ensure_future(flights.join(key, wait)) for key in range(number)]
+    return [asyncio.ensure_future(flights.run(("host", key), None, wait)) for key in range(number)]
 
 
 async def test_callers_whose_exchanges_end_at_once_go_on_together(flights: SingleFlight[str]) -> None:
@@ -630,7 +705,7 @@ def test_closing_lets_all_callers_go_on() -> None:
         callers.extend(many_under_way(flights, result))
         await passes()
         result.set_result("result")
-        await flights.drain(1)
+        await drain(flights, 1)
 
     # The loop ends with this, and would cancel those that it has not heard of.
     asyncio.run(close())
@@ -640,13 +715,223 @@ def test_closing_lets_all_callers_go_on() -> None:
 # --- what an exchange does by itself -------------------------------------------------------------------------------
 
 
-async def test_a_cancellation_that_comes_from_a_middleware_reaches_the_callers_as_it_is() -> None:
+async def test_a_cancellation_from_inside_is_an_error_of_unknown_outcome() -> None:
     async def cancelled(request: Request, call_next: Handler) -> Response:
         raise asyncio.CancelledError
 
     async with serving(middlewares=[cancelled]) as (_, client):
-        with pytest.raises(asyncio.CancelledError):
+        with pytest.raises(errors.OpenRouterError, match="something inside the exchange was cancelled") as caught:
             await start(client)
+    assert caught.value.outcome is Outcome.UNKNOWN
+
+
+async def test_a_cancellation_from_inside_does_not_end_a_task_group_silently() -> None:
+    async def cancelled(request: Request, call_next: Handler) -> Response:
+        await call_next(request)
+        task = asyncio.ensure_future(asyncio.sleep(10))
+        task.cancel()
+        await task
+        raise AssertionError("never reached")
+
+    async with serving(middlewares=[cancelled]) as (_, client):
+        with pytest.raises(BaseExceptionGroup) as caught:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(client.oauth.exchange_auth_code_for_api_key(code=code_of(1)))
+    (error,) = caught.value.exceptions
+    assert isinstance(error, errors.OpenRouterError)
+    assert error.outcome is Outcome.UNKNOWN
+
+
+async def test_an_exchange_whose_task_is_cancelled_from_outside_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving(hang(after=True)) as (server, client):
+        before = asyncio.all_tasks()
+        call = start(client)
+        await until(lambda: len(server.requests) == 1)
+        for task in asyncio.all_tasks() - before:
+            if task.get_name() == "openrouter_async.exchange":
+                task.cancel()
+        with pytest.raises(errors.OpenRouterError, match="the task of the exchange was cancelled") as caught:
+            await call
+    assert caught.value.outcome is Outcome.UNKNOWN
+    assert events(caplog) == ["cut_off"]
+    assert messages(caplog) == ["an exchange was cut off before its answer came; whether a key was issued is unknown"]
+
+
+def test_an_exchange_that_the_end_of_the_loop_cuts_off_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with WireServer([hang(after=True)]) as server:
+            client = OpenRouter(BEARER, base_url=server.base_url)
+            call = start(client)
+            await until(lambda: len(server.requests) == 1)
+            call.cancel()
+            closing = asyncio.ensure_future(client.aclose())
+            await passes()
+            closing.cancel()
+
+    asyncio.run(main())
+    assert events(caplog).count("cut_off") == 1
+
+
+async def test_the_text_of_a_foreign_exception_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    gate = Gate()
+
+    async def leak(request: Request, call_next: Handler) -> Response:
+        response = await call_next(request)
+        raise ValueError(f"cannot use {response.body!r}")
+
+    async with serving(gate.act, middlewares=[leak]) as (server, client):
+        call = start(client)
+        await gate.asked.wait()
+        await cancel(call)
+        gate.open.set()
+    (message,) = messages(caplog)
+    assert message.startswith("an exchange whose caller was cancelled failed: ValueError at ")
+    assert "test_single_flight.py:" in message
+    assert server.authority.issued[code_of(1)] not in caplog.text
+
+
+# --- hooks ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_sync_on_key_saves_the_key() -> None:
+    keys: dict[str, str] = {}
+
+    def save(request: ExchangeAuthCodeForAPIKeyRequest, response: Exchanged) -> None:
+        keys[request.code] = response.key
+
+    async with serving(on_key=save) as (server, client):
+        await start(client)
+    assert keys == server.authority.issued
+
+
+async def test_a_sync_on_key_that_raises_hands_the_key_over() -> None:
+    def fail(request: ExchangeAuthCodeForAPIKeyRequest, response: Exchanged) -> None:
+        raise LookupError
+
+    async with serving(on_key=fail) as (server, client):
+        with pytest.raises(errors.KeyDeliveryError, match="on_key raised LookupError") as caught:
+            await start(client)
+    assert caught.value.response.key == server.authority.issued[code_of(1)]
+
+
+async def test_an_on_key_that_hangs_is_ended_and_the_error_holds_the_key() -> None:
+    safe = Safe()
+    safe.open.clear()
+    async with serving(on_key=safe, hook_timeout=0.01) as (server, client):
+        with pytest.raises(errors.KeyDeliveryError, match=r"on_key took more than 0\.01 s") as caught:
+            await start(client)
+    assert caught.value.response.key == server.authority.issued[code_of(1)]
+
+
+async def test_an_api_key_callable_that_hangs_is_ended_and_nothing_is_sent() -> None:
+    async def hang_on() -> str:
+        await asyncio.Event().wait()
+        raise AssertionError("never reached")
+
+    async with WireServer([]) as server:
+        async with OpenRouter(hang_on, base_url=server.base_url, hook_timeout=0.01) as client:
+            with pytest.raises(errors.RequestValidationError, match=r"api_key: its callable took more than 0\.01 s"):
+                await start(client)
+        assert server.requests == []
+
+
+async def test_an_on_key_without_a_time_limit_is_waited_for() -> None:
+    safe = Safe()
+    async with serving(on_key=safe, hook_timeout=None) as (server, client):
+        await start(client)
+    assert safe.keys == server.authority.issued
+
+
+async def test_an_on_key_that_exchanges_the_same_request_is_noticed() -> None:
+    clients: list[OpenRouter] = []
+
+    async def again(request: ExchangeAuthCodeForAPIKeyRequest, response: Exchanged) -> None:
+        await clients[0].oauth.exchange_auth_code_for_api_key(request)
+
+    async with serving(on_key=again, hook_timeout=None) as (server, client):
+        clients.append(client)
+        async with asyncio.timeout(10):
+            with pytest.raises(errors.KeyDeliveryError, match="on_key raised OpenRouterError") as caught:
+                await start(client)
+    assert "cannot wait for itself" in str(caught.value.__cause__)
+    assert caught.value.response.key == server.authority.issued[code_of(1)]
+
+
+async def test_an_on_key_that_closes_the_client_does_not_wait_for_itself() -> None:
+    clients: list[OpenRouter] = []
+
+    async def close(request: ExchangeAuthCodeForAPIKeyRequest, response: Exchanged) -> None:
+        await clients[0].aclose()
+
+    async with serving(on_key=close, hook_timeout=None) as (server, client):
+        clients.append(client)
+        async with asyncio.timeout(5):
+            assert (await start(client)).key == server.authority.issued[code_of(1)]
+
+
+# --- closing outlives its caller -----------------------------------------------------------------------------------
+
+
+async def test_aclose_that_is_cancelled_cuts_nothing_off() -> None:
+    gate, safe = Gate(), Safe()
+    async with serving(gate.act, on_key=safe) as (server, client):
+        call = start(client)
+        await gate.asked.wait()
+        await cancel(call)
+        closing = asyncio.ensure_future(client.aclose())
+        await passes()
+        await cancel(closing)
+        gate.open.set()
+        await safe.entered.wait()
+    assert safe.keys == server.authority.issued
+
+
+async def test_a_second_aclose_with_a_shorter_timeout_does_not_cut_the_first_off() -> None:
+    gate = Gate()
+    async with serving(gate.act) as (server, client):
+        call = start(client)
+        await gate.asked.wait()
+        first = asyncio.ensure_future(client.aclose())
+        await passes()
+        second = asyncio.ensure_future(client.aclose(timeout=0))
+        await passes(50)
+        assert not second.done()
+        gate.open.set()
+        await asyncio.gather(first, second)
+        assert (await call).key == server.authority.issued[code_of(1)]
+
+
+async def test_a_second_aclose_with_a_longer_timeout_gives_more_time() -> None:
+    gate = Gate()
+    async with serving(gate.act) as (server, client):
+        call = start(client)
+        await gate.asked.wait()
+        first = asyncio.ensure_future(client.aclose(timeout=0.05))
+        await passes()
+        second = asyncio.ensure_future(client.aclose(timeout=10))
+        await asyncio.wait([first], timeout=0.2)
+        assert not first.done()
+        gate.open.set()
+        await asyncio.gather(first, second)
+        assert (await call).key == server.authority.issued[code_of(1)]
+
+
+async def test_a_client_that_is_dropped_while_it_closes_stays_alive_until_the_end() -> None:
+    gate, safe = Gate(), Safe()
+    async with WireServer([gate.act]) as server:
+        client = OpenRouter(BEARER, base_url=server.base_url, on_key=safe)
+        call = start(client)
+        await gate.asked.wait()
+        await cancel(call)
+        closing = asyncio.ensure_future(client.aclose())
+        await passes()
+        await cancel(closing)
+        del client, call, closing
+        gc.collect()
+        gate.open.set()
+        await safe.entered.wait()
+        await server.until_closed()
+    assert safe.keys == server.authority.issued
 
 
 # uvloop gives a factory more than the one of Python 3.13.0 takes.
@@ -672,7 +957,7 @@ async def test_an_exchange_that_is_over_at_once_in_a_loop_with_eager_tasks(fails
                     assert (await start(client)).key == "sk-or-v1-cached"
         finally:
             loop.set_task_factory(None)
-        assert len(client.in_flight) == 0
+        assert client.stats().exchanges_in_flight == 0
 
 
 async def test_exchanges_leave_no_task_and_no_entry_behind(caplog: pytest.LogCaptureFixture) -> None:
@@ -681,8 +966,8 @@ async def test_exchanges_leave_no_task_and_no_entry_behind(caplog: pytest.LogCap
     async with serving(*[OK, status(400), drop(after=True)] * 10) as (_, client):
         results = await asyncio.gather(*(start(client, number) for number in range(20)), return_exceptions=True)
         assert all(isinstance(result, (Exchanged, errors.OpenRouterError)) for result in results)
-        assert len(client.in_flight) == 0
-        assert client.in_flight._joinable == {}
+        assert client.stats().exchanges_in_flight == 0
+        assert client._shared.flights._joinable == {}
         assert asyncio.all_tasks() - before == server_tasks()
     assert asyncio.all_tasks() == before
     assert caplog.records == []
