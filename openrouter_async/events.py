@@ -25,5 +25,5 @@ class Event(enum.StrEnum):
     UNSEEN_FAILURE = "unseen_failure"
     """An exchange failed after every caller was cancelled. WARNING."""
     CUT_OFF = "cut_off"
-    """An exchange ended after it was sent and before its response came: the client was closed, or the loop ended. WARNING,
-    one record for each exchange, with the ``code_digest``."""
+    """An exchange was sent and ended before its response came: the client was closed, or the loop ended. WARNING, one
+    record for each exchange, with its ``code_digest``."""
