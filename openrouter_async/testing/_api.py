@@ -10,13 +10,17 @@ from typing import Any, Final, TypeAlias
 
 import attrs
 
-from openrouter_async.testing._authority import Authority, CodeRefusedError, IssuedKey
+from openrouter_async.testing._authority import USER_ID, Authority, CodeRefusedError, IssuedKey
 from openrouter_async.testing._bodies import MalformedBodyError, read_creation, read_exchange
+from openrouter_async.testing._chat import complete
 from openrouter_async.testing._dialects import Answer, Dialect, error, malformed, refusal, wrong_http_method
 from openrouter_async.testing._records import BoundedHistory, RecordedRequest
 from openrouter_async.testing._scripts import RateLimit
 
 Operation: TypeAlias = Callable[[RecordedRequest], Answer]
+
+_UNKNOWN_KEY: Final = "User not found."
+_PERIODS: Final = ("", "_daily", "_weekly", "_monthly")
 
 APP_ID: Final = 12345
 """The id of the app that all codes belong to."""
@@ -51,6 +55,8 @@ class API:
             "/auth/keys": ("exchange", "POST", self._exchange),
             "/auth/keys/code": ("create", "POST", self._create),
             "/key": ("key", "GET", self._key),
+            "/keys/{hash}": ("revoke", "DELETE", self._revoke),
+            "/chat/completions": ("chat", "POST", self._chat),
         }
 
     def refuse_early(self, record: RecordedRequest, method: str) -> Answer | None:
@@ -103,8 +109,29 @@ class API:
         token = bearer_of(record)
         if token is None:
             return error(401, "Missing Authentication header")
+        if token in self.tokens:
+            return Answer(200, {"data": _describe(token, None)})
         key = self.authority.find_valid_key(token)
-        return error(401, "Invalid credentials") if key is None else Answer(200, {"data": _describe(key)})
+        return error(401, _UNKNOWN_KEY) if key is None else Answer(200, {"data": _describe(token, key)})
+
+    def _revoke(self, record: RecordedRequest) -> Answer:
+        token = bearer_of(record)
+        if token not in self.tokens:
+            return error(401, "Missing Authentication header" if token is None else "Invalid management key")
+        if not self.authority.revoke(record.path.rpartition("/")[2]):
+            return error(404, "API key not found")
+        return Answer(200, {"deleted": True})
+
+    def _chat(self, record: RecordedRequest) -> Answer:
+        token = bearer_of(record)
+        if token is None:
+            return error(401, "Missing Authentication header")
+        if token not in self.tokens and self.authority.find_valid_key(token) is None:
+            return error(401, _UNKNOWN_KEY)
+        try:
+            return complete(record.content, created=int(self.authority.now()))
+        except MalformedBodyError as malformation:
+            return malformed(self.dialect, malformation.problems)
 
 
 def bearer_of(record: RecordedRequest) -> str | None:
@@ -117,13 +144,40 @@ def _timestamp(moment: datetime) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _describe(key: IssuedKey) -> dict[str, Any]:
+def _describe(token: str, key: IssuedKey | None) -> dict[str, Any]:
+    limit = None if key is None else key.limit
+    budget = None if key is None or limit is None else _budget(key, limit)
     return {
-        "label": f"{key.key[:12]}...{key.key[-3:]}" if key.label is None else key.label,
-        "limit": key.limit,
-        "limit_remaining": key.limit,
-        "limit_reset": key.usage_limit_type,
-        "usage": 0,
+        "label": f"{token[:12]}...{token[-3:]}" if key is None or key.label is None else key.label,
+        "limit": limit,
+        "limit_remaining": limit,
+        "limit_reset": None if key is None else key.usage_limit_type,
+        "include_byok_in_limit": False,
+        **{f"{kind}{period}": 0 for kind in ("usage", "byok_usage") for period in _PERIODS},
         "is_free_tier": True,
-        "expires_at": None if key.expires_at is None else _timestamp(key.expires_at),
+        "is_management_key": key is None,
+        "is_provisioning_key": key is None,
+        "expires_at": None if key is None or key.expires_at is None else _timestamp(key.expires_at),
+        "creator_user_id": USER_ID if key is None else key.user_id,
+        "organization_id": None,
+        "workspace_id": None if key is None else key.workspace_id,
+        "rate_limit": {"requests": -1, "interval": "10s", "note": "This field is deprecated and safe to ignore."},
+        "budgets": [] if budget is None else [budget],
+        "effective_budget": budget,
+        "free_model_daily_requests": {"limit": 50, "used": 0, "remaining": 50},
+        "allowed_data_regions": ["global"],
+    }
+
+
+def _budget(key: IssuedKey, limit: float) -> dict[str, Any]:
+    return {
+        "scope": "key_limit",
+        "budget_id": None,
+        "guardrail_id": None,
+        "limit_usd": limit,
+        "spend_usd": 0,
+        "remaining_usd": limit,
+        "reset_interval": key.usage_limit_type,
+        "resets_at": None,
+        "include_byok": False,
     }

@@ -136,6 +136,10 @@ async def _describe(request: web.Request) -> web.Response:
 
 
 def _respond(answer: Answer) -> web.Response:
+    if answer.events is not None:
+        lines = [json.dumps(event) for event in answer.events]
+        text = "".join(f"data: {line}\n\n" for line in (*lines, "[DONE]"))
+        return web.Response(status=answer.status, text=text, content_type="text/event-stream", headers=answer.headers)
     return web.json_response(answer.body, status=answer.status, headers=answer.headers)
 
 

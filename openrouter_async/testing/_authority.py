@@ -134,7 +134,7 @@ class Authority:
     """
 
     def __init__(self, now: Callable[[], float], *, code_lifetime: float, capacity: int) -> None:
-        self._now = now
+        self.now = now
         self._lifetime = code_lifetime
         self._capacity = capacity
         self._lock = threading.Lock()
@@ -161,7 +161,7 @@ class Authority:
         """
         issued = IssuedCode(
             code=f"{prefix}auth_code_{secrets.token_urlsafe(24)}",
-            created_at=self._now(),
+            created_at=self.now(),
             code_challenge=code_challenge,
             code_challenge_method=code_challenge_method or CodeChallengeMethod.PLAIN,
             callback_url=callback_url,
@@ -195,11 +195,20 @@ class Authority:
         return self._keys.get(key_hash)
 
     def find_valid_key(self, key: str) -> IssuedKey | None:
-        """What is known of a key; None when it was not issued here, or has expired."""
+        """What is known of a key; None when it was not issued here, was revoked, or has expired."""
         issued = self._keys.get(hash_key(key))
-        if issued is not None and issued.expires_at is not None and issued.expires_at.timestamp() <= self._now():
+        if issued is not None and issued.expires_at is not None and issued.expires_at.timestamp() <= self.now():
             return None
         return issued
+
+    def revoke(self, key_hash: str) -> bool:
+        """Forget a key, as OpenRouter does when its user deletes it.
+
+        Returns:
+            Whether a key with this hash was known.
+        """
+        with self._lock:
+            return self._keys.pop(key_hash, None) is not None
 
     @property
     def outstanding(self) -> int:
@@ -211,7 +220,7 @@ class Authority:
         found = self._codes.get(code) or self._codes.get(FAULT_PREFIX.sub("", code, count=1))
         if found is None:
             raise CodeRefusedError(Refusal.INVALID_CODE)
-        if self._now() >= found.created_at + self._lifetime:
+        if self.now() >= found.created_at + self._lifetime:
             raise CodeRefusedError(Refusal.EXPIRED)
         challenged_by = None if found.code_challenge is None else found.code_challenge_method
         if method is not None and method is not challenged_by:
@@ -227,7 +236,7 @@ class Authority:
             key=key,
             hash=hash_key(key),
             code=code.code,
-            created_at=datetime.fromtimestamp(self._now(), UTC),
+            created_at=datetime.fromtimestamp(self.now(), UTC),
             **attrs.asdict(code.key),
         )
         self._keys[issued.hash] = issued
@@ -237,7 +246,7 @@ class Authority:
 
     def _forget(self) -> None:
         # For as long again as it lived, a code is known to be expired; then it is one that never was.
-        forgotten = self._now() - 2 * self._lifetime
+        forgotten = self.now() - 2 * self._lifetime
         while len(self._codes) > self._capacity or next(iter(self._codes.values())).created_at < forgotten:
             self._codes.popitem(last=False)
 

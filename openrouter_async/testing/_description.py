@@ -24,6 +24,7 @@ _MEANINGS: Final = {
     400: "The request is malformed",
     401: "The bearer token is missing or not valid",
     403: "The code or its verifier is not valid, or the bearer token may not do this",
+    404: "There is no such key",
     405: "Another HTTP method is wanted",
     413: "The request is too large",
     429: "There are too many requests",
@@ -108,6 +109,35 @@ DESCRIPTION: Final[dict[str, Any]] = {
                 "summary": "What is known of the bearer's key",
                 "security": [{"bearer": []}],
                 "responses": _answers(_object(["data"], data={"type": "object"}), 401, 405, 413, 429, 500),
+            }
+        },
+        "/keys/{hash}": {
+            "delete": {
+                "operationId": "deleteKeys",
+                "summary": "Revoke a key",
+                "security": [{"bearer": []}],
+                "parameters": [{"name": "hash", "in": "path", "required": True, "schema": {"type": "string"}}],
+                "responses": _answers(_object(["deleted"], deleted={"type": "boolean"}), 401, 404, 405, 413, 429, 500),
+            }
+        },
+        "/chat/completions": {
+            "post": {
+                "operationId": "sendChatCompletionRequest",
+                "summary": "Repeat the last message, as a stream of events if wanted",
+                "security": [{"bearer": []}],
+                "requestBody": {
+                    "required": True,
+                    **_json(
+                        _object(
+                            ["messages"],
+                            model={"type": "string"},
+                            messages={"type": "array", "minItems": 1, "items": {"type": "object"}},
+                            stream={"type": "boolean"},
+                        ),
+                        "The messages so far",
+                    ),
+                },
+                "responses": _answers(_object(["choices"], choices={"type": "array"}), 400, 401, 405, 413, 429, 500),
             }
         },
     },

@@ -31,11 +31,13 @@ class Answer:
         status: The HTTP status.
         body: What becomes JSON.
         headers: Headers beside it.
+        events: JSON objects to send as server-sent events instead of the body; None for a plain answer.
     """
 
     status: int
     body: Mapping[str, Any]
     headers: Mapping[str, str] = attrs.field(factory=dict)
+    events: Sequence[Mapping[str, Any]] | None = None
 
 
 @attrs.frozen

@@ -18,7 +18,7 @@ from openrouter_async.login._sockets import listen
 from openrouter_async.pkce import to_code_challenge_method
 from openrouter_async.testing._api import API
 from openrouter_async.testing._app import Adapter
-from openrouter_async.testing._authority import USER_ID, Authority, IssuedKey, KeyOptions
+from openrouter_async.testing._authority import USER_ID, Authority, IssuedKey, KeyOptions, hash_key
 from openrouter_async.testing._browser import Pages, fault_prefix
 from openrouter_async.testing._clock import MovableClock
 from openrouter_async.testing._consent import Authorization
@@ -183,9 +183,9 @@ class FakeOpenRouter:
     def counters(self) -> Counter[str]:
         """How often what happened.
 
-        ``exchange``, ``create``, ``key`` and ``other`` count requests, and with a status behind them, as in
-        ``exchange 200``, the answers; ``redeemed`` the keys; ``fault drop`` and so on the faults; ``consent``,
-        ``denial`` and ``refusal`` what came of authorization pages.
+        ``exchange``, ``create``, ``key``, ``chat``, ``revoke`` and ``other`` count requests, and with a status behind
+        them, as in ``exchange 200``, the answers; ``redeemed`` the keys; ``fault drop`` and so on the faults;
+        ``consent``, ``denial`` and ``refusal`` what came of authorization pages.
         """
         return self._api.counters
 
@@ -273,6 +273,21 @@ class FakeOpenRouter:
             RequestValidationError: The page would not be shown, or the login is headless.
         """
         return self._pages.deny(Authorization.from_url(url))
+
+    def revoke(self, key: str) -> None:
+        """Revoke a key, as its user does in OpenRouter's settings.
+
+        Requests with it are answered 401 ``User not found.`` A client in another process can do it with
+        ``DELETE /api/v1/keys/{hash}`` and the bearer token of the app.
+
+        Args:
+            key: A key that was issued here.
+
+        Raises:
+            RequestValidationError: The key is not known.
+        """
+        if not self._authority.revoke(hash_key(key)):
+            raise RequestValidationError("key", "must be a key that was issued here and is not revoked")
 
     def advance(self, seconds: float) -> None:
         """Move its clock forward.

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import socket
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -15,7 +16,7 @@ from openrouter_async.errors import APIError, RequestValidationError
 from openrouter_async.login import LoopbackUnavailableError
 from openrouter_async.testing import Dialect, FakeOpenRouter, Fault
 from openrouter_async.testing._authority import Authority
-from tests.fake.support import EPOCH, PAIR, STOPPED, create, exchange, send
+from tests.fake.support import EPOCH, PAIR, STOPPED, Reply, create, exchange, send
 from tests.support import STRESS
 
 VERIFIER = PAIR.code_verifier
@@ -124,27 +125,107 @@ async def test_what_a_key_will_be_like_is_said_when_its_code_is_created(fake: Fa
     assert issued.created_at.timestamp() == EPOCH
 
 
-async def test_a_key_is_described_to_who_has_it_until_it_expires(fake: FakeOpenRouter) -> None:
-    named = fake.issue_code(
-        key_label="My app", limit=5, usage_limit_type="daily", expires_at=datetime(2027, 1, 15, 9, tzinfo=UTC)
+async def describe(fake: FakeOpenRouter, bearer: str) -> Any:
+    reply = await send(f"{fake.base_url}/key", method="GET", Authorization=bearer)
+    return reply.json["data"] if reply.status == 200 else (reply.status, reply.message)
+
+
+async def issue_key(fake: FakeOpenRouter, **options: Any) -> str:
+    key: str = (await exchange(fake, fake.issue_code(**options))).json["key"]
+    return key
+
+
+async def test_get_key_describes_the_bearers_key_until_it_expires(fake: FakeOpenRouter) -> None:
+    key = await issue_key(
+        fake, key_label="My app", limit=5, usage_limit_type="daily", expires_at=datetime(2027, 1, 15, 9, tzinfo=UTC)
     )
-    keys = [(await exchange(fake, code)).json["key"] for code in (named, fake.issue_code())]
+    plain = await issue_key(fake)
 
-    async def describe(bearer: str) -> Any:
-        reply = await send(f"{fake.base_url}/key", method="GET", Authorization=bearer)
-        return reply.json["data"] if reply.status == 200 else (reply.status, reply.message)
-
-    assert await describe(f"Bearer {keys[0]}") == {
-        "label": "My app", "limit": 5, "limit_remaining": 5, "limit_reset": "daily", "usage": 0, "is_free_tier": True,
-        "expires_at": "2027-01-15T09:00:00.000Z",
+    described = await describe(fake, f"Bearer {key}")
+    wanted = {
+        "label": "My app", "limit": 5, "limit_remaining": 5, "limit_reset": "daily", "usage": 0, "usage_monthly": 0,
+        "byok_usage": 0, "is_free_tier": True, "is_management_key": False, "creator_user_id": "user_sandbox",
+        "expires_at": "2027-01-15T09:00:00.000Z", "allowed_data_regions": ["global"],
     }  # fmt: skip
-    unnamed = await describe(f"bearer  {keys[1]}")
-    assert unnamed["label"] == f"{keys[1][:12]}...{keys[1][-3:]}"
-    assert unnamed["expires_at"] is unnamed["limit"] is None
-    assert await describe("Basic abc") == (401, "Missing Authentication header")
-    assert await describe("Bearer sk-or-v1-nobody") == (401, "Invalid credentials")
+    assert described | wanted == described
+    assert described["effective_budget"] == described["budgets"][0]
+    unnamed = await describe(fake, f"bearer  {plain}")
+    assert unnamed["label"] == f"{plain[:12]}...{plain[-3:]}"
+    assert unnamed["expires_at"] is unnamed["limit"] is unnamed["effective_budget"] is None
     fake.advance(3600)
-    assert await describe(f"Bearer {keys[0]}") == (401, "Invalid credentials")
+    assert await describe(fake, f"Bearer {key}") == (401, "User not found.")
+    assert (await describe(fake, f"Bearer {fake.token}"))["is_management_key"] is True
+
+
+async def test_get_key_without_a_valid_key_is_401(fake: FakeOpenRouter) -> None:
+    key = await issue_key(fake)
+    fake.revoke(key)
+
+    assert await describe(fake, f"Bearer {key}") == (401, "User not found.")
+    assert await describe(fake, "Bearer sk-or-v1-nobody") == (401, "User not found.")
+    assert await describe(fake, "Basic abc") == (401, "Missing Authentication header")
+    for unknown in (key, "sk-or-v1-nobody"):
+        with pytest.raises(RequestValidationError, match="key: must be a key that was issued here"):
+            fake.revoke(unknown)
+
+
+async def test_delete_key_revokes_it_for_the_apps_token_alone(fake: FakeOpenRouter) -> None:
+    key = await issue_key(fake)
+    url = f"{fake.base_url}/keys/{fake.issued_keys[-1].hash}"
+
+    async def revoke(**headers: str) -> Reply:
+        return await send(url, method="DELETE", **headers)
+
+    refused = [await revoke(), await revoke(Authorization=f"Bearer {key}")]
+    assert [reply.status for reply in refused] == [401, 401]
+    assert (await describe(fake, f"Bearer {key}"))["limit"] is None
+    assert (await revoke(Authorization=f"Bearer {fake.token}")).json == {"deleted": True}
+    assert await describe(fake, f"Bearer {key}") == (401, "User not found.")
+    assert (await revoke(Authorization=f"Bearer {fake.token}")).status == 404
+
+
+async def chat(fake: FakeOpenRouter, bearer: str | None, **body: Any) -> Reply:
+    headers = {} if bearer is None else {"Authorization": f"Bearer {bearer}"}
+    return await send(f"{fake.base_url}/chat/completions", json=body, **headers)
+
+
+async def test_chat_repeats_the_last_message(fake: FakeOpenRouter) -> None:
+    key = await issue_key(fake)
+    parts = [{"type": "text", "text": "Hello"}, {"type": "text", "text": "again"}]
+
+    plain = await chat(fake, key, model="m", messages=[{"role": "user", "content": "Hello"}])
+    in_parts = await chat(fake, key, messages=[{"role": "user", "content": parts}])
+
+    assert plain.json["choices"][0]["message"]["content"] == "The sandbox heard: Hello"
+    assert (plain.json["model"], plain.json["created"]) == ("m", EPOCH)
+    assert in_parts.json["choices"][0]["message"]["content"] == "The sandbox heard: Hello again"
+
+
+async def test_chat_streams_events_when_asked(fake: FakeOpenRouter) -> None:
+    messages = [{"role": "user", "content": "two\n words "}]
+    reply = await chat(fake, await issue_key(fake), stream=True, messages=messages)
+
+    assert reply.headers["Content-Type"].startswith("text/event-stream")
+    *events, last, end = reply.text.split("\n\n")
+    chunks = [json.loads(event.removeprefix("data: ")) for event in events]
+    text = "".join(chunk["choices"][0]["delta"]["content"] for chunk in chunks)
+    assert text == "The sandbox heard: two\n words "
+    assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
+    assert (last, end) == ("data: [DONE]", "")
+
+
+async def test_chat_refuses_bad_keys_and_bad_bodies(fake: FakeOpenRouter) -> None:
+    key = await issue_key(fake)
+    messages = [{"role": "user", "content": "Hello"}]
+
+    bodies: list[dict[str, Any]] = [{}, {"messages": []}, {"messages": messages, "model": 7}]
+    bad = [await chat(fake, key, **body) for body in bodies]
+    fake.revoke(key)
+    revoked, without = await chat(fake, key, messages=messages), await chat(fake, None, messages=messages)
+
+    assert [reply.status for reply in bad] == [400, 400, 400]
+    assert (revoked.status, revoked.message) == (401, "User not found.")
+    assert (without.status, without.message) == (401, "Missing Authentication header")
 
 
 async def test_a_user_may_be_another_one_or_nobody(fake: FakeOpenRouter) -> None:
@@ -326,7 +407,7 @@ async def test_the_description_of_the_api_is_served(fake: FakeOpenRouter) -> Non
     reply = await send(f"{fake.base_url}/openapi.json", method="GET")
 
     assert reply.json["servers"] == [{"url": fake.base_url}]
-    assert set(reply.json["paths"]) == {"/auth/keys", "/auth/keys/code", "/key"}
+    assert set(reply.json["paths"]) == {"/auth/keys", "/auth/keys/code", "/key", "/keys/{hash}", "/chat/completions"}
 
 
 async def test_a_script_of_faults_does_not_disturb_the_description(fake: FakeOpenRouter) -> None:

@@ -127,6 +127,27 @@ def test_the_official_sdk_completes_the_whole_flow() -> None:
         assert (issued.label, issued.limit, issued.usage_limit_type) == ("My app", 10, "monthly")
 
 
+# A field of the answer is deprecated, and the SDK warns of it.
+@pytest.mark.filterwarnings("ignore:.*DEPRECATED:DeprecationWarning")
+def test_the_official_sdk_understands_get_key_and_chat() -> None:
+    with FakeOpenRouter() as fake, OfficialSDK(server_url=fake.base_url) as sdk:
+        code = fake.issue_code(limit=5, usage_limit_type="monthly")
+        exchanged: Any = sdk.o_auth.exchange_auth_code_for_api_key(code=code)
+        key = exchanged.key
+    messages: Any = [{"role": "user", "content": "Hello"}]
+    with fake, OfficialSDK(api_key=key, server_url=fake.base_url) as sdk:
+        described: Any = sdk.api_keys.get_current_key_metadata()
+        answer: Any = sdk.chat.send(model="openrouter/auto", messages=messages)
+        with sdk.chat.send(model="openrouter/auto", messages=messages, stream=True) as stream:
+            streamed = "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+        fake.revoke(key)
+        with pytest.raises(official.UnauthorizedResponseError, match="User not found"):
+            sdk.api_keys.get_current_key_metadata()
+
+    assert (described.data.limit, described.data.effective_budget.remaining_usd) == (5, 5)
+    assert answer.choices[0].message.content == streamed == "The sandbox heard: Hello"
+
+
 @pytest.mark.parametrize("is_terminal", [True, False])
 @pytest.mark.shows_secrets
 async def test_the_demo_shows_a_code_a_masked_key_and_a_batch(
