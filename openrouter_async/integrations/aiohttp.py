@@ -28,9 +28,9 @@ from openrouter_async.login._models import Grant, LoginCookie
 from openrouter_async.login._pages import PRIVACY_HEADERS
 
 CLIENT: Final = web.AppKey("openrouter_client", OpenRouter)
-"""Where the client is, while the app runs."""
+"""The key of the client in the app, while the app runs."""
 FLOW: Final = web.AppKey("openrouter_flow", AuthorizationFlow)
-"""Where the flow is, while the app runs."""
+"""The key of the flow in the app, while the app runs."""
 _LOGIN: Final[web.AppKey[WebLogin[web.Request, web.StreamResponse]]] = web.AppKey("openrouter_login", WebLogin)
 _LOGIN_ROUTE: Final = "openrouter-login"
 _CALLBACK_ROUTE: Final = "openrouter-callback"
@@ -39,7 +39,7 @@ _CALLBACK_ROUTE: Final = "openrouter-callback"
 def setup(app: web.Application, **options: Unpack[LoginOptions[web.Request, web.StreamResponse]]) -> None:
     """Add the login to an app: its two routes, `CLIENT` and `FLOW`.
 
-    What is registered in ``app.cleanup_ctx`` before it is there as long as logins go on.
+    Contexts that were registered in ``app.cleanup_ctx`` earlier stay open until pending exchanges have ended.
 
     Args:
         app: The app, or a sub-app.
@@ -63,12 +63,12 @@ def setup(app: web.Application, **options: Unpack[LoginOptions[web.Request, web.
 
 
 def get_client(request: web.Request) -> OpenRouter:
-    """The client of the app."""
+    """Return the client of the app."""
     return request.config_dict[_LOGIN].client
 
 
 def get_flow(request: web.Request) -> AuthorizationFlow:
-    """The flow of the app."""
+    """Return the flow of the app."""
     return request.config_dict[_LOGIN].flow
 
 
@@ -82,17 +82,17 @@ async def finish(request: web.Request) -> web.StreamResponse:
     try:
         return await request.config_dict[_LOGIN].finish(request)
     except web.HTTPException as raised:
-        # A handler may raise its response.
+        # aiohttp handlers may raise their responses.
         raised.headers.update(PRIVACY_HEADERS)
         raise
 
 
 def redirect(request: web.Request, grant: Grant) -> web.StreamResponse:
-    """The response that leads a user who signed in back into the app; see `WebLogin.redirect`.
+    """Return the redirect of a signed-in user back into the app; see `WebLogin.redirect`.
 
     Args:
-        request: The callback.
-        grant: What `finish` gave ``on_login``.
+        request: The request of the callback.
+        grant: The grant that ``on_login`` received.
     """
     return request.config_dict[_LOGIN].redirect(grant)
 
@@ -101,7 +101,7 @@ class _Framework:
     def __init__(self, app: web.Application) -> None:
         self._app = app
 
-    def visit(self, request: web.Request, login_path: str | None) -> RequestInfo:
+    def read_request(self, request: web.Request, login_path: str | None) -> RequestInfo:
         route = self._app.router.get(_LOGIN_ROUTE)
         return RequestInfo(
             method=request.method,
@@ -109,14 +109,16 @@ class _Framework:
             headers=request.headers,
             cookies=request.cookies,
             state=request.match_info.get("state"),
-            # Not the path that was set: the app may be a part of another one.
+            # Not the configured path: the app may be a sub-app.
             login_url=None if route is None else route.canonical,
         )
 
     def respond(self, status: int, page: str) -> web.StreamResponse:
         return web.Response(status=status, text=page or None, content_type="text/html" if page else None)
 
-    def amend(self, response: web.StreamResponse, headers: Mapping[str, str], cookies: Sequence[LoginCookie]) -> None:
+    def add_headers(
+        self, response: web.StreamResponse, headers: Mapping[str, str], cookies: Sequence[LoginCookie]
+    ) -> None:
         response.headers.update(headers)
         for cookie in cookies:
             response.headers.add("Set-Cookie", cookie.header)

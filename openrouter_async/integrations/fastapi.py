@@ -40,9 +40,9 @@ except ImportError as missing:
 __all__ = ["Client", "Flow", "finish", "get_client", "get_flow", "redirect", "setup", "start"]
 
 Client: TypeAlias = Annotated[OpenRouter, Depends(get_client)]
-"""A parameter of an endpoint that gets the client of the app."""
+"""The dependency of an endpoint on the client of the app."""
 Flow: TypeAlias = Annotated[AuthorizationFlow, Depends(get_flow)]
-"""A parameter of an endpoint that gets the flow of the app."""
+"""The dependency of an endpoint on the flow of the app."""
 
 _TAGS: Final = ["sign-in"]
 _HTML: Final[Mapping[str, Any]] = {"content": {"text/html": {"schema": {"type": "string"}}}}
@@ -64,7 +64,7 @@ _AFTER_CALLBACK: Final = {
 
 
 def setup(app: FastAPI, **options: Unpack[LoginOptions[Request, Response]]) -> None:
-    """Add the login to an app: its two routes, with their descriptions, and what its lifespan needs.
+    """Add the routes of the login and their OpenAPI descriptions to an app, and run the login within its lifespan.
 
     Args:
         app: The app.

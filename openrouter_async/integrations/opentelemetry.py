@@ -5,8 +5,8 @@
     async with OpenRouter(middlewares=[OpenTelemetryMiddleware()]) as client:
         ...
 
-The names follow OpenTelemetry's semantic conventions for HTTP. Nothing that is recorded is a secret, and no attribute
-has more than a handful of values.
+The names follow OpenTelemetry's semantic conventions for HTTP. No recorded value is a secret, and every attribute
+has a low cardinality.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ __all__ = ["OpenTelemetryMiddleware"]
 
 _SCOPE: Final = "openrouter_async"
 _SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.37.0"
-# What the conventions advise for http.client.request.duration.
+# The buckets that the conventions advise for http.client.request.duration.
 _SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
 _TRIES: Final = (1, 2, 3, 4, 5, 8)
 
 
 class OpenTelemetryMiddleware:
-    """Records a span, and metrics, for each call; it belongs among the ``middlewares`` of a client.
+    """Record a span and metrics for each call, as one of the ``middlewares`` of a client.
 
-    A call is what the caller waits for, retries included. Its span is internal, named by the operation, and has an
+    A call includes its retries. Its span is internal, named by the operation, and has an
     event for each attempt that failed. The HTTP requests below it are for
     ``opentelemetry-instrumentation-aiohttp-client`` to record, as client spans and ``http.client.request.duration``:
     with both, nothing is counted twice.
@@ -99,7 +99,7 @@ class OpenTelemetryMiddleware:
         self._propagate = propagate
 
     async def __call__(self, request: Request, call_next: Handler) -> Response:
-        """Send a request, and record how it goes."""
+        """Send a request, and record its outcome."""
         common: dict[str, Any] = {
             "openrouter.operation": request.operation,
             "server.address": request.url.host or "",
@@ -142,13 +142,13 @@ class OpenTelemetryMiddleware:
 
 @attrs.frozen(kw_only=True)
 class _End:
-    """How a call ended.
+    """The end of a call.
 
     Attributes:
-        attributes: What the conventions have for it.
-        attempts: How many requests it took.
-        history: Those that were followed by another.
-        outcome: What became of it when it failed; None when it did not.
+        attributes: The attributes of the conventions.
+        attempts: The number of requests.
+        history: The failed attempts that were followed by another.
+        outcome: The outcome of a failed call; None if the call succeeded.
     """
 
     attributes: dict[str, Any] = attrs.field(factory=dict)
@@ -180,7 +180,7 @@ class _End:
 
 
 def _reason(failure: BaseException) -> dict[str, Any]:
-    """The ``error.type``: a status, or the class of an exception; never its text."""
+    """Return the ``error.type``: a status, or the class of an exception, never its text."""
     if isinstance(failure, APIError):
         return {"error.type": str(failure.status_code)}
     return {"error.type": type(failure).__qualname__}

@@ -10,8 +10,8 @@
     app = Starlette()
     openrouter.setup(app, callback_url="https://app.example/callback/{state}", on_login=on_login)
 
-A link to ``/login?next=/settings`` signs a user in. `create_app` makes an app of its own of it, to be mounted in any
-other.
+A link to ``/login?next=/settings`` signs a user in. `create_app` makes a separate app, which can be mounted
+in any other.
 """
 
 from __future__ import annotations
@@ -37,9 +37,7 @@ _LOGIN: Final = "openrouter_login"
 
 
 def setup(app: Starlette, **options: Unpack[LoginOptions[Request, Response]]) -> None:
-    """Add the login to an app: its two routes, and what its lifespan needs.
-
-    It begins after the app's own lifespan has begun, and ends before that ends.
+    """Add the routes of the login to an app, and run the login within the app's lifespan.
 
     Args:
         app: The app.
@@ -56,9 +54,9 @@ def setup(app: Starlette, **options: Unpack[LoginOptions[Request, Response]]) ->
 
 
 def create_app(**options: Unpack[LoginOptions[Request, Response]]) -> Starlette:
-    """An ASGI app of the two routes, for any framework that can mount one.
+    """Return an ASGI app with the routes of a login, for any framework that can mount one.
 
-    Most frameworks do not run the lifespan of what they mount: see `lifespan`. Mounted at ``/auth``, it takes
+    Most frameworks do not run the lifespan of mounted apps: see `lifespan`. Mounted at ``/auth``, it takes
     ``callback_url="https://app.example/auth/callback/{state}", callback_path="/callback/{state}"``, and a scope as ASGI
     has it, with the whole path and ``root_path="/auth"``.
 
@@ -74,12 +72,12 @@ def create_app(**options: Unpack[LoginOptions[Request, Response]]) -> Starlette:
 
 
 def lifespan(app: Starlette) -> contextlib.AbstractAsyncContextManager[object]:
-    """What has to be entered when the app that `app` is mounted in begins, and left when that ends."""
+    """Return the lifespan of a mounted app, which the outer app has to enter at its start and to leave at its end."""
     return app.router.lifespan_context(app)
 
 
 def attach(app: Starlette, **options: Unpack[LoginOptions[Request, Response]]) -> WebLogin[Request, Response]:
-    """Do as `setup`, but add no routes.
+    """Run the login within the lifespan of an app, without adding routes.
 
     Args:
         app: The app.
@@ -102,12 +100,12 @@ def attach(app: Starlette, **options: Unpack[LoginOptions[Request, Response]]) -
 
 
 def get_client(request: HTTPConnection) -> OpenRouter:
-    """The client of the app."""
+    """Return the client of the app."""
     return _get_login(request).client
 
 
 def get_flow(request: HTTPConnection) -> AuthorizationFlow:
-    """The flow of the app."""
+    """Return the flow of the app."""
     return _get_login(request).flow
 
 
@@ -122,11 +120,11 @@ async def finish(request: Request) -> Response:
 
 
 def redirect(request: Request, grant: Grant) -> Response:
-    """The response that leads a user who signed in back into the app; see `WebLogin.redirect`.
+    """Return the redirect of a signed-in user back into the app; see `WebLogin.redirect`.
 
     Args:
-        request: The callback.
-        grant: What `finish` gave ``on_login``.
+        request: The request of the callback.
+        grant: The grant that ``on_login`` received.
     """
     return _get_login(request).redirect(grant)
 
@@ -136,7 +134,7 @@ def _get_login(request: HTTPConnection) -> WebLogin[Request, Response]:
 
 
 class _Framework:
-    def visit(self, request: Request, login_path: str | None) -> RequestInfo:
+    def read_request(self, request: Request, login_path: str | None) -> RequestInfo:
         return RequestInfo(
             method=request.method,
             query=request.scope["query_string"].decode("latin-1"),
@@ -149,7 +147,7 @@ class _Framework:
     def respond(self, status: int, page: str) -> Response:
         return HTMLResponse(page, status) if page else Response(None, status)
 
-    def amend(self, response: Response, headers: Mapping[str, str], cookies: Sequence[LoginCookie]) -> None:
+    def add_headers(self, response: Response, headers: Mapping[str, str], cookies: Sequence[LoginCookie]) -> None:
         response.headers.update(headers)
         for cookie in cookies:
             response.headers.append("Set-Cookie", cookie.header)

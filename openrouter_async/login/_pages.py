@@ -1,4 +1,4 @@
-"""The pages that a browser sees at the end of a login."""
+"""The pages that a browser shows at the end of a login."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Final
 
 PRIVACY_HEADERS: Final = {
-    # The address of the page has a code in it.
+    # The URL of the page contains a code.
     "Cache-Control": "no-store",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",

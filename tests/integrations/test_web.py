@@ -134,6 +134,27 @@ async def test_over_https_cookies_are_secure_and_of_this_host_alone(kind: str, f
     assert len(on_login.taken) == 1
 
 
+async def test_web_hooks_when_sync_are_called_as_async_ones(kind: str, fake: FakeOpenRouter) -> None:
+    keys: list[str] = []
+
+    def on_login(request: Any, grant: Any) -> None:
+        keys.append(grant.key)
+
+    def on_error(request: Any, failure: LoginFailure) -> Any:
+        return respond(kind, "Sorry", status=418)
+
+    async with (
+        running(kind, fake, on_login=on_login, on_error=on_error) as (site, _),
+        Visitor(site) as visitor,
+    ):
+        page = await visitor.open(await visitor.consent())
+        failed = await visitor.open(fake.deny(await visitor.start()))
+
+    assert page.location == "/"
+    assert keys == [fake.issued_keys[0].key]
+    assert failed.status == 418
+
+
 async def test_a_handler_of_the_app_can_start_a_login_of_its_own_kind(kind: str, fake: FakeOpenRouter) -> None:
     on_login = Hands()
 
@@ -186,7 +207,7 @@ async def test_a_login_can_be_a_part_of_an_app_behind_a_proxy_that_alters_paths(
     options: dict[str, Any] = {
         "callback_url": "http://localhost/outside/{state}/back",
         "callback_path": "/inside/{state}",
-        "home": "/h",
+        "default_return_to": "/h",
     }
     async with running(kind, fake, **options) as (site, _), Visitor(site) as visitor:
         callback = URL(await visitor.consent())
@@ -257,8 +278,12 @@ async def test_outside_of_the_life_of_its_app_a_login_says_so(kind: str) -> None
     [
         ("callback_url", "http://app.example/callback/{state}"),
         ("callback_url", "https://app.example/{state}/{state}"),
-        ("home", "//evil.example"),
-        ("home", "https://evil.example"),
+        ("default_return_to", "//evil.example"),
+        ("default_return_to", "https://evil.example"),
+        ("on_login", None),
+        ("on_login", lambda grant: None),
+        ("on_error", "no hook"),
+        ("on_error", lambda: None),
         ("drain_timeout", -1),
         ("drain_timeout", float("nan")),
     ],

@@ -284,7 +284,7 @@ def web_apps(app: web.Application, fastapi_app: FastAPI, key: str) -> None:
         store=lambda: RedisStore.from_url("redis://localhost", encryption_keys=key),
         login_path=None,
         callback_path="/back",
-        home="/start",
+        default_return_to="/start",
         key_label="My app",
         limit=5,
         lifetime=300,

@@ -1,4 +1,4 @@
-"""Sign-in for web apps, whatever their framework; its own module has the verbs of each."""
+"""Sign-in for web apps of any framework. Each supported framework has a module of its own beside this package."""
 
 from openrouter_async.integrations.web._failures import LoginFailure, describe
 from openrouter_async.integrations.web._framework import (

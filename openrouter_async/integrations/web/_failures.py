@@ -1,4 +1,4 @@
-"""What to tell a browser whose login did not come about."""
+"""Describe failed logins to the browser."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ _TITLES: Final[tuple[tuple[type[OpenRouterError], str], ...]] = (
 
 @attrs.frozen(kw_only=True)
 class LoginFailure:
-    """Why a login did not come about, in words that are safe to show.
+    """The reason for which a login failed, in words that are safe to show.
 
     Attributes:
-        status: The HTTP status that fits.
+        status: The HTTP status of the answer.
         title: A heading.
         message: A sentence or two.
-        error: The error behind it; None when there is none, as for a browser that only prefetches.
-        login_url: Where to sign in again; None when that is not the way on.
-        home_url: A page of the app to go to instead.
-        can_retry: Whether to load the same page again is the way on.
+        error: The error behind the failure; None if there is none.
+        login_url: The URL that starts a new login; None if a new login would not help.
+        home_url: The page of the app to which the failure page links.
+        can_retry: Whether loading the same page again may succeed.
     """
 
     status: int
@@ -66,18 +66,18 @@ class LoginFailure:
 
     @property
     def headers(self) -> dict[str, str]:
-        """The headers that fit: when to come again."""
+        """Return the headers of the answer: ``Retry-After`` if the error says when to try again."""
         seconds = None if self.error is None else self.error.retry_after
         return {} if seconds is None else {"Retry-After": str(math.ceil(seconds))}
 
     @property
     def page(self) -> str:
-        """The page that is shown when the app shows none of its own."""
+        """Return the page that is shown if the app does not show its own."""
         return render(self.title, self.message, self._links())
 
     def _links(self) -> Iterator[tuple[str, str]]:
         if self.can_retry:
-            # The page itself, whose code is still good.
+            # An empty address is the callback itself, whose code can still be exchanged.
             yield "Try again", ""
         if self.login_url is not None:
             yield "Sign in again", self.login_url
@@ -87,14 +87,14 @@ class LoginFailure:
 def describe(
     error: OpenRouterError, *, login_url: str | None, return_to: str | None, home_url: str, lacks_cookie: bool
 ) -> LoginFailure:
-    """What to tell about an error.
+    """Describe an error to the browser.
 
     Args:
-        error: It.
-        login_url: Where a login is started; None when the app did not tell.
-        return_to: The path on the app's site that a new login should lead to.
-        home_url: A page of the app.
-        lacks_cookie: Whether the browser did not bring the cookie that it got when the login was started.
+        error: The error.
+        login_url: The URL that starts a login; None if the app has none.
+        return_to: The path on the app's site to which a new login returns.
+        home_url: The page of the app to which the failure page links.
+        lacks_cookie: Whether the browser did not send the cookie that was set when the login started.
     """
     title = _find(_TITLES, error) or _NOT_SIGNED_IN
     message = error.user_message
@@ -118,7 +118,7 @@ def describe(
 
 
 def status_of(error: OpenRouterError) -> int:
-    """The HTTP status for a browser that met this error: 4xx when it can do something about it."""
+    """Return the HTTP status for an error: 4xx if the user can do something about it."""
     status = _find(_STATUSES, error)
     if status is not None:
         return status

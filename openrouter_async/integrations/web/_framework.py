@@ -1,4 +1,4 @@
-"""What a web framework and a login need to know of each other."""
+"""The interface between a web framework and a login."""
 
 from __future__ import annotations
 
@@ -23,20 +23,21 @@ RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
 _RequestT_contra = TypeVar("_RequestT_contra", contravariant=True)
 
-OnLogin: TypeAlias = Callable[[RequestT, Grant], Awaitable[ResponseT | None]]
-"""Takes the key of a user who signed in, and may give the response; None leads the user back into the app.
+OnLogin: TypeAlias = Callable[[RequestT, Grant], Awaitable[ResponseT | None] | ResponseT | None]
+"""A sync or async hook that takes the key of a user who signed in.
 
-It runs to its end also when the browser has gone. A browser that reloads its callback gets the same grant again, and so
-does this: store keys by their user, or their ``key_hash``.
+It may return the response; None redirects the user back into the app. The hook runs to its end even if the browser
+disconnects. If a browser reloads its callback, the hook is called again with the same grant: store keys by their user or
+by their ``key_hash``.
 """
-OnError: TypeAlias = Callable[[RequestT, LoginFailure], Awaitable[ResponseT | None]]
-"""Shows a failure in the app's own way; None shows a small page."""
+OnError: TypeAlias = Callable[[RequestT, LoginFailure], Awaitable[ResponseT | None] | ResponseT | None]
+"""A sync or async hook that returns the app's own response to a failed login; None shows a small page."""
 
-_MOST_PARAMETERS: Final = 50
+_MAX_PARAMETERS: Final = 50
 
 
 class FlowOptions(TypedDict, total=False):
-    """What is handed on to `AuthorizationFlow`, where each is explained."""
+    """The options that are passed on to `AuthorizationFlow`, which documents them."""
 
     auth_url: str | URL
     code_challenge_method: CodeChallengeMethod | str
@@ -48,7 +49,7 @@ class FlowOptions(TypedDict, total=False):
 
 
 class LoginOptions(FlowOptions, Generic[RequestT, ResponseT], total=False):
-    """What ``setup`` takes; each as for `WebLogin`."""
+    """The options of ``setup``, which `WebLogin` documents."""
 
     callback_url: Required[str | URL]
     on_login: Required[OnLogin[RequestT, ResponseT]]
@@ -57,20 +58,21 @@ class LoginOptions(FlowOptions, Generic[RequestT, ResponseT], total=False):
     store: LoginStore | Callable[[], LoginStore] | None
     login_path: str | None
     callback_path: str | None | Unset
-    home: str
+    default_return_to: str
     key_label: str | None
     limit: float | None
     drain_timeout: float
 
 
 class StartOptions(TypedDict, total=False):
-    """What ``start`` takes.
+    """The options of ``start``.
 
     Attributes:
-        return_to: The path to lead the user to afterwards; by default ``next`` in the query.
-        key_label: The name that the key will have; by default that of the app.
-        limit: The credit limit that the page proposes, in US dollars; by default that of the app.
-        context: What `openrouter_async.integrations.web.OnLogin` gets with the grant; see `AuthorizationFlow.start`.
+        return_to: The path to which the user returns; by default ``next`` in the query.
+        key_label: The name of the key; by default that of the app.
+        limit: The credit limit that OpenRouter's page proposes, in US dollars; by default that of the app.
+        context: JSON data that `openrouter_async.integrations.web.OnLogin` receives with the grant; see
+            `AuthorizationFlow.start`.
     """
 
     return_to: str | None
@@ -81,15 +83,14 @@ class StartOptions(TypedDict, total=False):
 
 @attrs.frozen(kw_only=True)
 class RequestInfo:
-    """What a login needs to know of a request.
+    """The parts of a request that a login reads.
 
     Attributes:
         method: The HTTP method.
-        query: The query as it came, without a question mark.
-        headers: The headers, by names in any case.
-        cookies: The cookies.
-        state: The state in the path; None without.
-        login_url: The path where a login is started, as the browser has to ask for it; None when there is none.
+        query: The raw query, without the question mark.
+        headers: The headers, with case-insensitive names.
+        state: The state in the path; None if the path has none.
+        login_url: The path that starts a login, as seen by the browser; None if there is none.
     """
 
     method: str
@@ -101,15 +102,15 @@ class RequestInfo:
 
     @property
     def is_prefetch(self) -> bool:
-        """Whether the browser asks before its user does."""
-        # The first is the standard; Safari and older browsers have the others.
+        """Return whether the browser prefetches or previews the page without an act of its user."""
+        # Sec-Purpose is the standard; Safari and older browsers send the others.
         return any("prefetch" in self.headers.get(name, "") for name in ("Sec-Purpose", "Purpose", "X-Moz"))
 
     def return_to(self, given: str | None) -> str | None:
-        """The path to lead the user to: what is given, else ``next`` in the query.
+        """Return the path to which the user returns: `given`, or else ``next`` in the query.
 
         Raises:
-            RequestValidationError: It could lead to another site, or is there twice.
+            RequestValidationError: The path could lead to another site, or is given twice.
         """
         values = self.parameters("next") if given is None else (given,)
         if len(values) > 1:
@@ -117,24 +118,24 @@ class RequestInfo:
         return validate_return_to("next", values[0]) if values else None
 
     def parameters(self, name: str) -> Sequence[str]:
-        """The values of a parameter; none when the query is malformed."""
+        """Return the values of a query parameter; empty if the query is malformed."""
         try:
-            return parse_qs(self.query, max_num_fields=_MOST_PARAMETERS).get(name, ())
+            return parse_qs(self.query, max_num_fields=_MAX_PARAMETERS).get(name, ())
         except ValueError:
             return ()
 
 
 class Framework(Protocol[_RequestT_contra, ResponseT]):
-    """What is different in each framework."""
+    """The differences between web frameworks."""
 
-    def visit(self, request: _RequestT_contra, login_path: str | None) -> RequestInfo:
-        """Read a request."""
+    def read_request(self, request: _RequestT_contra, login_path: str | None) -> RequestInfo:
+        """Return the parts of a request that a login reads."""
         ...
 
     def respond(self, status: int, page: str) -> ResponseT:
-        """Make a response of HTML, or without a body."""
+        """Return a response with an HTML page, or without a body if `page` is empty."""
         ...
 
-    def amend(self, response: ResponseT, headers: Mapping[str, str], cookies: Sequence[LoginCookie]) -> None:
-        """Set headers, and add cookies."""
+    def add_headers(self, response: ResponseT, headers: Mapping[str, str], cookies: Sequence[LoginCookie]) -> None:
+        """Set headers of a response, and add cookies."""
         ...

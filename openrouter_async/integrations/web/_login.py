@@ -1,11 +1,10 @@
-"""What the login of any web framework needs; each framework's own module is a thin layer on it.
+"""The login of a web app, independent of its framework; the module of each framework is a thin layer on it.
 
-A login is started by a GET. It changes nothing that matters before the user consents on OpenRouter's page; a link does
-it, and a form would be stopped by an app's own ``form-action 'self'``, for browsers apply that to redirects. Browsers
-that only prefetch are turned away. Whoever wants a POST calls ``start`` from a handler of their own.
+A GET starts a login, because a link is enough for it: nothing changes before the user consents on OpenRouter's page,
+and an app's own ``form-action 'self'`` would block the redirect of a form. Prefetching browsers are refused.
 
-Each login has a cookie of its own, so that logins in two tabs do not disturb each other. It binds the login to the
-browser: somebody else's callback is refused (login CSRF).
+Each login has its own cookie, so that logins in two tabs do not interfere. The cookie binds the login to the browser,
+so that a callback of somebody else is refused (login CSRF).
 """
 
 from __future__ import annotations
@@ -26,6 +25,7 @@ from openrouter_async._http.retry_policy import check_number
 from openrouter_async._values.models import UNSET, Unset
 from openrouter_async._values.tasks import ShieldedTasks
 from openrouter_async.errors import OpenRouterError, RequestValidationError
+from openrouter_async.integrations._hooks import call_hook, check_hook
 from openrouter_async.integrations.web._failures import describe
 from openrouter_async.integrations.web._framework import (
     FlowOptions,
@@ -49,35 +49,35 @@ logger = logging.getLogger("openrouter_async.integrations.web")
 
 _Part = TypeVar("_Part")
 
-# The workers that gunicorn has of aiohttp write to the second.
+# aiohttp's gunicorn worker logs to gunicorn.access.
 _ACCESS_LOGS: Final = ("aiohttp.access", "gunicorn.access", "hypercorn.access", "uvicorn.access")
 _BINDING: Final = re.compile(r"[\w-]{43}", re.ASCII)
 _COOKIE: Final = "openrouter-browser-"
-# Longer than any login, so that the lack of a cookie means something.
+# Longer than any login, so that a missing cookie never means an expired one.
 _COOKIE_LIFETIME: Final = 24 * 3600
-# Servers refuse a request with too many of them.
-_MOST_COOKIES: Final = 8
+# Servers refuse requests whose headers are too large.
+_MAX_COOKIES: Final = 8
 
 
 class WebLogin(Generic[RequestT, ResponseT]):
-    """Signs the users of a web app in.
+    """The sign-in of a web app.
 
     Args:
-        framework: How requests and responses look.
-        callback_url: Where OpenRouter sends the browser: https, or http on localhost or 127.0.0.1 to try things out.
-            ``{state}`` belongs into its path. Over https cookies are ``Secure`` and have the prefix ``__Host-``.
+        framework: The adapter to the framework's requests and responses.
+        callback_url: The URL to which OpenRouter sends the browser: https, or http on a loopback host in development.
+            Its path should contain ``{state}``. Over https cookies are ``Secure`` and have the prefix ``__Host-``.
         on_login: See `openrouter_async.integrations.web.OnLogin`.
         on_error: See `OnError`.
-        client: The client, which is borrowed; or what makes one, which is closed when the app ends.
-        store: Where logins are between start and finish, which is borrowed; or what makes one, which is closed when the
-            app ends. By default a `MemoryStore`, for one process.
+        client: A borrowed client, or a callable that makes one; the latter is closed when the app ends.
+        store: A borrowed store of pending logins, or a callable that makes one; the latter is closed when the app ends.
+            By default a `MemoryStore`, for one process.
         login_path: The path that starts a login; None adds no route.
-        callback_path: The path of the callback, if something in front of the app alters paths, or the app is a part of
-            another; by default that of ``callback_url``. None adds no route.
-        home: The path on the app's own site to lead users to who came without ``next``.
-        key_label: The name that keys will have, at most 100 characters.
+        callback_path: The path of the callback as the app sees it, if a proxy rewrites paths or the app is mounted; by
+            default that of ``callback_url``. None adds no route.
+        default_return_to: The path on the app's own site to which users return when the login had no ``next``.
+        key_label: The name of the keys, at most 100 characters.
         limit: The credit limit that OpenRouter's page proposes, in US dollars.
-        drain_timeout: Seconds that logins under way have at the end of the app.
+        drain_timeout: Seconds for which the end of the app waits for pending exchanges.
         options: The arguments of `AuthorizationFlow`.
 
     Raises:
@@ -98,7 +98,7 @@ class WebLogin(Generic[RequestT, ResponseT]):
         store: LoginStore | Callable[[], LoginStore] | None = None,
         login_path: str | None = "/login",
         callback_path: str | None | Unset = UNSET,
-        home: str = "/",
+        default_return_to: str = "/",
         key_label: str | None = None,
         limit: float | None = None,
         drain_timeout: float = 10.0,
@@ -107,12 +107,15 @@ class WebLogin(Generic[RequestT, ResponseT]):
         self._template = CallbackTemplate(callback_url)
         url = URL(self._template.callback_url)
         check_number("drain_timeout", drain_timeout, least=0)
+        check_hook("on_login", on_login, 2)
+        if on_error is not None:
+            check_hook("on_error", on_error, 2)
         self._framework = framework
         self._on_login = on_login
         self._on_error = on_error
         self._client = client
         self._store = store
-        self._home = validate_return_to("home", home)
+        self._default_return_to = validate_return_to("default_return_to", default_return_to)
         self._key_label = key_label
         self._limit = limit
         self._drain_timeout = drain_timeout
@@ -128,19 +131,19 @@ class WebLogin(Generic[RequestT, ResponseT]):
 
     @property
     def client(self) -> OpenRouter:
-        """The client, while the app runs."""
+        """Return the client of the running app."""
         return self._check_running(self._running_client)
 
     @property
     def flow(self) -> AuthorizationFlow:
-        """The flow, while the app runs."""
+        """Return the flow of the running app."""
         return self._check_running(self._flow)
 
     @contextlib.asynccontextmanager
     async def run(self) -> AsyncIterator[None]:
-        """Be there as long as the app runs; at its end, let logins under way end.
+        """Run the login while the app runs, and wait for pending exchanges at the end.
 
-        Codes are kept out of the access logs of aiohttp, hypercorn and uvicorn meanwhile.
+        Meanwhile codes and states are removed from the access logs of aiohttp, gunicorn, hypercorn and uvicorn.
         """
         async with contextlib.AsyncExitStack() as cleanup:
             secret_filter = SecretFilter()
@@ -163,12 +166,12 @@ class WebLogin(Generic[RequestT, ResponseT]):
 
     async def _stop(self, flow: AuthorizationFlow) -> None:
         if late := await self._under_way.drain(self._drain_timeout):
-            logger.warning("the app ended with %d login(s) still under way", late)
+            logger.warning("the app ended with %d pending exchange(s)", late)
         await flow.drain(timeout=self._drain_timeout)
         self._running_client = self._flow = None
 
     async def start(self, request: RequestT, **options: Unpack[StartOptions]) -> ResponseT:
-        """Start a login: a response that leads the browser to OpenRouter.
+        """Start a login, and return a redirect to OpenRouter.
 
         Args:
             request: The request.
@@ -177,15 +180,15 @@ class WebLogin(Generic[RequestT, ResponseT]):
         Raises:
             RequestValidationError: ``key_label``, ``limit`` or ``context`` is not valid.
         """
-        visit = self._framework.visit(request, self.login_path)
-        if visit.method == "HEAD":
+        info = self._framework.read_request(request, self.login_path)
+        if info.method == "HEAD":
             return self._refuse(405, {"Allow": "GET"})
-        if visit.is_prefetch:
+        if info.is_prefetch:
             return self._refuse(503)
         try:
-            return_to = visit.return_to(options.get("return_to"))
+            return_to = info.return_to(options.get("return_to"))
         except RequestValidationError as error:
-            return await self._fail(request, visit, error)
+            return await self._fail(request, info, error)
         binding = secrets.token_urlsafe(32)
         try:
             pending = await self.flow.start(
@@ -196,55 +199,55 @@ class WebLogin(Generic[RequestT, ResponseT]):
                 binding=binding,
             )
         except LoginError as error:
-            return await self._fail(request, visit, error, return_to=return_to)
-        cookies = [self._cookie(name) for name in self._surplus(visit.cookies)]
+            return await self._fail(request, info, error, return_to=return_to)
+        cookies = [self._cookie(name) for name in self._surplus(info.cookies)]
         cookies.append(self._cookie(self._cookie_name(pending.state), binding))
         if pending.cookie is not None:
             cookies.append(pending.cookie)
         return self._see_other(pending.url, cookies)
 
     async def finish(self, request: RequestT) -> ResponseT:
-        """Finish a login by the callback that a browser brought.
+        """Finish a login with the callback that a browser requested.
 
-        It goes on when the caller is cancelled, as some servers do when the browser has gone: a code that was sent
-        cannot be sent again.
+        The work goes on if the caller is cancelled, as some servers do when the browser disconnects: a code that was
+        sent cannot be sent again.
         """
         return await self._under_way.run(self._finish(request))
 
     def redirect(self, grant: Grant) -> ResponseT:
-        """The response that leads a user who signed in back into the app, at an address without a code."""
-        return self._see_other(grant.return_to or self._home)
+        """Return the redirect of a signed-in user back into the app, to a URL without a code."""
+        return self._see_other(grant.return_to or self._default_return_to)
 
     async def _finish(self, request: RequestT) -> ResponseT:
-        visit = self._framework.visit(request, self.login_path)
-        if visit.method == "HEAD":
+        info = self._framework.read_request(request, self.login_path)
+        if info.method == "HEAD":
             return self._refuse(405, {"Allow": "GET"})
-        state = visit.state or next(iter(visit.parameters("state")), None)
-        binding = None if state is None else visit.cookies.get(self._cookie_name(state))
+        state = info.state or next(iter(info.parameters("state")), None)
+        binding = None if state is None else info.cookies.get(self._cookie_name(state))
         if binding is not None and not _BINDING.fullmatch(binding):
             binding = None
         try:
-            grant = await self.flow.finish(self._callback(visit), binding=binding, cookies=visit.cookies)
+            grant = await self.flow.finish(self._callback(info), binding=binding, cookies=info.cookies)
         except OpenRouterError as error:
             lacks_cookie = binding is None and isinstance(error, (LoginBindingError, UnknownLoginError))
-            return await self._fail(request, visit, error, lacks_cookie=lacks_cookie)
-        response = await self._on_login(request, grant)
+            return await self._fail(request, info, error, lacks_cookie=lacks_cookie)
+        response = await call_hook(self._on_login, request, grant)
         if response is None:
             response = self.redirect(grant)
-        self._framework.amend(response, PRIVACY_HEADERS, () if grant.cookie is None else (grant.cookie,))
+        self._framework.add_headers(response, PRIVACY_HEADERS, () if grant.cookie is None else (grant.cookie,))
         return response
 
-    def _callback(self, visit: RequestInfo) -> str:
-        if visit.state is None:
-            return f"?{visit.query}"
-        # As the flow knows it, whatever a proxy or the app did to the path.
-        path = URL(self._template.fill(quote(visit.state, safe=""))).raw_path
-        return f"{path}?{visit.query}"
+    def _callback(self, info: RequestInfo) -> str:
+        if info.state is None:
+            return f"?{info.query}"
+        # The flow expects the public path, which a proxy or a mount may have rewritten.
+        path = URL(self._template.fill(quote(info.state, safe=""))).raw_path
+        return f"{path}?{info.query}"
 
     async def _fail(
         self,
         request: RequestT,
-        visit: RequestInfo,
+        info: RequestInfo,
         error: OpenRouterError,
         *,
         return_to: str | None = None,
@@ -252,29 +255,29 @@ class WebLogin(Generic[RequestT, ResponseT]):
     ) -> ResponseT:
         failure = describe(
             error,
-            login_url=visit.login_url,
+            login_url=info.login_url,
             return_to=getattr(error, "return_to", return_to),
-            home_url=self._home,
+            home_url=self._default_return_to,
             lacks_cookie=lacks_cookie,
         )
         if failure.status >= 500:
             logger.warning("a login failed: %s", error)
-        response = None if self._on_error is None else await self._on_error(request, failure)
+        response = None if self._on_error is None else await call_hook(self._on_error, request, failure)
         if response is not None:
-            self._framework.amend(response, PRIVACY_HEADERS, ())
+            self._framework.add_headers(response, PRIVACY_HEADERS, ())
             return response
         response = self._framework.respond(failure.status, failure.page)
-        self._framework.amend(response, PAGE_HEADERS | failure.headers, ())
+        self._framework.add_headers(response, PAGE_HEADERS | failure.headers, ())
         return response
 
     def _refuse(self, status: int, headers: Mapping[str, str] | None = None) -> ResponseT:
         response = self._framework.respond(status, "")
-        self._framework.amend(response, PRIVACY_HEADERS | dict(headers or {}), ())
+        self._framework.add_headers(response, PRIVACY_HEADERS | dict(headers or {}), ())
         return response
 
     def _see_other(self, url: str, cookies: Sequence[LoginCookie] = ()) -> ResponseT:
         response = self._framework.respond(303, "")
-        self._framework.amend(response, PRIVACY_HEADERS | {"Location": url}, cookies)
+        self._framework.add_headers(response, PRIVACY_HEADERS | {"Location": url}, cookies)
         return response
 
     def _cookie_name(self, state: str) -> str:
@@ -284,19 +287,19 @@ class WebLogin(Generic[RequestT, ResponseT]):
         return LoginCookie(name=name, value=value, max_age=_COOKIE_LIFETIME if value else 0, secure=self._is_secure)
 
     def _surplus(self, cookies: Mapping[str, str]) -> Sequence[str]:
-        # Browsers send the oldest first (RFC 6265, section 5.4).
+        # Browsers send the oldest cookie first (RFC 6265, section 5.4).
         names = [name for name in cookies if name.startswith(self._prefix)]
-        return names[: max(0, len(names) + 1 - _MOST_COOKIES)]
+        return names[: max(0, len(names) + 1 - _MAX_COOKIES)]
 
     def _check_running(self, part: _Part | None) -> _Part:
         if part is None:
             raise RuntimeError(
                 "the login is not running: the lifespan of its app has not begun, or is over. "
-                "An app that is mounted in another one needs the other's help to have a lifespan at all."
+                "The lifespan of a mounted app runs only if the outer app enters it."
             )
         return part
 
 
 def _log_abandoned(task: asyncio.Task[Any]) -> None:
     if not task.cancelled() and (failure := task.exception()) is not None:
-        logger.error("a login whose browser had gone failed: %s", type(failure).__name__, exc_info=failure)
+        logger.error("a login failed after its browser had disconnected: %s", type(failure).__name__, exc_info=failure)
