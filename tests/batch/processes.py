@@ -1,19 +1,24 @@
 """What the stress tests run in processes of their own.
 
 python -m tests.batch.processes memory URL COUNT
-python -m tests.batch.processes journalled URL COUNT JOURNAL SEALING_KEY
+python -m tests.batch.processes journalled URL COUNT JOURNAL ENCRYPTION_KEY
+python -m tests.batch.processes killed-at-commit URL COUNT JOURNAL ENCRYPTION_KEY NUMBER
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import resource
+import signal
+import sqlite3
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 from openrouter_async import Journal, OpenRouter, Outcome
+from openrouter_async.batch import _journal_db
 
 CONCURRENCY = 64
 
@@ -58,11 +63,32 @@ async def run_journalled(base_url: str, count: int, path: str, sealing_key: str)
     print(unknown)
 
 
+def kill_at_commit(number: int) -> None:
+    """Let this process die when a journal is about to commit its transaction of this number, after writing its rows."""
+    commits = 0
+    connect = _journal_db._connect
+
+    def trace(statement: str) -> None:
+        nonlocal commits
+        commits += statement == "COMMIT"
+        if commits == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def connect_and_trace(path: Path, mode: str) -> sqlite3.Connection:
+        connection = connect(path, mode)
+        connection.set_trace_callback(trace)
+        return connection
+
+    _journal_db._connect = connect_and_trace
+
+
 def main() -> None:
     what, base_url, count, *rest = sys.argv[1:]
     if what == "memory":
         asyncio.run(measure_memory(base_url, int(count)))
     else:
+        if what == "killed-at-commit":
+            kill_at_commit(int(rest.pop()))
         asyncio.run(run_journalled(base_url, int(count), *rest))
 
 

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -13,13 +15,14 @@ from pathlib import Path
 import attrs
 import pytest
 
-from openrouter_async import Journal, OpenRouter
+from openrouter_async import ExchangeAuthCodeForAPIKeyResponse, ExchangeResult, Journal, OpenRouter
 from openrouter_async.batch import JournalEntry, RequestStatus, request_digest
 from openrouter_async.encryption import generate_encryption_key
+from openrouter_async.errors import JournalError
 from openrouter_async.testing import FakeOpenRouter
 from tests.batch.processes import CONCURRENCY, codes
 from tests.batch.stub import key_of, running
-from tests.support import ROOT, STRESS
+from tests.support import ROOT, STRESS, missing
 
 pytestmark = [pytest.mark.stress, pytest.mark.unmeasured]
 
@@ -89,19 +92,25 @@ def read_entries(path: Path, encryption_keys: str | None = None) -> list[Journal
     return asyncio.run(read())
 
 
-def kill_and_resume(folder: Path, count: int, chance: random.Random, tally: ProgressCounter) -> None:
+def kill_and_resume(
+    folder: Path, count: int, chance: random.Random, tally: ProgressCounter, *, at_commit: int | None = None
+) -> None:
     folder.mkdir()
     path, log = folder / "journal.db", folder / "server.log"
     sealing_key = generate_encryption_key()
     with running("--log", str(log)) as stub:
-        first = start("journalled", stub.base_url, count, path, sealing_key)
-        # Any moment between the first request and the last.
-        moment = chance.randrange(1, count * len("issued code-0000\n"))
-        while first.poll() is None and (not log.exists() or log.stat().st_size < moment):
-            time.sleep(0.001)
-        tally.kills += first.poll() is None
-        first.kill()
+        if at_commit is not None:
+            first = start("killed-at-commit", stub.base_url, count, path, sealing_key, at_commit)
+        else:
+            first = start("journalled", stub.base_url, count, path, sealing_key)
+            # Any moment between the first request and the last.
+            moment = chance.randrange(1, count * len("issued code-0000\n"))
+            while first.poll() is None and (not log.exists() or log.stat().st_size < moment):
+                time.sleep(0.001)
+            tally.kills += first.poll() is None
+            first.kill()
         first.communicate()
+        tally.kills += at_commit is not None and first.returncode == -signal.SIGKILL
         seen = read_entries(path) if path.exists() and path.stat().st_size else []
         with_result = {entry.request for entry in seen if entry.status.is_final}
         sent_before = len(log.read_text().splitlines())
@@ -130,6 +139,81 @@ def kill_and_resume(folder: Path, count: int, chance: random.Random, tally: Prog
     # The caller of the second run was told of each of them.
     assert int(told) == unknown
     assert {request_digest(code) for code in codes(0, count)} == set(entries)
+
+
+def test_journal_of_a_process_killed_between_write_and_commit_loses_no_key(tmp_path: Path) -> None:
+    count = 2_000 if STRESS else 200
+    tally = ProgressCounter()
+    # The first commits are those of the new file; later ones are those of intents and results.
+    for number in (4, 7, 20) if STRESS else (6,):
+        kill_and_resume(tmp_path / f"{number}", count, random.Random(number), tally, at_commit=number)
+    print(f"\nkilled between write and commit, {count:,} codes: {tally}")
+    assert tally.kills == (3 if STRESS else 1)
+    assert tally.lost == tally.sent_again_with_result == 0
+    assert tally.issued == tally.in_journal + tally.unknown == tally.codes
+
+
+async def test_journal_on_a_full_disk_loses_no_key_and_goes_on_when_there_is_room(tmp_path: Path) -> None:
+    count = 2_000
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m,mode=0700", "tmpfs", str(disk)]
+    if sys.platform != "linux" or subprocess.run(mount, capture_output=True, check=False).returncode:
+        missing("the right to mount a small file system")
+    try:
+        key = generate_encryption_key()
+        with running() as stub:
+            taken = await run_until_it_fails(stub.base_url, disk / "journal.db", count, key, "the disk is full")
+            before = stub.counts["issued"]
+            assert 0 < before < count
+            subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+            taken += await run_until_it_fails(stub.base_url, disk / "journal.db", count, key, None)
+            issued = stub.counts["issued"]
+        async with Journal(disk / "journal.db", encryption_keys=key) as journal:
+            entries = {entry.request: entry async for entry in journal.entries()}
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+    given = {result.key for result in taken if result.key}
+    in_journal = {entry.key for entry in entries.values() if entry.key}
+    unknown = sum(entry.status is RequestStatus.LOST for entry in entries.values())
+    print(
+        f"\n{count:,} codes, a disk that is full after {before:,}: {issued:,} keys issued, {len(given):,} given, "
+        f"{len(in_journal):,} in the journal, {unknown} given, and unknown to the journal"
+    )
+    assert given == {key_of(code) for code in codes(0, count)}
+    assert len(in_journal) + unknown == issued == count
+
+
+async def run_until_it_fails(
+    base_url: str, path: Path, count: int, key: str, complaint: str | None
+) -> list[ExchangeResult]:
+    results: list[ExchangeResult] = []
+    expected = contextlib.nullcontext() if complaint is None else pytest.raises(JournalError, match=complaint)
+    async with OpenRouter(None, base_url=base_url) as client, Journal(path, encryption_keys=key) as journal:
+        with expected:
+            async for result in client.oauth.exchange_many(codes(0, count), concurrency=CONCURRENCY, journal=journal):
+                results.append(result)
+    return results
+
+
+async def test_large_journal_is_opened_and_resumed(tmp_path: Path) -> None:
+    count = 200_000 if STRESS else 2_000
+    path = tmp_path / "journal.db"
+    digests = [request_digest(code) for code in codes(0, count)]
+    response = ExchangeAuthCodeForAPIKeyResponse(key="sk-or-v1-" + "0" * 64)
+    async with Journal(path, store_plaintext_keys=True) as journal:
+        for start in range(0, count, 10_000):
+            some = digests[start : start + 10_000]
+            await asyncio.gather(*map(journal.begin, some))
+            await asyncio.gather(*(journal.record(digest, response) for digest in some))
+    started = time.monotonic()
+    async with OpenRouter(None, base_url="http://127.0.0.1:9") as client:
+        async with Journal(path, store_plaintext_keys=True) as journal:
+            opened = time.monotonic() - started
+            results = await client.oauth.exchange_all(codes(0, count), concurrency=CONCURRENCY, journal=journal)
+            elapsed = time.monotonic() - started - opened
+    print(f"\na journal of {count:,} entries: opened in {opened:.2f} s, a run with nothing to do in {elapsed:.2f} s")
+    assert results == []
 
 
 async def test_a_throttling_server_is_used_nearly_to_the_full() -> None:
