@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
+import io
 import json
-import os
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -100,14 +99,17 @@ def run(arguments: Sequence[str]) -> int:
     Returns:
         The exit status.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal or pipe in Latin-1 or ASCII must not turn a success into a failure.
+            stream.reconfigure(errors="backslashreplace")
     try:
         app = make_app(arguments[0] if arguments else None)
         status = app(list(arguments), exit_on_error=False, print_error=False) or 0
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except BrokenPipeError:
-        # The interpreter flushes once more when it ends.
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_stdout()
         return _BROKEN_PIPE
     except CycloptsError as error:
         return _refuse(error, arguments)
@@ -116,6 +118,12 @@ def run(arguments: Sequence[str]) -> int:
     except BaseException as error:  # noqa: BLE001 - this is where all of them end, also a cancellation by a signal
         return _fail(error, arguments)
     return int(status)
+
+
+def _discard_stdout() -> None:
+    from openrouter_async.cli._options import discard_stdout
+
+    discard_stdout()
 
 
 def _refuse(error: CycloptsError, arguments: Sequence[str]) -> int:
@@ -138,8 +146,10 @@ def _fail(error: BaseException, arguments: Sequence[str]) -> int:
     # This imports what a command that failed has imported already, and the help does not need.
     import asyncio
 
-    from openrouter_async.cli._exit import as_document, exit_status, explain
+    from openrouter_async.cli._exit import OutputError, as_document, exit_status, explain
 
+    if isinstance(error, OutputError) and isinstance(error.__cause__, BrokenPipeError):
+        return _BROKEN_PIPE
     if isinstance(error, asyncio.CancelledError):
         # By a signal that the command takes itself.
         error = KeyboardInterrupt()
@@ -152,4 +162,6 @@ def _tell(text: str, document: Mapping[str, object], error: BaseException, argum
     if "--debug" in arguments:
         traceback.print_exception(error)
     text = json.dumps({"error": document}) if "--json" in arguments else f"{_PROGRAM}: {text}"
-    print(text, file=sys.stderr)  # noqa: T201
+    from openrouter_async.cli._options import write_message
+
+    write_message(text + "\n")

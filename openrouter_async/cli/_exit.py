@@ -38,6 +38,10 @@ class UsageError(Exception):
     """The command was given something that it cannot use; the message says what, and what to do."""
 
 
+class OutputError(Exception):
+    """The standard output cannot be written; the message says why."""
+
+
 # Where a field of the library goes by another name here.
 _NAMES: Final = {"api_key": "the API key", "code": "the code", "path": "--file", "lifetime": "--wait"}
 _START_AGAIN: Final = "Start again with `openrouter-async login`: a code is good for one use, and for ten minutes."
@@ -76,7 +80,7 @@ def explain(error: BaseException, command: str | None = None) -> str:
     match error:
         case KeyboardInterrupt():
             text = "Interrupted."
-        case UsageError():
+        case UsageError() | OutputError():
             text = str(error)
         case RequestValidationError():
             name = _NAMES.get(error.field, "--" + error.field.replace("_", "-"))

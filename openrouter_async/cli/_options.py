@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,7 +17,7 @@ from yarl import URL
 
 from openrouter_async._http.options import to_base_url
 from openrouter_async._values.models import UNSET, CodeChallengeMethod, Unset
-from openrouter_async.cli._exit import UsageError
+from openrouter_async.cli._exit import OutputError, UsageError
 from openrouter_async.login._urls import AUTHORIZATION_URL
 
 if TYPE_CHECKING:
@@ -54,6 +56,36 @@ class StoreKind(enum.StrEnum):
     PRINT = "print"
 
 
+def write_result(text: str) -> None:
+    """Print a line on the standard output.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    if sys.stdout is None:
+        # The shell closed it: print() would drop the text silently.
+        raise OutputError("The standard output is closed.")
+    try:
+        print(text, flush=True)  # noqa: T201
+    except (OSError, ValueError) as failure:
+        discard_stdout()
+        reason = getattr(failure, "strerror", None) or type(failure).__name__
+        raise OutputError(f"The standard output cannot be written: {reason}.") from failure
+
+
+def write_message(text: str) -> None:
+    """Print text on the standard error; nobody is left to be told if that fails."""
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError, ValueError):
+            print(text, end="", file=sys.stderr, flush=True)  # noqa: T201
+
+
+def discard_stdout() -> None:
+    """Let what is still buffered go nowhere: the interpreter flushes once more when it ends."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 @Parameter(name="*", group=OUTPUT)
 @attrs.define(kw_only=True)
 class Output:
@@ -76,19 +108,28 @@ class Output:
             logging.getLogger("asyncio").setLevel(logging.WARNING)
 
     def result(self, document: Mapping[str, Any], lines: Iterable[str]) -> None:
-        """Print the result: the document for machines, or the lines for people."""
+        """Print the result: the document for machines, or the lines for people.
+
+        Raises:
+            OutputError: The standard output cannot be written.
+        """
         self.end_question()
-        print(json.dumps(document) if self.json else "\n".join(lines), flush=True)  # noqa: T201
+        write_result(json.dumps(document) if self.json else "\n".join(lines))
 
     def note(self, text: str) -> None:
         """Tell people something that is not the result."""
         if not self.json:
             self.tell(text)
 
+    @property
+    def is_terminal(self) -> bool:
+        """Whether messages are shown on a terminal."""
+        return sys.stderr is not None and sys.stderr.isatty()
+
     def tell(self, text: str, *, end: str = "\n") -> None:
         """Tell something without which the command cannot go on, to whomever it is."""
         self.end_question()
-        print(text, end=end, file=sys.stderr, flush=True)  # noqa: T201
+        write_message(text + end)
 
     def ask(self, question: str) -> None:
         """Ask something that is answered in the same line, which is not shown."""
@@ -98,7 +139,7 @@ class Output:
     def end_question(self, *, answered: bool = False) -> None:
         """End the line of a question, unless whoever answered has done so."""
         if self._is_asking and not answered:
-            print(file=sys.stderr, flush=True)  # noqa: T201
+            write_message("\n")
         self._is_asking = False
 
 

@@ -1,187 +1,212 @@
-"""Where a key is kept: the system's keyring, a file of its own, or a line of a file ``.env``."""
+"""Where keys are stored: the system's keyring, a file of their own, or a line of a file ``.env``."""
 
 from __future__ import annotations
 
 import asyncio
-import os
+import contextlib
 import re
-from collections.abc import Callable
-from datetime import UTC, datetime
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import attrs
 
+from openrouter_async._values.clock import SYSTEM_CLOCK
 from openrouter_async._values.models import ExchangeAuthCodeForAPIKeyRequest, ExchangeAuthCodeForAPIKeyResponse
-from openrouter_async.cli._exit import ExitCode, UsageError
+from openrouter_async.cli._env_file import VARIABLE, EnvSink
+from openrouter_async.cli._exit import ExitCode, OutputError, UsageError
 from openrouter_async.cli._options import Output, Site, Storage, StoreKind
 from openrouter_async.login._models import Grant
 from openrouter_async.redaction import mask_key
-from openrouter_async.sinks._base import BaseKeySink, KeySinkError, KeyVault, StoredKey
+from openrouter_async.sinks._base import KeySinkError, KeyVault, StoredKey
 from openrouter_async.sinks._file import FileSink
 from openrouter_async.sinks._private_file import PrivateFile
 
-VARIABLE: Final = "OPENROUTER_API_KEY"
-"""The variable that programs read the key from."""
+if TYPE_CHECKING:
+    from openrouter_async.sinks._keyring import KeyringSink
+
+__all__ = [
+    "VARIABLE",
+    "KeyLocation",
+    "KeySaver",
+    "describe",
+    "fallback_location",
+    "load_keys",
+    "locate",
+    "location_for_new_key",
+    "locations_to_search",
+]
+
+T = TypeVar("T")
 
 _APP: Final = "openrouter-async"
-_LINE: Final = re.compile(rf"(?P<before>[ \t]*(export[ \t]+)?{VARIABLE}[ \t]*=[ \t]*)(?P<value>.*?)[ \t]*")
-
-
-class EnvSink(BaseKeySink):
-    """Holds a key as a line of a file that sets variables; its other lines stay as they are."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = PrivateFile(path)
-
-    async def save(self, key: str, *, user_id: str | None = None) -> None:
-        """Write the line, in place of the one that is there."""
-        await asyncio.to_thread(self._save, key)
-
-    async def load(self) -> StoredKey | None:
-        """The key of the last such line; None when there is none."""
-        found = [match for line in await asyncio.to_thread(self._read) if (match := _LINE.fullmatch(line))]
-        key = found[-1]["value"].strip("\"'") if found else ""
-        if not key:
-            return None
-        changed = await asyncio.to_thread(os.stat, self._file.path)
-        return StoredKey(key=key, created_at=datetime.fromtimestamp(int(changed.st_mtime), UTC))
-
-    async def delete(self) -> bool:
-        """Take all such lines out."""
-        return await asyncio.to_thread(self._replace, None)
-
-    def _save(self, key: str) -> None:
-        self._replace(key)
-
-    def _replace(self, key: str | None) -> bool:
-        lines = self._read()
-        kept: list[str] = []
-        found = False
-        for line in lines:
-            match = _LINE.fullmatch(line)
-            if match is None:
-                kept.append(line)
-            elif not found and key is not None:
-                kept.append(match["before"] + key)
-            found = found or match is not None
-        if key is not None and not found:
-            kept.append(f"{VARIABLE}={key}")
-        if kept != lines:
-            self._file.write("".join(line + "\n" for line in kept).encode())
-        return found
-
-    def _read(self) -> list[str]:
-        if self._file.check() is None:
-            return []
-        try:
-            return self._file.path.read_text().splitlines()
-        except (OSError, UnicodeDecodeError) as failure:
-            raise KeySinkError(f"{self._file.path} cannot be read") from failure
+_DEFAULT_KEYRING_TIMEOUT: Final = 5.0
+"""Seconds for the keyring when the user did not ask for it: the key file is the alternative."""
+_EXPLICIT_KEYRING_TIMEOUT: Final = 60.0
+"""Seconds for the keyring when the user asked for it: enough to type the password that unlocks it."""
+_ANNOUNCE_AFTER: Final = 1.0
 
 
 @attrs.frozen(kw_only=True)
 class KeyLocation:
-    """A place for the key.
+    """A location for a key.
 
     Attributes:
-        kind: Which one.
-        where: What it is called in messages.
-        vault: What puts a key there, and gives it back.
-        check: Raises `KeySinkError` when it can be told beforehand that no key can be kept there.
+        kind: The kind of location.
+        where: Its name in messages.
+        vault: Reads, writes and deletes the key there.
+        prepare: Does all that storing a key does, without a key; raises `KeySinkError` if that fails.
     """
 
     kind: StoreKind
     where: str
     vault: KeyVault = attrs.field(repr=False)
-    check: Callable[[], object] = attrs.field(repr=False)
+    prepare: Callable[[], Awaitable[object]] = attrs.field(repr=False)
 
 
-def locate(kind: StoreKind, file: Path | None, site: str | None) -> KeyLocation:
-    """The place of a kind.
+def locate(kind: StoreKind, file: Path | None, site: str | None, *, timeout: float) -> KeyLocation:
+    """Return the location of a kind.
 
     Args:
-        kind: It; there is no place for what is printed.
-        file: Another path than the usual one.
-        site: Which OpenRouter the keys there are of; None for the real one.
+        kind: The kind; not PRINT, which stores nothing.
+        file: A path instead of the default one.
+        site: The OpenRouter whose keys are stored there; None for the real one.
+        timeout: Seconds for one call of the keyring.
     """
     suffix = "" if site is None else f"-{site}"
     if kind is StoreKind.KEYRING:
-        # It reads the metadata of all packages that are installed.
+        # Importing keyring reads the metadata of all installed packages.
         from openrouter_async.sinks import KeyringSink
 
-        keyring = KeyringSink(_APP, username=f"default{suffix}")
-        return KeyLocation(kind=kind, where="the keyring", vault=keyring, check=_check_keyring)
+        name = f"default{suffix}"
+        keyring = KeyringSink(_APP, username=name, timeout=timeout)
+        probe = KeyringSink(_APP, username=f"{name}-probe", timeout=timeout)
+        return KeyLocation(kind=kind, where="the keyring", vault=keyring, prepare=lambda: _try_keyring(probe))
     if kind is StoreKind.ENV:
-        private = PrivateFile(file or Path(".env"))
-        return KeyLocation(kind=kind, where=str(private.path), vault=EnvSink(private.path), check=private.check)
-    private = PrivateFile(file or _data_folder() / f"key{suffix}.json")
-    return KeyLocation(kind=kind, where=str(private.path), vault=FileSink(private.path), check=private.check)
+        path = PrivateFile(file or Path(".env")).path
+        env = EnvSink(path)
+        return KeyLocation(kind=kind, where=str(path), vault=env, prepare=lambda: asyncio.to_thread(env.prepare))
+    return _file_location(file or _data_folder() / f"key{suffix}.json")
 
 
-def location_for_new_key(storage: Storage, site: Site) -> KeyLocation | None:
-    """Where a new key goes; None when it is printed and kept nowhere.
+def _file_location(path: Path) -> KeyLocation:
+    private = PrivateFile(path)
+    return KeyLocation(
+        kind=StoreKind.FILE,
+        where=str(private.path),
+        vault=FileSink(private.path),
+        prepare=lambda: asyncio.to_thread(private.prepare),
+    )
+
+
+async def _try_keyring(probe: KeyringSink) -> None:
+    await probe.save("probe")
+    await probe.delete()
+
+
+async def location_for_new_key(storage: Storage, site: Site, output: Output) -> KeyLocation | None:
+    """Find the location for a new key, and try it before a code is spent.
+
+    Returns:
+        The location; None if the key is printed and stored nowhere.
 
     Raises:
-        UsageError: Nothing can be kept in the place that the user wants.
+        UsageError: No key can be stored in the location that the user wants.
     """
     kind = storage.store
     if kind is StoreKind.PRINT:
         return None
-    if kind is None:
-        kind = StoreKind.FILE if storage.file is not None or not _has_keyring() else StoreKind.KEYRING
-    place = locate(kind, storage.file, site.name)
+    if kind is None and storage.file is None:
+        from openrouter_async.sinks._keyring import NoKeyringError
+
+        keyring = locate(StoreKind.KEYRING, None, site.name, timeout=_DEFAULT_KEYRING_TIMEOUT)
+        try:
+            await _announced(keyring, keyring.prepare(), output)
+        except NoKeyringError:
+            pass
+        except KeySinkError as failure:
+            output.note(f"The key will be stored in a file, because {failure}.")
+        else:
+            return keyring
+    location = locate(kind or StoreKind.FILE, storage.file, site.name, timeout=_EXPLICIT_KEYRING_TIMEOUT)
     try:
-        place.check()
+        await _announced(location, location.prepare(), output)
     except KeySinkError as failure:
-        # Before a code is spent, it is the command that is wrong.
         raise UsageError(f"The key cannot be kept: {failure}. Choose another place by --store and --file.") from None
-    return place
+    return location
+
+
+async def _announced(location: KeyLocation, work: Awaitable[T], output: Output) -> T:
+    """Wait for a call; if the keyring takes long, say what is waited for."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait((task,), timeout=_ANNOUNCE_AFTER)
+        if not task.done() and location.kind is StoreKind.KEYRING:
+            output.note("Waiting for the keyring to answer; it may have to be unlocked …")
+        return await task
+    finally:
+        task.cancel()
 
 
 def locations_to_search(storage: Storage, site: Site) -> list[KeyLocation]:
-    """Where a key may be: in the place that the user names, or else in the two that `login` takes by itself."""
+    """Return where a key may be: the location that the user names, or all that `login` may have chosen."""
     if storage.store is StoreKind.PRINT:
         raise UsageError("What was printed is kept nowhere: --store print goes with login and exchange alone.")
-    if storage.store is not None:
-        return [locate(storage.store, storage.file, site.name)]
-    kinds = [StoreKind.FILE] if storage.file is not None or not _has_keyring() else [StoreKind.KEYRING, StoreKind.FILE]
-    return [locate(kind, storage.file, site.name) for kind in kinds]
+    if storage.store is not None or storage.file is not None:
+        kind = storage.store or StoreKind.FILE
+        return [locate(kind, storage.file, site.name, timeout=_EXPLICIT_KEYRING_TIMEOUT)]
+    kinds = (StoreKind.KEYRING, StoreKind.FILE)
+    locations = [locate(kind, None, site.name, timeout=_DEFAULT_KEYRING_TIMEOUT) for kind in kinds]
+    name = re.compile(re.escape(_rescue_prefix(site.name)) + r"[0-9a-f]{16}\.json")
+    folder = _data_folder()
+    with contextlib.suppress(OSError):
+        locations += [_file_location(path) for path in sorted(folder.iterdir()) if name.fullmatch(path.name)]
+    return locations
 
 
-def fallback_location(key_hash: str) -> KeyLocation:
-    """A file of its own for a key that its place did not take."""
-    return locate(StoreKind.FILE, _data_folder() / f"rescued-{key_hash[:16]}.json", None)
+async def load_keys(
+    storage: Storage, site: Site, output: Output
+) -> AsyncIterator[tuple[KeyLocation, StoredKey | KeySinkError | None]]:
+    """Read each location that may hold a key; yields the location with its key, or with the error of reading it."""
+    from openrouter_async.sinks._keyring import NoKeyringError
+
+    for location in locations_to_search(storage, site):
+        try:
+            stored = await _announced(location, location.vault.load(), output)
+        except NoKeyringError as failure:
+            if storage.store is not None:
+                yield location, failure
+        except KeySinkError as failure:
+            yield location, failure
+        else:
+            yield location, stored
+
+
+def fallback_location(key_hash: str, site: str | None = None) -> KeyLocation:
+    """Return the file for a key that its location did not accept."""
+    return _file_location(_data_folder() / f"{_rescue_prefix(site)}{key_hash[:16]}.json")
+
+
+def _rescue_prefix(site: str | None) -> str:
+    return "rescued-" if site is None else f"rescued-{site}-"
 
 
 def _data_folder() -> Path:
     import platformdirs
 
-    return platformdirs.user_data_path(_APP, appauthor=False)
-
-
-def _has_keyring() -> bool:
     try:
-        _check_keyring()
-    except KeySinkError:
-        return False
-    return True
-
-
-def _check_keyring() -> None:
-    import keyring
-
-    try:
-        # A keyring that is switched off has a negative priority, one that is none has 0.
-        usable = keyring.get_keyring().priority > 0
-    except Exception:  # noqa: BLE001 - backends raise what their systems raise
-        usable = False
-    if not usable:
-        raise KeySinkError("this computer has no keyring that can be used")
+        folder = platformdirs.user_data_path(_APP, appauthor=False)
+        if folder.is_absolute():
+            return folder
+    except RuntimeError:
+        pass
+    # Without HOME and an entry in the password database "~" means nothing; older versions of platformdirs keep it.
+    raise UsageError("This user has no home folder: name a file by --file, or set HOME.")
 
 
 def describe(grant: Grant) -> dict[str, Any]:
-    """What may be shown of a key."""
+    """Return the fields of a key that may be shown."""
     return {
         "key": mask_key(grant.key),
         "key_hash": grant.key_hash,
@@ -192,51 +217,108 @@ def describe(grant: Grant) -> dict[str, Any]:
 
 
 class KeySaver:
-    """Keeps the key of an exchange, as ``on_key``: also when the user interrupts the command meanwhile.
+    """Store the key of an exchange, as ``on_key``: also when the user interrupts the command meanwhile.
 
     Args:
-        place: Where the key goes; None prints it.
-        output: How to tell.
+        location: Where the key is stored; None prints it.
+        storage: What the user asked for.
+        site: The OpenRouter that issues the key.
+        output: How to report it.
 
     Attributes:
-        status: The exit status of the command: a key that is elsewhere than the user wants is a failure.
+        status: The exit status of the command: it is a failure if the key is not where the user wants it.
     """
 
-    def __init__(self, place: KeyLocation | None, output: Output) -> None:
-        self._place = place
+    def __init__(self, location: KeyLocation | None, storage: Storage, site: Site, output: Output) -> None:
+        self._location = location
+        self._is_explicit = storage.store is not None or storage.file is not None
+        self._site = site
         self._output = output
         self.status = ExitCode.DONE
 
     async def __call__(
         self, request: ExchangeAuthCodeForAPIKeyRequest, response: ExchangeAuthCodeForAPIKeyResponse
     ) -> None:
-        """Keep the key of an exchange.
+        """Store the key of an exchange.
 
         Raises:
-            KeySinkError: It cannot be kept anywhere.
+            KeySinkError: It could not be stored anywhere.
         """
         grant = Grant(key=response.key, user_id=response.user_id)
-        place = self._place
-        if place is None:
+        if self._location is None:
             self._print(grant)
             return
         try:
-            await place.vault.save(grant.key, user_id=grant.user_id)
+            await self._location.vault.save(grant.key, user_id=grant.user_id)
         except KeySinkError as failure:
-            place = fallback_location(grant.key_hash)
-            await place.vault.save(grant.key, user_id=grant.user_id)
-            self.status = ExitCode.FAILED
+            location = self._rescue(grant)
+            if self._is_explicit or location is None:
+                self.status = ExitCode.FAILED
             self._output.tell(f"The key could not be kept where you wanted it: {failure}.")
-        document = describe(grant) | {"stored_in": place.kind.value, "stored_at": place.where}
+        except BaseException:
+            # An interrupt cancels even this call. Writing a file blocks for a moment, and cannot be interrupted.
+            location = self._rescue(grant)
+            self._report(grant, location)
+            raise
+        else:
+            location = self._location
+        self._report(grant, location)
+
+    def _rescue(self, grant: Grant) -> KeyLocation | None:
+        """Write the key to the first file that can be written.
+
+        Returns:
+            Where it is; None if it was shown on the terminal.
+        """
+        data = StoredKey.make(grant.key, grant.user_id, SYSTEM_CLOCK).to_json().encode() + b"\n"
+        for find in self._rescue_locations(grant.key_hash):
+            try:
+                location = find()
+                PrivateFile(Path(location.where)).write(data)
+            except (KeySinkError, UsageError, OSError):
+                continue
+            return location
+        if not self._output.is_terminal:
+            raise KeySinkError("no file could be written")
+        self._output.tell(f"No file could be written. This is the key, which is kept nowhere:\n\n{grant.key}\n")
+        return None
+
+    def _rescue_locations(self, key_hash: str) -> list[Callable[[], KeyLocation]]:
+        name = self._site.name
+        file_name = f"{_APP}-rescued-{key_hash[:16]}.json"
+        usual = lambda: locate(StoreKind.FILE, None, name, timeout=0)  # noqa: E731
+        return [
+            # The usual file would take the place of another key, which the user did not ask for.
+            *([] if self._is_explicit else [usual]),
+            lambda: fallback_location(key_hash, name),
+            lambda: _file_location(Path(file_name)),
+            lambda: _file_location(Path(tempfile.mkdtemp(prefix=f"{_APP}-")) / file_name),
+        ]
+
+    def _report(self, grant: Grant, location: KeyLocation | None) -> None:
+        stored = "print" if location is None else location.kind.value
+        where = "nowhere" if location is None else location.where
+        document = describe(grant) | {"stored_in": stored, "stored_at": None if location is None else where}
         who = "Signed in" if grant.user_id is None else f"Signed in as {grant.user_id}"
-        self._output.result(
-            document,
-            (
-                f"{who}. The key {mask_key(grant.key)} is in {place.where}.",
-                f"Its limits, and how to delete it: {grant.settings_url}",
-            ),
+        lines = (
+            f"{who}. The key {mask_key(grant.key)} is in {where}.",
+            f"Its limits, and how to delete it: {grant.settings_url}",
         )
+        try:
+            self._output.result(document, lines)
+        except OutputError as failure:
+            self.status = ExitCode.FAILED
+            self._output.tell(f"{failure}\n{lines[0]}")
 
     def _print(self, grant: Grant) -> None:
-        self._output.result(describe(grant) | {"key": grant.key, "stored_in": "print", "stored_at": None}, (grant.key,))
-        self._output.note(f"This key is kept nowhere. Its limits, and how to delete it: {grant.settings_url}")
+        document = describe(grant) | {"key": grant.key, "stored_in": "print", "stored_at": None}
+        try:
+            self._output.result(document, (grant.key,))
+        except OutputError as failure:
+            self.status = ExitCode.FAILED
+            location = self._rescue(grant)
+            self._output.tell(str(failure))
+            if location is not None:
+                self._output.tell(f"The key {mask_key(grant.key)} is in {location.where}.")
+        else:
+            self._output.note(f"This key is kept nowhere. Its limits, and how to delete it: {grant.settings_url}")

@@ -1,4 +1,4 @@
-"""What a safe place for a key is, and the simplest one: a callable of the app."""
+"""The interface of all sinks, and the simplest one: a callable of the app."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from openrouter_async.redaction import mask_key
 
 
 class KeySinkError(OpenRouterError):
-    """A key could not be put into its safe place, or read from it, or taken out of it."""
+    """A key could not be stored, read or deleted."""
 
     @property
     def user_message(self) -> str:
-        """A sentence that is safe to show to the person who signs in."""
+        """Return a sentence that is safe to show to the user."""
         return "The key could not be stored, read or removed. Please tell the operator of this app."
 
     @property
     def restart_login(self) -> bool:
-        """Whether the login has to start anew: no other login would fare better."""
+        """Return False: another login would fail in the same way."""
         return False
 
 
 @attrs.frozen(kw_only=True)
 class StoredKey:
-    """A key as a safe place holds it.
+    """A stored key.
 
     As text it is a JSON object of ``key``, ``user_id`` and ``created_at``; other fields are ignored.
 
     Attributes:
         key: The user's API key.
-        user_id: The user's id; None when OpenRouter did not tell it.
-        created_at: When it was put there, in UTC, to the second.
+        user_id: The user's id; None if OpenRouter did not send it.
+        created_at: When it was stored, in UTC, to the second.
     """
 
     key: str = attrs.field(repr=mask_key)
@@ -50,12 +50,12 @@ class StoredKey:
 
     @classmethod
     def make(cls, key: str, user_id: str | None, clock: Clock) -> Self:
-        """A key that is stored now.
+        """Make a key that is stored now.
 
         Args:
             key: The user's API key.
-            user_id: The user's id; None when OpenRouter did not tell it.
-            clock: Where the time comes from.
+            user_id: The user's id; None if OpenRouter did not send it.
+            clock: Source of the current time.
 
         Raises:
             RequestValidationError: The key is not a string, or empty, or the user's id is not a string.
@@ -67,16 +67,16 @@ class StoredKey:
         return cls(key=key, user_id=user_id, created_at=datetime.fromtimestamp(int(clock.time()), UTC))
 
     def to_json(self) -> str:
-        """The key as text, in ASCII."""
+        """Return the key as a JSON object, in ASCII."""
         created_at = self.created_at.isoformat().replace("+00:00", "Z")
         return json.dumps({"key": self.key, "user_id": self.user_id, "created_at": created_at})
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
-        """The key of a text that `to_json` made.
+        """Parse a text that `to_json` made.
 
         Raises:
-            KeySinkError: It is something else.
+            KeySinkError: The text was not made by `to_json`.
         """
         try:
             fields = json.loads(text)
@@ -85,22 +85,22 @@ class StoredKey:
             if not key or not isinstance(key, str) or not isinstance(user_id, str | None) or created_at.tzinfo is None:
                 raise ValueError
         except (ValueError, KeyError, TypeError, RecursionError):
-            # The errors of these quote what they were given.
+            # These errors quote their input, which may hold the key.
             raise KeySinkError("what is stored there is not a key that was stored by this library") from None
         return cls(key=key, user_id=user_id, created_at=created_at.astimezone(UTC))
 
 
 class KeySink(Protocol):
-    """Takes keys, for ``OpenRouter(on_key=…)`` or by hand."""
+    """Store keys, as ``OpenRouter(on_key=…)`` or by hand."""
 
     async def __call__(
         self, request: ExchangeAuthCodeForAPIKeyRequest, response: ExchangeAuthCodeForAPIKeyResponse
     ) -> None:
-        """Put the key of an exchange into its safe place."""
+        """Store the key of an exchange."""
         ...
 
     async def save(self, key: str, *, user_id: str | None = None) -> None:
-        """Put a key into its safe place; it takes the place of the one before.
+        """Store a key, replacing the one before.
 
         Args:
             key: The user's API key.
@@ -108,16 +108,19 @@ class KeySink(Protocol):
 
         Raises:
             RequestValidationError: The key is empty or not a string.
-            KeySinkError: It could not be put there.
+            KeySinkError: It could not be stored.
         """
         ...
 
 
 class KeyVault(KeySink, Protocol):
-    """A sink that gives back what it took."""
+    """A sink whose key can be read and deleted."""
 
     async def load(self) -> StoredKey | None:
-        """The key; None when there is none.
+        """Read the key.
+
+        Returns:
+            The key; None if there is none.
 
         Raises:
             KeySinkError: It could not be read.
@@ -125,29 +128,29 @@ class KeyVault(KeySink, Protocol):
         ...
 
     async def delete(self) -> bool:
-        """Take the key out.
+        """Delete the key.
 
         Returns:
             Whether there was one.
 
         Raises:
-            KeySinkError: It could not be taken out.
+            KeySinkError: It could not be deleted.
         """
         ...
 
 
 class BaseKeySink(abc.ABC):
-    """What all sinks have in common: an exchange's key is saved."""
+    """Base class of all sinks: the key of an exchange is saved."""
 
     async def __call__(
         self, request: ExchangeAuthCodeForAPIKeyRequest, response: ExchangeAuthCodeForAPIKeyResponse
     ) -> None:
-        """Put the key of an exchange into its safe place; see `KeySink`."""
+        """Store the key of an exchange; see `KeySink`."""
         await self.save(response.key, user_id=response.user_id)
 
     @abc.abstractmethod
     async def save(self, key: str, *, user_id: str | None = None) -> None:
-        """Put a key into its safe place; see `KeySink.save`."""
+        """Store a key; see `KeySink.save`."""
 
 
 Save: TypeAlias = Callable[[StoredKey], Awaitable[object]] | Callable[[StoredKey], object]
@@ -155,7 +158,7 @@ Save: TypeAlias = Callable[[StoredKey], Awaitable[object]] | Callable[[StoredKey
 
 
 class CallbackSink(BaseKeySink):
-    """Gives keys to a callable of the app.
+    """Pass keys to a callable of the app.
 
     ::
 
@@ -163,7 +166,7 @@ class CallbackSink(BaseKeySink):
 
     Args:
         callback: See `Save`.
-        clock: Where time comes from.
+        clock: Source of the current time.
 
     Raises:
         RequestValidationError: The callback is not callable.
@@ -179,7 +182,7 @@ class CallbackSink(BaseKeySink):
         )
 
     async def save(self, key: str, *, user_id: str | None = None) -> None:
-        """Give a key to the callable.
+        """Pass a key to the callable.
 
         Args:
             key: The user's API key.

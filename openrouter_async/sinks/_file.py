@@ -12,22 +12,22 @@ from openrouter_async.sinks._private_file import PrivateFile
 
 
 class FileSink(BaseKeySink):
-    """Holds a key in a file with mode 0600, as the JSON that `StoredKey` tells of.
+    """Store a key in a file with mode 0600, as the JSON described at `StoredKey`.
 
-    It is written beside its place, flushed to the disk and then moved there, so that whoever reads the file finds the
-    old key or the new one, whole, whatever happens meanwhile. A folder that is missing is made with mode 0700.
+    The key is written to a temporary file in the same folder, flushed to the disk and then renamed, so that a reader
+    finds the old key or the new one, whole, whatever happens meanwhile. Missing folders are created with mode 0700.
 
-    Refused are: a path that is a symbolic link or anything else that is not a file; a folder that everybody may write
-    to, sticky or not, for another user could put a key of their own there; a file system that has no modes; and
-    to read a file that others may read, as ssh does. On Windows, where files have no modes, the folder's own access
-    list is what protects the key; `KeyringSink` is the better place there.
+    The checks are those of ssh. Refused are: a path that is a symbolic link or not a regular file; a file that belongs
+    to another user; a folder that everybody may write to (sticky or not) or that belongs to another user, and folders
+    above it unless they are sticky; a file system without modes; and reading a file that others may read. On Windows,
+    where files have no modes, the access list of the folder protects the key; `KeyringSink` is the better place there.
 
     Args:
-        path: The file. A relative path counts from the folder that is the current one now.
-        clock: Where time comes from.
+        path: The file. A relative path counts from the current folder.
+        clock: Source of the current time.
 
     Raises:
-        RequestValidationError: The path is not one, or names a folder.
+        RequestValidationError: It is not the path of a file.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, clock: Clock = SYSTEM_CLOCK) -> None:
@@ -39,11 +39,11 @@ class FileSink(BaseKeySink):
 
     @property
     def path(self) -> Path:
-        """The file, as an absolute path."""
+        """Return the file, as an absolute path."""
         return self._file.path
 
     async def save(self, key: str, *, user_id: str | None = None) -> None:
-        """Write the key.
+        """Write the key, replacing the one that is there.
 
         Args:
             key: The user's API key.
@@ -58,7 +58,10 @@ class FileSink(BaseKeySink):
         await asyncio.to_thread(self._file.write, stored.to_json().encode() + b"\n")
 
     async def load(self) -> StoredKey | None:
-        """Read the key; None when there is no such file.
+        """Read the key.
+
+        Returns:
+            The key; None if there is no such file.
 
         Raises:
             KeySinkError: The file cannot be read, others may read it, or it holds something else.
@@ -67,7 +70,7 @@ class FileSink(BaseKeySink):
         return None if text is None else StoredKey.from_json(text)
 
     async def delete(self) -> bool:
-        """Delete the file, and what a process that was killed while it wrote may have left beside it.
+        """Delete the file, and temporary files that a process left when it was killed while writing.
 
         Returns:
             Whether there was one.

@@ -1,13 +1,15 @@
-"""A key in the keyring of the system; needs the extra ``keyring``."""
+"""A key in the system's keyring; needs the extra ``keyring``."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Final, TypeVar
 
+from openrouter_async._http.retry_policy import check_number
 from openrouter_async._values.clock import SYSTEM_CLOCK, Clock
+from openrouter_async._values.threads import run_in_daemon_thread
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.sinks._base import BaseKeySink, KeySinkError, StoredKey
 
@@ -15,21 +17,33 @@ if TYPE_CHECKING:
     from keyring.backend import KeyringBackend
 
 
-class KeyringSink(BaseKeySink):
-    """Holds a key in the keyring of the system: Keychain, Credential Locker, Secret Service, KWallet.
+T = TypeVar("T")
 
-    The entry's password is the JSON that `StoredKey` tells of. What was put there is read back once, for a keyring that
-    is switched off takes everything and keeps nothing.
+DEFAULT_TIMEOUT: Final = 60.0
+"""Seconds for one call: long enough to type a password into the dialog that unlocks a keyring."""
+
+
+class NoKeyringError(KeySinkError):
+    """This computer has no keyring."""
+
+
+class KeyringSink(BaseKeySink):
+    """Store a key in the system's keyring: Keychain, Credential Locker, Secret Service, KWallet.
+
+    The password of the entry is the JSON described at `StoredKey`. A saved key is read back once, because a disabled
+    keyring accepts everything and stores nothing. Every call runs in a daemon thread and is bounded by ``timeout``: a
+    locked Secret Service waits for a dialog that nobody sees, over SSH for example.
 
     Args:
-        service: The name of the entry: the app's.
-        username: Whose key it is, when the app has several users.
-        backend: The keyring; None takes the one that the computer or its settings name.
-        clock: Where time comes from.
+        service: The name of the entry, usually the app's name.
+        username: The user whose key it is, for an app with several users.
+        backend: The keyring; None uses the default one of this computer.
+        timeout: Seconds to wait for one answer of the keyring, including the user who unlocks it; None waits for ever.
+        clock: Source of the current time.
 
     Raises:
         ImportError: keyring is not installed.
-        RequestValidationError: A name is empty or not a string.
+        RequestValidationError: A name is empty or not a string, or the timeout is not a positive number.
     """
 
     def __init__(
@@ -38,25 +52,29 @@ class KeyringSink(BaseKeySink):
         *,
         username: str = "default",
         backend: KeyringBackend | None = None,
+        timeout: float | None = DEFAULT_TIMEOUT,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         try:
             import keyring  # noqa: F401 - a missing extra is reported when the sink is made, not when a key is there
         except ImportError as missing:
             raise ImportError("KeyringSink needs keyring: pip install 'openrouter-async[keyring]'") from missing
+        if timeout is not None:
+            check_number("timeout", timeout, least=0, exclusive=True)
         for field, value in (("service", service), ("username", username)):
             if not isinstance(value, str) or not value:
                 raise RequestValidationError(field, "must be a string that is not empty")
         self._service = service
         self._username = username
         self._backend = backend
+        self._timeout = timeout
         self._clock = clock
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._service} {self._username}>"
 
     async def save(self, key: str, *, user_id: str | None = None) -> None:
-        """Put the key into the keyring.
+        """Store the key in the keyring, replacing the one before.
 
         Args:
             key: The user's API key.
@@ -64,31 +82,43 @@ class KeyringSink(BaseKeySink):
 
         Raises:
             RequestValidationError: The key is empty or not a string.
-            KeySinkError: There is no keyring, or it does not take the key.
+            KeySinkError: There is no keyring, it refuses the key, or it does not answer in time.
         """
-        await asyncio.to_thread(self._save, StoredKey.make(key, user_id, self._clock))
+        stored = StoredKey.make(key, user_id, self._clock)
+        del key
+        await self._bounded(lambda: self._save(stored))
 
     async def load(self) -> StoredKey | None:
-        """Read the key; None when the keyring has none.
+        """Read the key.
+
+        Returns:
+            The key; None if the keyring has none.
 
         Raises:
-            KeySinkError: There is no keyring, it is locked, or what it has is something else.
+            KeySinkError: There is no keyring, it is locked, it does not answer in time, or the entry is not a key.
         """
-        text = await asyncio.to_thread(self._read)
+        text = await self._bounded(self._read)
         return None if text is None else StoredKey.from_json(text)
 
     async def delete(self) -> bool:
-        """Take the key out of the keyring.
+        """Delete the key from the keyring.
 
         Returns:
             Whether there was one.
 
         Raises:
-            KeySinkError: There is no keyring, or it does not give the key up.
+            KeySinkError: There is no keyring, it refuses to delete the key, or it does not answer in time.
         """
-        return await asyncio.to_thread(self._delete)
+        return await self._bounded(self._delete)
 
-    # All of these block: they may ask the user to unlock the keyring, and even finding one reads files.
+    async def _bounded(self, call: Callable[[], T]) -> T:
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await run_in_daemon_thread(call, name="openrouter-async-keyring")
+        except TimeoutError:
+            raise KeySinkError(f"the keyring did not answer within {self._timeout:g} seconds") from None
+
+    # All of these block: they may ask the user to unlock the keyring, and even finding the backend reads files.
 
     def _find(self) -> KeyringBackend:
         import keyring
@@ -102,7 +132,7 @@ class KeyringSink(BaseKeySink):
             backend.set_password(self._service, self._username, text)
             kept = backend.get_password(self._service, self._username)
         if kept != text:
-            raise KeySinkError("the keyring took the key and does not give it back: is it switched off?")
+            raise KeySinkError("the keyring accepted the key and does not return it: is it disabled?")
 
     def _read(self) -> str | None:
         with _explained():
@@ -124,6 +154,6 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except keyring.errors.NoKeyringError:
-        raise KeySinkError("this computer has no keyring that can be used; store the key in a file instead") from None
-    except Exception as failure:  # noqa: BLE001 - backends raise what their systems raise; it may quote the key
+        raise NoKeyringError("this computer has no keyring that can be used; store the key in a file instead") from None
+    except Exception as failure:  # noqa: BLE001 - backends raise whatever their systems raise; the message may quote the key
         raise KeySinkError(f"the keyring cannot be used: {type(failure).__name__}") from None

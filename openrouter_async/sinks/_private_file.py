@@ -16,7 +16,7 @@ import attrs
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.sinks._base import KeySinkError
 
-_LARGEST: Final = 65_536
+MAX_SIZE: Final = 65_536
 _SUFFIX: Final = ".openrouter-tmp"
 _HAS_MODES: Final = os.name == "posix"
 
@@ -44,36 +44,53 @@ class PrivateFile:
     path: Path = attrs.field(converter=_to_path)
 
     def check(self) -> os.stat_result | None:
-        """What is at the path, if anything is.
+        """Check whether a secret is safe at the path.
+
+        Returns:
+            The status of the file; None if there is none.
 
         Raises:
-            KeySinkError: It is no place for a secret.
+            KeySinkError: The file or one of its folders is not safe for a secret.
         """
         with self._explained("looked at"):
             return self._check()
 
-    def write(self, data: bytes) -> None:
-        """Put data in place of what is there; make folders that are missing.
+    def prepare(self) -> None:
+        """Do all that `write` does except replacing the file: create the folders and write a temporary file.
 
         Raises:
-            KeySinkError: It cannot be written, or would not be safe there.
+            KeySinkError: The file could not be written, or a secret would not be safe there.
+        """
+        with self._explained("written"):
+            descriptor, temporary = self._open_temporary()
+            try:
+                os.write(descriptor, b"\0" * 4096)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+                os.unlink(temporary)
+
+    def write(self, data: bytes) -> None:
+        """Replace the content of the file, creating missing folders.
+
+        Raises:
+            KeySinkError: It cannot be written, or a secret would not be safe there.
         """
         self.replace((data,)).close()
 
     def replace(self, chunks: Iterable[bytes]) -> BinaryIO:
-        """As `write`, and leave it open, so that more can be appended.
+        """Write like `write`, and leave the file open.
+
+        Returns:
+            The open file, to which more can be appended.
 
         Raises:
             KeySinkError: It cannot be written, or would not be safe there.
         """
         with self._explained("written"):
-            _make_folder(self.path.parent)
-            self._check()
-            descriptor, temporary = tempfile.mkstemp(_SUFFIX, self._prefix, self.path.parent)
+            descriptor, temporary = self._open_temporary()
             file = open(descriptor, "wb")  # noqa: SIM115 - it may be left open
             try:
-                if _HAS_MODES:
-                    _set_mode(descriptor)
                 file.writelines(chunks)
                 file.flush()
                 os.fsync(descriptor)
@@ -88,22 +105,35 @@ class PrivateFile:
             return file
 
     def read(self) -> bytes | None:
-        """What it holds, at most 64 KiB; None when there is no such file.
+        """Read a file that only its owner may read.
+
+        Returns:
+            At most 64 KiB of its content; None if there is no such file.
 
         Raises:
             KeySinkError: It cannot be read, or others may read it.
         """
+        return self._read(is_private=True, limit=MAX_SIZE)
+
+    def read_shared(self) -> bytes | None:
+        """Read the whole file, which others may read, too; otherwise like `read`."""
+        return self._read(is_private=False, limit=-1)
+
+    def _read(self, *, is_private: bool, limit: int) -> bytes | None:
         with self._explained("read"):
-            status = self._check()
-            if status is None:
+            if self._check() is None:
                 return None
-            if _HAS_MODES and status.st_mode & 0o077:
-                raise KeySinkError(f"{self.path} can be read by others; its mode must be 0600")
-            with self.path.open("rb") as file:
-                return file.read(_LARGEST)
+            # Without following a link, or waiting for a pipe, that took the place of the file since the check.
+            flags = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+            with open(os.open(self.path, os.O_RDONLY | flags), "rb") as file:
+                status = os.fstat(file.fileno())
+                self._check_file(status)
+                if is_private and _HAS_MODES and status.st_mode & 0o077:
+                    raise KeySinkError(f"{self.path} can be read by others; its mode must be 0600")
+                return file.read(limit)
 
     def delete(self) -> bool:
-        """Delete it, and what a process that was killed while it wrote may have left beside it.
+        """Delete the file, and temporary files that a process left when it was killed while writing.
 
         Returns:
             Whether there was one.
@@ -127,19 +157,35 @@ class PrivateFile:
     def _prefix(self) -> str:
         return f".{self.path.name}."
 
-    def _check(self) -> os.stat_result | None:
-        """What is at the path, if anything is; whatever is not safe is refused."""
+    def _open_temporary(self) -> tuple[int, str]:
+        _make_folder(self.path.parent)
+        self._check()
+        descriptor, temporary = tempfile.mkstemp(_SUFFIX, self._prefix, self.path.parent)
         try:
-            folder = self.path.parent.stat()
-            if _HAS_MODES and folder.st_mode & stat.S_IWOTH:
-                raise KeySinkError(f"{self.path.parent} can be written to by everybody")
+            if _HAS_MODES:
+                _set_mode(descriptor)
+        except BaseException:
+            os.close(descriptor)
+            os.unlink(temporary)
+            raise
+        return descriptor, temporary
+
+    def _check(self) -> os.stat_result | None:
+        try:
+            if _HAS_MODES:
+                _check_folders(self.path.parent)
             status = self.path.lstat()
         except FileNotFoundError:
             return None
+        self._check_file(status)
+        return status
+
+    def _check_file(self, status: os.stat_result) -> None:
         if not stat.S_ISREG(status.st_mode):
             what = "a symbolic link" if stat.S_ISLNK(status.st_mode) else "not a file"
             raise KeySinkError(f"{self.path} is {what}")
-        return status
+        if _HAS_MODES and status.st_uid not in (0, os.geteuid()):
+            raise KeySinkError(f"{self.path} belongs to another user")
 
     @contextlib.contextmanager
     def _explained(self, verb: str) -> Iterator[None]:
@@ -149,21 +195,36 @@ class PrivateFile:
             raise KeySinkError(f"{self.path} cannot be {verb}: {failure.strerror}") from failure
 
 
+def _check_folders(folder: Path) -> None:
+    """Raise unless nobody but this user and root can put another file in the place of one in the folder.
+
+    These are the checks of sshd's StrictModes, except that groups may write: the default umask of many distributions
+    lets the user's private group do so. A folder above may be writable by everybody if it is sticky, as /tmp is.
+    """
+    folder = Path(os.path.realpath(folder))
+    for above in (folder, *folder.parents):
+        status = above.stat()
+        if status.st_uid not in (0, os.geteuid()):
+            raise KeySinkError(f"the folder {above} belongs to another user")
+        if status.st_mode & stat.S_IWOTH and (above == folder or not status.st_mode & stat.S_ISVTX):
+            raise KeySinkError(f"{above} can be written to by everybody")
+
+
 def _make_folder(folder: Path) -> None:
-    # Path.mkdir gives its mode to the last of the folders alone.
+    # Path.mkdir applies its mode only to the last of the folders.
     for missing in reversed([path for path in (folder, *folder.parents) if not path.exists()]):
         missing.mkdir(0o700, exist_ok=True)
 
 
 def _set_mode(descriptor: int) -> None:
-    # The umask may have taken away even what the owner needs; and some file systems have a mode of their own for all.
+    # The umask may have removed even the owner's rights, and some file systems (FAT) have one fixed mode for all files.
     os.fchmod(descriptor, 0o600)
     if os.fstat(descriptor).st_mode & 0o077:
         raise KeySinkError("the file system of the folder has no modes")
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the move last, too, where a folder can be flushed."""
+    """Flush the rename to the disk, where a folder can be flushed."""
     if not _HAS_MODES:
         return
     descriptor = os.open(folder, os.O_RDONLY)

@@ -124,7 +124,7 @@ async def test_a_mistake_of_ours_is_told_without_what_it_says(here: Here, monkey
     def fail(*_: object) -> None:
         raise ZeroDivisionError(SECRET)
 
-    monkeypatch.setattr(keys, "locations_to_search", fail)
+    monkeypatch.setattr(keys, "load_keys", fail)
     ended = await here("status")
     assert ended.status == 1
     assert "ZeroDivisionError" in ended.complaint

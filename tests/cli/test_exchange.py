@@ -5,18 +5,25 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import signal
 import stat
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import attrs
 import keyring
 import pytest
 
+from openrouter_async.cli import _storage as storage
+from openrouter_async.cli._env_file import EnvSink
 from openrouter_async.pkce import PKCEPair
+from openrouter_async.sinks import KeySinkError
+from openrouter_async.sinks._private_file import PrivateFile
 from openrouter_async.testing import Fault
 from tests.cli.conftest import Here
-from tests.cli.support import PROGRAM, Shell
+from tests.cli.support import KEYRING, PROGRAM, Shell
 from tests.login.support import GRANTED, KEY
 from tests.raw import RawServer
 
@@ -297,8 +304,9 @@ async def test_a_line_of_a_dotenv_file_takes_the_key_and_leaves_the_others(
     assert (await here("logout", *place)).out.startswith(f"The key was removed from {env}.")
     assert env.read_text() == "# mine\nDEBUG=1\nX=2\n"
     env.write_bytes(b"\xff")
-    assert "cannot be read" in (await here("status", *place)).err
-    assert "cannot be read" in (await here("logout", *place)).err
+    assert (await here("status", *place)).status == 1
+    env.write_bytes(b"OPENROUTER_API_KEY=\xff")
+    assert "is not a key" in (await here("status", *place)).err
 
 
 async def test_a_file_that_others_could_read_is_replaced_by_one_that_they_cannot(
@@ -350,9 +358,9 @@ async def test_without_a_keyring_one_is_not_pretended(here: Here, fake: FakeOpen
 
 
 async def test_a_key_that_its_place_does_not_take_is_rescued(
-    with_keyring: Here, home: Path, fake: FakeOpenRouter
+    with_keyring: Here, home: Path, fake: FakeOpenRouter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (home / "keyring.json").mkdir()
+    monkeypatch.setenv("KEYRING_FAULT", "late")
     ended = await with_keyring("exchange", fake.issue_code(), "--store", "keyring", *at(fake))
     assert ended.status == 1
     assert "The key could not be kept where you wanted it: the keyring cannot be used" in ended.err
@@ -364,15 +372,190 @@ async def test_a_key_that_its_place_does_not_take_is_rescued(
     assert key_of(fake) not in ended.out + ended.err
 
 
-async def test_a_key_that_no_place_takes_is_named_so_that_it_can_be_deleted(
-    with_keyring: Here, home: Path, fake: FakeOpenRouter
+async def test_exchange_without_any_writable_place_names_the_key_to_delete(
+    with_keyring: Here, home: Path, fake: FakeOpenRouter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (home / "keyring.json").mkdir()
-    (home / "data").write_text("in the way")
+    monkeypatch.setenv("KEYRING_FAULT", "late")
+    monkeypatch.setattr(PrivateFile, "write", refuse_to_write)
     ended = await with_keyring("exchange", fake.issue_code(), "--store", "keyring", *at(fake))
     assert ended.status == 1
     assert f"delete it at https://openrouter.ai/keys/{hashlib.sha256(key_of(fake).encode()).hexdigest()}" in ended.err
     assert key_of(fake) not in ended.out + ended.err
+
+
+def refuse_to_write(*_: object) -> None:
+    raise KeySinkError("no space")
+
+
+@pytest.mark.parametrize("fault", ["hang", "locked"])
+async def test_exchange_with_a_failing_default_keyring_uses_the_key_file(
+    with_keyring: Here, home: Path, fake: FakeOpenRouter, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEYRING_FAULT", fault)
+    monkeypatch.setattr(storage, "_DEFAULT_KEYRING_TIMEOUT", 0.05)
+    monkeypatch.setattr(storage, "_ANNOUNCE_AFTER", 0.01)
+    ended = await with_keyring("exchange", fake.issue_code(), *at(fake))
+    assert ended.status == 0
+    assert "The key will be stored in a file, because the keyring" in ended.err
+    assert fault == "locked" or "Waiting for the keyring to answer" in ended.err
+    assert json.loads(key_file(home / "data" / "openrouter-async", fake).read_text())["key"] == key_of(fake)
+    assert key_of(fake)[-4:] in (await with_keyring("status", *at(fake))).out
+    ended = await with_keyring("logout", *at(fake))
+    # The keyring may hold another key, which could not be removed.
+    assert (ended.status, ended.out.count("The key was removed from")) == (1, 1)
+
+
+@pytest.mark.parametrize("fault", ["late", "late-hang"])
+async def test_exchange_with_a_keyring_that_fails_later_uses_the_key_file(
+    with_keyring: Here, home: Path, fake: FakeOpenRouter, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEYRING_FAULT", fault)
+    monkeypatch.setattr(storage, "_DEFAULT_KEYRING_TIMEOUT", 0.2)
+    ended = await with_keyring("exchange", fake.issue_code(), *at(fake))
+    assert ended.status == 0
+    assert json.loads(key_file(home / "data" / "openrouter-async", fake).read_text())["key"] == key_of(fake)
+
+
+async def test_exchange_with_a_locked_keyring_that_was_asked_for_spends_no_code(
+    with_keyring: Here, fake: FakeOpenRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEYRING_FAULT", "locked")
+    ended = await with_keyring("exchange", fake.issue_code(), "--store", "keyring", *at(fake))
+    assert ended.status == 2
+    assert "the keyring cannot be used: KeyringLocked" in ended.complaint
+    assert list(fake.requests) == []
+
+
+async def test_a_rescued_key_is_found_by_status_and_logout(
+    with_keyring: Here, fake: FakeOpenRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEYRING_FAULT", "late")
+    await with_keyring("exchange", fake.issue_code(), "--store", "keyring", *at(fake))
+    monkeypatch.delenv("KEYRING_FAULT")
+    assert "rescued-" in (await with_keyring("status", *at(fake))).out
+    # A key of one OpenRouter is not shown as one of another.
+    assert (await with_keyring("status")).status == 1
+    assert "rescued-" in (await with_keyring("logout", *at(fake))).out
+    assert (await with_keyring("status", *at(fake))).status == 1
+
+
+async def test_exchange_with_unwritable_data_folder_spends_no_code_and_names_it(
+    here: Here, home: Path, fake: FakeOpenRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home / "in-the-way").write_text("")
+    for name, value in (("XDG_DATA_HOME", home / "in-the-way"), ("XDG_DATA_HOME", "/proc/nowhere")):
+        monkeypatch.setenv(name, str(value))
+        ended = await here("exchange", fake.issue_code(), *at(fake))
+        assert ended.status == 2
+        assert str(value) in ended.complaint
+    ended = await here("exchange", fake.issue_code(), "--store", "env", "--file", "/proc/x/.env", *at(fake))
+    assert (ended.status, "/proc/x/.env" in ended.complaint) == (2, True)
+    monkeypatch.delenv("XDG_DATA_HOME")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(os.path, "expanduser", str)
+    ended = await here("exchange", fake.issue_code(), *at(fake))
+    assert (ended.status, "no home folder" in ended.complaint) == (2, True)
+    assert list(fake.requests) == []
+    assert sorted(os.listdir(home)) == ["in-the-way"]
+
+
+async def test_rescue_without_data_folder_uses_the_working_folder(
+    with_keyring: Here, home: Path, fake: FakeOpenRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEYRING_FAULT", "late")
+    (home / "data").write_text("in the way")
+    ended = await with_keyring("exchange", fake.issue_code(), "--store", "keyring", *at(fake))
+    assert ended.status == 1
+    (name,) = (name for name in os.listdir(home) if name.startswith("openrouter-async-rescued-"))
+    assert json.loads((home / name).read_text())["key"] == key_of(fake)
+    assert str(home / name) in ended.out
+    (home / name).unlink()
+    home.chmod(0o777)
+    ended = await with_keyring("exchange", fake.issue_code(), "--store", "keyring", *at(fake))
+    rescued = Path(ended.out.partition(" is in ")[2].partition(".json")[0] + ".json")
+    assert rescued.parent.parent == Path(tempfile.gettempdir())
+    assert (mode(rescued), mode(rescued.parent)) == (0o600, 0o700)
+    assert json.loads(rescued.read_text())["key"] == fake.issued_keys[1].key
+    shutil.rmtree(rescued.parent)
+
+
+@pytest.mark.parametrize("interrupts", [3])
+async def test_interrupting_while_the_keyring_hangs_keeps_the_key_in_a_file(shell: Shell, interrupts: int) -> None:
+    environment = {**shell.environment, **KEYRING, "KEYRING_FAULT": "late-hang"}
+    impatient = attrs.evolve(shell, environment=environment)
+    processes: list[asyncio.subprocess.Process] = []
+
+    def interrupt(_: bytes) -> bytes:
+        for _number in range(interrupts):
+            processes[0].send_signal(signal.SIGINT)
+        return GRANTED
+
+    async with RawServer(interrupt) as server, asyncio.timeout(30):
+        processes.append(await impatient.start("exchange", "a-code", "--base-url", server.base_url))
+        await processes[0].communicate()
+    (kept,) = os.listdir(shell.data)
+    assert json.loads((shell.data / kept).read_text())["key"] == KEY
+
+
+@pytest.mark.parametrize("store", ["file", "print"])
+@pytest.mark.parametrize("stdout", ["full", "closed", "latin-1"])
+async def test_a_failing_standard_output_loses_no_key(
+    shell: Shell, fake: FakeOpenRouter, store: str, stdout: str
+) -> None:
+    command = [*PROGRAM, "exchange", fake.issue_code(), "--store", store, *at(fake)]
+    if store == "file":
+        command += ["--file", "key.json"]
+    redirect = {"full": ">/dev/full", "closed": ">&-", "latin-1": ">out"}[stdout]
+    process = await asyncio.create_subprocess_exec(
+        *("sh", "-c", f'exec "$@" {redirect}', "sh", *command),
+        env={**shell.environment, "PYTHONIOENCODING": "latin-1"},
+        cwd=shell.home,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(30):
+        _, err = await process.communicate()
+    assert process.returncode == (0 if stdout == "latin-1" else 1), err
+    assert b"lost" not in err
+    if stdout == "latin-1" and store == "print":
+        assert (shell.home / "out").read_text().strip() == key_of(fake)
+        return
+    kept = shell.home / "key.json" if store == "file" else next(shell.data.iterdir())
+    assert json.loads(kept.read_text())["key"] == key_of(fake)
+    if stdout != "latin-1":
+        assert b"The standard output" in err
+        assert kept.name.encode() in err
+
+
+ENV_FILES = [
+    (b"A='x\nOPENROUTER_API_KEY=no'\nOPENROUTER_API_KEY=\"old\nolder\" # why\nB=2", b"A='x\nOPENROUTER_API_KEY=no'\n"
+     b"OPENROUTER_API_KEY=NEW # why\nB=2"),
+    (b"A=1\r\nB=\x0c\x0b\xc2\x85\xff\r\n", b"A=1\r\nB=\x0c\x0b\xc2\x85\xff\r\nOPENROUTER_API_KEY=NEW\r\n"),
+    (b"\xef\xbb\xbfOPENROUTER_API_KEY=old\r\nB=2\r\n", b"\xef\xbb\xbfOPENROUTER_API_KEY=NEW\r\nB=2\r\n"),
+    (b"# OPENROUTER_API_KEY=x\nA=\"unclosed\nOPENROUTER_API_KEY=old#1", b"# OPENROUTER_API_KEY=x\nA=\"unclosed\n"
+     b"OPENROUTER_API_KEY=NEW"),
+    (b"A=1", b"A=1\nOPENROUTER_API_KEY=NEW\n"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("before", "after"), ENV_FILES)
+async def test_env_file_keeps_every_other_byte(tmp_path: Path, before: bytes, after: bytes) -> None:
+    tmp_path.chmod(0o700)
+    path = tmp_path / ".env"
+    path.write_bytes(before)
+    sink = EnvSink(path)
+    await sink.save("NEW")
+    assert path.read_bytes() == after
+    stored = await sink.load()
+    assert stored is not None
+    assert stored.key == "NEW"
+    assert await sink.delete()
+    assert b"NEW" not in path.read_bytes()
+
+
+async def test_env_file_in_utf_16_is_named(here: Here, home: Path, fake: FakeOpenRouter) -> None:
+    (home / ".env").write_text("A=1", encoding="utf-16")
+    ended = await here("exchange", fake.issue_code(), "--store", "env", *at(fake))
+    assert (ended.status, "UTF-16" in ended.complaint) == (2, True)
 
 
 async def test_a_key_that_others_may_read_is_not_read_but_removed(here: Here, home: Path, fake: FakeOpenRouter) -> None:

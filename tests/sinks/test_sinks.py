@@ -210,7 +210,7 @@ async def test_a_computer_without_a_keyring_is_told_of_plainly() -> None:
 
 
 async def test_a_keyring_that_is_switched_off_is_not_taken_for_a_safe_place() -> None:
-    with pytest.raises(KeySinkError, match="does not give it back"):
+    with pytest.raises(KeySinkError, match="does not return it"):
         await KeyringSink(backend=null.Keyring()).save(KEY)  # type: ignore[no-untyped-call]
 
 

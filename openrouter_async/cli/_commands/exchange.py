@@ -45,7 +45,7 @@ async def exchange(
         code_verifier=await read_secret("verifier", code_verifier, code_verifier_file, lines),
         code_challenge_method=to_method(code_challenge_method),
     )
-    saver = KeySaver(location_for_new_key(storage, connection), output)
+    saver = KeySaver(await location_for_new_key(storage, connection, output), storage, connection, output)
     async with connection.open_client(on_key=saver) as client:
         await client.oauth.exchange_auth_code_for_api_key(request)
     return saver.status

@@ -8,9 +8,9 @@ import attrs
 
 from openrouter_async.cli._exit import ExitCode
 from openrouter_async.cli._options import Output, Site, Storage
-from openrouter_async.cli._storage import VARIABLE, describe, locations_to_search
+from openrouter_async.cli._storage import VARIABLE, describe, load_keys
 from openrouter_async.login._models import Grant
-from openrouter_async.sinks._base import KeySinkError
+from openrouter_async.sinks._base import KeySinkError, StoredKey
 
 
 @attrs.frozen
@@ -33,15 +33,12 @@ async def status(
     found: list[_Found] = []
     if storage.store is None and storage.file is None and (key := os.environ.get(VARIABLE)):
         found.append(_Found(VARIABLE, Grant(key=key)))
-    for place in locations_to_search(storage, site):
-        try:
-            stored = await place.vault.load()
-        except KeySinkError as failure:
-            output.tell(f"{place.where}: {failure}.")
-            continue
-        if stored is not None:
+    async for location, stored in load_keys(storage, site, output):
+        if isinstance(stored, KeySinkError):
+            output.tell(f"{location.where}: {stored}.")
+        elif stored is not None:
             grant = Grant(key=stored.key, user_id=stored.user_id)
-            found.append(_Found(place.where, grant, f"{stored.created_at:%Y-%m-%d %H:%M} UTC"))
+            found.append(_Found(location.where, grant, f"{stored.created_at:%Y-%m-%d %H:%M} UTC"))
     document = {
         "keys": [describe(one.grant) | {"where": one.where, "kept_since": one.kept_since} for one in found],
     }
@@ -79,20 +76,22 @@ async def logout(
     """
     removed: list[str] = []
     pages: list[str] = []
-    for place in locations_to_search(storage, site):
+    status = ExitCode.DONE
+    async for location, stored in load_keys(storage, site, output):
+        if isinstance(stored, KeySinkError):
+            # A key that cannot be read can still be deleted.
+            output.note(f"What is in {location.where} cannot be read: {stored}.")
         try:
-            stored = await place.vault.load()
+            if await location.vault.delete():
+                removed.append(location.where)
         except KeySinkError as failure:
-            # What cannot be read can still be removed.
-            output.note(f"What is in {place.where} cannot be read: {failure}.")
-            stored = None
-        if await place.vault.delete():
-            removed.append(place.where)
-        if stored is not None:
+            output.tell(f"{location.where}: {failure}.")
+            status = ExitCode.FAILED
+        if isinstance(stored, StoredKey):
             pages.append(Grant(key=stored.key).settings_url)
     lines = [f"The key was removed from {where}." for where in removed] or ["There was no key."]
     lines += [f"To delete it on OpenRouter: {page}" for page in dict.fromkeys(pages)]
     if os.environ.get(VARIABLE):
         lines.append(f"{VARIABLE} is still set in this shell.")
     output.result({"removed_from": removed, "settings_urls": list(dict.fromkeys(pages))}, lines)
-    return 0
+    return status

@@ -59,7 +59,7 @@ async def login(
         limit: The credit limit that the page proposes, in US dollars.
         auth_url: OpenRouter's page; by default the one that goes with --base-url.
     """
-    saver = KeySaver(location_for_new_key(storage, connection), output)
+    saver = KeySaver(await location_for_new_key(storage, connection, output), storage, connection, output)
     async with connection.open_client(on_key=saver) as client:
         attempt = _Attempt(
             client=client,
