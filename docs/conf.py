@@ -61,7 +61,7 @@ html_show_sourcelink = False
 nitpick_ignore_regex = [
     (
         r"py:.*",
-        r"(aiogram|aiohttp|asyncio|collections|contextlib|datetime|discord|fastapi|logging|opentelemetry|os|pathlib"
+        r"(aiogram|aiohttp|asyncio|collections|contextlib|datetime|discord|fastapi|logging|opentelemetry|os|pathlib|ssl"
         r"|starlette|taskiq|uuid|webbrowser|yarl)\..*",
     ),
     # The same, as annotations that are imported for type checkers alone.

@@ -1,5 +1,7 @@
 """The asyncio-native SDK for signing users in with OpenRouter."""
 
+import typing as _typing
+
 from openrouter_async import errors
 from openrouter_async._client.client import OpenRouter
 from openrouter_async._client.config import ApiKeySource, OnKey
@@ -62,3 +64,18 @@ __all__ = [
     "UsageLimitType",
     "errors",
 ]
+
+
+def _take_home() -> None:
+    """Make the public classes say where users import them from, as their pickles and tracebacks show."""
+    # The models import the errors, so the errors can name a model only here.
+    vars(errors).setdefault("ExchangeAuthCodeForAPIKeyResponse", ExchangeAuthCodeForAPIKeyResponse)
+    for name in __all__:
+        value = globals()[name]
+        if isinstance(value, type):
+            # Annotations that are strings can be resolved only by the names of the module that they stand in.
+            value.__annotations__ = _typing.get_type_hints(value, include_extras=True)
+            value.__module__ = __name__
+
+
+_take_home()

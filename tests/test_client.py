@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import inspect
 import json
 import multiprocessing
 import os
+import pydoc
 import subprocess
 import sys
 import textwrap
@@ -15,7 +17,18 @@ import aiohttp
 import pytest
 from yarl import URL
 
-from openrouter_async import Handler, OpenRouter, Outcome, Request, RequestOptions, Response, RetryPolicy, errors
+from openrouter_async import (
+    UNSET,
+    Handler,
+    OAuth,
+    OpenRouter,
+    Outcome,
+    Request,
+    RequestOptions,
+    Response,
+    RetryPolicy,
+    errors,
+)
 from tests.raw import RawServer, answering, http
 
 KEY = "sk-or-v1-" + "a" * 64
@@ -139,6 +152,66 @@ async def test_an_explicit_none_sends_no_bearer_token(monkeypatch: pytest.Monkey
     async with answering(ANSWER) as server, OpenRouter(None, base_url=server.base_url) as client:
         await exchange(client)
     assert "authorization" not in headers_of(server.requests[0])
+
+
+async def test_none_sends_no_header_whatever_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENROUTER_HTTP_REFERER", "https://env.example")
+    async with (
+        answering(ANSWER) as server,
+        OpenRouter(None, base_url=server.base_url, http_referer=None) as client,
+        OpenRouter(None, base_url=server.base_url) as other,
+    ):
+        await exchange(client, "code-1")
+        await exchange(other, "code-2")
+        await exchange(other.with_options(http_referer=None), "code-3")
+        await exchange(other.with_options(http_referer=UNSET), "code-4")
+    sent = [headers_of(request).get("http-referer") for request in server.requests]
+    assert sent == [None, "https://env.example", None, "https://env.example"]
+
+
+async def test_retry_none_retries_nothing_wherever_it_is_set() -> None:
+    async with answering(http(503)) as server, OpenRouter(None, base_url=server.base_url, retry=None) as client:
+        patient = client.with_options(retry=RetryPolicy(initial_interval=0))
+        for call in (
+            exchange(client),
+            exchange(patient.with_options(retry=None)),
+            exchange(patient, options=RequestOptions(retry=None)),
+        ):
+            with pytest.raises(errors.APIError):
+                await call
+        assert len(server.requests) == 3
+        with pytest.raises(errors.APIError):
+            await exchange(patient.with_options(retry=UNSET), options=RequestOptions(retry=UNSET))
+        assert len(server.requests) == 7
+
+
+@pytest.mark.parametrize("option", [{"pool_size": 5}, {"pool_size": 100}, {"trust_env": True}])
+async def test_an_option_that_a_borrowed_session_would_ignore_is_refused(option: dict[str, Any]) -> None:
+    async with aiohttp.ClientSession() as session:
+        with pytest.raises(errors.RequestValidationError, match=f"{next(iter(option))}: must not come with a session"):
+            OpenRouter(None, session=session, **option)
+
+
+async def test_a_misspelt_name_is_refused_with_the_method_and_a_suggestion() -> None:
+    client: Any = OpenRouter(None)
+    with pytest.raises(TypeError, match=r"OAuth\.exchange_auth_code_for_api_key\(\) .*'cod'; did you mean 'code'\?"):
+        await client.oauth.exchange_auth_code_for_api_key(cod="secret-code")
+    with pytest.raises(TypeError, match=r"OAuth\.create_auth_code\(\) .*'callback'; did you mean 'callback_url'\?"):
+        await client.oauth.create_auth_code(callback="https://app.example/")
+    with pytest.raises(TypeError, match=r"OpenRouter\.with_options\(\) .*'timeouts'; did you mean 'timeout'\?"):
+        client.with_options(timeouts=3)
+    with pytest.raises(TypeError, match=r"unexpected keyword argument 'zzz'$"):
+        client.with_options(zzz=3)
+    with pytest.raises(errors.RequestValidationError, match="code: must be given"):
+        await client.oauth.exchange_auth_code_for_api_key()
+
+
+def test_help_shows_the_fields_of_the_operations() -> None:
+    exchange_fields = inspect.signature(OAuth.exchange_auth_code_for_api_key).parameters
+    assert [*exchange_fields] == ["self", "request", "code", "code_verifier", "code_challenge_method", "options"]
+    assert "unknown" not in inspect.signature(OAuth.create_auth_code).parameters
+    assert "hook_timeout" in inspect.signature(OpenRouter.with_options).parameters
+    assert "code_verifier" in pydoc.render_doc(OAuth.exchange_auth_code_for_api_key)
 
 
 async def test_an_empty_environment_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -438,7 +511,7 @@ def _use_in_child(client: OpenRouter, results: Any) -> None:
     async def use() -> str:
         try:
             await exchange(client)
-        except errors.ClientClosedError as error:
+        except errors.OpenRouterError as error:
             return str(error)
         return "no error"
 
@@ -447,14 +520,22 @@ def _use_in_child(client: OpenRouter, results: Any) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_a_client_carried_over_a_fork_is_a_clear_error() -> None:
+@pytest.mark.parametrize(("is_used", "message"), [(True, "carried over a fork"), (False, "cannot connect")])
+def test_client_carried_over_a_fork_is_refused_only_if_it_was_used(is_used: bool, message: str) -> None:
+    async def use() -> None:
+        client.bind()
+
+    client = OpenRouter(None, base_url=NOWHERE, retry=None)
+    if is_used:
+        asyncio.run(use())
     context = multiprocessing.get_context("fork")
     results = context.Queue()
-    child = context.Process(target=_use_in_child, args=(OpenRouter(None, base_url=NOWHERE), results))
+    child = context.Process(target=_use_in_child, args=(client, results))
     child.start()
-    assert "carried over a fork" in results.get(timeout=20)
+    assert message in results.get(timeout=20)
     child.join(20)
     assert child.exitcode == 0
+    asyncio.run(client.aclose())
 
 
 async def test_a_forgotten_client_gives_one_warning_that_names_the_class() -> None:

@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+import inspect
+import pickle
 import subprocess
 import sys
+import typing
+from collections.abc import Iterator
 from importlib import metadata
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import openrouter_async
+from tests.site.public import PUBLIC
 from tests.support import ROOT
 
 EXTRAS = {
@@ -39,6 +45,35 @@ def test_the_names_of_the_contract_are_exported() -> None:
         " CreateAuthKeysCodeRequest CreateAuthKeysCodeResponse errors OAuth RetryMiddleware PKCEPair"
     )
     assert set(contract.split()) <= set(openrouter_async.__all__)
+
+
+def test_exported_classes_say_that_they_are_of_the_package() -> None:
+    classes = [value for name in openrouter_async.__all__ if isinstance(value := getattr(openrouter_async, name), type)]
+    assert {value.__module__ for value in classes} == {"openrouter_async"}
+    assert all(pickle.loads(pickle.dumps(value)) is value for value in classes)
+    assert len(classes) > 20
+
+
+def annotated() -> Iterator[tuple[str, Any]]:
+    """The public classes and functions, and the methods and properties of the classes."""
+    for name, public in PUBLIC.items():
+        if inspect.isroutine(public.value):
+            yield name, public.value
+        if inspect.isclass(public.value):
+            yield name, public.value
+            for member, found in vars(public.value).items():
+                function = found.fget if isinstance(found, property) else getattr(found, "__func__", found)
+                if inspect.isfunction(function) and (member == "__init__" or not member.startswith("_")):
+                    yield f"{name}.{member}", function
+
+
+ANNOTATED = dict(annotated())
+
+
+@pytest.mark.parametrize("name", ANNOTATED)
+def test_get_type_hints_resolves_the_annotations_of_every_public_name(name: str) -> None:
+    hints = typing.get_type_hints(ANNOTATED[name])
+    assert not any(isinstance(hint, str) for hint in hints.values())
 
 
 def test_importing_the_package_imports_nothing_but_its_core_dependencies() -> None:

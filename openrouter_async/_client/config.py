@@ -32,12 +32,12 @@ from openrouter_async.redaction import mask_optional, redact_headers
 
 DEFAULT_BASE_URL: Final = "https://openrouter.ai/api/v1"
 
-ApiKeySource: TypeAlias = Callable[[], "str | None | Awaitable[str | None]"]
+ApiKeySource: TypeAlias = Callable[[], str | None | Awaitable[str | None]]
 """Returns the API key for one call; a function or a coroutine function."""
 
 
 OnKey: TypeAlias = Callable[
-    [ExchangeAuthCodeForAPIKeyRequest, ExchangeAuthCodeForAPIKeyResponse], "Awaitable[object] | object"
+    [ExchangeAuthCodeForAPIKeyRequest, ExchangeAuthCodeForAPIKeyResponse], Awaitable[object] | object
 ]
 """Saves a key: a function or a coroutine function of ``(request, response)``.
 

@@ -111,7 +111,10 @@ class Transport:
             ClientClosedError: The client is used from another loop or another process than before, or its borrowed
                 session is closed.
         """
-        if _forks != self._forks:
+        if self._loop is None and not self._is_borrowed:
+            # A client that was created before a fork and not used there shares nothing with its parent.
+            self._forks = _forks
+        elif _forks != self._forks:
             raise ClientClosedError("the client was carried over a fork; make a new one in the child process")
         loop = asyncio.get_running_loop()
         if self._loop is None:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import attrs
 
@@ -19,10 +19,8 @@ from openrouter_async._values.clock import SYSTEM_CLOCK, Clock
 from openrouter_async._values.models import ExchangeAuthCodeForAPIKeyRequest, ExchangeAuthCodeForAPIKeyResponse
 from openrouter_async.batch._journal_db import JournalDB, JournalEntry, seal
 from openrouter_async.batch._status import RequestStatus, mark_outcome_unknown, request_digest, status_after
+from openrouter_async.encryption import Encryptor, Keys
 from openrouter_async.errors import JournalError, KeyDeliveryError, OpenRouterError, RequestValidationError
-
-if TYPE_CHECKING:
-    from openrouter_async.encryption import Encryptor, Keys
 
 _T = TypeVar("_T")
 

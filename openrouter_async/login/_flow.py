@@ -6,12 +6,14 @@ import json
 import secrets
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from yarl import URL
 
+from openrouter_async._client.client import OpenRouter
 from openrouter_async._http.options import to_base_url
 from openrouter_async._http.retry_policy import check_number
+from openrouter_async._values.clock import Clock
 from openrouter_async._values.models import CodeChallengeMethod
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.login._callbacks import Callback, CallbackInput, read_callback, read_pasted
@@ -21,10 +23,6 @@ from openrouter_async.login._records import ClaimRequest, LoginRecord, LoginStor
 from openrouter_async.login._urls import AUTHORIZATION_URL, CallbackTemplate, authorization_url, validate_return_to
 from openrouter_async.login.stores._memory import MemoryStore
 from openrouter_async.pkce import PKCEPair, to_code_challenge_method
-
-if TYPE_CHECKING:
-    from openrouter_async._client.client import OpenRouter
-    from openrouter_async._values.clock import Clock
 
 MAX_CONTEXT_SIZE: Final = 1024
 """The most bytes of JSON that an app may give to a login: a cookie has 4,096 for everything."""

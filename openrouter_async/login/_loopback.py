@@ -12,11 +12,13 @@ import threading
 import webbrowser
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeAlias
+from typing import Any, Final, Literal, Self, TypeAlias
 
 from aiohttp import web
 from yarl import URL
 
+from openrouter_async._client.client import OpenRouter
+from openrouter_async._values.clock import Clock
 from openrouter_async._values.tasks import ShieldedTasks
 from openrouter_async.errors import KeyDeliveryError, OpenRouterError, RequestValidationError
 from openrouter_async.login._callbacks import read_callback
@@ -32,10 +34,6 @@ from openrouter_async.login.errors import (
     StateMismatchError,
 )
 from openrouter_async.login.stores._memory import MemoryStore
-
-if TYPE_CHECKING:
-    from openrouter_async._client.client import OpenRouter
-    from openrouter_async._values.clock import Clock
 
 logger = logging.getLogger("openrouter_async.login")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from openrouter_async._http.retry_policy import check_number
 from openrouter_async._values.clock import SYSTEM_CLOCK, Clock
@@ -15,6 +15,9 @@ from openrouter_async.sinks._base import BaseKeySink, KeySinkError, StoredKey
 
 if TYPE_CHECKING:
     from keyring.backend import KeyringBackend
+else:
+    # Optional at run time, where `typing.get_type_hints` resolves the name.
+    KeyringBackend = Any
 
 
 T = TypeVar("T")

@@ -83,5 +83,5 @@ def errors() -> set[type[OpenRouterError]]:
     return {
         error
         for error in found
-        if error.__module__.startswith("openrouter_async.") and ".testing." not in error.__module__
+        if error.__module__.startswith("openrouter_async") and ".testing." not in error.__module__
     }

@@ -28,6 +28,8 @@ async def calls(client: OpenRouter, creation: CreateAuthKeysCodeRequest) -> None
     client.oauth.exchange_many(["c"], 64)  # wrong
     client.oauth.exchange_many(["c"], stop_on=int)  # wrong
     client.oauth.exchange_many(["c"], journal="keys.jsonl")  # wrong
+    await client.oauth.exchange_auth_code_for_api_key(code="c", code_challenge_method="S265")  # wrong
+    await client.oauth.create_auth_code(callback_url="https://a.example", usage_limit_type="yearly")  # wrong
     client.with_options(pool_size=3)  # wrong
     client.with_options(timeout="5")  # wrong
 
@@ -45,7 +47,7 @@ async def web_apps(app: web.Application, request: web.Request) -> None:
     aiohttp.setup(app, on_login=hook)  # wrong
     aiohttp.setup(app, callback_url="https://app.example/")  # wrong
     aiohttp.setup(app, callback_url="https://app.example/", on_login=hook_of_another_framework)  # wrong
-    aiohttp.setup(app, callback_url="https://app.example/", on_login=hook_that_is_not_awaited)  # wrong
+    aiohttp.setup(app, callback_url="https://app.example/", on_login=hook_that_is_not_awaited)
     aiohttp.setup(app, callback_url="https://app.example/", on_login=hook, store="redis://localhost")  # wrong
     await aiohttp.start(request, next="/")  # wrong
 
@@ -74,5 +76,6 @@ async def sinks() -> None:
 def constructions() -> None:
     OpenRouter(7)  # wrong
     OpenRouter(retry=3)  # wrong
+    OpenRouter(ssl=False)  # wrong
     RetryPolicy(attempts=3)  # wrong
     ExchangeAuthCodeForAPIKeyRequest("c")  # wrong

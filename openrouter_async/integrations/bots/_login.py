@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias
 from weakref import WeakValueDictionary
 
 import attrs
@@ -19,6 +19,7 @@ from openrouter_async.errors import KeyDeliveryError, OpenRouterError, RequestVa
 from openrouter_async.integrations.bots._prompts import LoginPrompt, looks_like_code
 from openrouter_async.integrations.bots._sessions import TICKET, ChatLogin, ChatLogins, to_name
 from openrouter_async.integrations.bots._storage import MemoryShelf, Shelf
+from openrouter_async.login._callbacks import CallbackInput
 from openrouter_async.login._flow import AuthorizationFlow
 from openrouter_async.login._models import Grant
 from openrouter_async.login.errors import (
@@ -28,9 +29,6 @@ from openrouter_async.login.errors import (
     UnknownLoginError,
 )
 from openrouter_async.sinks._base import KeySinkError
-
-if TYPE_CHECKING:
-    from openrouter_async.login._callbacks import CallbackInput
 
 logger = logging.getLogger("openrouter_async.integrations.bots")
 

@@ -6,13 +6,16 @@ import contextlib
 import math
 from collections import OrderedDict
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.login.errors import LoginStoreError
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
+else:
+    # Optional at run time, where `typing.get_type_hints` resolves the name.
+    Redis = Any
 
 
 class Shelf(Protocol):

@@ -27,8 +27,8 @@ OnLogin: TypeAlias = Callable[[RequestT, Grant], Awaitable[ResponseT | None] | R
 """A sync or async hook that takes the key of a user who signed in.
 
 It may return the response; None redirects the user back into the app. The hook runs to its end even if the browser
-disconnects. If a browser reloads its callback, the hook is called again with the same grant: store keys by their user or
-by their ``key_hash``.
+disconnects. If a browser reloads its callback, the hook is called again with the same grant: store keys by their user
+or by their ``key_hash``.
 """
 OnError: TypeAlias = Callable[[RequestT, LoginFailure], Awaitable[ResponseT | None] | ResponseT | None]
 """A sync or async hook that returns the app's own response to a failed login; None shows a small page."""

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis, RedisCluster
 
     RedisClient: TypeAlias = Redis | RedisCluster
+else:
+    # Optional at run time, where `typing.get_type_hints` resolves the names.
+    Redis = RedisCluster = RedisClient = Any
 
 _T = TypeVar("_T")
 _Record = TypeVar("_Record", LoginRecord, KeyRecord)
