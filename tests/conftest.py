@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import contextmanager
@@ -20,19 +21,31 @@ if TYPE_CHECKING:
 
     from openrouter_async.testing import FakeOpenRouter
 
+# A parent such as nohup, cron or a script's `&` may have SIGINT ignored, and child processes would inherit that: the
+# tests of Ctrl-C would wait for ever.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 hypothesis.settings.register_profile("default", deadline=None, max_examples=60)
 hypothesis.settings.register_profile("stress", deadline=None, max_examples=2000)
 hypothesis.settings.load_profile("stress" if STRESS else "default")
 
 
 def pytest_collection_finish() -> None:
-    # What was imported stays. Looking through all of it takes a quarter of a second, which is longer than what some
-    # tests give a server, and happens in the middle of any of them.
+    # Imported modules live until the end. A collection that walks all of them takes a quarter of a second, in the
+    # middle of any test, and some tests give a server less time than that.
     gc.collect()
     gc.freeze()
     # Older releases of aiogram choose uvloop for the whole process when they are imported, where it is installed.
     if sys.version_info < (3, 14):
         asyncio.set_event_loop_policy(None)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    skipped = terminalreporter.stats.get("skipped", [])
+    without = sum("chromium is missing" in str(report.longrepr) for report in skipped)
+    if without:
+        terminalreporter.write_line(f"Without Chromium, {without} tests of pages in a browser were skipped.")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -45,7 +58,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 @contextmanager
 def _unmeasured() -> Iterator[None]:
-    """Nothing is measured within, in this process and in those that it starts."""
+    """Measure no coverage within the block, in this process and in those that it starts."""
     measuring = coverage.Coverage.current()
     with pytest.MonkeyPatch.context() as environment:
         for name in ("COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START", "PYTHONDEVMODE"):
@@ -68,7 +81,7 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _answers_are_read_as_by_users(monkeypatch: pytest.MonkeyPatch) -> None:
-    # In Python's development mode, in which the tests run, aiohttp refuses much that it reads otherwise.
+    # In Python's development mode, which the tests run in, aiohttp's parser is stricter than in production.
     monkeypatch.setattr("aiohttp._http_parser.DEBUG", False)
 
 
@@ -88,7 +101,7 @@ async def client(fake: FakeOpenRouter) -> AsyncIterator[OpenRouter]:
 
 @pytest.fixture(scope="session")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Where a Chromium is driven that all tests share."""
+    """The address of a Chromium that all tests share."""
     from tests.browser import run_chromium
 
     with run_chromium(tmp_path_factory.mktemp("chromium")) as address:

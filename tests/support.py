@@ -18,30 +18,33 @@ ROOT = Path(__file__).resolve().parent.parent
 """The folder of the project."""
 
 STRESS = bool(os.environ.get("STRESS"))
-"""Whether large tallies run in full."""
+"""Whether large tests run at full size."""
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop}
-"""What makes a loop, by its kind."""
+"""Factories of event loops, by the name of the library."""
 
 if uvloop is not None:
     LOOPS["uvloop"] = uvloop.new_event_loop
 
 
 def free_port() -> int:
-    """A port that nobody listens on; the system draws it, so that processes that ask at once get different ones."""
+    """Return a port that nobody listens on.
+
+    The system chooses it, so that processes that ask at the same time get different ones.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
 
 
-def missing(what: str) -> NoReturn:
-    """Skip for want of something outside the project, or fail where everything has to be there."""
+def missing(name: str) -> NoReturn:
+    """Skip a test that needs something from outside the project; fail where ``REQUIRE_ALL`` is set."""
     if os.environ.get("REQUIRE_ALL"):
-        pytest.fail(f"{what} is missing, and REQUIRE_ALL is set")
-    pytest.skip(f"{what} is missing")
+        pytest.fail(f"{name} is missing, and REQUIRE_ALL is set")
+    pytest.skip(f"{name} is missing")
 
 
 def without_coverage(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a process that is not measured."""
+    """Return the environment without the variables that make a child process measure its coverage."""
     return {name: value for name, value in environment.items() if not name.startswith(("COVERAGE_", "COV_"))}

