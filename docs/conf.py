@@ -1,4 +1,4 @@
-"""Sphinx builds the documentation by this: `make docs`."""
+"""Configure Sphinx, which builds the documentation: `make docs`."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
+    "sphinx_copybutton",
 ]
 exclude_patterns = ["_build", "**/.*"]
 root_doc = "index"
@@ -44,29 +45,32 @@ autodoc_typehints_format = "short"
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 88
 
-# The signature has the types.
+# The signature already has the types.
 napoleon_attr_annotations = False
 
-# What a docstring puts between single backticks is a name of this library, or of Python.
+# Single backticks in a docstring refer to a Python name.
 default_role = "any"
 
 html_theme = "furo"
-html_title = "openrouter_async"
+html_title = f"openrouter_async {version}"
+# Copying a console block gives the commands alone, without prompts and output.
+copybutton_prompt_text = r"[$>] "
+copybutton_prompt_is_regexp = True
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sourcelink = False
 
-# What is not of this library has its pages elsewhere, and links to them would need the network when this is built.
+# Names of other libraries are documented elsewhere; resolving them would need the network during a build.
 nitpick_ignore_regex = [
     (
         r"py:.*",
         r"(aiogram|aiohttp|asyncio|collections|contextlib|datetime|discord|fastapi|logging|opentelemetry|os|pathlib|ssl"
         r"|starlette|taskiq|uuid|webbrowser|yarl)\..*",
     ),
-    # The same, as annotations that are imported for type checkers alone.
+    # Names of other libraries that are imported under TYPE_CHECKING, so they are not qualified.
     (r"py:class", r"ClientSession|KeyringBackend|Redis|RedisCluster|SSLContext|URL"),
-    # Type variables, and the seams between rooms of the package, which no user has to know.
+    # Type variables, and private types in signatures, which are not documented.
     (
         r"py:.*",
         r"openrouter_async\..*\.(Pipeline|Counters|FlowOptions|Framework|LoginOptions|HostThrottle|RequestT|ResponseT|Run|T)",
@@ -75,7 +79,7 @@ nitpick_ignore_regex = [
 
 
 def _keep_first_line(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
-    # Napoleon would take what stands before a colon there for a type; an empty comment has none.
+    # Napoleon reads the text before a colon as a type; an empty comment in front prevents that.
     if what in {"attribute", "data", "property"}:
         lines[:0] = ["..", ""]
 
@@ -83,7 +87,7 @@ def _keep_first_line(app: Sphinx, what: str, name: str, obj: object, options: ob
 def _sign_values(app: Sphinx, what: str, name: str, obj: object, options: object, *signature: str | None) -> Any:
     if getattr(obj, "_is_protocol", False):
         return "", None
-    # What attrs makes knows neither the types nor the defaults as they are written.
+    # The signature that attrs generates has neither the types nor the defaults as written in the source.
     if not isinstance(obj, type) or not attrs.has(obj):
         return None
     with contextlib.suppress(NameError):
@@ -111,19 +115,19 @@ def _show(default: object) -> str:
 
 
 class CommandHelp(SphinxDirective):
-    """``{command-help}``: what a command says of itself when it is asked for its help."""
+    """Show the output of a command's ``--help``: ``{command-help}``."""
 
     optional_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        """Ask the command, which is faster within this process."""
+        """Run the command within this process, which is faster than a new one."""
         output = io.StringIO()
         with mock.patch.dict(os.environ, {"COLUMNS": "74"}), contextlib.redirect_stdout(output):
             status = run([*self.arguments, "--help"])
         if status != 0:
             raise self.error(f"the command {self.arguments} has no help")
         text = output.getvalue()
-        # All of them end with what the exit statuses mean.
+        # Drop the table of exit statuses, which every command repeats.
         return [nodes.literal_block(text, text.partition("\nExit status")[0], language="text")]
 
 
@@ -132,28 +136,28 @@ _PART = re.compile(r"(?<=\w)[_.](?=\w)")
 _SIGNATURE = re.compile(r"<dl>\n((?:<dd>.*</dd>\n)+)</dl>")
 
 
-def _include_everybody(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object) -> None:
-    # What scrolls by itself has to be in reach of the keyboard (WCAG 2.1.1).
+def _improve_accessibility(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object) -> None:
+    # Scrollable areas must be reachable by keyboard (WCAG 2.1.1).
     body = re.sub(
         r'<(pre|div(?= class="(?:table-wrapper|diagram-box)))\b', r'<\1 tabindex="0" ', context.get("body", "")
     )
     body = body.replace('<th class="head"><p></p></th>', "<td></td>")
-    # Long names in tables break where their parts end.
+    # Let long names in tables break between their parts.
     body = _CELL.sub(lambda found: _PART.sub(r"\g<0><wbr>", found[0]), body)
-    # The arguments in a long signature are a list, and not one of definitions (WCAG 1.3.1).
+    # Sphinx marks up a long signature's arguments as a definition list without terms (WCAG 1.3.1).
     context["body"] = _SIGNATURE.sub(
         lambda found: f'<ul class="sig-params">{found[1].replace("dd>", "li>")}</ul>',
         body,
     )
-    # A heading has a level (WCAG 4.1.2).
+    # An element with the role of a heading needs a level (WCAG 4.1.2).
     navigation = context.get("furo_navigation_tree", "")
     context["furo_navigation_tree"] = navigation.replace('role="heading"', 'role="heading" aria-level="2"')
 
 
 def setup(app: Sphinx) -> None:
-    """What no option does."""
+    """Register the directive and the hooks."""
     app.add_directive("command-help", CommandHelp)
     app.connect("autodoc-process-docstring", _keep_first_line, priority=100)
     app.connect("autodoc-process-signature", _sign_values)
-    # After the theme, which wraps tables.
-    app.connect("html-page-context", _include_everybody, priority=1000)
+    # Run after the theme's hook, which wraps tables.
+    app.connect("html-page-context", _improve_accessibility, priority=1000)
