@@ -22,6 +22,7 @@
 from __future__ import annotations
 
 import enum
+import math
 import re
 import traceback
 from collections.abc import Mapping
@@ -65,7 +66,7 @@ _UNCONFIRMED = (
     "It could not be confirmed whether the sign-in went through. Please sign in again; "
     "a key that is not used may be listed at https://openrouter.ai/settings/keys."
 )
-_BUSY = "OpenRouter is busy. Please try again in a moment."
+_BUSY = "OpenRouter is busy. Please try again in {}."
 # The fields that come from the login; all other input is the app's own.
 _LOGIN_FIELDS: Final = frozenset({"code", "code_verifier", "code_challenge_method"})
 _MISCONFIGURED = "Signing in is not possible at the moment. Please tell the operator of this app."
@@ -82,6 +83,14 @@ class Outcome(enum.StrEnum):
     """The request was sent, and the server may have carried it out."""
     COMPLETED = "completed"
     """The server carried out the request; a later step failed."""
+
+
+def _busy(retry_after: float | None) -> str:
+    if not retry_after:
+        return _BUSY.format("a moment")
+    if retry_after < 100:
+        return _BUSY.format(f"{math.ceil(retry_after)} second{'s' if retry_after > 1 else ''}")
+    return _BUSY.format(f"{math.ceil(retry_after / 60)} minutes")
 
 
 class OpenRouterError(Exception):
@@ -259,7 +268,7 @@ class APIError(OpenRouterError):
         if self.outcome is not Outcome.REFUSED:
             return super().user_message
         if self.status_code == 429:
-            return _BUSY
+            return _busy(self.retry_after)
         return _LOG_IN_AGAIN if self.is_code_rejected else _MISCONFIGURED
 
     @property
@@ -326,6 +335,8 @@ class TransportError(OpenRouterError):
 
     Attributes:
         stale_connection: Whether a pooled connection had been closed by the server before it was used again.
+        is_permanent: Whether another attempt would fail in the same way, as with an invalid certificate; such a
+            failure is not retried.
     """
 
     def __init__(
@@ -336,15 +347,17 @@ class TransportError(OpenRouterError):
         attempts: int = 1,
         retry_after: float | None = None,
         stale_connection: bool = False,
+        is_permanent: bool = False,
     ) -> None:
         super().__init__(message, outcome=outcome, attempts=attempts, retry_after=retry_after)
         self.stale_connection = stale_connection
+        self.is_permanent = is_permanent
 
     @property
     def user_message(self) -> str:
         """A sentence that can be shown to the person who signs in."""
         is_held_back = self.outcome is Outcome.NOT_SENT and self.retry_after is not None
-        return _BUSY if is_held_back else super().user_message
+        return _busy(self.retry_after) if is_held_back else super().user_message
 
 
 class RequestTimeoutError(TransportError, TimeoutError):

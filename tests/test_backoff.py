@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from openrouter_async import RetryPolicy, errors
 from openrouter_async._http.retry_policy import backoff, parse_retry_after
+from tests.wire.clock import EPOCH
 
 NOW = 1_800_000_000.0
 
@@ -178,3 +179,10 @@ texts = st.one_of(
 def test_any_text_is_a_finite_wait_or_nothing_and_never_an_exception(name: str, text: str, now: float) -> None:
     wait = parse_retry_after({name: text}, now)
     assert wait is None or 0 <= wait < math.inf
+
+
+def test_retry_after_date_is_measured_against_the_answers_own_date() -> None:
+    headers = {"Retry-After": "Fri, 15 Jan 2027 08:00:30 GMT", "Date": "Fri, 15 Jan 2027 08:00:00 GMT"}
+    for now in (0.0, EPOCH, EPOCH + 3600):
+        assert parse_retry_after(headers, now) == 30
+    assert parse_retry_after({**headers, "Date": "yesterday"}, EPOCH) == 30

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 from collections.abc import Callable, Iterable
 from email.utils import formatdate
 from typing import Any
@@ -234,11 +235,12 @@ async def test_the_calls_time_bounds_attempts_and_waits_together() -> None:
     clock = FakeClock()
     server = Script(clock, [status(503)] * 100, takes=7.0)
     response = await chain(clock, server)(with_retry(max_attempts=100, max_elapsed_time=20.0, jitter=False))
-    assert server.times == [0.0, 7.5, 15.5]
-    assert [request.timeout for request in server.requests] == [20.0, 12.5, 4.5]
-    assert len(response.history) == 2
+    # A third attempt would begin at 15.5 s, with less than ten seconds to read its answer.
+    assert server.times == [0.0, 7.5]
+    assert [request.timeout for request in server.requests] == [20.0, 12.5]
+    assert len(response.history) == 1
     assert error_of(response, clock).__notes__[0] == (
-        "not retried: a wait of 2 s does not fit into what is left of the call's time"
+        "not retried: a wait of 1 s leaves too little of the call's time for another attempt"
     )
 
 
@@ -249,7 +251,7 @@ async def test_a_wait_that_does_not_fit_is_not_begun() -> None:
     error = error_of(response, clock)
     assert error.retry_after == 61
     assert error.attempts == 1
-    assert error.__notes__ == ["not retried: a wait of 61 s does not fit into what is left of the call's time"]
+    assert error.__notes__ == ["not retried: a wait of 61 s leaves too little of the call's time for another attempt"]
 
 
 async def test_a_wait_that_takes_all_that_is_left_is_not_begun() -> None:
@@ -301,11 +303,10 @@ async def test_one_pause_holds_all_calls_of_a_client_and_they_leave_it_spread_ou
     assert len(set(left)) >= 5
 
 
-@pytest.mark.parametrize("code", [429, 503])
 @pytest.mark.parametrize("policy", [RetryPolicy(), RetryPolicy.none(), RetryPolicy(statuses=[500])])
-async def test_a_pause_holds_whatever_the_policy_of_the_call_that_met_it(code: int, policy: RetryPolicy) -> None:
+async def test_pause_begins_whatever_the_policy_of_the_call_that_met_it(policy: RetryPolicy) -> None:
     clock = FakeClock()
-    server = Script(clock, [status(code, Retry_After="10")])
+    server = Script(clock, [status(429, Retry_After="10")])
     handler = chain(clock, server)
     await handler(attrs.evolve(REQUEST, retry=policy))
     await handler(REQUEST)
@@ -339,12 +340,12 @@ async def test_a_longer_pause_is_not_shortened_by_a_shorter_one() -> None:
     origin = REQUEST.url.origin()
     assert overload.pause(origin, 10)
     assert not overload.pause(origin, 1)
-    assert overload.paused(origin) == pytest.approx(10)
+    assert overload.pause_remaining(origin) == pytest.approx(10)
     clock.advance(9.5)
-    assert overload.paused(origin) == pytest.approx(0.5)
+    assert overload.pause_remaining(origin) == pytest.approx(0.5)
     assert overload.pauses == {str(origin): pytest.approx(0.5)}
     clock.advance(0.5)
-    assert overload.paused(origin) == 0
+    assert overload.pause_remaining(origin) == 0
     assert overload.spread(origin) == 0
 
 
@@ -385,16 +386,18 @@ async def test_a_pause_that_is_lengthened_meanwhile_is_heeded() -> None:
 async def test_a_call_that_cannot_wait_for_the_end_of_a_pause_is_not_sent_and_says_for_how_long() -> None:
     clock = FakeClock()
     server = Script(clock, [status(429, Retry_After="300")])
-    handler = chain(clock, server)
+    overload = HostThrottle(clock.clock)
+    handler = chain(clock, server, overload=overload)
     await handler(REQUEST)
+    overload.reserve_probe(REQUEST.url.origin())
     with pytest.raises(errors.TransportError) as caught:
         await handler(REQUEST)
     assert caught.value.outcome is Outcome.NOT_SENT
-    assert caught.value.retry_after == pytest.approx(300)
-    assert str(caught.value) == "not sent: the server asked for a pause, 300.0 s of which are left"
+    assert caught.value.retry_after == pytest.approx(60)
+    assert str(caught.value) == "not sent: the server asked for a pause, 60.0 s of which are left"
     assert not hasattr(caught.value, "__notes__")
     assert caught.value.attempts == 0
-    assert "busy" in caught.value.user_message
+    assert caught.value.user_message == "OpenRouter is busy. Please try again in 60 seconds."
     assert not caught.value.restart_login
     assert len(server.requests) == 1
 
@@ -407,6 +410,7 @@ async def test_a_retry_that_a_longer_pause_of_another_call_prevents_is_no_attemp
     call = asyncio.ensure_future(chain(clock, server, overload=overload)(REQUEST))
     await until(lambda: clock.sleeping == 1)
     overload.pause(REQUEST.url.origin(), 300)
+    overload.reserve_probe(REQUEST.url.origin())
     clock.advance(1)
     with pytest.raises(errors.TransportError) as caught:
         await call
@@ -419,15 +423,121 @@ async def test_one_odd_header_does_not_stop_a_client_for_a_day() -> None:
     clock = FakeClock()
     overload = HostThrottle(clock.clock)
     overload.pause(REQUEST.url.origin(), 1e300)
-    assert overload.paused(REQUEST.url.origin()) == pytest.approx(600)
+    assert overload.pause_remaining(REQUEST.url.origin()) == pytest.approx(60)
 
 
-async def test_the_spread_leaves_half_of_what_is_left_to_the_attempt() -> None:
+async def test_spread_takes_only_the_time_beyond_a_useful_attempt() -> None:
     clock = FakeClock([0.99])
-    server = Script(clock, [status(429, Retry_After="58")])
+    server = Script(clock, [status(429, Retry_After="49")])
     await chain(clock, server)(REQUEST)
-    assert server.times[-1] == pytest.approx(59)
-    assert server.requests[-1].timeout == pytest.approx(1)
+    assert server.times[-1] == pytest.approx(50)
+    assert server.requests[-1].timeout == pytest.approx(10)
+
+
+@pytest.mark.parametrize(("timeout", "latest"), [(30.0, 50.0), (4.0, 56.0)])
+async def test_retry_without_useful_time_left_is_not_begun(timeout: float, latest: float) -> None:
+    for wish, requests in ((latest, 2), (latest + 0.5, 1)):
+        clock = FakeClock([0.0])
+        server = Script(clock, [status(429, Retry_After=str(wish))])
+        await chain(clock, server)(attrs.evolve(REQUEST, timeout=timeout))
+        assert len(server.requests) == requests
+
+
+async def test_first_attempt_is_begun_however_short_the_calls_time_is() -> None:
+    clock = FakeClock()
+    server = Script(clock, [stale()])
+    assert (await chain(clock, server)(with_retry(max_elapsed_time=0.5))).status_code == 200
+    assert [request.timeout for request in server.requests] == [0.5, 0.5]
+
+
+async def test_pause_begins_with_the_third_503_in_a_row() -> None:
+    clock = FakeClock()
+    overload = HostThrottle(clock.clock)
+    sick = status(503, Retry_After="120")
+    handler = chain(clock, Script(clock, [sick, sick, status(200), sick, sick, sick]), overload=overload)
+    once = attrs.evolve(REQUEST, retry=RetryPolicy.none())
+    for _ in range(5):
+        await handler(once)
+        assert overload.pauses == {}
+    await handler(once)
+    assert overload.pauses == {str(REQUEST.url.origin()): 60.0}
+
+
+async def test_policy_without_retries_is_not_bound_by_a_pause() -> None:
+    clock = FakeClock()
+    overload = HostThrottle(clock.clock)
+    overload.pause(REQUEST.url.origin(), 60)
+    server = Script(clock)
+    await chain(clock, server, overload=overload)(attrs.evolve(REQUEST, retry=RetryPolicy.none()))
+    assert server.times == [0.0]
+    assert overload.pauses == {}
+
+
+async def test_success_of_a_request_sent_before_the_pause_does_not_end_it() -> None:
+    clock = FakeClock()
+    overload = HostThrottle(clock.clock)
+    origin = REQUEST.url.origin()
+
+    async def answer(_: Request) -> Response:
+        clock.advance(1)
+        overload.pause(origin, 30)
+        return status(200)
+
+    await chain(clock, answer, overload=overload)(REQUEST)
+    assert overload.pause_remaining(origin) == 30
+
+
+async def test_call_that_cannot_wait_probes_and_its_success_frees_the_others() -> None:
+    clock = StoppedClock([0.0])
+    server = Script(clock)
+    overload = HostThrottle(clock.clock)
+    overload.pause(REQUEST.url.origin(), 40)
+    handler = chain(clock, server, overload=overload)
+    patient = asyncio.ensure_future(handler(REQUEST))
+    hasty = asyncio.ensure_future(handler(with_retry(max_elapsed_time=30)))
+    await until(lambda: clock.sleeping == 2)
+    with pytest.raises(errors.TransportError) as caught:
+        await handler(with_retry(max_elapsed_time=30))
+    assert (caught.value.outcome, caught.value.retry_after) == (Outcome.NOT_SENT, 40)
+    clock.advance(1)
+    assert (await hasty).status_code == 200
+    clock.advance(9)
+    assert (await patient).status_code == 200
+    assert server.times == [1.0, 10.0]
+
+
+async def test_probes_follow_at_growing_intervals_one_at_a_time() -> None:
+    clock = FakeClock([0.0])
+    overload = HostThrottle(clock.clock)
+    overload.pause(REQUEST.url.origin(), 60)
+    server = Script(clock, [dropped()] * 5)
+    handler = chain(clock, server, overload=overload)
+    for _ in range(5):
+        with pytest.raises(errors.TransportError):
+            await handler(with_retry(max_elapsed_time=25, retry_budget=0))
+    assert server.times == [1.0, 3.0, 7.0, 15.0, 25.0]
+
+
+async def test_cancelled_probe_lets_another_call_probe() -> None:
+    clock = StoppedClock()
+    overload = HostThrottle(clock.clock)
+    overload.pause(REQUEST.url.origin(), 60)
+    call = asyncio.ensure_future(chain(clock, Script(clock), overload=overload)(REQUEST))
+    await until(lambda: clock.sleeping == 1)
+    assert overload.probe_delay(REQUEST.url.origin()) == math.inf
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert overload.probe_delay(REQUEST.url.origin()) == 2.0
+
+
+async def test_failure_that_cannot_heal_is_tried_once() -> None:
+    clock = FakeClock()
+    failure = errors.TransportError("bad certificate", outcome=Outcome.NOT_SENT, is_permanent=True)
+    server = Script(clock, [failure])
+    with pytest.raises(errors.TransportError):
+        await chain(clock, server)(REQUEST)
+    assert len(server.requests) == 1
 
 
 # --- dead pooled connections ---------------------------------------------------------------------------------------

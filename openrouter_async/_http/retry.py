@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 import attrs
 
@@ -24,21 +24,29 @@ logger = logging.getLogger("openrouter_async")
 OnRetry: TypeAlias = Callable[[Request, Attempt], object]
 """Called before each retry, with the attempt that failed: its number, its error, the wait that follows."""
 
-_PAUSING_STATUSES = frozenset({429, 503})
+MIN_ATTEMPT_TIME: Final = 10.0
+"""Seconds that must be left for an attempt to begin, where its timeout is not shorter."""
+
+MAX_SLEEP_IN_PAUSE: Final = 10.0
+"""Seconds after which a call that waits for the end of a pause looks whether it has ended early."""
+
+_MAX_LATENESS: Final = 0.1
+_SAME_MOMENT: Final = 1e-3
 
 
 class RetryMiddleware:
-    """Tries a request again as its `RetryPolicy` says, and remembers what happened.
+    """Send a request again as its `RetryPolicy` says, and record what happened.
 
-    The attempts that failed are the ``history`` of the answer, or of the error. A 429 or 503 with ``Retry-After`` holds
-    back every call to that host that shares the ``HostThrottle``, until the time that the server named; then they go on
-    one by one, spread over a fifth of that time.
+    The attempts that failed are the ``history`` of the answer, or of the error. A 429 with ``Retry-After`` holds back
+    every call to that host that shares the ``HostThrottle``; a 503 does so only as the third in a row. Such a pause
+    lasts at most 60 s and ends at the first success of a request sent after it began; meanwhile one call at a time is
+    let through to probe the host. A policy of one attempt is not bound by pauses.
 
     Args:
-        overload: What is known of the hosts' trouble; None makes one of its own.
-        clock: Where time and chance come from.
-        on_retry: Called before each retry. What it raises is logged, and changes nothing.
-        counters: What it counts in; None makes some of its own.
+        overload: The pauses and retry budgets of the hosts; None makes one of its own.
+        clock: The source of time and randomness.
+        on_retry: Called before each retry. An exception from it is logged and otherwise ignored.
+        counters: The counters to increment; None makes some of its own.
     """
 
     def __init__(
@@ -49,43 +57,53 @@ class RetryMiddleware:
         on_retry: OnRetry | None = None,
         counters: Counters | None = None,
     ) -> None:
-        self._overload = overload if overload is not None else HostThrottle(clock)
+        self._throttle = overload if overload is not None else HostThrottle(clock)
         self._clock = clock
         self._on_retry = on_retry
         self._counters = counters if counters is not None else Counters()
 
     async def __call__(self, request: Request, call_next: Handler) -> Response:
-        """Send a request until it is answered, refused, or given up."""
-        overload, counters = self._overload, self._counters
-        counters.calls += 1
+        """Send a request until it succeeds, is refused, or no further attempt is allowed."""
+        self._counters.calls += 1
         started = self._clock.monotonic()
-        # Most calls succeed at once, in fair weather: then nobody looks at the account of their attempts, which costs a
-        # thirtieth of an exchange.
-        is_simple = overload.is_idle and request.timeout <= request.retry.max_elapsed_time
-        call = None if is_simple else _Call(request, overload, self._clock, started)
+        result: Response | _Failure | None = None
+        if self._throttle.is_idle and request.timeout <= request.retry.max_elapsed_time:
+            # Most calls succeed at once, and need no `_Call`, which costs a thirtieth of an exchange.
+            result = await self._attempt(request, call_next)
+            if isinstance(result, Response) and result.status_code < 300 and self._throttle.is_idle:
+                return result
+        call = _Call(request, self._throttle, self._clock, started)
+        if result is None:
+            result = await self._wait_and_attempt(call, request, call_next)
         failure: _Failure | None = None
-        while (wait := 0.0 if call is None else call.wait()) is not None:
-            if wait > 0:
-                await self._sleep(wait)
-                continue
-            counters.attempts += 1
-            try:
-                response = await call_next(request if call is None else call.next_request())
-            except OpenRouterError as error:
-                failure = _Failure(error)
-            else:
-                if call is None and response.status_code < 300 and overload.is_idle:
-                    return response
-                if response.status_code not in request.retry.statuses:
-                    return (call or _Call(request, overload, self._clock, started)).finish(response)
-                failure = _Failure(error_from_response(request, response, self._clock), response)
-            call = call or _Call(request, overload, self._clock, started)
+        while isinstance(result, _Failure):
+            failure = result
             attempt = call.plan_retry(failure)
             if attempt is None:
-                break
+                return call.give_up(failure)
             self._announce(request, attempt)
-        assert call is not None  # noqa: S101 - only one that has an account ends here
-        return call.give_up(failure or call.not_sent())
+            result = await self._wait_and_attempt(call, request, call_next)
+        return call.give_up(failure or call.not_sent()) if result is None else call.finish(result)
+
+    async def _attempt(self, request: Request, call_next: Handler) -> Response | _Failure:
+        self._counters.attempts += 1
+        try:
+            response = await call_next(request)
+        except OpenRouterError as error:
+            return _Failure(error)
+        if response.status_code not in request.retry.statuses:
+            return response
+        return _Failure(error_from_response(request, response, self._clock), response)
+
+    async def _wait_and_attempt(self, call: _Call, request: Request, call_next: Handler) -> Response | _Failure | None:
+        try:
+            while (delay := call.next_delay()) is not None:
+                if delay <= 0:
+                    return await self._attempt(call.next_request(), call_next)
+                await self._sleep(delay)
+            return None
+        finally:
+            call.end_attempt()
 
     async def _sleep(self, seconds: float) -> None:
         self._counters.waiting += 1
@@ -140,75 +158,107 @@ class _Failure(NamedTuple):
 
 
 class _Call:
-    """One call on its way through its attempts."""
+    """The state of one call across its attempts."""
 
     __slots__ = (
         "_clock",
         "_deadline",
         "_failures",
         "_history",
+        "_is_first",
+        "_is_probe",
         "_note",
         "_now",
         "_origin",
-        "_overload",
         "_policy",
         "_refund",
         "_request",
+        "_throttle",
+        "_useful_time",
         "_wait",
     )
 
-    def __init__(self, request: Request, overload: HostThrottle, clock: Clock, started: float) -> None:
+    def __init__(self, request: Request, throttle: HostThrottle, clock: Clock, started: float) -> None:
         self._request = request
         self._policy = request.retry
-        self._overload = overload
+        self._throttle = throttle
         self._clock = clock
         self._origin = request.url.origin()
         self._now = started
-        self._deadline = self._now + request.retry.max_elapsed_time
+        self._deadline = started + request.retry.max_elapsed_time
+        # An attempt without the time to read its answer would spend the code and lose the key.
+        self._useful_time = min(request.timeout, MIN_ATTEMPT_TIME)
+        self._is_first = True
+        self._is_probe = False
         self._wait = 0.0
         self._failures = 0
         self._refund = SUCCESS_REFUND
         self._history: list[Attempt] = []
         self._note: str | None = None
 
-    def wait(self) -> float | None:
-        """Seconds to wait for the next attempt, 0 when it may start; None when it would come too late."""
+    def next_delay(self) -> float | None:
+        """Return the seconds to wait before the next attempt, 0 to begin it now, None when there is no time for it."""
         wait, self._wait = self._wait, 0.0
         if wait > 0:
+            self._is_first = False
             return wait
         self._now = self._clock.monotonic()
-        left = self._deadline - self._now
-        # Also after a wait: another call may have met a longer pause meanwhile.
-        wait = self._extend_past_pause(0.0, left)
-        if wait >= left:
+        if self._is_probe:
+            return 0.0
+        slack = self._deadline - self._useful_time - self._now
+        # A timer fires a little late, and the wait was planned to end in time.
+        if not self._is_first and slack < -_MAX_LATENESS * self._useful_time:
+            self._note = "not retried: too little of the call's time is left for another attempt"
+            return None
+        wait_for_pause = self._delay_of_pause(slack)
+        if wait_for_pause:
+            self._is_first = False
+        return wait_for_pause
+
+    def _delay_of_pause(self, slack: float) -> float | None:
+        # A policy without retries asks for the server's own answer, now.
+        pause = self._throttle.pause_remaining(self._origin) if self._policy.max_attempts > 1 else 0.0
+        if pause <= 0:
+            return 0.0
+        probe = self._throttle.probe_delay(self._origin)
+        if pause > slack >= probe:
+            # This call cannot wait until the pause ends, so it asks the host whether the pause is still needed.
+            self._throttle.reserve_probe(self._origin)
+            self._is_probe = True
+            return probe
+        if pause > slack:
             self._note = "not retried: the host's pause does not end in time"
             return None
-        if wait > 0:
-            logger.debug(
-                "%s: waiting %.2f s, as the server asked of all calls",
-                self._request.operation,
-                wait,
-                extra={"event": Event.PAUSED, "operation": self._request.operation, "wait": wait},
-            )
+        spread = min(self._throttle.spread(self._origin), slack - pause)
+        # A success may end the pause early, and wakes nobody.
+        wait = pause + spread if pause <= MAX_SLEEP_IN_PAUSE else MAX_SLEEP_IN_PAUSE - min(spread, 2.0)
+        logger.debug(
+            "%s: waiting %.2f s, as the server asked of all calls",
+            self._request.operation,
+            wait,
+            extra={"event": Event.PAUSED, "operation": self._request.operation, "wait": wait},
+        )
         return wait
 
-    def _extend_past_pause(self, wait: float, left: float) -> float:
-        """A wait, lengthened to the end of the host's pause and a bit: those who wait do not leave it as a herd."""
-        pause = self._overload.paused(self._origin)
-        if pause <= 0:
-            return wait
-        # At least half of the time that is left after the pause is for the attempt.
-        return max(wait, pause + min(self._overload.spread(self._origin), max(0.0, left - pause) / 2))
+    def end_attempt(self) -> None:
+        """Let another call probe the host, if this one did."""
+        if self._is_probe:
+            self._is_probe = False
+            self._throttle.release_probe(self._origin)
 
     def next_request(self) -> Request:
-        """The request for the next attempt, its timeout cut to what is left of the call's time."""
+        """Return the request of the next attempt, its timeout cut to the rest of the call's time."""
         left = self._deadline - self._now
         if not self._history and left >= self._request.timeout:
             return self._request
         return attrs.evolve(self._request, attempt=len(self._history) + 1, timeout=min(self._request.timeout, left))
 
     def plan_retry(self, failure: _Failure) -> Attempt | None:
-        """Decide about another attempt; None when there shall be none."""
+        """Plan another attempt.
+
+        Returns:
+            The failed attempt and the wait after it; None when there is to be no other attempt.
+        """
         now = self._clock.monotonic()
         self._history.extend(failure.history)
         if failure.error.outcome is not Outcome.UNKNOWN and not any(a.is_ambiguous for a in self._history):
@@ -216,60 +266,70 @@ class _Call:
         wait = self._wait_after(failure)
         if wait is None:
             return None
-        left = self._deadline - now
-        wait = self._extend_past_pause(wait, left)
-        if wait >= left:
-            self._note = f"not retried: a wait of {wait:.3g} s does not fit into what is left of the call's time"
+        slack = self._deadline - now
+        if not failure.is_stale_connection:
+            slack -= self._useful_time
+        wait = self._extend_past_pause(wait, slack)
+        if wait > slack or slack <= 0:
+            self._note = f"not retried: a wait of {wait:.3g} s leaves too little of the call's time for another attempt"
             return None
         if not self._pay_for(failure):
             self._note = f"not retried: the retry budget of {self._policy.retry_budget:g} is used up"
             return None
+        # A request that a dead connection swallowed begins anew: it lost no time.
+        self._is_first = failure.is_stale_connection
         self._wait = wait
         attempt = Attempt(number=len(self._history) + 1, error=failure.error, elapsed=now - self._now, wait=wait)
         self._history.append(attempt)
         return attempt
 
+    def _extend_past_pause(self, wait: float, slack: float) -> float:
+        """Lengthen a wait to the end of the pause, spread so that waiting calls do not all leave at once."""
+        pause = self._throttle.pause_remaining(self._origin)
+        if pause <= 0 or wait < pause - _SAME_MOMENT:
+            return wait
+        return max(wait, pause + min(self._throttle.spread(self._origin), max(0.0, slack - pause)))
+
     def _wait_after(self, failure: _Failure) -> float | None:
-        """Seconds to wait after a failure, but for pauses; None when it is not to be retried."""
+        """Return the seconds to wait after a failure, pauses aside; None when it is not to be retried."""
         error, response = failure.error, failure.response
         if response is not None:
             self._apply_retry_after(response.status_code, error.retry_after)
-        elif not (isinstance(error, TransportError) and self._policy.retry_connection_errors):
+        elif not (isinstance(error, TransportError) and self._policy.retry_connection_errors) or error.is_permanent:
             return None
         if failure.is_stale_connection:
-            # The server closed an idle connection as it may: not its failure, and no reason to wait. There are no more
-            # of these than successes before, as each takes a connection out of the pool that a success left there.
+            # The server closed an idle connection, as it may: no failure, and no reason to wait. There are no more of
+            # these than earlier successes, as each takes a connection out of the pool that a success left there.
             return 0.0
         self._failures += 1
         if self._failures >= self._policy.max_attempts:
             return None
-        # The server's wish is a lower bound: a 0 or a date in the past must not make a storm of retries.
+        # Retry-After is a lower bound: a 0 or a date in the past must not cause a storm of retries.
         return max(backoff(self._policy, self._failures, self._clock.random()), error.retry_after or 0.0)
 
     def _apply_retry_after(self, status: int, retry_after: float | None) -> None:
-        if status not in _PAUSING_STATUSES or retry_after is None:
-            return
-        if self._overload.pause(self._origin, retry_after):
+        if self._throttle.note_failure(self._origin, status, retry_after):
+            seconds = self._throttle.pause_remaining(self._origin)
             logger.info(
                 "%s answered %d: all calls to it wait for %.2f s",
                 self._origin,
                 status,
-                retry_after,
-                extra={"event": Event.PAUSE, "server": str(self._origin), "status": status, "wait": retry_after},
+                seconds,
+                extra={"event": Event.PAUSE, "server": str(self._origin), "status": status, "wait": seconds},
             )
 
     def _pay_for(self, failure: _Failure) -> bool:
         if failure.is_stale_connection or failure.is_throttled:
             return True
         cost = TIMEOUT_COST if isinstance(failure.error, RequestTimeoutError) else RETRY_COST
-        if not self._overload.spend(self._origin, self._policy.retry_budget, cost):
+        if not self._throttle.spend(self._origin, self._policy.retry_budget, cost):
             return False
         self._refund = cost
         return True
 
     def not_sent(self) -> _Failure:
-        """The failure of a call that could not wait for the end of its host's pause."""
-        pause = self._overload.paused(self._origin)
+        """Return the failure of a call that could not wait for the end of its host's pause."""
+        pause = self._throttle.pause_remaining(self._origin)
         self._note = None
         return _Failure(
             TransportError(
@@ -281,18 +341,20 @@ class _Call:
         )
 
     def finish(self, response: Response) -> Response:
-        """The answer that is not retried, with the attempts before it."""
+        """Return an answer that is not retried, with the attempts before it."""
         if response.status_code < 300:
-            self._overload.refund(self._origin, self._policy.retry_budget, self._refund)
-        elif response.status_code in _PAUSING_STATUSES:
-            self._apply_retry_after(response.status_code, parse_retry_after(response.headers, self._clock.time()))
+            self._throttle.note_success(self._origin, self._now)
+            self._throttle.refund(self._origin, self._policy.retry_budget, self._refund)
+        else:
+            retry_after = parse_retry_after(response.headers, self._clock.time())
+            self._apply_retry_after(response.status_code, retry_after)
         if not self._history:
             return response
         return attrs.evolve(response, history=(*self._history, *response.history))
 
     def give_up(self, failure: _Failure) -> Response:
-        """The last answer or error, with the attempts before it."""
-        # A retry that was planned and then held back for too long is none.
+        """Return the last answer or raise the last error, with the attempts before it."""
+        # An attempt whose planned retry did not take place is the failure itself, not history.
         history = tuple(attempt for attempt in self._history if attempt.error is not failure.error)
         if failure.response is not None:
             notes = failure.response.notes if self._note is None else (*failure.response.notes, self._note)

@@ -142,18 +142,28 @@ def backoff(policy: RetryPolicy, failures: int, chance: float) -> float:
 
 
 def parse_retry_after(headers: Mapping[str, str], now: float) -> float | None:
-    """Seconds that a server asks to wait (RFC 9110, section 10.2.3); None when it does not say, or says nonsense.
+    """Return the seconds that a server asks to wait (RFC 9110, section 10.2.3).
 
     Args:
         headers: The headers of the answer. ``Retry-After-Ms``, in milliseconds, goes before ``Retry-After``.
-        now: Seconds since the epoch, to count from when the header is a date.
+        now: Seconds since the epoch, to count from when the header is a date and the answer has no ``Date``. The
+            answer's own ``Date`` comes first, as the two clocks may differ.
+
+    Returns:
+        The seconds, or None when the server does not say or the value is invalid.
     """
     milliseconds = _parse_number(headers.get("Retry-After-Ms"))
     if milliseconds is not None:
         return milliseconds / 1000
     text = headers.get("Retry-After")
     seconds = _parse_number(text)
-    return seconds if seconds is not None or text is None else _parse_date(text, now)
+    if seconds is not None or text is None:
+        return seconds
+    moment = _parse_date(text)
+    if moment is None:
+        return None
+    sent_at = _parse_date(headers.get("Date", ""))
+    return max(0.0, moment - (now if sent_at is None else sent_at))
 
 
 def _parse_number(text: str | None) -> float | None:
@@ -165,11 +175,11 @@ def _parse_number(text: str | None) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _parse_date(text: str, now: float) -> float | None:
+def _parse_date(text: str) -> float | None:
     try:
         moment = parsedate_to_datetime(text)
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=UTC)
-        return max(0.0, moment.timestamp() - now)
+        return moment.timestamp()
     except (ValueError, TypeError, OverflowError, IndexError):
         return None

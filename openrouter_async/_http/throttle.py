@@ -1,8 +1,9 @@
-"""Consideration for a server in trouble: pauses that it asks for, and a budget for retries."""
+"""Back off from a host in trouble: shared pauses, probes that end them, and a budget for retries."""
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+import math
+from typing import Final
 
 from yarl import URL
 
@@ -12,16 +13,22 @@ RETRY_COST: Final = 5.0
 TIMEOUT_COST: Final = 10.0
 SUCCESS_REFUND: Final = 1.0
 
-# Longer than a code lives, a pause is of no use to a caller, and one odd header must not stop a client for a day.
-_LONGEST_PAUSE: Final = 600.0
+MAX_PAUSE: Final = 60.0
+"""Seconds that a shared pause lasts at most: one odd header must not stop a client for a day."""
+
+# One node behind a load balancer may be sick while the others work, so a single 503 stops nobody else.
+_MIN_UNAVAILABLE: Final = 3
+_INITIAL_PROBE_INTERVAL: Final = 1.0
+_MAX_PROBE_INTERVAL: Final = 10.0
 _SPREAD: Final = 0.2
-_LEAST_SPREAD: Final = 0.05
+_MIN_SPREAD: Final = 0.05
 
 
 class RetryBudget:
     """A token bucket that keeps retries to a fraction of the traffic when a server is down.
 
-    It works as the standard retry mode of the AWS SDKs does.
+    The standard retry mode of the AWS SDKs works the same way:
+    https://docs.aws.amazon.com/sdkref/latest/guide/feature-retry-behavior.html
     """
 
     def __init__(self, capacity: float) -> None:
@@ -29,61 +36,128 @@ class RetryBudget:
         self.tokens = capacity
 
     def spend(self, cost: float) -> bool:
-        """Take the cost of a retry; False when the bucket does not hold it."""
+        """Take the cost of a retry.
+
+        Returns:
+            Whether the bucket held enough tokens; otherwise nothing is taken.
+        """
         if cost > self.tokens:
             return False
         self.tokens -= cost
         return True
 
     def refund(self, amount: float) -> None:
-        """Give back after a success."""
+        """Give tokens back after a success, up to the capacity."""
         self.tokens = min(self._capacity, self.tokens + amount)
 
 
-class _Pause(NamedTuple):
-    until: float
-    spread: float
+class _Pause:
+    """A period in which a host is left alone, except for one probe at a time."""
+
+    def __init__(self, now: float, seconds: float) -> None:
+        self.began = now
+        self.until = now
+        self.spread = 0.0
+        self.is_probing = False
+        self.probe_interval = _INITIAL_PROBE_INTERVAL
+        self.next_probe = now + _INITIAL_PROBE_INTERVAL
+        self.extend(now, seconds)
+
+    def extend(self, now: float, seconds: float) -> None:
+        """Let the pause last at least so many seconds from now."""
+        if now + seconds > self.until:
+            self.until = now + seconds
+            self.spread = max(_MIN_SPREAD, seconds * _SPREAD)
 
 
 class HostThrottle:
-    """What a client knows of each host's trouble; shared by all its calls."""
+    """The pauses and retry budgets of each host, shared by all calls of a client."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._pauses: dict[URL, _Pause] = {}
+        self._unavailable: dict[URL, int] = {}
         self._budgets: dict[tuple[URL, float], RetryBudget] = {}
 
     @property
     def is_idle(self) -> bool:
         """Whether no host is known to be in trouble."""
-        return not (self._pauses or self._budgets)
+        return not (self._pauses or self._budgets or self._unavailable)
 
     def pause(self, origin: URL, seconds: float) -> bool:
-        """Hold back all calls to a host; a longer pause that is under way stays. Whether none was under way."""
-        seconds = min(seconds, _LONGEST_PAUSE)
-        until = self._clock.monotonic() + seconds
-        known = self._pauses.get(origin)
-        if known is None or known.until < until:
-            self._pauses[origin] = _Pause(until, max(_LEAST_SPREAD, seconds * _SPREAD))
-        return known is None or known.until <= until - seconds
+        """Hold back all calls to a host, for `MAX_PAUSE` seconds at most; a longer pause under way stays.
 
-    def paused(self, origin: URL) -> float:
-        """Seconds until a host may be called; 0 when it may be now."""
+        Returns:
+            Whether this began a new pause.
+        """
+        now, seconds = self._clock.monotonic(), min(seconds, MAX_PAUSE)
+        if self.pause_remaining(origin) > 0:
+            self._pauses[origin].extend(now, seconds)
+            return False
+        self._pauses[origin] = _Pause(now, seconds)
+        return True
+
+    def note_failure(self, origin: URL, status: int, retry_after: float | None) -> bool:
+        """Take in a status that asks for a wait: a 429 pauses the host, a 503 only as the third in a row.
+
+        Returns:
+            Whether this began a new pause.
+        """
+        if retry_after is None or status not in (429, 503):
+            return False
+        if status == 503:
+            self._unavailable[origin] = self._unavailable.get(origin, 0) + 1
+            if self._unavailable[origin] < _MIN_UNAVAILABLE:
+                return False
+        return self.pause(origin, retry_after)
+
+    def note_success(self, origin: URL, sent_at: float) -> None:
+        """Take in a success: it ends a pause that began before its request was sent."""
+        self._unavailable.pop(origin, None)
+        pause = self._pauses.get(origin)
+        if pause is not None and sent_at >= pause.began:
+            del self._pauses[origin]
+
+    def pause_remaining(self, origin: URL) -> float:
+        """Return the seconds until a host may be called; 0 when it may be called now."""
         if not self._pauses or (pause := self._pauses.get(origin)) is None:
             return 0.0
         remaining = pause.until - self._clock.monotonic()
         if remaining <= 0:
-            self._pauses.pop(origin, None)
+            del self._pauses[origin]
             return 0.0
         return remaining
 
+    def probe_delay(self, origin: URL) -> float:
+        """Return the seconds until a paused host may be probed; infinity while a probe is under way."""
+        pause = self._pauses.get(origin)
+        if pause is None:
+            return 0.0
+        return math.inf if pause.is_probing else max(0.0, pause.next_probe - self._clock.monotonic())
+
+    def reserve_probe(self, origin: URL) -> None:
+        """Make the caller the only one to probe a paused host, until `release_probe`."""
+        if (pause := self._pauses.get(origin)) is not None:
+            pause.is_probing = True
+
+    def release_probe(self, origin: URL) -> None:
+        """Let the next probe begin after the next interval; a successful probe has ended the pause already."""
+        if (pause := self._pauses.get(origin)) is not None:
+            pause.is_probing = False
+            pause.probe_interval = min(_MAX_PROBE_INTERVAL, pause.probe_interval * 2)
+            pause.next_probe = self._clock.monotonic() + pause.probe_interval
+
     def spread(self, origin: URL) -> float:
-        """Seconds that one waiter adds to a pause, drawn by chance, so that they do not leave as a herd."""
+        """Draw the seconds that one waiter adds to a pause, so that waiting calls do not all leave at once."""
         pause = self._pauses.get(origin)
         return 0.0 if pause is None else pause.spread * self._clock.random()
 
     def spend(self, origin: URL, capacity: float | None, cost: float) -> bool:
-        """Take the cost of a retry from a host's budget; False when it is used up. A capacity of None has no bound."""
+        """Take the cost of a retry from a host's budget; a capacity of None means no bound.
+
+        Returns:
+            Whether the budget allows the retry.
+        """
         if capacity is None:
             return True
         budget = self._budgets.get((origin, capacity))
@@ -92,19 +166,19 @@ class HostThrottle:
         return budget.spend(cost)
 
     def refund(self, origin: URL, capacity: float | None, amount: float) -> None:
-        """Give back to a host's budget after a success."""
-        # A budget that nothing was taken from is full, and does not exist yet.
+        """Give tokens back to a host's budget after a success."""
+        # A budget that nothing was taken from is full and does not exist yet.
         if self._budgets and capacity is not None and (budget := self._budgets.get((origin, capacity))) is not None:
             budget.refund(amount)
 
     @property
     def pauses(self) -> dict[str, float]:
-        """Seconds that each paused host must still be left alone, by its origin."""
-        return {str(origin): left for origin in tuple(self._pauses) if (left := self.paused(origin)) > 0}
+        """The seconds that each paused host must still be left alone, by origin."""
+        return {str(origin): left for origin in tuple(self._pauses) if (left := self.pause_remaining(origin)) > 0}
 
     @property
     def budgets(self) -> dict[str, float]:
-        """Tokens that are left for each host that needed some, by its origin; with several capacities the fewest."""
+        """The tokens left for each host that needed some, by origin; the fewest where capacities differ."""
         left: dict[str, float] = {}
         for (origin, _), budget in self._budgets.items():
             left[str(origin)] = min(budget.tokens, left.get(str(origin), budget.tokens))

@@ -160,12 +160,13 @@ ROWS: dict[str, Row] = {
     ),
 }  # fmt: skip
 
-# A pause that the server asks for is lengthened by a tenth here: up to a fifth, by a chance of one half.
+# A 429 pauses all calls, and they leave the pause spread over a fifth of it: here by a tenth, a chance of one half.
+_SPREAD = {429: 1.1, 503: 1.0}
 WAITS: dict[str, tuple[str, list[float]]] = {
-    "seconds": ("Retry-After: 2", [2.2]),
-    "a fraction of a second": ("Retry-After: 0.5", [0.55]),
-    "milliseconds": ("Retry-After-Ms: 1500", [1.65]),
-    "a date": (f"Retry-After: {http_date(EPOCH + 20)}", [22.0]),
+    "seconds": ("Retry-After: 2", [2.0]),
+    "a fraction of a second": ("Retry-After: 0.5", [0.5]),
+    "milliseconds": ("Retry-After-Ms: 1500", [1.5]),
+    "a date": (f"Retry-After: {http_date(EPOCH + 20)}", [20.0]),
     "zero": ("Retry-After: 0", FIRST),
     "a date in the past": (f"Retry-After: {http_date(EPOCH - 20)}", FIRST),
     "garbage": ("Retry-After: soon", FIRST),
@@ -179,13 +180,18 @@ WAITS: dict[str, tuple[str, list[float]]] = {
 }
 for _code in (429, 503):
     for _name, (_header, _waits) in WAITS.items():
-        ROWS[f"{_code}, Retry-After is {_name}"] = Row([status(_code, _header)], 2, KEY, None, _waits)
+        _spread = _waits if _waits is FIRST else [wait * _SPREAD[_code] for wait in _waits]
+        ROWS[f"{_code}, Retry-After is {_name}"] = Row([status(_code, _header)], 2, KEY, None, _spread)
     ROWS[f"{_code}, Retry-After is one hour"] = Row(
         [status(_code, "Retry-After: 3600")], 1, errors.APIError, REFUSED if _code == 429 else UNKNOWN, retry_after=3600
     )
     # A 429 says that nothing was done, and is believed: see `outcome_of`. A 503 says no such thing.
     ROWS[f"{_code} after the key, Retry-After is 1"] = Row(
-        [status(_code, "Retry-After: 1", after=True)], 2, Rejected, REFUSED if _code == 429 else UNKNOWN, [1.1]
+        [status(_code, "Retry-After: 1", after=True)],
+        2,
+        Rejected,
+        REFUSED if _code == 429 else UNKNOWN,
+        [_SPREAD[_code]],
     )
 # Other statuses pause nobody else, so their wait is as the server says.
 ROWS["500, Retry-After is 2 seconds"] = Row([status(500, "Retry-After: 2")], 2, KEY, None, [2.0])
