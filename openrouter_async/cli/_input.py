@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from openrouter_async.cli._exit import UsageError
+from openrouter_async.login._browser import browsers_from_environment
 
 if TYPE_CHECKING:
     from openrouter_async.cli._options import Output
@@ -145,11 +146,11 @@ def read_file(name: str, path: Path) -> str:
 
 
 def can_open_browser() -> bool:
-    """Whether a browser is likely to come up on the screen of whoever sits at the terminal."""
+    """Return whether a browser is likely to come up on the screen of the user at the terminal."""
     if os.environ.get("BROWSER"):
-        return True
+        return bool(browsers_from_environment())
     if sys.platform not in ("darwin", "win32"):
-        # There, a browser would be one that takes the terminal, or none.
+        # Without a display, a browser would be one that takes the terminal.
         if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
             return False
     elif os.environ.get("SSH_CONNECTION"):

@@ -66,9 +66,11 @@ async def test_the_user_is_signed_in_by_a_real_browser(
     opener = make_browser(shell.home)
     command = ("login", "--base-url", fake.base_url, "--limit", "5")
     async with Terminal(shell, *command, env={"BROWSER": opener}) as terminal:
-        url = await asyncio.to_thread((shell.home / "address").read_text)
+        redirect = await asyncio.to_thread((shell.home / "address").read_text)
         page = await browser.new_page()
-        await page.goto(url)
+        await page.goto(redirect)
+        await page.wait_for_url(lambda url: url.startswith(fake.auth_url))
+        url = page.url
         await page.get_by_role("button", name="Authorize").click()
         await page.get_by_text("You are signed in to openrouter-async. You can close this window.").wait_for()
         assert await terminal.end() == 0

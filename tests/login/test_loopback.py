@@ -9,8 +9,10 @@ import logging
 import os
 import random
 import socket
+import struct
 import threading
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import aiohttp
@@ -27,9 +29,9 @@ from openrouter_async.login import (
     LoopbackLogin,
     LoopbackUnavailableError,
     StateMismatchError,
+    _peers,
 )
 from openrouter_async.login import _sockets as ports
-from openrouter_async.login._loopback import host_headers
 from tests.login.support import BUSY, GRANTED, KEY, ONCE, REFUSED, Gate, Server
 from tests.support import free_port
 
@@ -185,14 +187,9 @@ async def test_a_port_that_is_taken_in_either_family_is_an_error(family: socket.
 
 async def test_a_port_that_may_not_be_used_is_an_error_that_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ports, "_bind", refuse(socket.AF_INET, errno.EACCES))
-    with pytest.raises(LoopbackUnavailableError, match=r"the port is not to be had \(Permission denied\)"):
+    with pytest.raises(LoopbackUnavailableError, match=r"the port is not available \(Permission denied\)"):
         async with logging_in(GRANTED, port=80):
             pytest.fail("it must not listen")
-
-
-def test_browsers_leave_out_the_port_that_is_https_own() -> None:
-    assert host_headers(80) == [["127.0.0.1"], ["localhost"], ["[::1]"]]
-    assert host_headers(8080) == [["127.0.0.1:8080"], ["localhost:8080"], ["[::1]:8080"]]
 
 
 def refuse(family: socket.AddressFamily, number: int) -> Callable[..., socket.socket]:
@@ -267,8 +264,8 @@ async def test_stray_and_malicious_requests_change_nothing() -> None:
             "a code with a NUL": (await visit(URL(str(real).replace("the-code", "a%00b"), encoded=True))).status,
             "another method": (await visit(real, method="POST")).status,
             "another host": (await visit(real, Host=f"evil.example:{login.port}")).status,
-            "another port": (await visit(real, Host="127.0.0.1:1")).status,
-            "no port": (await visit(real, Host="127.0.0.1")).status,
+            "a name that starts like ours": (await visit(real, Host="localhost.evil.example:1")).status,
+            "no port": (await visit(real.with_query(None), Host="127.0.0.1")).status,
         }
         assert not server.requests
         assert tries == {
@@ -283,8 +280,8 @@ async def test_stray_and_malicious_requests_change_nothing() -> None:
             "a code with a NUL": 400,
             "another method": 405,
             "another host": 421,
-            "another port": 421,
-            "no port": 421,
+            "a name that starts like ours": 421,
+            "no port": 400,
         }
         assert (await visit(real)).status == 200
         assert (await login.wait()).key == KEY
@@ -392,7 +389,7 @@ async def test_a_thousand_hostile_requests_do_not_keep_the_user_out(caplog: pyte
     assert page.status == 200
     assert grant.key == KEY
     assert len(server.requests) == 1
-    assert not caplog.records
+    assert ["https" in record.getMessage() for record in caplog.records] in ([], [True])
 
 
 async def test_who_comes_late_does_not_push_out_the_browser_that_brought_the_callback() -> None:
@@ -552,7 +549,7 @@ async def test_a_key_of_a_login_that_was_given_up_is_not_lost_in_silence(
             waiting.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await waiting
-        left = [task for task in asyncio.all_tasks() if "_settle" in repr(task)]
+        left = [task for task in asyncio.all_tasks() if "_finish_login" in repr(task)]
         gate.open.set()
         await asyncio.gather(*left, return_exceptions=True)
 
@@ -638,7 +635,7 @@ async def test_a_code_that_is_pasted_beside_the_callback_gets_the_same_grant(cap
 
         assert (await waiting).key == KEY
         assert (await visiting).status == 200
-        await asyncio.gather(*(task for task in asyncio.all_tasks() if "_settle" in repr(task)))
+        await asyncio.gather(*(task for task in asyncio.all_tasks() if "_finish_login" in repr(task)))
         assert len(server.requests) == 1
     assert not caplog.records
 
@@ -674,6 +671,96 @@ async def test_a_browser_that_cannot_be_opened_is_no_error() -> None:
         login.open_browser()
         assert await asyncio.to_thread(called.wait, 10)
         assert (await visit(address(login))).status == 200
+
+
+@pytest.mark.parametrize("host", ["localhost:3001", "127.0.0.1:1", "LOCALHOST", "[::1]:65535", "127.0.0.2:80"])
+async def test_loopback_behind_a_mapped_port_accepts_any_loopback_name(host: str) -> None:
+    async with logging_in(GRANTED) as (login, _):
+        assert (await visit(address(login), Host=host)).status == 200
+        assert (await login.wait()).key == KEY
+
+
+@pytest.mark.parametrize("family", ["127.0.0.1", "[::1]"])
+async def test_loopback_refuses_a_callback_of_another_user(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with logging_in(GRANTED) as (login, server):
+        real = f"http://{family}:{login.port}{address(login).raw_path_qs}"
+        with monkeypatch.context() as patch:
+            patch.setattr(_peers, "trusted_uids", lambda: frozenset({12345}))
+            assert (await visit(real)).status == 403
+        assert not server.requests
+        assert (await visit(real)).status == 200
+        assert (await login.wait()).key == KEY
+
+
+@pytest.mark.parametrize("is_reset", [False, True])
+async def test_loopback_refuses_a_callback_whose_sender_is_gone(is_reset: bool) -> None:
+    """A socket that was closed has no user any more, so that another user could hide behind it."""
+    async with logging_in(GRANTED) as (login, server):
+        with socket.create_connection(("127.0.0.1", login.port)) as sender:
+            if is_reset:
+                sender.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            url = address(login)
+            sender.sendall(f"GET {url.raw_path_qs} HTTP/1.1\r\nHost: 127.0.0.1:{login.port}\r\n\r\n".encode())
+        # Whatever became of that connection, its request was read before this one.
+        assert (await visit(f"http://127.0.0.1:{login.port}/")).status == 404
+        assert not server.requests
+
+
+async def test_loopback_recognises_tls_on_its_port(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "openrouter_async.login")
+    told: list[str] = []
+    async with logging_in(GRANTED, on_tls=lambda: told.append("tls")) as (login, _):
+        async with aiohttp.ClientSession() as session:
+            with pytest.raises(aiohttp.ClientError):
+                await session.get(str(address(login)).replace("http:", "https:"))
+        assert (await visit(address(login))).status == 200
+    assert told == ["tls"]
+    assert "a browser wants https" in caplog.text
+
+
+async def test_loopback_closed_during_an_exchange_answers_without_a_traceback(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    gate = Gate(after=True)
+    async with (
+        Server(GRANTED) as server,
+        OpenRouter(None, base_url=server.base_url, middlewares=[gate], on_key=lambda *_: None) as client,
+    ):
+        login = await LoopbackLogin(client).__aenter__()
+        visiting = asyncio.create_task(visit(address(login)))
+        await gate.reached.wait()
+        closing = asyncio.create_task(login.aclose())
+        gate.open.set()
+        await closing
+        await login.aclose()
+        with contextlib.suppress(aiohttp.ClientError):
+            assert (await visiting).status in (200, 410)
+    assert not caplog.records
+
+
+async def test_open_browser_shows_the_url_in_no_process_and_deletes_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(tmp_path / "arguments")
+    program = tmp_path / "browser"
+    program.write_text(f'#!/bin/sh\nprintf "%s" "$1" >{tmp_path}/arguments; echo chatter\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("BROWSER", f"w3m -dump:{program}")
+    async with logging_in(GRANTED) as (login, _):
+        opened = login.open_browser()
+        uri = await asyncio.to_thread((tmp_path / "arguments").read_text)
+        assert await opened
+        assert login.pending.state not in uri
+        page = Path(URL(uri).path)
+        assert (page.stat().st_mode & 0o777, page.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+        assert html.escape(login.url) in page.read_text()
+    assert not page.parent.exists()
+
+
+async def test_open_browser_without_any_browser_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BROWSER", "false")
+    async with logging_in(GRANTED) as (login, _):
+        assert not await login.open_browser()
 
 
 def test_every_error_of_a_login_has_a_sentence_for_the_user() -> None:

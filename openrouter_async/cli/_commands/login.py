@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import webbrowser
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -89,7 +88,7 @@ class _Attempt:
     key_label: str
     limit: float | None
     auth_url: str
-    lines: StdinReader = attrs.field(factory=StdinReader)
+    stdin: StdinReader = attrs.field(factory=StdinReader)
 
     async def by_browser(self, *, port: int, opens: bool) -> None:
         """Wait for the browser to come back; go on by code where that turns out to be impossible."""
@@ -108,17 +107,6 @@ class _Attempt:
     async def _by_browser(self, port: int, *, opens: bool) -> None:
         from openrouter_async.login._loopback import LoopbackLogin
 
-        loop = asyncio.get_running_loop()
-        has_failed = asyncio.Event()
-
-        def open_page(url: str) -> None:
-            try:
-                is_open = webbrowser.open(url)
-            except webbrowser.Error:
-                is_open = False
-            if not is_open:
-                loop.call_soon_threadsafe(has_failed.set)
-
         async with LoopbackLogin(
             self.client,
             port=port,
@@ -127,25 +115,25 @@ class _Attempt:
             app_name=_APP,
             auth_url=self.auth_url,
             lifetime=self.wait,
-            opener=open_page,
+            on_tls=self._report_tls,
         ) as login:
             how = "If no browser opens, open" if opens else "Open"
             self.output.tell(f"{how} this page on this computer:\n\n{login.url}\n")
-            if opens:
-                login.open_browser()
-            waiting = loop.create_task(
-                login.wait(timeout=self.wait, prompt=self._ask_for_address if self.lines.is_terminal else None)
-            )
-            failing = loop.create_task(has_failed.wait())
+            prompt = self._ask_for_address if self.stdin.is_terminal else None
+            waiting = asyncio.ensure_future(login.wait(timeout=self.wait, prompt=prompt))
             try:
-                await asyncio.wait((waiting, failing), return_when=asyncio.FIRST_COMPLETED)
-                if not waiting.done():
-                    raise _NoBrowserError
-                waiting.result()
+                if opens:
+                    opening = login.open_browser()
+                    await asyncio.wait((waiting, opening), return_when=asyncio.FIRST_COMPLETED)
+                    if not waiting.done() and not opening.result():
+                        raise _NoBrowserError
+                await waiting
             finally:
                 waiting.cancel()
-                failing.cancel()
-                await asyncio.wait((waiting, failing))
+                await asyncio.wait((waiting,))
+
+    def _report_tls(self) -> None:
+        self.output.tell("The browser asks for https: the address on this computer starts with http://.")
 
     async def by_code(self) -> None:
         """Show the page's address, and ask for the code that it shows."""
@@ -165,7 +153,7 @@ class _Attempt:
                 await flow.finish_code(pending.state, text)
             except OpenRouterError as failure:
                 is_over = failure.restart_login and not isinstance(failure, _MISTAKES)
-                if is_over or not self.lines.is_terminal:
+                if is_over or not self.stdin.is_terminal:
                     raise
                 error = failure
             else:
@@ -176,7 +164,7 @@ class _Attempt:
             self.output.tell(f"\nThat was not it: {error}.")
         elif error is not None:
             self.output.tell(f"\n{explain(error)}")
-        text = await ask(question, self.lines, self.output)
+        text = await ask(question, self.stdin, self.output)
         if text is None:
             raise UsageError("No code was given on the standard input.")
         return text
