@@ -25,11 +25,10 @@ from openrouter_async._values.models import (
     UsageLimitType,
 )
 from openrouter_async.batch import Batch, ExchangeResult, Journal
-from openrouter_async.batch._options import Plan
+from openrouter_async.batch._options import Options
 from openrouter_async.batch._progress import OnProgress
 from openrouter_async.batch._results import Requests, StopOn
-from openrouter_async.batch._runner import Run
-from openrouter_async.batch._source import Source
+from openrouter_async.batch._runner import Runner
 from openrouter_async.errors import RequestValidationError
 
 _Model = TypeVar("_Model", ExchangeAuthCodeForAPIKeyRequest, CreateAuthKeysCodeRequest)
@@ -279,7 +278,7 @@ class OAuth:
             timeout=timeout,
             journal=journal,
             on_progress=on_progress,
-            remembered=DEDUP_CACHE_SIZE,
+            dedup_size=DEDUP_CACHE_SIZE,
         )
 
     async def exchange_all(
@@ -322,12 +321,12 @@ class OAuth:
         return await batch.collect()
 
     def _start_batch(self, requests: Requests, options: RequestOptions | None, **plan: Any) -> Batch:
-        made = Plan(has_on_key=self._pipeline.settings.on_key is not None, **plan)
+        made = Options(has_on_key=self._pipeline.settings.on_key is not None, **plan)
         pipeline = self._pipeline
         return Batch(
-            Run(
+            Runner(
                 lambda request, group: pipeline.exchange(request, options, group),
-                Source(requests),
+                requests,
                 made,
                 pipeline.shared.clock,
             )

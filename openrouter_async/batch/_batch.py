@@ -1,4 +1,4 @@
-"""A batch, as its consumer sees it."""
+"""The consumer's side of a batch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Self
 
 from openrouter_async.batch._progress import BatchProgress
 from openrouter_async.batch._results import ExchangeResult
-from openrouter_async.batch._runner import Run
+from openrouter_async.batch._runner import Runner
 
 
 class Batch(AsyncIterator[ExchangeResult]):
@@ -21,9 +21,9 @@ class Batch(AsyncIterator[ExchangeResult]):
     closes the batch, too, and the task is cancelled when what was sent is answered, or when it is cancelled again.
     """
 
-    def __init__(self, run: Run) -> None:
-        self._run = run
-        self._take = run.take
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._take = runner.take
 
     def __aiter__(self) -> Self:
         return self
@@ -33,7 +33,7 @@ class Batch(AsyncIterator[ExchangeResult]):
         if result is not None:
             return result
         try:
-            result = await self._run.next()
+            result = await self._runner.next()
         except asyncio.CancelledError:
             await self.aclose()
             raise
@@ -50,19 +50,19 @@ class Batch(AsyncIterator[ExchangeResult]):
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Send nothing more, and wait until what was sent is answered.
+        """Send nothing more, and wait until all requests that were sent have a result.
 
-        What the batch itself calls, such as ``on_key``, ``on_progress`` or its input, can call this; then it does not
-        wait.
+        Code that the batch itself calls, such as ``on_key``, ``on_progress`` or its input, can call this; then it does
+        not wait.
         """
-        self._run.close()
-        await self._run.drain()
+        self._runner.close()
+        await self._runner.drain()
 
     async def collect(self) -> list[ExchangeResult]:
-        """All results, in the order of the input.
+        """Return all results, in the order of the input.
 
         Raises:
-            Exception: What the input raised, or `OpenRouterError` for what ended the batch.
+            Exception: The input raised it, or it ended the batch.
         """
         results: list[ExchangeResult] = []
         try:
@@ -70,17 +70,17 @@ class Batch(AsyncIterator[ExchangeResult]):
                 # A comprehension would lose what it has when it fails.
                 results.append(result)  # noqa: PERF401
         except BaseException:
-            self._run.warn_of_loss(results)
+            self._runner.warn_of_loss(results)
             raise
         return sorted(results, key=lambda result: result.index)
 
     @property
     def progress(self) -> BatchProgress:
-        """How far the batch has come."""
-        return self._run.progress
+        """The progress of the batch."""
+        return self._runner.progress
 
     def __del__(self) -> None:
-        self._run.abandon()
+        self._runner.abandon()
 
     def __repr__(self) -> str:
         progress = self.progress

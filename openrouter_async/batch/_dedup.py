@@ -1,8 +1,9 @@
-"""Requests of a batch that are equal: one is sent, and the others share what it comes to."""
+"""Deduplication: of equal requests in a batch one is sent, and the others share its result."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from typing import TypeAlias
 
 import attrs
@@ -13,74 +14,74 @@ from openrouter_async._values.models import (
     ExchangeAuthCodeForAPIKeyResponse,
     Unset,
 )
-from openrouter_async.batch._results import ExchangeResult
+from openrouter_async.batch._results import ExchangeFailure, ExchangeResult, ExchangeSuccess
 
 Identity: TypeAlias = str | tuple[str, str | None, CodeChallengeMethod | str | None]
-"""What equal requests have in common, and no others. It is as secret as they are."""
+"""A value that equal requests have in common, and no others. It is as secret as they are."""
 
-_Known: TypeAlias = ExchangeResult | tuple[str, str | None]
-"""Of a key, no more is kept than strings, which cost no garbage collection."""
+_Shared: TypeAlias = ExchangeFailure | tuple[str, str | None]
+"""Of a key, only strings are kept, which the garbage collector need not look at."""
 
 
 def identify(request: ExchangeAuthCodeForAPIKeyRequest) -> Identity:
-    """The identity of a request. To hash the request itself would cost ten times as much."""
+    """Return the identity of a request. To hash the request itself would cost ten times as much."""
     method = request.code_challenge_method
     if isinstance(method, Unset):
         return request.code if request.code_verifier is None else (request.code, request.code_verifier, "")
     return request.code, request.code_verifier, method
 
 
-class Repeats:
-    """What is under way, and what was lately. Requests go by their identity.
+class DedupCache:
+    """The requests that are under way or were resolved lately, by their identity.
 
     Args:
-        remembered: How many results are remembered at the least; twice as many at the most. None for all.
+        size: How many results are remembered; None for all.
     """
 
-    def __init__(self, remembered: int | None) -> None:
-        self._remembered = remembered
-        # A future only where somebody waits for it.
-        self._under_way: dict[Identity, asyncio.Future[ExchangeResult | None] | None] = {}
-        # Two generations: to drop one at a time costs less than one result at a time.
-        self._recent: dict[Identity, _Known] = {}
-        self._older: dict[Identity, _Known] = {}
+    def __init__(self, size: int | None) -> None:
+        self._size = size
+        # None while a request is under way, or a future if an equal one waits for it.
+        self._known: dict[Identity, asyncio.Future[ExchangeResult | None] | _Shared | None] = {}
+        self._resolved: deque[Identity] = deque()
 
-    def claim(self, identity: Identity) -> bool:
-        """Take note that a request is under way; False when an equal one is, or was."""
-        if identity in self._under_way or identity in self._recent or identity in self._older:
+    def reserve(self, identity: Identity) -> bool:
+        """Register a request that is about to be sent.
+
+        Returns:
+            False if an equal one is known: use `get`.
+        """
+        if identity in self._known:
             return False
-        self._under_way[identity] = None
+        self._known[identity] = None
         return True
 
-    def land(self, identity: Identity, result: ExchangeResult | None) -> None:
-        """Give a result to those that wait for it and to those that come later; None when there is none."""
-        landed = self._under_way.pop(identity)
-        if landed is not None:
-            landed.set_result(result)
+    def resolve(self, identity: Identity, result: ExchangeResult | None) -> None:
+        """Give a result to equal requests, now and later; None if there is no result, and another one may be sent."""
+        waiter = self._known.pop(identity)
+        if isinstance(waiter, asyncio.Future):
+            waiter.set_result(result)
         if result is None:
             return
-        response = result.response
-        self._recent[identity] = result if response is None else (response.key, response.user_id)
-        if len(self._recent) == self._remembered:
-            self._older, self._recent = self._recent, {}
+        self._known[identity] = result if result.error is not None else (result.response.key, result.response.user_id)
+        if self._size is not None:
+            self._resolved.append(identity)
+            if len(self._resolved) > self._size:
+                del self._known[self._resolved.popleft()]
 
-    async def share(
+    async def get(
         self, index: int, request: ExchangeAuthCodeForAPIKeyRequest, identity: Identity
     ) -> ExchangeResult | None:
-        """The result of an equal request, as one of this place in the input; None when that ended without one."""
-        if identity in self._under_way:
-            landed = self._under_way[identity]
-            if landed is None:
-                landed = self._under_way[identity] = asyncio.get_running_loop().create_future()
-            # Not the future itself: if this worker were cancelled, so would be all that wait for it.
-            await asyncio.wait((landed,))
-            known: _Known | None = landed.result()
-        else:
-            known = self._recent.get(identity) or self._older[identity]
+        """Return the result of an equal request for another index, or None if that ended without a result."""
+        known = self._known[identity]
         if known is None:
-            return None
-        if isinstance(known, ExchangeResult):
+            known = self._known[identity] = asyncio.get_running_loop().create_future()
+        if isinstance(known, asyncio.Future):
+            # Not the future itself: if this worker were cancelled, so would be all that wait for it.
+            await asyncio.wait((known,))
+            result = known.result()
+            return None if result is None else attrs.evolve(result, index=index)
+        if isinstance(known, ExchangeFailure):
             return attrs.evolve(known, index=index)
         key, user_id = known
         response = ExchangeAuthCodeForAPIKeyResponse(key=key, user_id=user_id)
-        return ExchangeResult(index=index, request=request, response=response)
+        return ExchangeSuccess(index=index, request=request, response=response)

@@ -1,4 +1,4 @@
-"""How a batch is to be run."""
+"""The options of a batch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from openrouter_async._http.retry_policy import check_number
 from openrouter_async.batch._journal import Journal
 from openrouter_async.batch._progress import OnProgress
 from openrouter_async.batch._results import ExchangeResult, StopOn
-from openrouter_async.errors import RequestValidationError
+from openrouter_async.errors import OpenRouterError, RequestValidationError
 
 
 def _is_count(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
@@ -42,12 +42,12 @@ def _is_callable(_instance: object, attribute: attrs.Attribute[Any], value: obje
 
 
 @attrs.frozen(kw_only=True)
-class Plan:
-    """How to run a batch; see `openrouter_async._client.oauth.OAuth.exchange_many`.
+class Options:
+    """The options of a batch; see `openrouter_async._client.oauth.OAuth.exchange_many`.
 
     Attributes:
-        has_on_key: Whether the client puts keys into a safe place.
-        remembered: How many results are remembered for equal requests that come later; None for all.
+        has_on_key: Whether the client has an ``on_key``.
+        dedup_size: How many results are remembered for equal requests that come later; None for all.
     """
 
     concurrency: int = attrs.field(validator=_is_count)
@@ -57,7 +57,7 @@ class Plan:
     journal: Journal | None = attrs.field(default=None, validator=_is_journal)
     on_progress: OnProgress | None = attrs.field(default=None, validator=_is_callable)
     has_on_key: bool = False
-    remembered: int | None = None
+    dedup_size: int | None = None
 
     def __attrs_post_init__(self) -> None:
         if self.journal is not None and not self.is_safe:
@@ -68,11 +68,15 @@ class Plan:
 
     @property
     def is_safe(self) -> bool:
-        """Whether keys are put somewhere before the consumer gets them."""
+        """Whether keys are stored somewhere before the consumer gets them."""
         return self.has_on_key or (self.journal is not None and self.journal.holds_keys)
 
     def is_stopped_by(self, result: ExchangeResult) -> object:
-        """Whether a result ends the batch, by what `stop_on` says."""
+        """Return whether a result ends the batch, by `stop_on`."""
         if callable(self.stop_on) and not isinstance(self.stop_on, type):
             return self.stop_on(result)
-        return self.stop_on is not None and isinstance(result.error, self.stop_on)
+        if self.stop_on is None or result.error is None:
+            return False
+        # What a middleware of the app raised is the cause of an error of ours.
+        cause = result.error.__cause__ if type(result.error) is OpenRouterError else None
+        return isinstance(result.error, self.stop_on) or isinstance(cause, self.stop_on)

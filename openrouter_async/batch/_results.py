@@ -1,10 +1,10 @@
-"""What goes into a batch, and what comes out of it."""
+"""The requests of a batch, and their results."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterable, Callable, Iterable
-from typing import TypeAlias
+from typing import NoReturn, TypeAlias
 
 import attrs
 
@@ -20,63 +20,115 @@ Requests: TypeAlias = (
 """Whole requests, or bare codes for those that need no verifier. It may have no end."""
 
 
-# With slots, a frozen one takes three times as long to make.
+# With slots, a frozen class takes three times as long to make.
 @attrs.frozen(kw_only=True, slots=False)
-class ExchangeResult:
-    """What became of one request of a batch.
-
-    Either `response` is set or `error`, never both.
+class ExchangeSuccess:
+    """The result of a request that gave a key.
 
     Attributes:
-        index: The place of the request in the input, from 0.
+        index: The index of the request in the input, from 0.
+        request: The request.
+        response: The response of the exchange.
+        error: None.
+    """
+
+    index: int
+    request: ExchangeAuthCodeForAPIKeyRequest
+    response: ExchangeAuthCodeForAPIKeyResponse
+    error: None = attrs.field(default=None, init=False)
+
+    @property
+    def key(self) -> str:
+        """The user's API key."""
+        return self.response.key
+
+    @property
+    def outcome(self) -> Outcome:
+        """`Outcome.COMPLETED`."""
+        return Outcome.COMPLETED
+
+    def unwrap(self) -> ExchangeAuthCodeForAPIKeyResponse:
+        """Return the response."""
+        return self.response
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class ExchangeFailure:
+    """The result of a request that failed.
+
+    Attributes:
+        index: The index of the request in the input, from 0.
         request: The request; None when the input was not a valid one.
-        response: What the exchange gave.
-        error: How it failed: an `OpenRouterError`, or whatever a middleware of the app raised.
+        error: How the exchange failed. An exception that a middleware of the app raised is the ``__cause__`` of an
+            `OpenRouterError` with the outcome ``UNKNOWN``.
+        response: None.
     """
 
     index: int
     request: ExchangeAuthCodeForAPIKeyRequest | None = None
-    response: ExchangeAuthCodeForAPIKeyResponse | None = None
-    error: Exception | None = None
+    error: OpenRouterError
+    response: None = attrs.field(default=None, init=False)
 
     @property
     def key(self) -> str | None:
-        """The user's API key, wherever it is: also when only ``on_key`` failed. None when there is none."""
-        response = self.error.response if isinstance(self.error, KeyDeliveryError) else self.response
-        return None if response is None else response.key
+        """The user's API key if only ``on_key`` failed, else None."""
+        return self.error.response.key if isinstance(self.error, KeyDeliveryError) else None
 
     @property
     def outcome(self) -> Outcome:
-        """What became of the request."""
-        if self.error is None:
-            return Outcome.COMPLETED
-        return self.error.outcome if isinstance(self.error, OpenRouterError) else Outcome.UNKNOWN
+        """The outcome of the error."""
+        return self.error.outcome
 
-    def unwrap(self) -> ExchangeAuthCodeForAPIKeyResponse:
-        """The response.
+    def unwrap(self) -> NoReturn:
+        """Raise the error.
 
         Raises:
-            Exception: The error, when there is no response.
+            OpenRouterError: The error.
         """
-        if self.error is not None:
-            raise self.error
-        assert self.response is not None  # noqa: S101 - one of the two is set
-        return self.response
+        raise self.error
+
+
+ExchangeResult: TypeAlias = ExchangeSuccess | ExchangeFailure
+"""The result of one request of a batch. If its ``error`` is None it has a ``response``, and type checkers know that."""
+
+
+def to_failure(index: int, request: ExchangeAuthCodeForAPIKeyRequest | None, error: Exception) -> ExchangeFailure:
+    """Return the result of a request that raised an exception."""
+    if not isinstance(error, OpenRouterError):
+        wrapped = OpenRouterError(f"the exchange raised {type(error).__name__}", outcome=Outcome.UNKNOWN)
+        wrapped.__cause__ = error
+        return ExchangeFailure(index=index, request=request, error=wrapped)
+    # The message of our own errors says what happened, and frames take much memory.
+    return ExchangeFailure(index=index, request=request, error=error.with_traceback(None))
 
 
 def not_sent(reason: str) -> OpenRouterError:
-    """The error for a request that was taken, and not sent before its batch ended."""
+    """Return the error for a request that was taken, and not sent before its batch ended."""
     return TransportError(f"not sent: {reason}", outcome=Outcome.NOT_SENT, attempts=0)
 
 
-def log_lost_keys(results: Iterable[ExchangeResult]) -> None:
-    """Say that the consumer will not get these results, and that their keys are nowhere else."""
-    lost = sum(result.key is not None for result in results)
+def log_lost_results(results: Iterable[ExchangeResult]) -> None:
+    """Log that the consumer will not get these results, if a key may exist that is nowhere else."""
+    given = list(results)
+    lost = sum(result.key is not None for result in given)
     if lost:
         logger.error(
             "%d key(s) of a batch are lost: it was left before its end, and no on_key is set",
             lost,
             extra={"event": Event.KEY_LOST, "keys": lost},
+        )
+    log_unknown_results(given)
+
+
+def log_unknown_results(results: Iterable[ExchangeResult]) -> None:
+    """Log that nobody reads these results, if a key may exist that nobody has."""
+    unknown = [result for result in results if result.outcome is Outcome.UNKNOWN]
+    if unknown:
+        logger.warning(
+            "%d unread result(s) of a batch have the outcome unknown: keys may exist that nobody has. The first: %s",
+            len(unknown),
+            unknown[0].error,
+            extra={"event": Event.UNSEEN_FAILURE, "results": len(unknown)},
         )
 
 

@@ -127,7 +127,6 @@ class Work:
         row = self._rows.pop(result.request)
         digest = request_digest(result.request)
         if result.error is None:
-            assert result.response is not None  # noqa: S101 - one of the two is set
             key, user_id = result.response.key, result.response.user_id
             is_written = await self._tell(row, digest, Outcome.COMPLETED, Outcome.COMPLETED, key=key, user_id=user_id)
             if not is_written and self._journal.status(result.request) is not RequestStatus.SUCCEEDED:

@@ -160,8 +160,12 @@ async def test_what_a_middleware_raises_is_a_result_of_unknown_outcome(fake: Fak
 
     async with connect(fake, middlewares=[fail]) as client:
         (result,) = await client.oauth.exchange_all(["c"])
-    assert isinstance(result.error, ZeroDivisionError)
-    assert result.outcome is Outcome.UNKNOWN
+    assert isinstance(result.error, errors.OpenRouterError)
+    assert str(result.error) == "the exchange raised ZeroDivisionError"
+    assert isinstance(result.error.__cause__, ZeroDivisionError)
+    assert result.error.outcome is result.outcome is Outcome.UNKNOWN
+    with pytest.raises(errors.OpenRouterError):
+        result.unwrap()
 
 
 async def test_a_cancellation_that_comes_from_inside_an_exchange_is_its_result_alone(fake: FakeOpenRouter) -> None:
@@ -189,11 +193,11 @@ async def test_a_worker_that_somebody_cancels_ends_the_batch_also_for_those_that
         results: list[ExchangeResult] = []
         reading = asyncio.ensure_future(read(batch, results))
         await until(lambda: batch.progress.taken == 3 and gate.waiting == 1)
-        batch._run._workers[number].cancel()
+        batch._runner._workers[number].cancel()
         async with asyncio.timeout(10):
             with pytest.raises(asyncio.CancelledError):
                 await reading
-        assert all(worker.done() for worker in batch._run._workers)
+        assert all(worker.done() for worker in batch._runner._workers)
     # One that waited for the one that was cancelled took its place, and was too late, too.
     assert [result.outcome for result in results] == [Outcome.NOT_SENT] * 2
     assert len(fake.requests) == 0
@@ -211,7 +215,7 @@ async def test_when_all_tasks_are_cancelled_a_batch_sends_nothing_more(fake: Fak
     for task in ours:
         task.cancel()
     async with asyncio.timeout(10):
-        await asyncio.wait(ours & {*batch._run._workers})
+        await asyncio.wait(ours & {*batch._runner._workers})
     assert len(fake.requests) == 3
     with pytest.raises(asyncio.CancelledError):
         await anext(batch)
@@ -266,9 +270,9 @@ async def test_a_stream_forgets_old_requests_and_a_list_does_not(
     codes = issue(fake, 6)
     first = codes[0]
     monkeypatch.setattr("openrouter_async._client.oauth.DEDUP_CACHE_SIZE", 3)
-    batch = client.oauth.exchange_many([*codes[:4], first, *codes[4:], first], concurrency=1)
+    batch = client.oauth.exchange_many([*codes[:3], first, *codes[3:], first], concurrency=1)
     results = [result async for result in batch]
-    assert results[4].key == results[0].key
+    assert results[3].key == results[0].key
     assert isinstance(results[-1].error, errors.ForbiddenResponseError)
     first, *others = issue(fake, 5)
     results = await client.oauth.exchange_all([first, *others, first], concurrency=1)
@@ -389,6 +393,34 @@ async def test_leaving_the_loop_without_a_safe_place_is_told_in_the_log(
     ]
 
 
+@pytest.mark.parametrize("is_safe", [True, False])
+async def test_batch_dropped_with_an_unread_unknown_result_logs_it(
+    fake: FakeOpenRouter, caplog: pytest.LogCaptureFixture, *, is_safe: bool
+) -> None:
+    fake.script(Fault.delay(0), Fault.status(500, message="Broken", after=True))
+    async with connect(fake, retry=RetryPolicy.none(), on_key=Safe() if is_safe else None) as client:
+        batch = client.oauth.exchange_many(issue(fake, 2), concurrency=1)
+        assert (await anext(batch)).error is None
+        runner = batch._runner
+        await until(lambda: runner.progress.finished == 2)
+        del batch
+        gc.collect()
+        await until(lambda: len(caplog.records) > 0)
+    (record,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert record.getMessage().startswith(
+        "1 unread result(s) of a batch have the outcome unknown: keys may exist that nobody has. The first: 500 Broken"
+    )
+
+
+async def test_stop_on_matches_the_class_that_a_middleware_raised(fake: FakeOpenRouter) -> None:
+    async def fail(request: Request, call_next: Handler) -> Response:
+        raise ZeroDivisionError
+
+    async with connect(fake, middlewares=[fail]) as client:
+        results = await client.oauth.exchange_all(issue(fake, 3), concurrency=1, stop_on=ZeroDivisionError)
+    assert len(results) == 1
+
+
 async def test_what_was_read_completely_is_no_loss(
     fake: FakeOpenRouter, client: OpenRouter, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -475,7 +507,7 @@ async def test_what_a_batch_calls_can_close_it(fake: FakeOpenRouter, place: str)
         results = [result async for result in batch]
     assert 1 <= len(results) <= 5
     assert {result.key for result in results if result.key} == {issued.key for issued in fake.issued_keys}
-    assert all(worker.done() for worker in batch._run._workers)
+    assert all(worker.done() for worker in batch._runner._workers)
 
 
 async def test_a_consumer_that_is_cancelled_waits_for_what_was_sent(fake: FakeOpenRouter, client: OpenRouter) -> None:

@@ -442,7 +442,7 @@ async def test_a_request_that_another_batch_left_is_sent(
         await until(lambda: gate.waiting == 1)
         second = asyncio.ensure_future(client.oauth.exchange_all([code], journal=journal))
         await until(lambda: is_waited_for(journal))
-        leaving._run._workers[0].cancel()
+        leaving._runner._workers[0].cancel()
         async with asyncio.timeout(10):
             assert [result.key for result in await second] == [fake.issued_keys[0].key]
         await asyncio.wait((reading,))
@@ -816,7 +816,7 @@ async def test_what_was_sent_stays_in_doubt_when_the_loop_ends_while_a_closed_ba
         await asyncio.sleep(0)
     assert not reading.done()
     # As `asyncio.run` does with every task when Ctrl-C is pressed for the second time.
-    for task in (*batch._run._workers, reading):
+    for task in (*batch._runner._workers, reading):
         task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await reading
@@ -837,7 +837,7 @@ async def test_a_worker_that_is_cancelled_while_its_intent_is_written_sends_noth
         results: list[ExchangeResult] = []
         reading = asyncio.ensure_future(read(batch, results))
         await until(lambda: batch.progress.taken == 2)
-        batch._run._workers[0].cancel()
+        batch._runner._workers[0].cancel()
         async with asyncio.timeout(10):
             with pytest.raises(asyncio.CancelledError):
                 await reading

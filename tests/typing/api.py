@@ -153,7 +153,13 @@ async def exchange_many(client: OpenRouter) -> None:
         async for result in batch:
             assert_type(result, ExchangeResult)
             assert_type(result.request, ExchangeAuthCodeForAPIKeyRequest | None)
-            assert_type(result.error, Exception | None)
+            assert_type(result.error, errors.OpenRouterError | None)
+            if result.error is None:
+                assert_type(result.response, ExchangeAuthCodeForAPIKeyResponse)
+                assert_type(result.key, str)
+            else:
+                assert_type(result.error.outcome, Outcome)
+                assert_type(result.response, None)
             assert_type(result.key, str | None)
             assert_type(result.unwrap(), ExchangeAuthCodeForAPIKeyResponse)
     assert_type(await oauth.exchange_all(codes(), options=RequestOptions(timeout=5)), list[ExchangeResult])
