@@ -5,6 +5,7 @@ import typing as _typing
 from openrouter_async import errors
 from openrouter_async._client.client import OpenRouter
 from openrouter_async._client.config import ApiKeySource, OnKey
+from openrouter_async._client.keys import Keys
 from openrouter_async._client.oauth import OAuth
 from openrouter_async._client.stats import ClientStats
 from openrouter_async._http.chain import Handler, Middleware, Request, Response
@@ -12,6 +13,7 @@ from openrouter_async._http.options import RequestOptions
 from openrouter_async._http.retry import OnRetry, RetryMiddleware
 from openrouter_async._http.retry_policy import RetryPolicy
 from openrouter_async._values.clock import Clock
+from openrouter_async._values.current_key import CurrentKey, GetCurrentKeyResponse
 from openrouter_async._values.models import (
     UNSET,
     AuthKeysCode,
@@ -41,12 +43,15 @@ __all__ = [
     "CodeChallengeMethod",
     "CreateAuthKeysCodeRequest",
     "CreateAuthKeysCodeResponse",
+    "CurrentKey",
     "ExchangeAuthCodeForAPIKeyRequest",
     "ExchangeAuthCodeForAPIKeyResponse",
     "ExchangeResult",
+    "GetCurrentKeyResponse",
     "Handler",
     "HttpMeta",
     "Journal",
+    "Keys",
     "Middleware",
     "OAuth",
     "OnKey",

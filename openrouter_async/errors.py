@@ -217,6 +217,7 @@ class APIError(OpenRouterError):
         body: The body as text, without the secrets of the request.
         headers: The headers of the response.
         request_id: The id to quote to OpenRouter's support: ``X-Request-Id``, else ``CF-Ray``; None without either.
+        is_key_rejected: Whether the server rejected the user's key that `Keys.current` asked about.
     """
 
     status_code: int
@@ -244,6 +245,7 @@ class APIError(OpenRouterError):
         self.body = body
         self.headers = headers if headers is not None else {}
         self.request_id = request_id
+        self.is_key_rejected = False
 
     def __init_subclass__(cls, *, status_code: int, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -269,7 +271,7 @@ class APIError(OpenRouterError):
             return super().user_message
         if self.status_code == 429:
             return _busy(self.retry_after)
-        return _LOG_IN_AGAIN if self.is_code_rejected else _MISCONFIGURED
+        return _LOG_IN_AGAIN if self.is_code_rejected or self.is_key_rejected else _MISCONFIGURED
 
     @property
     def restart_login(self) -> bool:

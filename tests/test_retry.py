@@ -682,8 +682,19 @@ async def test_a_hook_that_raises_changes_nothing_and_is_logged(caplog: pytest.L
     assert response.status_code == 200
     (failure,) = [record for record in caplog.records if record.levelname == "ERROR"]
     assert vars(failure)["event"] == "hook_failed"
-    assert failure.getMessage() == "on_retry raised; the retry goes on"
-    assert "LookupError: mine" in caplog.text
+    assert failure.getMessage().startswith("on_retry raised LookupError at ")
+    assert "mine" not in caplog.text
+
+
+async def test_an_async_on_retry_is_awaited() -> None:
+    told: list[int] = []
+
+    async def hook(request: Request, attempt: Attempt) -> None:
+        told.append(attempt.number)
+
+    clock = FakeClock()
+    await chain(clock, Script(clock, [status(503)]), on_retry=hook)(REQUEST)
+    assert told == [1]
 
 
 async def test_a_call_that_is_held_back_says_so_once_and_one_that_is_not_says_nothing(

@@ -21,6 +21,7 @@ from openrouter_async._client.config import (
     from_environment,
     to_proxy,
 )
+from openrouter_async._client.keys import Keys
 from openrouter_async._client.oauth import OAuth, refuse_unknown, spelled
 from openrouter_async._client.pipeline import ClientState, Pipeline
 from openrouter_async._client.stats import ClientStats
@@ -136,7 +137,9 @@ class OpenRouter:
         self._shared = shared
         # A client made by with_options keeps the client alive that closes the pool.
         self._owner = owner
-        self.oauth = OAuth(Pipeline(settings, shared, self))
+        pipeline = Pipeline(settings, shared, self)
+        self.oauth = OAuth(pipeline)
+        self.keys = Keys(pipeline)
 
     @spelled
     def with_options(

@@ -24,6 +24,7 @@ from openrouter_async._http.timeouts import Deadlines
 from openrouter_async._http.transport import Transport
 from openrouter_async._values import converter
 from openrouter_async._values.clock import Clock
+from openrouter_async._values.current_key import GetCurrentKeyResponse
 from openrouter_async._values.models import (
     CreateAuthKeysCodeRequest,
     CreateAuthKeysCodeResponse,
@@ -42,7 +43,7 @@ from openrouter_async.errors import (
     ResponseValidationError,
 )
 
-R = TypeVar("R", ExchangeAuthCodeForAPIKeyResponse, CreateAuthKeysCodeResponse)
+R = TypeVar("R", ExchangeAuthCodeForAPIKeyResponse, CreateAuthKeysCodeResponse, GetCurrentKeyResponse)
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -70,7 +71,10 @@ EXCHANGE: Final = Operation(
 CREATE: Final = Operation(
     name="createAuthKeysCode", path="/auth/keys/code", result=CreateAuthKeysCodeResponse, needs_bearer=True
 )
-OPERATIONS: Final[tuple[Operation[Any], ...]] = (EXCHANGE, CREATE)
+CURRENT_KEY: Final = Operation(
+    name="getCurrentKey", path="/key", result=GetCurrentKeyResponse, needs_bearer=True, method="GET"
+)
+OPERATIONS: Final[tuple[Operation[Any], ...]] = (EXCHANGE, CREATE, CURRENT_KEY)
 
 
 class _HookTimeoutError(Exception):
@@ -207,7 +211,7 @@ class Pipeline:
     async def call(
         self,
         operation: Operation[R],
-        model: ExchangeAuthCodeForAPIKeyRequest | CreateAuthKeysCodeRequest,
+        model: ExchangeAuthCodeForAPIKeyRequest | CreateAuthKeysCodeRequest | None,
         bearer: Bearer | None,
         options: RequestOptions | None,
         send_state: SendState,
@@ -218,7 +222,7 @@ class Pipeline:
 
         Args:
             operation: The operation.
-            model: The request.
+            model: The request; None when it has no body.
             bearer: The bearer token.
             options: The options in which this call differs from its client.
             send_state: Kept up to date while the call is under way.
@@ -236,7 +240,11 @@ class Pipeline:
             self._finalize(failure, send_state)
             raise
         if not 200 <= response.status_code < 300:
-            raise self._failed(error_from_response(request, response, self.shared.clock), response, send_state)
+            failed = error_from_response(request, response, self.shared.clock)
+            if operation is CURRENT_KEY and isinstance(failed, APIError):
+                # The bearer token is the user's key here, and not the app's.
+                failed.is_key_rejected = response.status_code == 401
+            raise self._failed(failed, response, send_state)
         http_meta = HttpMeta(
             status_code=response.status_code,
             headers=response.headers,
@@ -259,7 +267,7 @@ class Pipeline:
     def build_request(
         self,
         operation: Operation[Any],
-        model: ExchangeAuthCodeForAPIKeyRequest | CreateAuthKeysCodeRequest,
+        model: ExchangeAuthCodeForAPIKeyRequest | CreateAuthKeysCodeRequest | None,
         bearer: Bearer | None,
         options: RequestOptions | None,
         send_state: SendState,
@@ -289,7 +297,7 @@ class Pipeline:
             method=operation.method,
             url=url,
             headers=headers,
-            body=converter.dump(model),
+            body=b"" if model is None else converter.dump(model),
             operation=operation.name,
             timeout=timeout,
             retry=retry,

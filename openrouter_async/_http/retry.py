@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable
 from typing import Final, NamedTuple, TypeAlias
@@ -14,7 +15,7 @@ from openrouter_async._http.responses import error_from_response
 from openrouter_async._http.retry_policy import RetryPolicy, backoff, parse_retry_after
 from openrouter_async._http.throttle import RETRY_COST, SUCCESS_REFUND, TIMEOUT_COST, HostThrottle
 from openrouter_async._values.clock import SYSTEM_CLOCK, Clock
-from openrouter_async.errors import Attempt, OpenRouterError, Outcome, RequestTimeoutError, TransportError
+from openrouter_async.errors import Attempt, OpenRouterError, Outcome, RequestTimeoutError, TransportError, describe
 from openrouter_async.events import Event
 
 __all__ = ["OnRetry", "RetryMiddleware", "RetryPolicy"]
@@ -22,7 +23,7 @@ __all__ = ["OnRetry", "RetryMiddleware", "RetryPolicy"]
 logger = logging.getLogger("openrouter_async")
 
 OnRetry: TypeAlias = Callable[[Request, Attempt], object]
-"""Called before each retry, with the attempt that failed: its number, its error, the wait that follows."""
+"""Called before each retry, sync or async, with the failed attempt: its number, its error, the wait that follows."""
 
 MIN_ATTEMPT_TIME: Final = 10.0
 """Seconds that must be left for an attempt to begin, where its timeout is not shorter."""
@@ -81,7 +82,7 @@ class RetryMiddleware:
             attempt = call.plan_retry(failure)
             if attempt is None:
                 return call.give_up(failure)
-            self._announce(request, attempt)
+            await self._announce(request, attempt)
             result = await self._wait_and_attempt(call, request, call_next)
         return call.give_up(failure or call.not_sent()) if result is None else call.finish(result)
 
@@ -112,7 +113,7 @@ class RetryMiddleware:
         finally:
             self._counters.waiting -= 1
 
-    def _announce(self, request: Request, attempt: Attempt) -> None:
+    async def _announce(self, request: Request, attempt: Attempt) -> None:
         self._counters.retries += 1
         logger.info(
             "%s: retrying in %.2f s after attempt %d: %s",
@@ -131,9 +132,13 @@ class RetryMiddleware:
         if self._on_retry is None:
             return
         try:
-            self._on_retry(request, attempt)
-        except Exception:
-            logger.exception("on_retry raised; the retry goes on", extra={"event": Event.HOOK_FAILED})
+            result = self._on_retry(request, attempt)
+            if inspect.isawaitable(result):
+                await result
+        except Exception as failure:  # noqa: BLE001 - a hook must not end the call
+            logger.error(  # noqa: TRY400 - the text of a foreign exception may hold a secret
+                "on_retry raised %s; the retry goes on", describe(failure), extra={"event": Event.HOOK_FAILED}
+            )
 
 
 class _Failure(NamedTuple):

@@ -11,11 +11,12 @@ import json
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, get_args
 
 import cattrs
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
+from openrouter_async._values.current_key import CurrentKey, GetCurrentKeyResponse
 from openrouter_async._values.models import (
     AuthKeysCode,
     CreateAuthKeysCodeRequest,
@@ -29,7 +30,7 @@ T = TypeVar("T")
 _encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 _decode_start: Final = json.JSONDecoder().raw_decode
 
-R = TypeVar("R", ExchangeAuthCodeForAPIKeyResponse, CreateAuthKeysCodeResponse)
+R = TypeVar("R", ExchangeAuthCodeForAPIKeyResponse, CreateAuthKeysCodeResponse, GetCurrentKeyResponse)
 
 
 class MalformedBodyError(ValueError):
@@ -45,6 +46,18 @@ def _strict(kind: type[T], value: object) -> T:
 
 def _key(value: object, _type: object) -> str:
     if not isinstance(value, str) or not value:
+        raise TypeError
+    return value
+
+
+def _number(value: object, _type: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError
+    return float(value)
+
+
+def _flag(value: object, _type: object) -> bool:
+    if not isinstance(value, bool):
         raise TypeError
     return value
 
@@ -70,9 +83,13 @@ def _converter(*, detailed: bool = False) -> cattrs.Converter:
     converter = cattrs.Converter(detailed_validation=detailed)
     converter.register_structure_hook(str, lambda value, _: _strict(str, value))
     converter.register_structure_hook(int, lambda value, _: _strict(int, value))
+    converter.register_structure_hook(float, _number)
+    converter.register_structure_hook(bool, _flag)
     converter.register_structure_hook(datetime, _timestamp)
     # The transport's own value, put in beside the body's fields.
     converter.register_structure_hook(HttpMeta, lambda value, _: value)
+    structure_key = make_dict_structure_fn(CurrentKey, converter)
+    converter.register_structure_hook(CurrentKey, lambda value, kind: structure_key(_strict(dict, value), kind))
     structure_code = make_dict_structure_fn(AuthKeysCode, converter)
     converter.register_structure_hook(AuthKeysCode, lambda value, kind: structure_code(_strict(dict, value), kind))
     converter.register_structure_hook(
@@ -167,10 +184,18 @@ def _explain(payload: object, kind: type[object]) -> list[str]:
     return problems
 
 
-_WANTED: Final[Mapping[object, str]] = {str: "a string", int: "an integer", datetime: "an ISO 8601 timestamp"}
+_WANTED: Final[Mapping[object, str]] = {
+    str: "a string",
+    int: "an integer",
+    float: "a number",
+    bool: "true or false",
+    datetime: "an ISO 8601 timestamp",
+}
 
 
 def _describe(error: BaseException, kind: type | None) -> str:
     if isinstance(error, KeyError):
         return "missing"
-    return f"not {_WANTED.get(kind, 'an object')}"
+    # Of `float | None`, the first is wanted.
+    wanted = next(iter(get_args(kind)), kind)
+    return f"not {_WANTED.get(wanted, 'an object')}"
