@@ -1,4 +1,4 @@
-"""Runs the code blocks of Markdown documents, as a reader would.
+"""Run the code blocks of Markdown documents, as a reader would.
 
 Every block is of a kind that can be run, or a comment right above it says why it is not::
 

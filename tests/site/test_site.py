@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
-from types import ModuleType
-from xml.etree import ElementTree
-
-import pytest
 
 from openrouter_async.cli._app import COMMANDS
 from tests.site.pages import Page, Site
@@ -58,37 +53,3 @@ def test_every_command_shows_its_help(site: Site) -> None:
     text = (site.folder / "reference" / "command-line.html").read_text()
     shown = re.findall(r"Usage: openrouter-async ([a-z-]+)", text)
     assert shown == list(COMMANDS)
-
-
-@pytest.fixture(scope="module")
-def diagrams() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("diagrams", ROOT / "docs" / "diagrams.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_diagrams_are_what_their_script_draws(diagrams: ModuleType) -> None:
-    for drawing in diagrams.draw_all():
-        assert (STATIC / f"{drawing.name}.svg").read_text() == drawing.render()
-
-
-def test_the_badges_say_what_the_settings_say(diagrams: ModuleType) -> None:
-    badges = diagrams.draw_badges()
-    assert {path.stem.removeprefix("badge-") for path in STATIC.glob("badge-*.svg")} == set(badges)
-    for name, badge in badges.items():
-        assert (STATIC / f"badge-{name}.svg").read_text() == badge
-
-
-def test_the_diagrams_say_in_words_what_they_show(diagrams: ModuleType) -> None:
-    svg = "{http://www.w3.org/2000/svg}"
-    for drawing in diagrams.draw_all():
-        root = ElementTree.fromstring(drawing.render())
-        title, description = root.find(f"{svg}title"), root.find(f"{svg}desc")
-        assert root.get("role") == "img"
-        assert title is not None
-        assert description is not None
-        assert root.get("aria-labelledby") == f"{title.get('id')} {description.get('id')}"
-        assert len(description.text or "") > 200
