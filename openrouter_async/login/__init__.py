@@ -7,6 +7,7 @@ from openrouter_async.login._urls import AUTHORIZATION_URL, authorization_url, v
 from openrouter_async.login.errors import (
     AuthorizationDeniedError,
     AuthorizationError,
+    CodeRejectedError,
     InvalidCallbackError,
     InvalidCookieError,
     LoginAlreadyUsedError,
@@ -30,6 +31,7 @@ __all__ = [
     "AuthorizationDeniedError",
     "AuthorizationError",
     "AuthorizationFlow",
+    "CodeRejectedError",
     "CookieStore",
     "Grant",
     "InvalidCallbackError",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hmac
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, TypeAlias
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import attrs
 from yarl import URL
@@ -28,6 +29,21 @@ _ERROR: Final = re.compile(r"[a-z][a-z0-9_.-]{0,39}")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _PASTED_QUERY: Final = re.compile(r"(?:^|[?&])(?:code|error)=")
 _SCHEMELESS: Final = re.compile(r"[^/?#=&\s]+(?:/[^?#=&\s]*)?\?")
+_CODE_LABEL: Final = re.compile(r"(?i)(?:(?:your|the|authorization)\s+)*code\s*(?:(?:is)?\s*[:=]|\sis\s)\s*(?=\S)")
+_MARKDOWN_LINK: Final = re.compile(r"\[[^\]\n]*\]\(([^()\s]+)\)")
+_AMPERSAND_ENTITY: Final = re.compile(r"&(?:amp|#38|#x26);", re.IGNORECASE)
+_ENCODED_QUERY: Final = re.compile(r"(?i)(?:^|[?&]|%3f|%26)(?:code|error)%3d")
+_SEMICOLON: Final = re.compile(r";(?=(?:code|state|error)=)")
+# Pairs of quotes and brackets that chat programs, documents and mails put around a code.
+_WRAPPERS: Final = frozenset(
+    {'""', "''", "``", "<>", "()", "[]", "{}", "“”", "„“", "”“", "«»", "»«", "\u2018\u2019", "\u201a\u2018"}
+)
+_API_KEY_PREFIX: Final = "sk-"
+_NOT_A_CODE: Final = "This is not a code. Please copy the code or the whole address that the page shows, and paste it."
+_IS_A_KEY: Final = (
+    "This is an API key, not a code; it was not sent. Please copy the code that the page shows. Keep keys to yourself."
+)
+_IS_CUT_OFF: Final = "This code is cut off. Please copy the whole code, and paste it again."
 _ABSOLUTE: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
@@ -39,11 +55,13 @@ class Callback:
         state: The state of its login; None when an error came without one.
         code: The authorization code.
         error: The error code.
+        is_pasted: Whether the user pasted it, and so can paste another one.
     """
 
     state: str | None = attrs.field(repr=mask_optional)
     code: str | None = attrs.field(default=None, repr=mask_optional)
     error: str | None = None
+    is_pasted: bool = attrs.field(default=False, eq=False, repr=False)
 
 
 def read_callback(callback: CallbackInput, template: CallbackTemplate | None) -> Callback:
@@ -86,6 +104,10 @@ def read_pasted(text: str, template: CallbackTemplate | None, state: str) -> Cal
     """
     try:
         return _check(_read_pasted(text, template, state))
+    except InvalidCallbackError as failure:
+        if failure.restart_login:
+            failure.let_user_retry(_NOT_A_CODE)
+        raise _without_frames(failure) from None
     except LoginError as failure:
         raise _without_frames(failure) from None
     finally:
@@ -105,17 +127,41 @@ def _read_pasted(text: str, template: CallbackTemplate | None, state: str) -> Ca
     if not isinstance(text, str):
         raise InvalidCallbackError("what was pasted must be text")
     _check_size(text)
-    text = text.strip()
+    text = _clean(text)
     if not _ABSOLUTE.match(text):
         if not _PASTED_QUERY.search(text):
-            return Callback(state=state, code=text)
+            if text.endswith(("...", "…")) or text in ("auth_code", "auth_code_"):
+                raise InvalidCallbackError("the code is cut off", hint=_IS_CUT_OFF)
+            return Callback(state=state, code=text, is_pasted=True)
         if _SCHEMELESS.match(text):
             # Browsers hide the scheme in the address bar, and some do not copy it.
             text = f"//{text}"
     callback = _read(text, template)
     if callback.state is not None and not hmac.compare_digest(callback.state.encode(), state.encode()):
         raise StateMismatchError("what was pasted belongs to another login")
-    return attrs.evolve(callback, state=state)
+    return attrs.evolve(callback, state=state, is_pasted=True)
+
+
+def _clean(text: str) -> str:
+    """Return pasted text without the marks that were added on its way from the page."""
+    # Zero-width characters, soft hyphens, direction marks and byte order marks.
+    text = "".join(character for character in text if unicodedata.category(character) != "Cf").strip()
+    before = None
+    while text != before:
+        before = text
+        if (link := _MARKDOWN_LINK.fullmatch(text)) is not None:
+            text = link[1]
+        if len(text) > 2 and text[0] + text[-1] in _WRAPPERS:
+            text = text[1:-1].strip()
+        # No code ends with these; an ellipsis shows that a code is cut off.
+        if text.endswith((".", ",", ";")) and not text.endswith("..."):
+            text = text[:-1].rstrip()
+        if (label := _CODE_LABEL.match(text)) is not None and "&" not in text and ";" not in text:
+            text = text[label.end() :]
+    text = _AMPERSAND_ENTITY.sub("&", text)
+    if not _PASTED_QUERY.search(text) and _ENCODED_QUERY.search(text):
+        text = unquote(text)
+    return _SEMICOLON.sub("&", text)
 
 
 def _read(callback: CallbackInput, template: CallbackTemplate | None) -> Callback:
@@ -138,6 +184,10 @@ def _check(callback: Callback) -> Callback:
         raise InvalidCallbackError("the callback must have either a code or an error")
     if callback.code is None:
         return callback
+    if callback.code.startswith(_API_KEY_PREFIX):
+        raise InvalidCallbackError(
+            "the code must not be an API key; it was not sent", hint=_IS_A_KEY if callback.is_pasted else None
+        )
     if not _CODE.fullmatch(callback.code):
         raise InvalidCallbackError("the code must be 1 to 1024 visible ASCII characters")
     if callback.state is None:

@@ -16,6 +16,7 @@ from openrouter_async.login._records import Claim, ClaimRequest, ClaimStatus, Ke
 from openrouter_async.login.errors import (
     AuthorizationDeniedError,
     AuthorizationError,
+    CodeRejectedError,
     LoginAlreadyUsedError,
     LoginBindingError,
     LoginError,
@@ -116,9 +117,9 @@ class LoginCompleter:
             if failure.outcome is Outcome.NOT_SENT or not failure.restart_login:
                 await self._release(claim_request)
                 raise
-            await self._consume(claim_request)
-            if isinstance(failure, APIError) and failure.is_code_rejected:
+            if isinstance(failure, APIError) and failure.is_code_rejected and failure.outcome is Outcome.REFUSED:
                 return await self._explain_rejection(callback, claim_request, claim, failure)
+            await self._consume(claim_request)
             raise
         except Exception:
             # Other exceptions come from the app's middlewares, and do not tell whether the code was sent.
@@ -163,12 +164,17 @@ class LoginCompleter:
             return _replay_grant(callback, claim_request, again)
         if again.status is ClaimStatus.BUSY:
             raise LoginInProgressError(_STILL_AT_WORK) from failure
-        if again.status is ClaimStatus.CLAIMED:
-            await self._consume(claim_request)
         if claim.lost or again.lost:
+            await self._consume(claim_request)
             raise LoginLostError(
                 "the code is refused, but a worker was lost while it exchanged it: the key may exist"
             ) from failure
+        if again.status is not ClaimStatus.CLAIMED:
+            raise failure
+        # The code was wrong, not the login: somebody else's invalid callback must not end it.
+        await self._release(claim_request)
+        if callback.is_pasted:
+            raise CodeRejectedError(f"OpenRouter refused the code: {failure}") from failure
         raise failure
 
     async def _claim_in_turn(self, claim_request: ClaimRequest) -> Claim:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from typing import Final
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import attrs
 from yarl import URL
@@ -19,6 +20,8 @@ from openrouter_async._values.models import (
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.pkce import to_code_challenge_method
 
+logger = logging.getLogger("openrouter_async.login")
+
 AUTHORIZATION_URL: Final = "https://openrouter.ai/auth"
 """The URL of OpenRouter's page of consent."""
 
@@ -27,8 +30,10 @@ MAX_RETURN_TO_LENGTH: Final = 512
 
 _S256_CHALLENGE: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 _STATE: Final = re.compile(r"[A-Za-z0-9_-]{22,128}")
-# Nor with a slash that somebody on the way decodes, perhaps more than once.
-_LOCAL_PATH: Final = re.compile(r"/(?!/|%(?:25)*(?:2[Ff]|5[Cc]))[\x21-\x5b\x5d-\x7e]*")
+_VISIBLE: Final = "".join(map(chr, range(0x21, 0x7F)))
+_BACKSLASH_OR_CONTROL: Final = re.compile(r"[\\\x00-\x1f\x7f-\x9f]")
+# The start of a path that becomes `//host` when its dot segments are removed (RFC 3986, section 5.2.4).
+_NETWORK_PATH: Final = re.compile(r"/[/\\]")
 _PLACEHOLDER: Final = "{state}"
 # OpenRouter adds these parameters, so they would appear twice. A verifier must never be in a URL.
 _RESERVED: Final = frozenset({"code", "code_verifier", "error", "error_description", "state"})
@@ -108,24 +113,72 @@ def _to_callback_url(value: str | URL) -> str:
 
 
 def validate_return_to(field: str, value: object) -> str:
-    r"""Check a path to lead the user to after the login, which must not lead to another site.
+    r"""Check a path to which the app redirects the user after the login; it must not lead to another site.
 
     Args:
         field: The name to use in the message.
         value: The path, with query and fragment if need be.
 
+    Returns:
+        The path, with spaces and non-ASCII characters percent-encoded.
+
     Raises:
-        RequestValidationError: It is not a path on the app's own site: ``https://…``, ``//…``, ``/\…``, something
-            with spaces or control characters, or longer than 512 characters.
+        RequestValidationError: The value is not a path on the app's own site, such as ``https://…``, ``//…``, ``/\…``,
+            ``/.//…``, a path with control characters, or one of more than 512 characters when encoded.
 
     See Also:
         RFC 9700, section 4.11: open redirectors.
     """
-    if not isinstance(value, str) or len(value) > MAX_RETURN_TO_LENGTH or not _LOCAL_PATH.fullmatch(value):
-        raise RequestValidationError(
-            field, f"must be a path on this site, percent-encoded, of at most {MAX_RETURN_TO_LENGTH} characters"
-        )
-    return value
+    if isinstance(value, str) and value.startswith("/") and not _BACKSLASH_OR_CONTROL.search(value):
+        try:
+            encoded = quote(value, safe=_VISIBLE)
+        except UnicodeEncodeError:
+            encoded = ""
+        if 0 < len(encoded) <= MAX_RETURN_TO_LENGTH and _stays_on_site(encoded):
+            return encoded
+    raise RequestValidationError(field, f"must be a path on this site, of at most {MAX_RETURN_TO_LENGTH} characters")
+
+
+def find_return_to(field: str, value: object) -> str | None:
+    """Return a path that came with a request, or None, with a warning, where it must not be used.
+
+    A user cannot mend the link that led to the login, so an invalid path must not keep the user out.
+
+    Args:
+        field: The name of the parameter.
+        value: Its value.
+
+    Returns:
+        The path as `validate_return_to` returns it, or None.
+    """
+    try:
+        return validate_return_to(field, value)
+    except RequestValidationError as failure:
+        logger.warning("a login goes on without its return path: %s", failure)
+        return None
+
+
+def _stays_on_site(path: str) -> bool:
+    path = path.partition("?")[0].partition("#")[0]
+    # A proxy on the way may decode the path, perhaps more than once. Each pass shortens what is encoded.
+    while True:
+        if _NETWORK_PATH.match(_remove_dot_segments(path)):
+            return False
+        decoded = unquote(path)
+        if decoded == path:
+            return True
+        path = decoded
+
+
+def _remove_dot_segments(path: str) -> str:
+    kept: list[str] = []
+    *segments, last = re.split(r"[/\\]", path)[1:]
+    for segment in segments:
+        if segment == "..":
+            del kept[-1:]
+        elif segment != ".":
+            kept.append(segment)
+    return "/" + "/".join([*kept, last])
 
 
 def _is_template(_instance: object, attribute: attrs.Attribute[str], value: object) -> None:

@@ -5,6 +5,7 @@
     OpenRouterError
     └── LoginError                        a login cannot go on
         ├── InvalidCallbackError          the callback is malformed, or too large
+        ├── CodeRejectedError             OpenRouter refused a pasted code; another one can be pasted
         ├── StateMismatchError            its state is missing, malformed, or differs between path and query
         ├── UnknownLoginError             no such login: never started here, or over for long
         ├── LoginBindingError             it belongs to another browser or chat
@@ -22,13 +23,14 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 from openrouter_async.errors import OpenRouterError, Outcome
 
 __all__ = [
     "AuthorizationDeniedError",
     "AuthorizationError",
+    "CodeRejectedError",
     "InvalidCallbackError",
     "InvalidCookieError",
     "LoginAlreadyUsedError",
@@ -66,8 +68,8 @@ class LoginError(OpenRouterError):
             was.
     """
 
-    _user_message: ClassVar[str | None] = "This sign-in is not valid. Please sign in again."
-    _restart_login: ClassVar[bool] = True
+    _user_message: str | None = "This sign-in is not valid. Please sign in again."
+    _restart_login: bool = True
 
     def __init__(self, message: str, *, outcome: Outcome = Outcome.NOT_SENT, return_to: str | None = None) -> None:
         super().__init__(message, outcome=outcome)
@@ -86,6 +88,30 @@ class LoginError(OpenRouterError):
 
 class InvalidCallbackError(LoginError):
     """The callback or the pasted text is not valid."""
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        if hint is not None:
+            self.let_user_retry(hint)
+
+    def let_user_retry(self, hint: str) -> None:
+        """Change the error to that of a pasted text: the login goes on, and the user pastes another one.
+
+        Args:
+            hint: The new `user_message`.
+        """
+        self._user_message = hint
+        self._restart_login = False
+
+
+class CodeRejectedError(LoginError):
+    """OpenRouter refused a code that the user pasted. The login goes on: another code can be pasted."""
+
+    _user_message = "OpenRouter did not accept this code. Please copy the whole code, and paste it again."
+    _restart_login = False
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, outcome=Outcome.REFUSED)
 
 
 class StateMismatchError(LoginError):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 import time
 import traceback
 from typing import Any
@@ -241,6 +242,75 @@ def test_an_error_that_does_not_look_like_one_is_not_repeated(error: str) -> Non
 )
 def test_a_code_is_found_in_what_users_paste(text: str) -> None:
     assert read_pasted(text, TEMPLATE, STATE) == FINISHED
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'"{CODE}"',
+        f"'{CODE}'",
+        f"`{CODE}`",
+        f"```\n{CODE}\n```",
+        f"<{CODE}>",
+        f"({CODE}).",
+        f"\u201c{CODE}\u201d",
+        f"\u201e{CODE}\u201c",
+        f"«{CODE}»",
+        f"{CODE}.",
+        f'"{CODE}."',
+        f"{CODE},",
+        f"\u200b{CODE[:5]}\u00ad{CODE[5:]}\ufeff",
+        f"\u2066{CODE}\u2069",
+        f"code: {CODE}",
+        f"Code : {CODE}",
+        f"Your code is: {CODE}",
+        f"Authorization code: `{CODE}`.",
+        f"<https://app.example/cb/{STATE}?code={CODE}&amp;state={STATE}>",
+        f"https://app.example/cb/{STATE}?code={CODE}&#38;state={STATE}",
+        f"[https://app.example/cb](https://app.example/cb/{STATE}?code={CODE}&state={STATE})",
+        f"[{CODE}]({CODE})",
+        f"code%3D{CODE}%26state%3D{STATE}",
+        f"https://app.example/cb/{STATE}%3Fcode%3D{CODE}%26state%3D{STATE}",
+        f"https://app.example/cb/{STATE}?code={CODE};state={STATE}",
+        f"state={STATE};code={CODE}",
+    ],
+)
+def test_pasted_code_with_marks_around_it_is_cleaned(text: str) -> None:
+    assert read_pasted(text, TEMPLATE, STATE) == FINISHED
+
+
+@pytest.mark.parametrize("code", ["a.b", "a'b", "code", "code-x", "<a", "a=b", "x&amp", "auth_code_a%3Db", "[a]"[1:]])
+def test_pasted_code_with_such_marks_inside_is_kept(code: str) -> None:
+    assert read_pasted(code, TEMPLATE, STATE).code == code
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("sk-or-v1-" + "a" * 64, "API key"),
+        ("'sk-or-v1-abc'", "API key"),
+        ("code: sk-or-v1-abc", "API key"),
+        (f"{CODE[:-4]}...", "cut off"),
+        (f"{CODE[:-4]}…", "cut off"),
+        ("auth_code_", "cut off"),
+        ("where is the code?", "not a code"),
+    ],
+)
+def test_pasted_text_that_cannot_be_a_code_is_refused_with_a_hint(text: str, hint: str) -> None:
+    with pytest.raises(InvalidCallbackError) as caught:
+        read_pasted(text, TEMPLATE, STATE)
+
+    assert hint in caught.value.user_message
+    assert not caught.value.restart_login
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (again.user_message, again.restart_login) == (caught.value.user_message, False)
+
+
+def test_callback_with_api_key_as_code_is_refused() -> None:
+    with pytest.raises(InvalidCallbackError, match="API key") as caught:
+        read_callback(f"/cb/{STATE}?code=sk-or-v1-abc", TEMPLATE)
+
+    assert caught.value.restart_login
 
 
 def test_a_pasted_denial_is_a_denial() -> None:

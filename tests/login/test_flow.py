@@ -33,7 +33,9 @@ from openrouter_async.login import (
     AuthorizationDeniedError,
     AuthorizationError,
     AuthorizationFlow,
+    CodeRejectedError,
     Grant,
+    InvalidCallbackError,
     LoginAlreadyUsedError,
     LoginBindingError,
     LoginCookie,
@@ -489,8 +491,8 @@ async def test_a_login_is_given_back_when_openrouter_is_busy(caplog: pytest.LogC
     assert caplog.messages == []
 
 
-@pytest.mark.parametrize("answer", [REFUSED, BROKEN, http(200, b"{}")])
-async def test_a_login_is_spent_when_its_code_was_refused_or_may_be_used(answer: bytes) -> None:
+@pytest.mark.parametrize("answer", [BROKEN, http(200, b"{}")])
+async def test_a_login_is_spent_when_its_code_may_be_used(answer: bytes) -> None:
     async with flowing(answer, GRANTED) as (flow, server):
         pending = await flow.start(binding=BINDING)
         with pytest.raises(OpenRouterError) as caught:
@@ -500,6 +502,60 @@ async def test_a_login_is_spent_when_its_code_was_refused_or_may_be_used(answer:
 
     assert caught.value.restart_login
     assert len(server.requests) == 1
+
+
+async def test_finish_after_rejected_code_takes_another_code() -> None:
+    async with flowing(REFUSED, GRANTED) as (flow, server):
+        pending = await flow.start(binding=BINDING)
+        with pytest.raises(APIError) as caught:
+            await flow.finish(back(pending, code="somebody-elses"), binding=BINDING)
+        grant = await flow.finish(back(pending, code="the-users"), binding=BINDING)
+
+    assert caught.value.is_code_rejected
+    assert caught.value.restart_login
+    assert grant.key == KEY
+    assert server.codes == ["somebody-elses", "the-users"]
+
+
+async def test_finish_code_after_rejected_code_takes_another_code() -> None:
+    async with flowing(REFUSED, GRANTED) as (flow, server):
+        pending = await flow.start(headless=True, binding=BINDING)
+        with pytest.raises(CodeRejectedError) as caught:
+            await flow.finish_code(pending.state, "half-a-co", binding=BINDING)
+        grant = await flow.finish_code(pending.state, "half-a-code", binding=BINDING)
+
+    assert not caught.value.restart_login
+    assert caught.value.outcome is Outcome.REFUSED
+    assert "copy the whole code" in caught.value.user_message
+    assert isinstance(caught.value.__cause__, APIError)
+    assert grant.key == KEY
+    assert server.codes == ["half-a-co", "half-a-code"]
+
+
+async def test_finish_code_after_rejected_code_expires_as_before() -> None:
+    time = Time()
+    async with flowing(REFUSED, GRANTED, clock=time.clock) as (flow, server):
+        pending = await flow.start(headless=True)
+        with pytest.raises(CodeRejectedError):
+            await flow.finish_code(pending.state, "half-a-code")
+        time.now += 600
+        with pytest.raises(LoginExpiredError):
+            await flow.finish_code(pending.state, "a-whole-code")
+
+    assert len(server.requests) == 1
+
+
+async def test_finish_code_with_api_key_is_refused_unsent() -> None:
+    async with flowing(GRANTED) as (flow, server):
+        pending = await flow.start(headless=True)
+        with pytest.raises(InvalidCallbackError, match="must not be an API key") as caught:
+            await flow.finish_code(pending.state, f" '{KEY}' ")
+        assert not server.requests
+        assert (await flow.finish_code(pending.state, "the-code")).key == KEY
+
+    assert not caught.value.restart_login
+    assert "API key" in caught.value.user_message
+    assert KEY not in repr(caught.value) + caught.value.user_message
 
 
 async def test_a_key_that_its_safe_place_refused_is_in_the_error_also_after_a_reload() -> None:
@@ -907,7 +963,7 @@ async def test_a_flow_that_is_torn_down_leaves_nothing_running(caplog: pytest.Lo
         leaving = asyncio.create_task(flow.finish(back(pending)))
         await gate.reached.wait()
         leaving.cancel()
-        running = [task for task in asyncio.all_tasks() if "_complete" in repr(task)]
+        running = [task for task in asyncio.all_tasks() if "LoginCompleter._complete" in repr(task)]
         for task in running:
             task.cancel()
         await asyncio.gather(*running, leaving, return_exceptions=True)

@@ -11,7 +11,7 @@ from yarl import URL
 
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.login import authorization_url, validate_return_to
-from openrouter_async.login._urls import CallbackTemplate
+from openrouter_async.login._urls import CallbackTemplate, find_return_to
 from openrouter_async.pkce import PKCEPair, generate_code_verifier
 
 CALLBACK = "https://app.example/callback"
@@ -147,9 +147,19 @@ def test_a_path_on_the_own_site_may_be_returned_to(path: str) -> None:
         "/\t/evil.example",
         "/\n/evil.example",
         " //evil.example",
-        "/a b",
         "/a\x00",
-        "/ü",
+        "/.//evil.example",
+        "/..//evil.example",
+        "/a/..//evil.example",
+        "/a/b/../..//evil.example",
+        "/././/evil.example",
+        "/%2e//evil.example",
+        "/%2E%2e//evil.example",
+        "/.%2f/evil.example",
+        "/%252e%252f%252fevil.example",
+        "/.%5cevil.example/..%2f%2fevil.example",
+        "/\ud800",
+        "/" + "ü" * 100,
         "/" + "x" * 512,
         None,
         7,
@@ -160,10 +170,34 @@ def test_what_could_lead_elsewhere_may_not_be_returned_to(path: object) -> None:
         validate_return_to("return_to", path)
 
 
+@pytest.mark.parametrize(
+    ("path", "encoded"),
+    [
+        ("/a b", "/a%20b"),
+        ("/Zürich?straße=ü#é", "/Z%C3%BCrich?stra%C3%9Fe=%C3%BC#%C3%A9"),
+        ("/\u2028x", "/%E2%80%A8x"),
+        ("/a%20b", "/a%20b"),
+        ("/a//b", "/a//b"),
+        ("/a/../b", "/a/../b"),
+        ("/a?next=/.//b", "/a?next=/.//b"),
+    ],
+)
+def test_return_to_not_ascii_is_percent_encoded(path: str, encoded: str) -> None:
+    assert validate_return_to("next", path) == encoded
+
+
+def test_find_return_to_off_site_is_left_out_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+    assert find_return_to("next", "//evil.example") is None
+    assert find_return_to("next", "/settings") == "/settings"
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "evil.example" not in record.getMessage()
+
+
 @given(st.text("/\\.:@?#%\t\n azAZ09é", max_size=12).map(lambda text: "/" + text))
 def test_whatever_path_is_accepted_stays_on_the_site(path: str) -> None:
     try:
-        validate_return_to("return_to", path)
+        path = validate_return_to("return_to", path)
     except RequestValidationError:
         return
 

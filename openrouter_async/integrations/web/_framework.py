@@ -16,7 +16,7 @@ from openrouter_async.errors import RequestValidationError
 from openrouter_async.integrations.web._failures import LoginFailure
 from openrouter_async.login._models import Grant, LoginCookie
 from openrouter_async.login._records import LoginStore
-from openrouter_async.login._urls import validate_return_to
+from openrouter_async.login._urls import find_return_to
 from openrouter_async.redaction import mask, mask_optional
 
 RequestT = TypeVar("RequestT")
@@ -115,7 +115,7 @@ class RequestInfo:
         values = self.parameters("next") if given is None else (given,)
         if len(values) > 1:
             raise RequestValidationError("next", "must not be there twice")
-        return validate_return_to("next", values[0]) if values else None
+        return find_return_to("next", values[0]) if values else None
 
     def parameters(self, name: str) -> Sequence[str]:
         """Return the values of a query parameter; empty if the query is malformed."""
