@@ -186,7 +186,7 @@ async def test_without_a_code_on_the_standard_input_it_says_so(shell: Shell, fak
 
 @pytest.mark.parametrize(
     ("pasted", "status", "advice"),
-    [("two words", 2, "must be 1 to 1024 visible"), ("auth_code_of_nobody", 3, "Start again with")],
+    [("two words", 2, "must be 1 to 1024 visible"), ("auth_code_of_nobody", 3, "copy the whole code")],
 )
 async def test_a_code_that_a_script_pastes_wrongly_ends_it(
     shell: Shell, fake: FakeOpenRouter, pasted: str, status: int, advice: str
