@@ -57,7 +57,7 @@ class Bot(discord.Client):
 
     async def close(self) -> None:
         await super().close()
-        await self.login_flow.drain()
+        await self.login_flow.aclose()
 
 
 async def main() -> None:

@@ -48,7 +48,7 @@ def make_dispatcher(flow: AuthorizationFlow, keys: Keys) -> Dispatcher:
 
     dispatcher = Dispatcher()
     dispatcher.include_routers(create_router(login), app)
-    dispatcher.shutdown.register(login.drain)
+    dispatcher.shutdown.register(login.aclose)
     return dispatcher
 
 

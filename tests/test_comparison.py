@@ -107,7 +107,7 @@ EXCHANGES = table("What becomes of an exchange")
 
 async def observe(fake: FakeOpenRouter, situation: Situation, exchange: Exchange) -> str:
     """What the page has to say of it."""
-    fake.script(situation.fault)
+    fake.queue_faults(situation.fault)
     try:
         key = await exchange(fake, fake.issue_code())
     except OpenRouterError as error:
@@ -150,7 +150,7 @@ DETAILS = table("What goes where")
 
 async def is_followed(fake: FakeOpenRouter, exchange: Exchange) -> bool:
     async with FakeOpenRouter() as elsewhere:
-        fake.script(Fault.status(307, headers={"Location": f"{elsewhere.base_url}/auth/keys"}))
+        fake.queue_faults(Fault.status(307, headers={"Location": f"{elsewhere.base_url}/auth/keys"}))
         await asyncio.gather(exchange(fake, fake.issue_code()), return_exceptions=True)
         return len(elsewhere.requests) > 0
 
@@ -177,7 +177,7 @@ async def shows_result(fake: FakeOpenRouter, exchange: Exchange) -> bool:
 
 
 async def shows_malformed(fake: FakeOpenRouter, exchange: Exchange) -> bool:
-    fake.script(answer(f'{{"key": "{KEY}", "user_id": 7}}' if exchange is exchange_officially else f'["{KEY}"]'))
+    fake.queue_faults(answer(f'{{"key": "{KEY}", "user_id": 7}}' if exchange is exchange_officially else f'["{KEY}"]'))
     try:
         await exchange(fake, fake.issue_code())
     except Exception as error:  # noqa: BLE001 - whatever it is, it is looked at

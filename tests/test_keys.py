@@ -41,7 +41,7 @@ async def test_keys_current_of_a_revoked_key_asks_the_user_to_sign_in_again(
 
 
 async def test_unauthorized_exchange_is_no_rejected_key(fake: FakeOpenRouter, client: OpenRouter) -> None:
-    fake.script(Fault.status(401))
+    fake.queue_faults(Fault.status(401))
     with pytest.raises(errors.UnauthorizedResponseError) as caught:
         await client.oauth.exchange_auth_code_for_api_key(code=fake.issue_code())
     assert not caught.value.is_key_rejected
@@ -62,7 +62,7 @@ async def test_keys_current_sends_the_given_key_and_no_body() -> None:
 async def test_keys_current_is_retried_like_other_calls(fake: FakeOpenRouter) -> None:
     async with OpenRouter(fake.token, base_url=fake.base_url, retry=RetryPolicy(initial_interval=0)) as client:
         granted = await client.oauth.exchange_auth_code_for_api_key(code=fake.issue_code())
-        fake.script(Fault.status(503))
+        fake.queue_faults(Fault.status(503))
         assert (await client.keys.current(granted.key)).http_meta.attempts == 2
 
 

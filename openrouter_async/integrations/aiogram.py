@@ -1,12 +1,12 @@
-"""Signing users in from Telegram, by aiogram; needs the extra ``aiogram``.
+"""Sign-in from Telegram, by aiogram; needs the extra ``aiogram``.
 
 ::
 
     dispatcher.include_router(create_router(login))
 
-The router takes ``/login``, ``/logout``, links with ``?start=login`` or a ticket of `BotLogin.hold`, and, from users
-who have begun a login, messages that look like a code. All else goes to the routers after it. Messages with a code are
-deleted. In groups it does nothing but show the way to the private chat.
+The router takes ``/login``, ``/logout``, links with ``?start=login`` or a ticket of `BotLogin.park_callback`, and, from
+users who have started a login, messages that can be a code or the callback. Everything else goes to the routers after
+it. Messages with a code are deleted. In groups it only points to the private chat.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable
+from typing import Final
 
 from openrouter_async.errors import OpenRouterError
 from openrouter_async.integrations.bots import BotLogin, BotTexts
@@ -23,36 +24,40 @@ from openrouter_async.login.errors import LoginStoreError
 try:
     from aiogram import F, Router
     from aiogram.enums import ChatType
-    from aiogram.exceptions import TelegramAPIError
     from aiogram.filters import Command, CommandObject, CommandStart
     from aiogram.types import BufferedInputFile, InlineKeyboardButton, InlineKeyboardMarkup, Message
+    from magic_filter import RegexpMode
 except ImportError as missing:
     raise ImportError("this needs aiogram: pip install 'openrouter-async[aiogram]'") from missing
 
 logger = logging.getLogger(__name__)
 
+# Telegram marks these parts of a message itself; no code has them.
+_FOREIGN_ENTITIES: Final = frozenset({"bot_command", "cashtag", "email", "hashtag", "mention", "phone_number"})
+
 
 def create_router(
     login: BotLogin, *, texts: BotTexts | None = None, qr_code: bool = False, name: str = "openrouter"
 ) -> Router:
-    """A router that signs users in; include it before routers that take any text.
+    """Return a router that signs users in; include it before routers that take any text.
 
     Args:
-        login: What signs them in. A user's id is the number that Telegram gives to the user.
-        texts: What the bot says.
-        qr_code: Whether the URL is shown as a QR code, too.
+        login: Signs the users in, by their Telegram ids.
+        texts: The texts of the bot.
+        qr_code: Whether the URL is also shown as a QR code.
         name: The router's name.
     """
     router = Router(name=name)
     handlers = _Handlers(login, BotTexts() if texts is None else texts, qr_code=qr_code)
     private = F.chat.type == ChatType.PRIVATE
-    router.message(private, Command("login", magic=F.args))(handlers.complete_by_command)
-    router.message(private, Command("login"))(handlers.begin)
+    router.message(private, Command("login", magic=F.args))(handlers.finish_by_command)
+    router.message(private, Command("login"))(handlers.start)
     router.message(private, Command("logout"))(handlers.logout)
-    router.message(private, CommandStart(deep_link=True, magic=F.args == "login"))(handlers.begin)
-    router.message(private, CommandStart(deep_link=True, magic=F.args.regexp(TICKET)))(handlers.complete_by_command)
-    router.message(private, F.text, handlers.expects)(handlers.complete)
-    router.message(~private, Command("login", "logout"))(handlers.lead_to_private_chat)
+    router.message(private, CommandStart(deep_link=True, magic=F.args == "login"))(handlers.start)
+    is_ticket = F.args.regexp(TICKET, mode=RegexpMode.FULLMATCH)
+    router.message(private, CommandStart(deep_link=True, magic=is_ticket))(handlers.finish_by_command)
+    router.message(private, F.text, handlers.expects)(handlers.finish)
+    router.message(~private, Command("login", "logout"))(handlers.point_to_private_chat)
     return router
 
 
@@ -64,71 +69,78 @@ class _Handlers:
 
     # The id of a private chat is that of its user.
 
-    async def begin(self, message: Message) -> None:
+    async def start(self, message: Message) -> None:
         try:
-            prompt = await self._login.begin(message.chat.id)
+            prompt = await self._login.start(message.chat.id)
         except OpenRouterError as failure:
-            await _answer(message, self._texts.error(failure))
+            await self._answer(message, self._texts.error(failure))
             return
         text = self._texts.login if prompt.headless else self._texts.web_login
         keyboard = _button(self._texts.button, prompt.url)
-        # Who gets the URL forwarded could be made to consent to a login of somebody else.
+        # protect_content prevents forwarding: a forwarded URL could make somebody else consent to this user's login.
         if self._qr_code:
             image = BufferedInputFile(await prompt.qr_code(), "login.png")
-            await message.answer_photo(
-                image, caption=text, reply_markup=keyboard, protect_content=True, parse_mode=None
+            await _try(
+                message.answer_photo(image, caption=text, reply_markup=keyboard, protect_content=True, parse_mode=None)
             )
         else:
-            await message.answer(text, reply_markup=keyboard, protect_content=True, parse_mode=None)
+            await _try(message.answer(text, reply_markup=keyboard, protect_content=True, parse_mode=None))
 
     async def expects(self, message: Message) -> bool:
+        if any(entity.type in _FOREIGN_ENTITIES for entity in message.entities or ()):
+            return False
         try:
             return await self._login.expects(message.chat.id, message.text or "")
         except LoginStoreError as failure:
             logger.warning("it is not known whether a message has a code: %s", failure)
             return False
 
-    async def complete(self, message: Message) -> None:
-        await self._complete(message, message.text or "")
+    async def finish(self, message: Message) -> None:
+        await self._finish(message, message.text or "")
 
-    async def complete_by_command(self, message: Message, command: CommandObject) -> None:
-        await self._complete(message, command.args or "")
+    async def finish_by_command(self, message: Message, command: CommandObject) -> None:
+        await self._finish(message, command.args or "")
 
-    async def _complete(self, message: Message, code: str) -> None:
-        completing = self._say(self._login.complete(message.chat.id, code), self._texts.done)
+    async def _finish(self, message: Message, code: str) -> None:
+        acting = self._act(message, self._login.finish_code(message.chat.id, code), self._texts.done)
         del code
-        # The code is of use to nobody but this bot, so the exchange need not wait until it is gone.
-        text, _ = await asyncio.gather(completing, _delete(message))
-        await _answer(message, text)
+        # Nobody else can use the code, so the exchange need not wait until the message is deleted.
+        await asyncio.gather(acting, _try(message.delete()))
 
     async def logout(self, message: Message) -> None:
-        await _answer(message, await self._say(self._login.logout(message.chat.id), self._texts.logged_out))
+        await self._act(message, self._login.logout(message.chat.id), self._texts.logged_out)
 
-    async def lead_to_private_chat(self, message: Message) -> None:
-        assert message.bot is not None  # noqa: S101 - aiogram gives it to each message that it dispatches
-        me = await message.bot.me()
-        keyboard = _button(self._texts.private_button, f"https://t.me/{me.username}?start=login")
-        await message.reply(self._texts.private, reply_markup=keyboard, parse_mode=None)
+    async def point_to_private_chat(self, message: Message) -> None:
+        keyboard = _button(self._texts.private_button, await _login_link(message))
+        await _try(message.reply(self._texts.private, reply_markup=keyboard, parse_mode=None))
 
-    async def _say(self, doing: Awaitable[object], done: str) -> str:
+    async def _act(self, message: Message, act: Awaitable[object], done: str) -> None:
         try:
-            await doing
+            await act
         except OpenRouterError as failure:
-            return self._texts.error(failure)
-        return done
+            await self._answer(message, self._texts.error(failure), can_restart=failure.restart_login)
+        else:
+            await self._answer(message, done)
+
+    async def _answer(self, message: Message, text: str, *, can_restart: bool = False) -> None:
+        keyboard = _button(self._texts.again_button, await _login_link(message)) if can_restart else None
+        # The bot's default parse mode may reject the text.
+        await _try(message.answer(text, reply_markup=keyboard, parse_mode=None))
 
 
 def _button(text: str, url: str) -> InlineKeyboardMarkup:
     return InlineKeyboardMarkup(inline_keyboard=[[InlineKeyboardButton(text=text, url=url)]])
 
 
-async def _answer(message: Message, text: str) -> None:
-    # The bot's own parse mode would trip over the full stops.
-    await message.answer(text, parse_mode=None)
+async def _login_link(message: Message) -> str:
+    assert message.bot is not None  # noqa: S101 - aiogram sets it on each message that it dispatches
+    me = await message.bot.me()
+    return f"https://t.me/{me.username}?start=login"
 
 
-async def _delete(message: Message) -> None:
+async def _try(call: Awaitable[object]) -> None:
+    """Await a call to Telegram. If it fails, log that: the login or logout was carried out all the same."""
     try:
-        await message.delete()
-    except TelegramAPIError as failure:
-        logger.warning("a message with a code could not be deleted: %s", type(failure).__name__)
+        await call
+    except Exception as failure:  # noqa: BLE001 - sessions of aiogram can raise anything
+        logger.warning("a message could not be sent or deleted: %s", type(failure).__name__)

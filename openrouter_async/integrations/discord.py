@@ -1,4 +1,4 @@
-"""Signing users in from Discord, by discord.py; needs the extra ``discord``.
+"""Sign-in from Discord, by discord.py; needs the extra ``discord``.
 
 ::
 
@@ -7,17 +7,18 @@
             add_commands(self.tree, login)
             await self.tree.sync()
 
-All answers are ephemeral: in a server, too, nobody but the user sees them. The code is asked for in a modal, which
-nobody sees either. discord.py itself logs whatever Discord sends, codes and tokens included, when its logger
+All answers are ephemeral: nobody but the user sees them, in a server either. The code is entered in a modal, which is
+private as well. discord.py itself logs everything that Discord sends, codes and tokens included, when its logger
 ``discord`` is set to DEBUG; `discord.Client.run` sets it to INFO.
 """
 
 from __future__ import annotations
 
+import asyncio
 import io
 import logging
 from collections.abc import Awaitable
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from openrouter_async.errors import OpenRouterError
 from openrouter_async.integrations.bots import BotLogin, BotTexts
@@ -30,11 +31,16 @@ except ImportError as missing:
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 CODE_BUTTON: Final = "openrouter-login-code"
 """The ``custom_id`` of the button that asks for the code."""
 
+LOGIN_BUTTON: Final = "openrouter-login-start"
+"""The ``custom_id`` of the button that starts a new login after one that failed."""
+
 _MODAL_TIMEOUT: Final = 600.0
-_TITLE_LENGTH: Final = 45
+_MAX_TITLE_LENGTH: Final = 45
 
 
 def add_commands(
@@ -45,24 +51,27 @@ def add_commands(
     qr_code: bool = False,
     guild: discord.abc.Snowflake | None = None,
 ) -> None:
-    """Add the commands ``/login`` and ``/logout``, and a button whose clicks are understood after a restart, too.
+    """Add the commands ``/login`` and ``/logout``, and buttons that still work after a restart of the bot.
 
-    It needs the loop that the bot runs in, so call it in ``setup_hook``; the caller syncs the tree.
+    Call it in ``setup_hook``, as it needs the running event loop; the caller syncs the tree.
 
     Args:
         tree: The commands of the bot.
-        login: What signs users in. A user's id is the number that Discord gives to the user.
-        texts: What the bot says.
-        qr_code: Whether the URL is shown as a QR code, too.
-        guild: The server that the commands are for; None for all of them, and for direct messages.
+        login: Signs the users in, by their Discord ids.
+        texts: The texts of the bot.
+        qr_code: Whether the URL is also shown as a QR code.
+        guild: The server that the commands are for; None for all servers and for direct messages.
     """
     commands = _Commands(login, BotTexts() if texts is None else texts, qr_code=qr_code)
     for name, description, callback in (
-        ("login", commands.texts.login_description, commands.begin),
+        ("login", commands.texts.login_description, commands.start),
         ("logout", commands.texts.logout_description, commands.logout),
     ):
         tree.add_command(app_commands.Command(name=name, description=description, callback=callback), guild=guild)
-    tree.client.add_view(_LoginView(commands))
+    listener = ui.View(timeout=None)
+    listener.add_item(_CodeButton(commands))
+    listener.add_item(_StartButton(commands))
+    tree.client.add_view(listener)
 
 
 class _Commands:
@@ -71,52 +80,66 @@ class _Commands:
         self._login = login
         self._qr_code = qr_code
 
-    async def begin(self, interaction: discord.Interaction) -> None:
-        # Discord waits three seconds for an answer, which a shelf or a store may need.
-        await interaction.response.defer(ephemeral=True, thinking=True)
+    async def start(self, interaction: discord.Interaction) -> None:
         try:
-            prompt = await self._login.begin(interaction.user.id)
+            prompt = await _defer(interaction, self._login.start(interaction.user.id))
         except OpenRouterError as failure:
-            await interaction.followup.send(self.texts.error(failure), ephemeral=True)
+            await _send(interaction, self.texts.error(failure))
             return
         files = [discord.File(io.BytesIO(await prompt.qr_code()), "login.png")] if self._qr_code else []
         text = self.texts.login if prompt.headless else self.texts.web_login
-        await interaction.followup.send(text, view=_LoginView(self, prompt.url), files=files, ephemeral=True)
+        link = ui.Button[ui.View](label=self.texts.button, url=prompt.url)
+        await _send(interaction, text, view=_show(link, _CodeButton(self)), files=files)
 
     async def ask_for_code(self, interaction: discord.Interaction) -> None:
-        await interaction.response.send_modal(_CodeModal(self))
+        await _try(interaction.response.send_modal(_CodeModal(self)))
 
-    async def complete(self, interaction: discord.Interaction, code: str) -> None:
-        completing = self._login.complete(interaction.user.id, code)
+    async def finish_code(self, interaction: discord.Interaction, code: str) -> None:
+        finishing = self._login.finish_code(interaction.user.id, code)
         del code
-        await self._say(interaction, completing, self.texts.done)
+        await self._act(interaction, finishing, self.texts.done)
 
     async def logout(self, interaction: discord.Interaction) -> None:
-        await self._say(interaction, self._login.logout(interaction.user.id), self.texts.logged_out)
+        await self._act(interaction, self._login.logout(interaction.user.id), self.texts.logged_out)
 
-    async def _say(self, interaction: discord.Interaction, doing: Awaitable[object], done: str) -> None:
-        await interaction.response.defer(ephemeral=True, thinking=True)
+    async def _act(self, interaction: discord.Interaction, act: Awaitable[object], done: str) -> None:
         try:
-            await doing
+            await _defer(interaction, act)
         except OpenRouterError as failure:
-            done = self.texts.error(failure)
-        await interaction.followup.send(done, ephemeral=True)
+            buttons = [_StartButton(self)] if failure.restart_login else []
+            await _send(interaction, self.texts.error(failure), view=_show(*buttons))
+        else:
+            await _send(interaction, done)
 
 
-class _LoginView(ui.View):
-    """The buttons below the way to the page. With a URL they are shown, without one they are listened to."""
-
-    def __init__(self, commands: _Commands, url: str | None = None) -> None:
-        super().__init__(timeout=None)
-        if url is not None:
-            self.add_item(ui.Button(label=commands.texts.button, url=url))
-        self.add_item(_CodeButton(commands))
-        if url is not None:
-            # discord.py would hold each view that it has sent, for ever.
-            self.stop()
+async def _defer(interaction: discord.Interaction, act: Awaitable[T]) -> T:
+    """Await an act, and meanwhile tell Discord, which waits only three seconds, that the answer comes later."""
+    result, _ = await asyncio.gather(act, _try(interaction.response.defer(ephemeral=True, thinking=True)))
+    return result
 
 
-class _CodeButton(ui.Button[_LoginView]):
+async def _send(interaction: discord.Interaction, text: str, **parts: Any) -> None:
+    await _try(interaction.followup.send(text, ephemeral=True, **parts))
+
+
+async def _try(call: Awaitable[object]) -> None:
+    """Await a call to Discord. If it fails, log that: the login or logout was carried out all the same."""
+    try:
+        await call
+    except Exception as failure:  # noqa: BLE001 - an interaction that is too old, and whatever aiohttp raises
+        logger.warning("an interaction could not be answered: %s", type(failure).__name__)
+
+
+def _show(*buttons: ui.Button[Any]) -> ui.View:
+    view = ui.View(timeout=None)
+    for button in buttons:
+        view.add_item(button)
+    # discord.py would keep each view that it has sent for ever; clicks go to the view of add_commands.
+    view.stop()
+    return view
+
+
+class _CodeButton(ui.Button[ui.View]):
     def __init__(self, commands: _Commands) -> None:
         super().__init__(label=commands.texts.code_button, custom_id=CODE_BUTTON)
         self._commands = commands
@@ -125,18 +148,27 @@ class _CodeButton(ui.Button[_LoginView]):
         await self._commands.ask_for_code(interaction)
 
 
+class _StartButton(ui.Button[ui.View]):
+    def __init__(self, commands: _Commands) -> None:
+        super().__init__(label=commands.texts.again_button, custom_id=LOGIN_BUTTON)
+        self._commands = commands
+
+    async def callback(self, interaction: discord.Interaction) -> None:
+        await self._commands.start(interaction)
+
+
 class _CodeModal(ui.Modal):
     def __init__(self, commands: _Commands) -> None:
-        super().__init__(title=commands.texts.button[:_TITLE_LENGTH], timeout=_MODAL_TIMEOUT)
+        super().__init__(title=commands.texts.button[:_MAX_TITLE_LENGTH], timeout=_MODAL_TIMEOUT)
         self._commands = commands
-        self._code: ui.TextInput[_CodeModal] = ui.TextInput(label=commands.texts.code[:_TITLE_LENGTH])
+        self._code: ui.TextInput[_CodeModal] = ui.TextInput(label=commands.texts.code[:_MAX_TITLE_LENGTH])
         self.add_item(self._code)
 
     async def on_submit(self, interaction: discord.Interaction) -> None:
-        await self._commands.complete(interaction, self._code.value)
+        await self._commands.finish_code(interaction, self._code.value)
 
     async def on_error(  # type: ignore[override] # the base class of all views has one more argument
         self, interaction: discord.Interaction, error: Exception
     ) -> None:
-        # What discord.py would log shows the modal.
+        # discord.py's default error log would include the modal, and with it the code.
         logger.warning("a code could not be answered: %s", type(error).__name__)

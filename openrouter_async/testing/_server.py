@@ -297,7 +297,7 @@ class FakeOpenRouter:
         """
         self._clock.advance(seconds)
 
-    def script(self, *faults: Fault) -> None:
+    def queue_faults(self, *faults: Fault) -> None:
         """Let the next requests to the API meet these faults, one each."""
         self._script.add(*faults)
 

@@ -46,7 +46,7 @@ async def demonstrate(on_progress: OnProgress | None = None) -> None:
 
 async def _exchange_many(fake: FakeOpenRouter, client: OpenRouter, on_progress: OnProgress) -> None:
     codes = [fake.issue_code() for _ in range(EXCHANGES)]
-    fake.script(Fault.status(503).times(3), Fault.drop().times(2), Fault.html(502))
+    fake.queue_faults(Fault.status(503).times(3), Fault.drop().times(2), Fault.html(502))
     _say(f"Exchanging {EXCHANGES} more codes, {_AT_ONCE} at a time; the first few of them meet faults")
     results = await client.oauth.exchange_all(codes, concurrency=_AT_ONCE, on_progress=on_progress)
     attempts = sum(result.response.http_meta.attempts for result in results if result.response is not None)

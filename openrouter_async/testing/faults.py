@@ -82,7 +82,7 @@ class Fault:
 
     Make it by one of the class methods::
 
-        fake.script(Fault.status(429, headers={"Retry-After": "1"}), Fault.drop(after=True).times(2))
+        fake.queue_faults(Fault.status(429, headers={"Retry-After": "1"}), Fault.drop(after=True).times(2))
 
     Attributes:
         kind: What goes wrong.

@@ -204,7 +204,7 @@ async def test_a_worker_that_somebody_cancels_ends_the_batch_also_for_those_that
 
 
 async def test_when_all_tasks_are_cancelled_a_batch_sends_nothing_more(fake: FakeOpenRouter) -> None:
-    fake.script(Fault.delay(0), Fault.hang().times(9))
+    fake.queue_faults(Fault.delay(0), Fault.hang().times(9))
     client = connect(fake)
     before = asyncio.all_tasks()
     batch = client.oauth.exchange_many(issue(fake, 9), concurrency=2)
@@ -300,7 +300,7 @@ async def test_when_a_batch_stops_what_was_sent_is_answered_and_the_rest_says_th
     gate = Gate()
     codes = issue(fake, 4)
     async with connect(fake, attempt_middlewares=[gate], retry=RetryPolicy.none()) as client:
-        fake.script(Fault.delay(60), REFUSED)
+        fake.queue_faults(Fault.delay(60), REFUSED)
         collecting = asyncio.ensure_future(client.oauth.exchange_all(codes, concurrency=3, stop_on=errors.APIError))
         gate.let(1)
         await until(lambda: len(fake.redeemed_codes) == 1)
@@ -329,7 +329,7 @@ async def test_what_stop_on_raises_ends_the_batch(fake: FakeOpenRouter, client: 
 async def test_a_deadline_ends_the_batch_but_not_what_was_sent(fake: FakeOpenRouter) -> None:
     time = StoppedClock()
     gate = Gate()
-    fake.script(Fault.delay(60))
+    fake.queue_faults(Fault.delay(60))
     async with connect(fake, attempt_middlewares=[gate], clock=time.clock) as client:
         collecting = asyncio.ensure_future(client.oauth.exchange_all(each(issue(fake, 9)), concurrency=2, timeout=30))
         gate.let(1)
@@ -369,7 +369,7 @@ async def test_leaving_the_loop_loses_no_key(fake: FakeOpenRouter) -> None:
     safe, gate = Safe(), Gate()
     async with connect(fake, on_key=safe, attempt_middlewares=[gate]) as client:
         gate.let(3)
-        fake.script(Fault.delay(0), Fault.delay(60).times(2))
+        fake.queue_faults(Fault.delay(0), Fault.delay(60).times(2))
         async for result in client.oauth.exchange_many((fake.issue_code() for _ in itertools.count()), concurrency=4):
             assert result.error is None
             break
@@ -382,7 +382,7 @@ async def test_leaving_the_loop_loses_no_key(fake: FakeOpenRouter) -> None:
 async def test_leaving_the_loop_without_a_safe_place_is_told_in_the_log(
     fake: FakeOpenRouter, client: OpenRouter, caplog: pytest.LogCaptureFixture
 ) -> None:
-    fake.script(Fault.delay(0), Fault.delay(60))
+    fake.queue_faults(Fault.delay(0), Fault.delay(60))
     async for _ in client.oauth.exchange_many(issue(fake, 2), concurrency=2):
         break
     await until(lambda: len(fake.redeemed_codes) == 2)
@@ -397,7 +397,7 @@ async def test_leaving_the_loop_without_a_safe_place_is_told_in_the_log(
 async def test_batch_dropped_with_an_unread_unknown_result_logs_it(
     fake: FakeOpenRouter, caplog: pytest.LogCaptureFixture, *, is_safe: bool
 ) -> None:
-    fake.script(Fault.delay(0), Fault.status(500, message="Broken", after=True))
+    fake.queue_faults(Fault.delay(0), Fault.status(500, message="Broken", after=True))
     async with connect(fake, retry=RetryPolicy.none(), on_key=Safe() if is_safe else None) as client:
         batch = client.oauth.exchange_many(issue(fake, 2), concurrency=1)
         assert (await anext(batch)).error is None
@@ -447,7 +447,7 @@ async def test_a_batch_that_was_never_started_sends_nothing(fake: FakeOpenRouter
 async def test_the_end_of_a_with_block_waits_for_what_was_sent_and_its_results_can_be_read(
     fake: FakeOpenRouter, client: OpenRouter
 ) -> None:
-    fake.script(Fault.delay(0), Fault.delay(60).times(2))
+    fake.queue_faults(Fault.delay(0), Fault.delay(60).times(2))
     async with client.oauth.exchange_many((fake.issue_code() for _ in itertools.count()), concurrency=3) as batch:
         async for result in batch:
             first = result
@@ -511,7 +511,7 @@ async def test_what_a_batch_calls_can_close_it(fake: FakeOpenRouter, place: str)
 
 
 async def test_a_consumer_that_is_cancelled_waits_for_what_was_sent(fake: FakeOpenRouter, client: OpenRouter) -> None:
-    fake.script(Fault.delay(60))
+    fake.queue_faults(Fault.delay(60))
     batch = client.oauth.exchange_many(issue(fake, 5), concurrency=1)
     reading = asyncio.ensure_future(anext(batch))
     await until(lambda: len(fake.redeemed_codes) == 1)
@@ -529,7 +529,7 @@ async def test_a_consumer_that_is_cancelled_waits_for_what_was_sent(fake: FakeOp
 
 async def test_a_consumer_that_is_cancelled_twice_leaves_at_once_and_no_key_is_lost(fake: FakeOpenRouter) -> None:
     safe = Safe()
-    fake.script(Fault.delay(60))
+    fake.queue_faults(Fault.delay(60))
     async with connect(fake, on_key=safe) as client:
         reading = asyncio.ensure_future(client.oauth.exchange_all(issue(fake, 5), concurrency=1))
         await until(lambda: len(fake.redeemed_codes) == 1)
@@ -634,7 +634,7 @@ async def test_a_client_that_is_closed_ends_its_batches(fake: FakeOpenRouter) ->
 
 async def test_a_pause_that_the_server_asks_for_holds_for_the_whole_batch(fake: FakeOpenRouter) -> None:
     time = FakeClock()
-    fake.script(Fault.status(429, headers={"Retry-After": "7"}))
+    fake.queue_faults(Fault.status(429, headers={"Retry-After": "7"}))
     async with connect(fake, clock=time.clock) as client:
         results = await client.oauth.exchange_all(issue(fake, 6), concurrency=3)
     assert all(result.error is None for result in results)
@@ -662,7 +662,7 @@ async def test_progress_is_counted(fake: FakeOpenRouter) -> None:
         time.advance(1)
 
     one = fake.issue_code()
-    fake.script(Fault.delay(0), Fault.status(500, after=True))
+    fake.queue_faults(Fault.delay(0), Fault.status(500, after=True))
     async with connect(fake, clock=time.clock, retry=RetryPolicy.none()) as client:
         codes = [one, fake.issue_code(), "bad", one]
         batch = client.oauth.exchange_many(codes, concurrency=1, on_progress=observe)
@@ -758,7 +758,7 @@ async def test_bad_arguments_are_refused_before_anything_is_sent(
 def test_a_loop_that_ends_in_the_middle_of_a_batch_ends(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> Batch:
         async with FakeOpenRouter() as fake:
-            fake.script(Fault.hang().times(9))
+            fake.queue_faults(Fault.hang().times(9))
             client = connect(fake)
             batch = client.oauth.exchange_many((fake.issue_code() for _ in itertools.count()), concurrency=3)
             reading = asyncio.ensure_future(anext(batch))

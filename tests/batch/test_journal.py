@@ -221,7 +221,7 @@ async def test_a_file_that_others_can_read_is_taken_from_them(path: Path) -> Non
 async def test_what_is_done_or_refused_for_good_is_not_sent_again(
     fake: FakeOpenRouter, client: OpenRouter, path: Path
 ) -> None:
-    fake.script(Fault.delay(0), REFUSED, Fault.status(400, message="Invalid code_challenge_method"))
+    fake.queue_faults(Fault.delay(0), REFUSED, Fault.status(400, message="Invalid code_challenge_method"))
     codes = issue(fake, 4)
     first = await run(client, path, codes[:3], concurrency=1)
     assert [result.outcome for result in first] == [Outcome.COMPLETED, Outcome.REFUSED, Outcome.REFUSED]
@@ -260,7 +260,7 @@ async def test_an_ordered_batch_passes_over_what_is_skipped(
 async def test_what_was_refused_for_a_reason_that_passes_is_sent_again(
     fake: FakeOpenRouter, client: OpenRouter, path: Path, status: int
 ) -> None:
-    fake.script(Fault.status(status, message="No"))
+    fake.queue_faults(Fault.status(status, message="No"))
     codes = issue(fake, 1)
     (refused,) = await run(client, path, codes)
     assert refused.outcome is Outcome.REFUSED
@@ -315,7 +315,7 @@ async def test_an_intent_without_a_result_whose_code_is_refused_is_unknown(
 
 async def test_a_doubt_outlives_a_refusal_that_passes(fake: FakeOpenRouter, client: OpenRouter, path: Path) -> None:
     codes = issue(fake, 1)
-    fake.script(Fault.status(500, message="Broken", after=True), Fault.status(429))
+    fake.queue_faults(Fault.status(500, message="Broken", after=True), Fault.status(429))
     written = []
     for expected in (Outcome.UNKNOWN, Outcome.REFUSED, Outcome.UNKNOWN):
         (result,) = await run(client, path, codes)
@@ -338,7 +338,7 @@ async def test_a_doubtful_request_that_fails_for_another_reason_keeps_its_error(
     fake: FakeOpenRouter, client: OpenRouter, path: Path
 ) -> None:
     codes = issue(fake, 1)
-    fake.script(Fault.drop(), Fault.drop())
+    fake.queue_faults(Fault.drop(), Fault.drop())
     for _ in range(2):
         (result,) = await run(client, path, codes)
         assert type(result.error) is errors.TransportError
@@ -375,7 +375,7 @@ async def test_a_batch_that_is_closed_while_intents_are_written_sends_none_of_th
 async def test_the_journal_waits_for_what_is_under_way_when_it_is_closed(
     fake: FakeOpenRouter, client: OpenRouter, path: Path
 ) -> None:
-    fake.script(Fault.delay(0), Fault.delay(60))
+    fake.queue_faults(Fault.delay(0), Fault.delay(60))
     async with Journal(path, encryption_keys=KEY) as journal:
         async for _ in client.oauth.exchange_many(issue(fake, 2), journal=journal, concurrency=2):
             break
@@ -806,7 +806,7 @@ async def test_neither_a_journal_nor_what_it_says_shows_a_key(
 async def test_what_was_sent_stays_in_doubt_when_the_loop_ends_while_a_closed_batch_waits_for_it(
     fake: FakeOpenRouter, client: OpenRouter, journal: Journal, path: Path
 ) -> None:
-    fake.script(Fault.delay(60))
+    fake.queue_faults(Fault.delay(60))
     (code,) = issue(fake, 1)
     batch = client.oauth.exchange_many([code], concurrency=1, journal=journal)
     reading = asyncio.ensure_future(anext(batch))

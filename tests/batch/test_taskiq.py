@@ -178,7 +178,7 @@ async def test_each_failure_tells_its_outcome(fake: FakeOpenRouter) -> None:
         raise ValueError("a secret")
 
     async with Queue(fake, client_options={"timeout": 5}) as queue:
-        fake.script(Fault.drop(after=True).times(4))
+        fake.queue_faults(Fault.drop(after=True).times(4))
         with pytest.raises(errors.OpenRouterError) as dropped:
             await queue.exchange(fake.issue_code())
     assert dropped.value.outcome is Outcome.UNKNOWN
@@ -282,7 +282,7 @@ async def test_a_code_whose_worker_died_and_that_is_rejected_then_is_unknown(
 async def test_what_may_have_been_carried_out_is_unknown_to_the_next_delivery_too(
     fake: FakeOpenRouter, queue: Queue
 ) -> None:
-    fake.script(Fault.status(500, after=True), Fault.status(500).times(3))
+    fake.queue_faults(Fault.status(500, after=True), Fault.status(500).times(3))
     with pytest.raises(errors.InternalServerResponseError):
         await queue.exchange(fake.issue_code())
     with pytest.raises(errors.ForbiddenResponseError) as again:
@@ -291,7 +291,7 @@ async def test_what_may_have_been_carried_out_is_unknown_to_the_next_delivery_to
 
 
 async def test_what_was_refused_for_a_reason_that_passes_can_be_sent_again(fake: FakeOpenRouter, queue: Queue) -> None:
-    fake.script(Fault.status(429, headers={"Retry-After": "700"}))
+    fake.queue_faults(Fault.status(429, headers={"Retry-After": "700"}))
     code = fake.issue_code()
     with pytest.raises(errors.TooManyRequestsResponseError) as caught:
         await queue.exchange(code)
@@ -328,7 +328,7 @@ async def test_a_worker_that_was_overtaken_gives_the_result_of_the_other(fake: F
                 await store.finish(another, record, now=queue.time.clock.time(), result_ttl=60)
 
         store.on_claim = overtake
-        fake.script(Fault.status(403, message="Invalid code or code_verifier"))
+        fake.queue_faults(Fault.status(403, message="Invalid code or code_verifier"))
         assert await queue.exchange(code) == ExchangedKey(key="sk-or-v1-other", key_hash="h")
 
 
@@ -350,7 +350,7 @@ async def test_a_store_that_fails_costs_no_key_and_no_honest_answer(
         store.is_down = False
         store.claims = 2
         code = fake.issue_code()
-        fake.script(Fault.status(403, message="Invalid code or code_verifier"))
+        fake.queue_faults(Fault.status(403, message="Invalid code or code_verifier"))
         with pytest.raises(errors.ForbiddenResponseError) as refused:
             await queue.exchange(code)
         assert refused.value.outcome is Outcome.REFUSED

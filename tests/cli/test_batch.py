@@ -226,7 +226,7 @@ async def test_csv_goes_in_and_comes_out(here: Here, home: Path, fake: FakeOpenR
 async def test_what_failed_for_a_passing_reason_is_tried_again(here: Here, home: Path, fake: FakeOpenRouter) -> None:
     write_lines(home / "codes.jsonl", [fake.issue_code(), fake.issue_code(), "auth_code_of_nobody"])
     command = ("batch", "codes.jsonl", "keys.jsonl", "--concurrency", "1", "--json", "--base-url", fake.base_url)
-    fake.script(Fault.status(429).times(4))
+    fake.queue_faults(Fault.status(429).times(4))
     ended = await here(*command)
     assert (ended.status, ended.document["completed"], ended.document["refused"]) == (3, 1, 2)
     ended = await here(*command)
@@ -276,7 +276,7 @@ async def test_ctrl_c_in_a_terminal_says_what_is_waited_for_and_a_second_one_lea
     shell: Shell, fake: FakeOpenRouter
 ) -> None:
     write_lines(shell.home / "codes.jsonl", [fake.issue_code() for _ in range(3)])
-    fake.script(Fault.hang(after=True).times(3))
+    fake.queue_faults(Fault.hang(after=True).times(3))
     async with Terminal(shell, "batch", "codes.jsonl", "keys.jsonl", "--base-url", fake.base_url) as terminal:
         await terminal.shows("0/3")
         while len(fake.issued_keys) < 3:  # noqa: ASYNC110 - it is another process that this waits for
@@ -293,7 +293,7 @@ async def test_ctrl_c_in_a_terminal_says_what_is_waited_for_and_a_second_one_lea
 
 async def test_a_batch_heeds_what_ends_services_as_it_heeds_ctrl_c(shell: Shell, fake: FakeOpenRouter) -> None:
     write_lines(shell.home / "codes.jsonl", [fake.issue_code()])
-    fake.script(Fault.hang(after=True))
+    fake.queue_faults(Fault.hang(after=True))
     process = await shell.start("batch", "codes.jsonl", "keys.jsonl", "--base-url", fake.base_url)
     while not fake.issued_keys:  # noqa: ASYNC110 - it is another process that this waits for
         await asyncio.sleep(0.02)
@@ -483,7 +483,7 @@ async def test_batch_whose_output_has_no_room_for_errors_ends(
 
 async def test_batch_that_is_hung_up_drains_and_loses_no_key(shell: Shell, fake: FakeOpenRouter) -> None:
     write_lines(shell.home / "codes.jsonl", [fake.issue_code() for _ in range(9)])
-    fake.script(Fault.delay(60).times(2))
+    fake.queue_faults(Fault.delay(60).times(2))
     command = ("batch", "codes.jsonl", "keys.jsonl", "--concurrency", "2", "--base-url", fake.base_url)
     process = await shell.start(*command)
     await until_issued(fake, 2)
@@ -500,7 +500,7 @@ async def test_batch_that_is_hung_up_drains_and_loses_no_key(shell: Shell, fake:
 
 async def test_batch_under_nohup_goes_on_when_it_is_hung_up(shell: Shell, fake: FakeOpenRouter) -> None:
     write_lines(shell.home / "codes.jsonl", [fake.issue_code() for _ in range(3)])
-    fake.script(Fault.delay(60).times(2))
+    fake.queue_faults(Fault.delay(60).times(2))
     command = ("batch", "codes.jsonl", "keys.jsonl", "--concurrency", "2", "--base-url", fake.base_url)
     process = await shell.start(*command, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
     await until_issued(fake, 2)

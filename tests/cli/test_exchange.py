@@ -208,7 +208,7 @@ async def test_what_goes_wrong_on_the_way_has_a_status_of_its_own(
     here: Here, fake: FakeOpenRouter, fault: Fault, status: int, advice: str
 ) -> None:
     code = fake.issue_code()
-    fake.script(fault.times(9))
+    fake.queue_faults(fault.times(9))
     ended = await here("exchange", code, "--timeout", "1", *at(fake))
     assert ended.status == status
     assert advice in ended.complaint
@@ -219,7 +219,7 @@ async def test_a_code_whose_creation_is_unknown_does_no_harm(
     here: Here, fake: FakeOpenRouter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENROUTER_API_KEY", fake.token)
-    fake.script(Fault.status(302))
+    fake.queue_faults(Fault.status(302))
     ended = await here("create-code", "https://app.example/callback", *at(fake))
     assert ended.status == 4
     assert "creating another one does no harm" in ended.complaint

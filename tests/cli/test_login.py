@@ -154,7 +154,7 @@ async def test_a_busy_server_is_asked_again_and_the_code_is_not_lost(shell: Shel
     async with Terminal(shell, "login", "--base-url", fake.base_url) as terminal:
         await terminal.shows(PASTE)
         code = fake.consent(address_in(terminal.text, fake))
-        fake.script(Fault.status(429).times(4))
+        fake.queue_faults(Fault.status(429).times(4))
         terminal.type(f"{code}\n")
         await terminal.shows("what you sent is still good.")
         terminal.type(f"{code}\n")

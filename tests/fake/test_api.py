@@ -411,7 +411,7 @@ async def test_the_description_of_the_api_is_served(fake: FakeOpenRouter) -> Non
 
 
 async def test_a_script_of_faults_does_not_disturb_the_description(fake: FakeOpenRouter) -> None:
-    fake.script(Fault.status(503))
+    fake.queue_faults(Fault.status(503))
     assert (await send(f"{fake.base_url}/openapi.json", method="GET")).status == 200
     assert (await exchange(fake, "nothing")).status == 503
 
@@ -511,7 +511,7 @@ def test_without_a_loop_it_runs_in_a_thread() -> None:
         async def use() -> None:
             async with OpenRouter(None, base_url=fake.base_url) as client:
                 await client.oauth.exchange_auth_code_for_api_key(code=fake.issue_code())
-                fake.script(Fault.delay(3600))
+                fake.queue_faults(Fault.delay(3600))
                 waiting = asyncio.create_task(client.oauth.exchange_auth_code_for_api_key(code=fake.issue_code()))
                 while not waiting.done():
                     fake.advance(3600)

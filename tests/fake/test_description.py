@@ -135,7 +135,7 @@ def test_successes_and_refusals_are_as_described(
 
 
 def test_that_check_can_fail(fake: FakeOpenRouter, session: requests.Session) -> None:
-    fake.script(Fault.status(200, body="{}"))
+    fake.queue_faults(Fault.status(200, body="{}"))
     response = session.post(f"{fake.base_url}/auth/keys", json={"code": "c"}, timeout=10)
 
     with pytest.raises(JsonSchemaError):

@@ -74,7 +74,7 @@ async def fail(fake: FakeOpenRouter, *, code: str | None = None, timeout: float 
 async def test_a_request_meets_its_fault_and_the_next_one_none(
     fake: FakeOpenRouter, fault: Fault, keys: int, kind: type[OpenRouterError], outcome: Outcome | None
 ) -> None:
-    fake.script(fault)
+    fake.queue_faults(fault)
     error = await fail(fake)
 
     assert isinstance(error, kind)
@@ -88,7 +88,7 @@ async def test_a_request_meets_its_fault_and_the_next_one_none(
 
 
 async def test_bodies_have_the_shapes_that_were_seen(fake: FakeOpenRouter) -> None:
-    fake.script(
+    fake.queue_faults(
         Fault.html(520), Fault.html(403, challenge=True), Fault.text(503, "no healthy upstream"), Fault.empty(504),
         Fault.zod_error(), Fault.status(429), Fault.status(599), Fault.status(400, message="Broken"),
     )  # fmt: skip
@@ -105,8 +105,8 @@ async def test_bodies_have_the_shapes_that_were_seen(fake: FakeOpenRouter) -> No
 
 
 async def test_a_script_is_met_in_its_order_by_any_operation(fake: FakeOpenRouter) -> None:
-    fake.script(Fault.status(501).times(2), Fault.status(502))
-    fake.script(Fault.status(503))
+    fake.queue_faults(Fault.status(501).times(2), Fault.status(502))
+    fake.queue_faults(Fault.status(503))
     replies = [await create(fake), await exchange(fake, "c"), await create(fake), await exchange(fake, "c")]
 
     assert [reply.status for reply in replies] == [501, 501, 502, 503]
@@ -114,7 +114,7 @@ async def test_a_script_is_met_in_its_order_by_any_operation(fake: FakeOpenRoute
 
 
 async def test_a_delay_is_as_long_as_the_clock_says(fake: FakeOpenRouter) -> None:
-    fake.script(Fault.delay(60))
+    fake.queue_faults(Fault.delay(60))
     waiting = asyncio.create_task(exchange(fake, fake.issue_code()))
     await until(lambda: fake.issued_keys)
     assert fake.requests[-1].status is None
@@ -129,7 +129,7 @@ async def test_a_delay_is_as_long_as_the_clock_says(fake: FakeOpenRouter) -> Non
 
 @pytest.mark.parametrize("after", [False, True])
 async def test_a_hanging_request_ends_with_its_client(fake: FakeOpenRouter, after: bool) -> None:
-    fake.script(Fault.hang(after=after))
+    fake.queue_faults(Fault.hang(after=after))
     error = await fail(fake, timeout=0.05)
 
     assert isinstance(error, RequestTimeoutError)
@@ -139,7 +139,7 @@ async def test_a_hanging_request_ends_with_its_client(fake: FakeOpenRouter, afte
 
 async def test_a_hanging_request_ends_with_the_server() -> None:
     async with FakeOpenRouter() as fake:
-        fake.script(Fault.hang())
+        fake.queue_faults(Fault.hang())
         waiting = asyncio.create_task(exchange(fake, "c"))
         await until(lambda: fake.counters["fault hang"])
     with pytest.raises(aiohttp.ServerDisconnectedError):
@@ -152,7 +152,7 @@ async def test_in_another_server_a_hanging_request_outlives_its_client_and_ends_
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     base_url = f"http://127.0.0.1:{runner.addresses[0][1]}/api/v1"
-    fake.script(Fault.hang())
+    fake.queue_faults(Fault.hang())
     async with OpenRouter(None, base_url=base_url, retry=ONCE, timeout=0.05) as client:
         with pytest.raises(RequestTimeoutError):
             await client.oauth.exchange_auth_code_for_api_key(code="c")
@@ -164,7 +164,9 @@ async def test_the_client_gets_through_what_passes(fake: FakeOpenRouter) -> None
     async with OpenRouter(
         None, base_url=fake.base_url, clock=Clock(sleep=lambda _: asyncio.sleep(0)), retry=RetryPolicy(max_attempts=6)
     ) as client:
-        fake.script(Fault.status(503), Fault.drop(), Fault.html(), Fault.status(429, headers={"Retry-After-Ms": "5"}))
+        fake.queue_faults(
+            Fault.status(503), Fault.drop(), Fault.html(), Fault.status(429, headers={"Retry-After-Ms": "5"})
+        )
         result = await client.oauth.exchange_auth_code_for_api_key(code=fake.issue_code())
 
     assert result.http_meta.attempts == 5
@@ -193,7 +195,7 @@ async def test_a_fault_may_be_put_in_front_of_a_code_that_was_issued_without(fak
 
 async def test_a_fault_of_a_code_is_met_by_its_exchange_alone_and_after_the_script(fake: FakeOpenRouter) -> None:
     code = fake.issue_code(fault="status-503")
-    fake.script(Fault.status(502))
+    fake.queue_faults(Fault.status(502))
     assert (await exchange(fake, code)).status == 502
     assert (await create(fake, key_label=code)).status == 200
     assert (await exchange(fake, code)).status == 503
@@ -316,7 +318,7 @@ async def test_a_limited_request_meets_no_fault_and_redeems_nothing(fake: FakeOp
     fake.rate_limit(1)
     code = fake.issue_code()
     await create(fake)
-    fake.script(Fault.status(503))
+    fake.queue_faults(Fault.status(503))
     assert (await exchange(fake, code)).status == 429
     fake.advance(1)
     assert (await exchange(fake, code)).status == 503

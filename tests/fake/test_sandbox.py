@@ -118,7 +118,7 @@ def test_the_official_sdk_completes_the_whole_flow() -> None:
             )
             with pytest.raises(official.ForbiddenResponseError):
                 sdk.o_auth.exchange_auth_code_for_api_key(code=created.data.id, code_verifier=PAIR.code_verifier)
-            fake.script(Fault.status(409))
+            fake.queue_faults(Fault.status(409))
             with pytest.raises(official.ConflictResponseError):
                 sdk.o_auth.create_auth_code(callback_url="https://app.example/callback")
 

@@ -8,7 +8,7 @@ import attrs
 import zxingcpp
 from PIL import Image
 
-from openrouter_async.integrations.bots import BotLogin, MemoryShelf
+from openrouter_async.integrations.bots import BotLogin, MemoryKeyValueStore
 from openrouter_async.login import Grant, LoginStoreError
 
 ADA, BEN = 7, 8
@@ -31,25 +31,25 @@ class Talk:
 
 
 class Broken:
-    """A shelf that breaks on demand."""
+    """A store that breaks on demand."""
 
     def __init__(self) -> None:
-        self.inner = MemoryShelf()
+        self.inner = MemoryKeyValueStore()
         self.broken: set[str] = set()
 
-    def _use(self, operation: str) -> MemoryShelf:
+    def _use(self, operation: str) -> MemoryKeyValueStore:
         if operation in self.broken:
-            raise LoginStoreError("the shelf is broken")
+            raise LoginStoreError("the store is broken")
         return self.inner
 
-    async def put(self, name: str, value: bytes, *, now: float, until: float) -> None:
-        await self._use("put").put(name, value, now=now, until=until)
+    async def set(self, name: str, value: bytes, *, now: float, until: float) -> None:
+        await self._use("set").set(name, value, now=now, until=until)
 
     async def get(self, name: str, *, now: float) -> bytes | None:
         return await self._use("get").get(name, now=now)
 
-    async def remove(self, name: str) -> None:
-        await self._use("remove").remove(name)
+    async def delete(self, name: str) -> None:
+        await self._use("delete").delete(name)
 
 
 def read_qr_code(png: bytes) -> str:

@@ -91,6 +91,7 @@ class FakeDiscord:
         self.answers: asyncio.Queue[Answer] = asyncio.Queue()
         self.commands: list[dict[str, Any]] = []
         self.failing = False
+        self.is_too_late = False
         self._socket: asyncio.Future[web.WebSocketResponse] = asyncio.get_running_loop().create_future()
         self._count = 0
         self._seen = 1
@@ -194,6 +195,9 @@ class FakeDiscord:
 
     async def _take_callback(self, request: web.Request) -> web.Response:
         answer = await request.json()
+        if self.is_too_late:
+            self.answers.put_nowait(Answer({"flags": EPHEMERAL}))
+            return _json({"code": 10062, "message": "Unknown interaction"}, status=404)
         if answer["type"] == DEFER:
             assert answer["data"]["flags"] == EPHEMERAL
         else:

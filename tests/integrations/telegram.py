@@ -67,8 +67,8 @@ class FakeTelegram:
     def make_bot(self) -> Bot:
         return Bot(TOKEN, session=AiohttpSession(api=TelegramAPIServer.from_base(self._url)))
 
-    def say(self, user_id: int, text: str | None, *, group: bool = False) -> int:
-        """Send a message; without a text it is a picture."""
+    def say(self, user_id: int, text: str | None, *, group: bool = False, entity: str | None = None) -> int:
+        """Send a message; without a text it is a picture. All of it may be an entity, such as a mention."""
         self._count += 1
         chat = {"id": -100, "type": "supergroup", "title": "G"} if group else {"id": user_id, "type": "private"}
         message: dict[str, Any] = {"message_id": self._count, "date": int(time.time()), "chat": chat}
@@ -79,6 +79,8 @@ class FakeTelegram:
             message["text"] = text
             if text.startswith("/"):
                 message["entities"] = [{"type": "bot_command", "offset": 0, "length": len(text.split()[0])}]
+            elif entity is not None:
+                message["entities"] = [{"type": entity, "offset": 0, "length": len(text)}]
         self._updates.put_nowait({"update_id": self._count, "message": message})
         return self._count
 

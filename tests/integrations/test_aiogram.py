@@ -128,6 +128,58 @@ async def test_what_is_not_meant_for_the_login_goes_to_the_rest_of_the_bot(
     assert fake.requests == ()
 
 
+@pytest.mark.parametrize(
+    ("text", "entity"),
+    [
+        ("/my_subscription_of_2027", None),
+        ("someone_1234@mail.example", "email"),
+        ("@somebody_with_a_name_1", "mention"),
+        ("#a_tag_with_many_letters_1", "hashtag"),
+        ("auth_code_that_is_a_number_0123", "phone_number"),
+        ("https://shop.example/?code=order_1234567890", "url"),
+        ("sk-or-v1-0123456789abcdef0123456789abcdef", None),
+        (f"/start ticket-{'A' * 32}-and-more", None),
+    ],
+)
+async def test_router_during_a_login_passes_on_messages_that_are_no_code(
+    telegram: FakeTelegram, bot: Talk, fake: FakeOpenRouter, text: str, entity: str | None
+) -> None:
+    telegram.say(ADA, "/login")
+    prompt = await telegram.answer()
+    telegram.say(ADA, text, entity=entity)
+    assert (await telegram.answer()).text == f"echo: {text}"
+    assert telegram.deleted == []
+    assert fake.requests == ()
+    telegram.say(ADA, fake.consent(prompt.url))
+    assert (await telegram.answer()).text == TEXTS.done
+
+
+async def test_router_after_a_login_that_is_over_shows_a_button_to_start_again(
+    telegram: FakeTelegram, bot: Talk, fake: FakeOpenRouter
+) -> None:
+    telegram.say(ADA, "/login auth_code_without_a_login")
+    refused = await telegram.answer()
+    assert refused.url == "https://t.me/the_bot?start=login"
+    telegram.say(ADA, "/start login")
+    telegram.say(ADA, fake.consent((await telegram.answer()).url))
+    done = await telegram.answer()
+    assert done.text == TEXTS.done
+    assert "reply_markup" not in done.fields
+
+
+async def test_router_carries_out_what_it_cannot_answer(
+    telegram: FakeTelegram, bot: Talk, fake: FakeOpenRouter, caplog: pytest.LogCaptureFixture
+) -> None:
+    telegram.say(ADA, "/login")
+    code = fake.consent((await telegram.answer()).url)
+    telegram.failing |= {"sendMessage", "deleteMessage"}
+    for text in (code, "/logout"):
+        telegram.say(ADA, text)
+        await telegram.answer()
+    assert [key for _, key in bot.logins] == [fake.issued_keys[0].key]
+    assert bot.logouts == [ADA]
+
+
 @pytest.mark.parametrize("text", ["/login", "/logout", "/login auth_code_xxxxxxxxxxxxxxxxxxx"])
 async def test_in_a_group_the_bot_shows_the_way_to_the_private_chat_and_nothing_else(
     telegram: FakeTelegram, bot: Talk, fake: FakeOpenRouter, text: str
@@ -173,7 +225,7 @@ async def test_a_message_that_cannot_be_deleted_costs_no_key(
     telegram.say(ADA, fake.consent((await telegram.answer()).url))
     assert (await telegram.answer()).text == TEXTS.done
     assert len(bot.logins) == 1
-    assert "a message with a code could not be deleted: TelegramBadRequest" in caplog.text
+    assert "a message could not be sent or deleted: TelegramBadRequest" in caplog.text
 
 
 async def test_the_url_is_shown_as_a_qr_code_on_request(
@@ -196,7 +248,7 @@ async def test_a_link_with_a_ticket_finishes_a_login_that_came_back_to_a_web_app
         telegram.say(ADA, "/login")
         prompt = await telegram.answer()
         assert prompt.text == TEXTS.web_login
-        ticket = await bot.login.hold(fake.consent(prompt.url))
+        ticket = await bot.login.park_callback(fake.consent(prompt.url))
         telegram.say(BEN, f"/start {ticket}")
         assert "another browser" in (await telegram.answer()).text
         assert bot.logins == []
@@ -205,12 +257,12 @@ async def test_a_link_with_a_ticket_finishes_a_login_that_came_back_to_a_web_app
         assert [user for user, _ in bot.logins] == [ADA]
 
 
-async def test_a_shelf_that_is_down_is_told_of_and_does_not_silence_the_rest_of_the_bot(
+async def test_a_store_that_is_down_is_told_of_and_does_not_silence_the_rest_of_the_bot(
     telegram: FakeTelegram, client: OpenRouter, caplog: pytest.LogCaptureFixture
 ) -> None:
-    shelf = Broken()
-    shelf.broken = {"get", "remove"}
-    async with talking(telegram, client, shelf=shelf):
+    store = Broken()
+    store.broken = {"get", "delete"}
+    async with talking(telegram, client, store=store):
         for text in ("/login", "/logout"):
             telegram.say(ADA, text)
             assert (await telegram.answer()).text.startswith("Signing in is not possible at the moment.")
@@ -229,7 +281,7 @@ async def test_the_bot_speaks_the_language_that_it_is_given(
     async with talking(telegram, client, router={"texts": texts}):
         telegram.say(ADA, "/login")
         assert (await telegram.answer()).text == "Bitte anmelden."
-        fake.script(Fault.status(403))
+        fake.queue_faults(Fault.status(403))
         telegram.say(ADA, "/login auth_code_x")
         assert (await telegram.answer()).text == "Fehler: ForbiddenResponseError"
 

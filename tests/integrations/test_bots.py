@@ -24,15 +24,18 @@ from openrouter_async.errors import (
 )
 from openrouter_async.integrations.bots import (
     BotLogin,
+    KeyValueStore,
     LoginPrompt,
-    MemoryShelf,
-    RedisShelf,
-    Shelf,
+    MemoryKeyValueStore,
+    RedisKeyValueStore,
+    UnknownTicketError,
     UserId,
     looks_like_code,
 )
+from openrouter_async.integrations.bots._sessions import MAX_TICKETS
 from openrouter_async.login import (
     AuthorizationDeniedError,
+    AuthorizationError,
     AuthorizationFlow,
     CodeRejectedError,
     CookieStore,
@@ -108,7 +111,7 @@ def login(once: OpenRouter, keys: Keys) -> BotLogin:
 
 async def test_a_user_signs_in_by_pasting_the_code(login: BotLogin, fake: FakeOpenRouter, keys: Keys) -> None:
     assert not await login.is_pending(ADA)
-    prompt = await login.begin(ADA)
+    prompt = await login.start(ADA)
     assert prompt.headless
     assert prompt.expires_at.timestamp() == NOW + 600
     assert await login.is_pending(ADA)
@@ -117,7 +120,7 @@ async def test_a_user_signs_in_by_pasting_the_code(login: BotLogin, fake: FakeOp
     assert not await login.expects(ADA, "hello")
     assert not await login.expects(BEN, "auth_code_of_the_page")
 
-    grant = await login.complete(ADA, f"  {fake.consent(prompt.url)}\n")
+    grant = await login.finish_code(ADA, f"  {fake.consent(prompt.url)}\n")
 
     assert grant.key == fake.issued_keys[0].key
     assert keys.logins == [(ADA, grant.key)]
@@ -127,14 +130,14 @@ async def test_a_user_signs_in_by_pasting_the_code(login: BotLogin, fake: FakeOp
 
 
 async def test_the_page_is_told_the_label_and_the_limit_of_the_key(once: OpenRouter, keys: Keys) -> None:
-    prompt = await make_login(once, keys, key_label="My bot", limit=5).begin(ADA)
+    prompt = await make_login(once, keys, key_label="My bot", limit=5).start(ADA)
     query = URL(prompt.url).query
     assert (query["key_label"], query["limit"]) == ("My bot", "5")
     assert "callback_url" not in query
 
 
 async def test_a_code_of_another_user_is_of_no_use(login: BotLogin, fake: FakeOpenRouter, keys: Keys) -> None:
-    code = fake.consent((await login.begin(ADA)).url)
+    code = fake.consent((await login.start(ADA)).url)
     with pytest.raises(UnknownLoginError):
         await login.complete(BEN, code)
     await login.begin(BEN)
@@ -146,20 +149,20 @@ async def test_a_code_of_another_user_is_of_no_use(login: BotLogin, fake: FakeOp
 async def test_beginning_again_gives_the_same_url_so_that_either_tab_works(once: OpenRouter, keys: Keys) -> None:
     time = Time()
     login = make_login(once, keys, time=time)
-    first = await login.begin(ADA)
+    first = await login.start(ADA)
     time.now += 299
-    assert await login.begin(ADA) == first
-    both = await asyncio.gather(login.begin(BEN), login.begin(BEN))
+    assert await login.start(ADA) == first
+    both = await asyncio.gather(login.start(BEN), login.start(BEN))
     assert both[0] == both[1]
     time.now += 1
-    renewed = await login.begin(ADA)
+    renewed = await login.start(ADA)
     assert renewed.url != first.url
     assert renewed.expires_at.timestamp() == NOW + 900
 
 
 async def test_a_user_who_is_signed_in_can_sign_in_again(login: BotLogin, fake: FakeOpenRouter, keys: Keys) -> None:
     for _ in range(2):
-        await login.complete(ADA, fake.consent((await login.begin(ADA)).url))
+        await login.finish_code(ADA, fake.consent((await login.start(ADA)).url))
     assert keys.logins == [(ADA, issued.key) for issued in fake.issued_keys]
     assert len(fake.issued_keys) == 2
 
@@ -167,18 +170,18 @@ async def test_a_user_who_is_signed_in_can_sign_in_again(login: BotLogin, fake: 
 async def test_a_code_that_is_pasted_twice_is_exchanged_and_delivered_once(
     login: BotLogin, fake: FakeOpenRouter, keys: Keys
 ) -> None:
-    code = fake.consent((await login.begin(ADA)).url)
-    first, second = await asyncio.gather(login.complete(ADA, code), login.complete(ADA, code))
-    third = await login.complete(ADA, code)
+    code = fake.consent((await login.start(ADA)).url)
+    first, second = await asyncio.gather(login.finish_code(ADA, code), login.finish_code(ADA, code))
+    third = await login.finish_code(ADA, code)
     assert first.key == second.key == third.key
     assert keys.logins == [(ADA, first.key)]
     assert len(fake.requests) == 1
     with pytest.raises(LoginAlreadyUsedError):
-        await login.complete(ADA, "auth_code_another")
+        await login.finish_code(ADA, "auth_code_another")
 
 
 async def test_what_is_no_code_leaves_the_login_as_it_is(login: BotLogin, fake: FakeOpenRouter) -> None:
-    prompt = await login.begin(ADA)
+    prompt = await login.start(ADA)
     for text, kind in (
         ("two words", InvalidCallbackError),
         ("", InvalidCallbackError),
@@ -187,9 +190,9 @@ async def test_what_is_no_code_leaves_the_login_as_it_is(login: BotLogin, fake: 
         (7, InvalidCallbackError),
     ):
         with pytest.raises(kind):
-            await login.complete(ADA, text)  # type: ignore[arg-type]
+            await login.finish_code(ADA, text)  # type: ignore[arg-type]
     assert fake.requests == ()
-    assert (await login.complete(ADA, fake.consent(prompt.url))).key
+    assert (await login.finish_code(ADA, fake.consent(prompt.url))).key
 
 
 async def test_complete_after_rejected_code_takes_another_code(login: BotLogin, fake: FakeOpenRouter) -> None:
@@ -202,12 +205,12 @@ async def test_complete_after_rejected_code_takes_another_code(login: BotLogin, 
 
 
 async def test_when_openrouter_is_busy_the_same_code_can_be_pasted_again(login: BotLogin, fake: FakeOpenRouter) -> None:
-    code = fake.consent((await login.begin(ADA)).url)
-    fake.script(Fault.status(429))
+    code = fake.consent((await login.start(ADA)).url)
+    fake.queue_faults(Fault.status(429))
     with pytest.raises(TooManyRequestsResponseError):
-        await login.complete(ADA, code)
+        await login.finish_code(ADA, code)
     assert await login.is_pending(ADA)
-    assert (await login.complete(ADA, code)).key
+    assert (await login.finish_code(ADA, code)).key
 
 
 async def test_a_login_that_took_too_long_is_told_of_as_such(
@@ -215,24 +218,24 @@ async def test_a_login_that_took_too_long_is_told_of_as_such(
 ) -> None:
     time = Time()
     login = make_login(once, keys, time=time)
-    code = fake.consent((await login.begin(ADA)).url)
+    code = fake.consent((await login.start(ADA)).url)
     time.now += 600
     assert not await login.is_pending(ADA)
     with pytest.raises(LoginExpiredError):
-        await login.complete(ADA, code)
+        await login.finish_code(ADA, code)
     with pytest.raises(UnknownLoginError):
-        await login.complete(ADA, code)
+        await login.finish_code(ADA, code)
     assert fake.requests == ()
 
 
 async def test_a_user_who_signs_out_has_neither_a_login_nor_a_key(
     login: BotLogin, fake: FakeOpenRouter, keys: Keys
 ) -> None:
-    prompt = await login.begin(ADA)
+    prompt = await login.start(ADA)
     await login.logout(ADA)
     assert keys.logouts == [ADA]
     with pytest.raises(UnknownLoginError):
-        await login.complete(ADA, fake.consent(prompt.url))
+        await login.finish_code(ADA, fake.consent(prompt.url))
 
     keys.failure = OSError("disk full")
     with pytest.raises(KeySinkError, match="on_logout raised OSError"):
@@ -250,15 +253,15 @@ async def test_a_bot_that_keeps_no_keys_needs_no_place_to_take_them_from(once: O
 async def test_a_key_that_could_not_be_stored_is_stored_when_the_code_is_pasted_again(
     login: BotLogin, fake: FakeOpenRouter, keys: Keys
 ) -> None:
-    code = fake.consent((await login.begin(ADA)).url)
+    code = fake.consent((await login.start(ADA)).url)
     keys.failure = OSError("disk full")
     with pytest.raises(KeyDeliveryError, match="on_login raised OSError") as caught:
-        await login.complete(ADA, code)
+        await login.finish_code(ADA, code)
     assert caught.value.response.key == fake.issued_keys[0].key
     assert isinstance(caught.value.__cause__, OSError)
 
     keys.failure = None
-    grant = await login.complete(ADA, code)
+    grant = await login.finish_code(ADA, code)
     assert keys.logins == [(ADA, grant.key)]
     assert len(fake.requests) == 1
 
@@ -268,15 +271,15 @@ async def test_a_handler_that_is_cancelled_takes_no_key_with_it(fake: FakeOpenRo
         gate = Gate(after=after)
         async with OpenRouter(fake.token, base_url=fake.base_url, middlewares=[gate]) as client:
             login = make_login(client, keys)
-            await login.drain()
-            code = fake.consent((await login.begin(ADA)).url)
-            handler = asyncio.create_task(login.complete(ADA, code))
+            await login.aclose()
+            code = fake.consent((await login.start(ADA)).url)
+            handler = asyncio.create_task(login.finish_code(ADA, code))
             await gate.reached.wait()
             handler.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await handler
             gate.open.set()
-            await login.drain()
+            await login.aclose()
     assert keys.logins == [(ADA, issued.key) for issued in fake.issued_keys]
     assert len(keys.logins) == 2
 
@@ -287,29 +290,29 @@ async def test_a_key_that_the_clients_own_place_refused_goes_to_the_bots(fake: F
 
     async with OpenRouter(fake.token, base_url=fake.base_url, on_key=refuse) as client:
         login = make_login(client, keys)
-        code = fake.consent((await login.begin(ADA)).url)
-        grants = [await login.complete(ADA, code) for _ in range(2)]
+        code = fake.consent((await login.start(ADA)).url)
+        grants = [await login.finish_code(ADA, code) for _ in range(2)]
     assert grants[0].key == grants[1].key == fake.issued_keys[0].key
     assert keys.logins == [(ADA, grants[0].key)]
 
 
-async def test_a_shelf_that_breaks_during_the_exchange_costs_no_key(
+async def test_a_store_that_breaks_during_the_exchange_costs_no_key(
     once: OpenRouter, fake: FakeOpenRouter, keys: Keys, caplog: pytest.LogCaptureFixture
 ) -> None:
-    shelf = Broken()
-    login = make_login(once, keys, shelf=shelf)
-    code = fake.consent((await login.begin(ADA)).url)
-    shelf.broken = {"put", "remove"}
-    grant = await login.complete(ADA, code)
+    store = Broken()
+    login = make_login(once, keys, store=store)
+    code = fake.consent((await login.start(ADA)).url)
+    store.broken = {"set", "delete"}
+    grant = await login.finish_code(ADA, code)
     assert keys.logins == [(ADA, grant.key)]
     with pytest.raises(LoginAlreadyUsedError):
-        await login.complete(ADA, "auth_code_another")
+        await login.finish_code(ADA, "auth_code_another")
     assert [record.getMessage() for record in caplog.records if "marked" in record.getMessage()] == [
-        "a login that is over could not be marked so: the shelf is broken"
+        "a login that is over could not be marked so: the store is broken"
     ] * 2
 
-    shelf.broken = {"get"}
-    for call in (login.begin(ADA), login.is_pending(ADA), login.complete(ADA, code)):
+    store.broken = {"get"}
+    for call in (login.start(ADA), login.is_pending(ADA), login.finish_code(ADA, code)):
         with pytest.raises(LoginStoreError) as caught:
             await call
         assert not caught.value.restart_login
@@ -326,7 +329,7 @@ def web(once: OpenRouter, keys: Keys) -> BotLogin:
 async def test_a_web_app_that_knows_its_user_finishes_the_login_and_the_chat_is_notified(
     web: BotLogin, fake: FakeOpenRouter, keys: Keys
 ) -> None:
-    prompt = await web.begin(ADA)
+    prompt = await web.start(ADA)
     assert not prompt.headless
     callback = fake.consent(prompt.url)
     with pytest.raises(LoginBindingError):
@@ -340,8 +343,8 @@ async def test_a_web_app_that_knows_its_user_finishes_the_login_and_the_chat_is_
 async def test_a_notification_that_fails_costs_nothing(
     web: BotLogin, fake: FakeOpenRouter, keys: Keys, caplog: pytest.LogCaptureFixture
 ) -> None:
-    callback = fake.consent((await web.begin(ADA)).url)
-    await web.complete(ADA, callback)
+    callback = fake.consent((await web.start(ADA)).url)
+    await web.finish_code(ADA, callback)
     keys.failure = OSError("unreachable")
     await web.finish(callback, user_id=ADA)
     assert "a user could not be notified: OSError" in caplog.text
@@ -351,7 +354,7 @@ async def test_without_a_notification_a_web_app_finishes_the_login_all_the_same(
     once: OpenRouter, fake: FakeOpenRouter, keys: Keys
 ) -> None:
     login = BotLogin(AuthorizationFlow(once, callback_url=CALLBACK), on_login=keys.put, headless=False)
-    grant = await login.finish(fake.consent((await login.begin(ADA)).url), user_id=ADA)
+    grant = await login.finish(fake.consent((await login.start(ADA)).url), user_id=ADA)
     assert keys.logins == [(ADA, grant.key)]
 
 
@@ -359,18 +362,18 @@ async def test_a_ticket_finishes_the_login_of_the_user_who_began_it_and_of_no_ot
     web: BotLogin, fake: FakeOpenRouter, keys: Keys
 ) -> None:
     # Ben sends his own URL to Ada, who consents; the ticket comes to Ada.
-    ticket = await web.hold(fake.consent((await web.begin(BEN)).url))
-    await web.begin(ADA)
+    ticket = await web.park_callback(fake.consent((await web.start(BEN)).url))
+    await web.start(ADA)
     with pytest.raises(LoginBindingError):
-        await web.complete(ADA, ticket)
+        await web.finish_code(ADA, ticket)
     assert await web.is_pending(ADA)
     assert keys.logins == []
     assert fake.requests == ()
 
-    ticket = await web.hold(URL(fake.consent((await web.begin(ADA)).url)))
+    ticket = await web.park_callback(URL(fake.consent((await web.start(ADA)).url)))
     assert len(ticket) <= 64, "the most that a link to a Telegram bot may carry"
     assert await web.expects(ADA, ticket)
-    grants = [await web.complete(ADA, ticket) for _ in range(2)]
+    grants = [await web.finish_code(ADA, ticket) for _ in range(2)]
     assert {grant.key for grant in grants} == {fake.issued_keys[0].key}
     assert keys.logins == [(ADA, grants[0].key)]
 
@@ -378,18 +381,20 @@ async def test_a_ticket_finishes_the_login_of_the_user_who_began_it_and_of_no_ot
 async def test_a_ticket_outlives_the_record_of_who_began_the_login(
     once: OpenRouter, fake: FakeOpenRouter, keys: Keys
 ) -> None:
-    shelf = MemoryShelf()
-    web = make_login(once, keys, headless=False, shelf=shelf)
-    ticket = await web.hold(fake.consent((await web.begin(ADA)).url))
-    await shelf.remove(f"user-{ADA}")
-    grant = await web.complete(ADA, ticket)
+    store = MemoryKeyValueStore()
+    web = make_login(once, keys, headless=False, store=store)
+    ticket = await web.park_callback(fake.consent((await web.start(ADA)).url))
+    await store.delete(f"user-{ADA}")
+    grant = await web.finish_code(ADA, ticket)
     assert keys.logins == [(ADA, grant.key)]
 
 
-async def test_a_ticket_is_over_with_its_code(once: OpenRouter, fake: FakeOpenRouter, keys: Keys) -> None:
+async def test_finish_code_with_an_unknown_ticket_leaves_the_login_as_it_is(
+    once: OpenRouter, fake: FakeOpenRouter, keys: Keys
+) -> None:
     time = Time()
     web = make_login(once, keys, time=time, headless=False)
-    ticket = await web.hold(fake.consent((await web.begin(ADA)).url))
+    late = await web.park_callback(fake.consent((await web.start(BEN)).url))
     time.now += 600
     await web.begin(ADA)
     with pytest.raises(CodeRejectedError):
@@ -398,23 +403,24 @@ async def test_a_ticket_is_over_with_its_code(once: OpenRouter, fake: FakeOpenRo
 
 
 async def test_a_denial_is_told_of_by_a_ticket_too(web: BotLogin, fake: FakeOpenRouter) -> None:
-    ticket = await web.hold(fake.deny((await web.begin(ADA)).url))
+    ticket = await web.park_callback(fake.deny((await web.start(ADA)).url))
     with pytest.raises(AuthorizationDeniedError):
-        await web.complete(ADA, ticket)
+        await web.finish_code(ADA, ticket)
     assert not await web.is_pending(ADA)
 
 
 @pytest.mark.parametrize("callback", [7, None, {"code": "c"}, "c" * 4097])
 async def test_what_is_no_callback_is_not_held(web: BotLogin, callback: Any) -> None:
     with pytest.raises(InvalidCallbackError):
-        await web.hold(callback)
+        await web.park_callback(callback)
 
 
-async def test_a_malformed_callback_is_refused_when_its_ticket_comes(web: BotLogin) -> None:
-    await web.begin(ADA)
-    with pytest.raises(InvalidCallbackError):
-        await web.complete(ADA, await web.hold("\ud800"))
-    assert await web.is_pending(ADA)
+@pytest.mark.parametrize("callback", ["\ud800", "?code=c", "?x=1", "?code=c&state=short", "?code=c&error=e"])
+async def test_park_callback_reads_a_callback_before_it_keeps_it(once: OpenRouter, keys: Keys, callback: str) -> None:
+    store = MemoryKeyValueStore()
+    with pytest.raises((InvalidCallbackError, StateMismatchError)):
+        await make_login(once, keys, store=store).park_callback(callback)
+    assert not len(store)
 
 
 # What is refused, and what is shown.
@@ -423,10 +429,10 @@ async def test_a_malformed_callback_is_refused_when_its_ticket_comes(web: BotLog
 @pytest.mark.parametrize("user_id", [None, True, 1.5, "", "a\nb", "\ud800", "a" * 257, b"7"])
 async def test_what_is_no_user_is_refused(login: BotLogin, user_id: Any) -> None:
     calls: list[Callable[[], Awaitable[object]]] = [
-        lambda: login.begin(user_id),
+        lambda: login.start(user_id),
         lambda: login.is_pending(user_id),
         lambda: login.expects(user_id, "hello"),
-        lambda: login.complete(user_id, "code"),
+        lambda: login.finish_code(user_id, "code"),
         lambda: login.finish("?code=c", user_id=user_id),
         lambda: login.logout(user_id),
     ]
@@ -437,7 +443,7 @@ async def test_what_is_no_user_is_refused(login: BotLogin, user_id: Any) -> None
 
 @pytest.mark.parametrize("hooks", [{"on_login": None}, {"on_login": 7}, {"on_logout": 7}, {"notify": "x"}])
 async def test_a_hook_must_be_callable(once: OpenRouter, keys: Keys, hooks: dict[str, Any]) -> None:
-    with pytest.raises(RequestValidationError, match=r"^\w+: must be callable$") as caught:
+    with pytest.raises(RequestValidationError, match=r"^\w+: must be callable with \(user_id") as caught:
         BotLogin(AuthorizationFlow(once), **{"on_login": keys.put} | hooks)
     assert [caught.value.field] == list(hooks)
 
@@ -445,25 +451,25 @@ async def test_a_hook_must_be_callable(once: OpenRouter, keys: Keys, hooks: dict
 async def test_a_store_that_needs_cookies_is_refused(once: OpenRouter, keys: Keys) -> None:
     login = make_login(once, keys, flow={"store": CookieStore(generate_encryption_key())})
     with pytest.raises(RequestValidationError, match=r"^flow: must have a store that needs no cookies$"):
-        await login.begin(ADA)
+        await login.start(ADA)
 
 
 async def test_nothing_secret_is_in_a_repr_a_traceback_or_a_log(
     login: BotLogin, fake: FakeOpenRouter, keys: Keys, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    prompt = await login.begin(ADA)
+    prompt = await login.start(ADA)
     entry = await login._logins.find(f"user-{ADA}")
     assert entry is not None
     code = fake.consent(prompt.url)
-    shown = [repr(prompt), repr(entry), repr(login), repr(MemoryShelf())]
+    shown = [repr(prompt), repr(entry), repr(login), repr(MemoryKeyValueStore())]
     keys.failure = OSError("disk full")
     with pytest.raises(KeyDeliveryError) as send_state:
-        await login.complete(ADA, code)
+        await login.finish_code(ADA, code)
     keys.failure = None
-    grant = await login.complete(ADA, code)
+    grant = await login.finish_code(ADA, code)
     with pytest.raises(OpenRouterError) as refused:
-        await login.complete(ADA, "auth_code_another")
+        await login.finish_code(ADA, "auth_code_another")
     for caught in (send_state, refused):
         report = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
         # The frames of this test hold all of them.
@@ -493,6 +499,15 @@ async def test_nothing_secret_is_in_a_repr_a_traceback_or_a_log(
         ("https://example.com/an-article-of-2027?page=1", False),
         ("the code=abc", False),
         ("приветприветприветпривет", False),
+        ("/my_subscription_of_2027", False),
+        ("someone_1234@mail.example", False),
+        ("@somebody_with_a_name_1", False),
+        ("#a_tag_with_many_letters_1", False),
+        ("https://shop.example/order_1234567890", False),
+        ("shop.example/order_1234567890", False),
+        ("1234567890123456", False),
+        ("sk-or-v1-" + "5a" * 32, False),
+        ("SK-proj-" + "5a" * 32, False),
         ("a" * 1025, False),
         ("", False),
     ],
@@ -502,7 +517,7 @@ def test_a_code_is_told_from_what_else_is_said_in_a_chat(text: str, expected: bo
 
 
 async def test_the_url_is_there_as_a_qr_code(login: BotLogin) -> None:
-    prompt = await login.begin(ADA)
+    prompt = await login.start(ADA)
     png, svg = await prompt.qr_code(), await prompt.qr_code("svg", scale=2)
     assert png.startswith(b"\x89PNG\r\n\x1a\n")
     assert b"<svg" in svg
@@ -537,12 +552,12 @@ async def test_with_redis_another_process_finishes_what_one_began(
     async def process(work: Callable[[BotLogin], Awaitable[Any]]) -> Any:
         async with OpenRouter(fake.token, base_url=fake.base_url) as client:
             flow = AuthorizationFlow(client, store=RedisStore(database, encryption_keys=secret))
-            return await work(BotLogin(flow, on_login=keys.put, shelf=RedisShelf(database)))
+            return await work(BotLogin(flow, on_login=keys.put, store=RedisKeyValueStore(database)))
 
-    prompt: LoginPrompt = await process(lambda login: login.begin(ADA))
-    assert await process(lambda login: login.begin(ADA)) == prompt
+    prompt: LoginPrompt = await process(lambda login: login.start(ADA))
+    assert await process(lambda login: login.start(ADA)) == prompt
     code = fake.consent(prompt.url)
-    first, second = await asyncio.gather(*(process(lambda login: login.complete(ADA, code)) for _ in range(2)))
+    first, second = await asyncio.gather(*(process(lambda login: login.finish_code(ADA, code)) for _ in range(2)))
     assert first.key == second.key
     assert set(keys.logins) == {(ADA, first.key)}
     assert len(fake.requests) == 1
@@ -552,70 +567,70 @@ async def test_with_redis_another_process_finishes_what_one_began(
 
 
 @pytest.mark.parametrize("restarted", ["the login", "the user"])
-async def test_when_a_restart_lost_a_part_the_user_begins_again(
+async def test_finish_code_after_a_restart_lost_a_part_asks_to_start_again(
     once: OpenRouter, fake: FakeOpenRouter, keys: Keys, restarted: str
 ) -> None:
-    store: LoginStore = MemoryStore()
-    shelf: Shelf = MemoryShelf()
-    code = fake.consent((await make_login(once, keys, flow={"store": store}, shelf=shelf).begin(ADA)).url)
+    logins: LoginStore = MemoryStore()
+    store: KeyValueStore = MemoryKeyValueStore()
+    code = fake.consent((await make_login(once, keys, flow={"store": logins}, store=store).start(ADA)).url)
     if restarted == "the login":
-        store = MemoryStore()
+        logins = MemoryStore()
     else:
-        shelf = MemoryShelf()
-    login = make_login(once, keys, flow={"store": store}, shelf=shelf)
+        store = MemoryKeyValueStore()
+    login = make_login(once, keys, flow={"store": logins}, store=store)
     with pytest.raises(UnknownLoginError):
-        await login.complete(ADA, code)
-    assert (await login.complete(ADA, fake.consent((await login.begin(ADA)).url))).key
+        await login.finish_code(ADA, code)
+    assert (await login.finish_code(ADA, fake.consent((await login.start(ADA)).url))).key
 
 
 @pytest.fixture(params=["memory", "redis", "redis, decoded"])
-async def shelf(request: pytest.FixtureRequest) -> AsyncIterator[Shelf]:
+async def store(request: pytest.FixtureRequest) -> AsyncIterator[KeyValueStore]:
     if request.param == "memory":
-        yield MemoryShelf()
+        yield MemoryKeyValueStore()
     else:
         url: str = request.getfixturevalue("valkey_url")
         async with Redis.from_url(url, decode_responses=request.param.endswith("decoded")) as connection:
             await connection.flushall()
-            yield RedisShelf(connection)
+            yield RedisKeyValueStore(connection)
 
 
-async def test_a_shelf_holds_the_latest_value_of_a_name(shelf: Shelf) -> None:
+async def test_a_store_holds_the_latest_value_of_a_name(store: KeyValueStore) -> None:
     for value in (b"one", b"two"):
-        await shelf.put("name", value, now=NOW, until=NOW + 60)
-        assert await shelf.get("name", now=NOW) == value
-    assert await shelf.get("another", now=NOW) is None
+        await store.set("name", value, now=NOW, until=NOW + 60)
+        assert await store.get("name", now=NOW) == value
+    assert await store.get("another", now=NOW) is None
     for _ in range(2):
-        await shelf.remove("name")
-        assert await shelf.get("name", now=NOW) is None
+        await store.delete("name")
+        assert await store.get("name", now=NOW) is None
 
 
-async def test_a_shelf_in_memory_is_bounded_in_number_and_time() -> None:
-    shelf = MemoryShelf(max_values=3)
-    await shelf.put("short", b"", now=NOW, until=NOW + 1)
-    assert await shelf.get("short", now=NOW + 1) is None
+async def test_a_store_in_memory_is_bounded_in_number_and_time() -> None:
+    store = MemoryKeyValueStore(max_values=3)
+    await store.set("short", b"", now=NOW, until=NOW + 1)
+    assert await store.get("short", now=NOW + 1) is None
     for number in range(5):
-        await shelf.put(str(number), b"v", now=NOW + 1, until=NOW + 60)
-    assert repr(shelf) == "<MemoryShelf 3/3>"
-    assert [await shelf.get(str(number), now=NOW + 2) for number in range(5)] == [None, None, b"v", b"v", b"v"]
+        await store.set(str(number), b"v", now=NOW + 1, until=NOW + 60)
+    assert repr(store) == "<MemoryKeyValueStore 3/3>"
+    assert [await store.get(str(number), now=NOW + 2) for number in range(5)] == [None, None, b"v", b"v", b"v"]
 
 
 @pytest.mark.parametrize("max_values", [0, True, 1.5, "3"])
-def test_a_shelf_in_memory_needs_room(max_values: Any) -> None:
+def test_a_store_in_memory_needs_room(max_values: Any) -> None:
     with pytest.raises(RequestValidationError, match=r"^max_values: must be an integer from 1$"):
-        MemoryShelf(max_values=max_values)
+        MemoryKeyValueStore(max_values=max_values)
 
 
 async def test_redis_forgets_a_value_by_itself(database: Redis) -> None:
-    shelf = RedisShelf(database, prefix="mine")
-    await shelf.put("name", b"v", now=NOW, until=NOW + 60)
+    store = RedisKeyValueStore(database, prefix="mine")
+    await store.set("name", b"v", now=NOW, until=NOW + 60)
     assert 59_000 < await database.pttl("mine:name") <= 60_000
-    assert repr(shelf) == "<RedisShelf mine>"
+    assert repr(store) == "<RedisKeyValueStore mine>"
 
 
 async def test_redis_that_cannot_be_reached_is_one_of_our_errors() -> None:
     async with Redis.from_url(f"redis://127.0.0.1:{free_port()}") as connection:
-        shelf = RedisShelf(connection)
-        calls = shelf.put("n", b"v", now=NOW, until=NOW + 1), shelf.get("n", now=NOW), shelf.remove("n")
+        store = RedisKeyValueStore(connection)
+        calls = store.set("n", b"v", now=NOW, until=NOW + 1), store.get("n", now=NOW), store.delete("n")
         for call in calls:
             with pytest.raises(LoginStoreError, match="Redis cannot be used: ConnectionError") as caught:
                 await call
@@ -623,10 +638,10 @@ async def test_redis_that_cannot_be_reached_is_one_of_our_errors() -> None:
 
 
 @pytest.mark.parametrize("value", [b"", b"{}", b"[]", b'{"state": 1}', b"\xff", b"[" * 200_000])
-async def test_what_a_shelf_holds_and_is_no_login_is_one_of_our_errors(
+async def test_what_a_store_holds_and_is_no_login_is_one_of_our_errors(
     once: OpenRouter, keys: Keys, value: bytes
 ) -> None:
-    shelf = MemoryShelf()
-    await shelf.put(f"user-{ADA}", value, now=NOW, until=NOW + 60)
-    with pytest.raises(LoginStoreError, match="what the shelf holds is not a login"):
-        await make_login(once, keys, shelf=shelf).begin(ADA)
+    store = MemoryKeyValueStore()
+    await store.set(f"user-{ADA}", value, now=NOW, until=NOW + 60)
+    with pytest.raises(LoginStoreError, match="the stored value is not a login"):
+        await make_login(once, keys, store=store).start(ADA)

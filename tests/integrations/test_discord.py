@@ -15,7 +15,7 @@ from discord import app_commands
 
 from openrouter_async import OpenRouter
 from openrouter_async.integrations.bots import BotLogin, BotTexts
-from openrouter_async.integrations.discord import CODE_BUTTON, add_commands
+from openrouter_async.integrations.discord import CODE_BUTTON, LOGIN_BUTTON, add_commands
 from openrouter_async.login import AuthorizationFlow, UnknownLoginError
 from openrouter_async.testing import FakeOpenRouter
 from tests.integrations.chatting import ADA, BEN, CALLBACK, Broken, Talk, read_qr_code
@@ -111,7 +111,7 @@ async def test_a_button_that_was_shown_before_a_restart_still_works(
 ) -> None:
     # Nothing but the id of the button is left of the first bot: this one has never shown it.
     async with talking(client) as bot:
-        prompt = await bot.login.begin(ADA)
+        prompt = await bot.login.start(ADA)
         await server.click(ADA, CODE_BUTTON)
         await server.submit(ADA, await server.modal(), fake.consent(prompt.url))
         assert (await server.answer()).text == TEXTS.done
@@ -129,10 +129,10 @@ async def test_buttons_that_were_shown_take_no_memory(server: FakeDiscord, clien
         assert list(bot._connection._view_store._views) == [None]
 
 
-async def test_a_shelf_that_is_down_is_told_of(server: FakeDiscord, client: OpenRouter) -> None:
-    shelf = Broken()
-    shelf.broken = {"get", "remove"}
-    async with talking(client, shelf=shelf):
+async def test_a_store_that_is_down_is_told_of(server: FakeDiscord, client: OpenRouter) -> None:
+    store = Broken()
+    store.broken = {"get", "delete"}
+    async with talking(client, store=store):
         for name in ("login", "logout"):
             await server.command(ADA, name)
             assert (await server.answer()).text.startswith("Signing in is not possible at the moment.")
@@ -157,7 +157,7 @@ async def test_a_login_may_come_back_to_a_web_app_and_the_bot_speaks_the_languag
         await server.click(ADA, prompt.button)
         modal = await server.modal()
         assert len(modal.payload["title"]) == 45
-        await server.submit(ADA, modal, await bot.login.hold(fake.consent(prompt.url)))
+        await server.submit(ADA, modal, await bot.login.park_callback(fake.consent(prompt.url)))
         assert (await server.answer()).text == texts.done
 
 
@@ -178,10 +178,45 @@ async def test_an_answer_that_discord_refuses_costs_no_key_and_shows_no_code(
     await server.command(ADA, "logout")
     await server.answer()
     assert [key for _, key in bot.logins] == [fake.issued_keys[0].key]
-    assert "a code could not be answered: HTTPException" in caplog.text
+    assert "an interaction could not be answered: HTTPException" in caplog.text
     text = "\n".join([caplog.text, *(f"{record.args}" for record in caplog.records)])
     for secret in (code, prompt.url, bot.logins[0][1]):
         assert secret not in text
+
+
+async def test_commands_are_carried_out_for_an_interaction_that_is_too_old(
+    server: FakeDiscord, bot: Talk, fake: FakeOpenRouter, caplog: pytest.LogCaptureFixture
+) -> None:
+    await server.command(ADA, "login")
+    prompt = await server.answer()
+    await server.click(ADA, prompt.button)
+    modal = await server.modal()
+    server.is_too_late = server.failing = True
+    await server.submit(ADA, modal, fake.consent(prompt.url))
+    for _ in ("defer", "followup"):
+        await server.answer()
+    await server.command(ADA, "logout")
+    for _ in ("defer", "followup"):
+        await server.answer()
+    assert [key for _, key in bot.logins] == [fake.issued_keys[0].key]
+    assert bot.logouts == [ADA]
+    assert "an interaction could not be answered: NotFound" in caplog.text
+
+
+async def test_a_button_below_an_expired_login_starts_a_new_one(
+    server: FakeDiscord, client: OpenRouter, fake: FakeOpenRouter
+) -> None:
+    async with talking(client):
+        await server.click(ADA, CODE_BUTTON)
+        await server.submit(ADA, await server.modal(), "auth_code_without_a_login")
+        refused = await server.answer()
+        assert refused.button == LOGIN_BUTTON
+        await server.click(ADA, refused.button)
+        prompt = await server.answer()
+        assert prompt.text == TEXTS.login
+        await server.click(ADA, prompt.button)
+        await server.submit(ADA, await server.modal(), fake.consent(prompt.url))
+        assert (await server.answer()).text == TEXTS.done
 
 
 async def test_the_example_signs_a_user_in(

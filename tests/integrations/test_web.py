@@ -356,7 +356,7 @@ async def test_when_openrouter_is_busy_the_same_page_may_be_loaded_again(kind: s
     on_login = Hands()
     async with running(kind, fake, on_login=on_login) as (site, _), Visitor(site) as visitor:
         callback = await visitor.consent()
-        fake.script(Fault.status(429, headers={"Retry-After-Ms": "100"}))
+        fake.queue_faults(Fault.status(429, headers={"Retry-After-Ms": "100"}))
         page = await visitor.open(callback)
         fake.rate_limit(None)
         again = await visitor.open(callback)
@@ -384,7 +384,7 @@ async def test_a_long_pause_holds_back_everybody_and_then_the_same_pages_sign_th
         Visitor(site) as ben,
     ):
         callbacks = [(visitor, await visitor.consent()) for visitor in (ada, ben)]
-        fake.script(Fault.status(429, headers={"Retry-After": "300"}))
+        fake.queue_faults(Fault.status(429, headers={"Retry-After": "300"}))
         pages = [await visitor.open(callback) for visitor, callback in callbacks]
         asked = fake.counters["exchange"]
         movable.advance(301)
@@ -421,7 +421,7 @@ async def test_when_it_is_not_known_what_became_of_the_code_the_page_says_so(
 ) -> None:
     async with running(kind, fake) as (site, _), Visitor(site) as visitor:
         callback = await visitor.consent()
-        fake.script(Fault.status(500, after=True))
+        fake.queue_faults(Fault.status(500, after=True))
         page = await visitor.open(callback)
 
     assert page.status == 502
@@ -434,7 +434,7 @@ async def test_an_app_that_is_not_allowed_to_exchange_is_the_operators_business(
 ) -> None:
     async with running(kind, fake) as (site, _), Visitor(site) as visitor:
         callback = await visitor.consent()
-        fake.script(Fault.status(401))
+        fake.queue_faults(Fault.status(401))
         page = await visitor.open(callback)
 
     assert page.status == 500

@@ -47,7 +47,7 @@ from openrouter_async.integrations import aiohttp as aiohttp_login
 from openrouter_async.integrations import fastapi as fastapi_login
 from openrouter_async.integrations import starlette as starlette_login
 from openrouter_async.integrations.aiogram import create_router
-from openrouter_async.integrations.bots import BotLogin, BotTexts, LoginPrompt, MemoryShelf
+from openrouter_async.integrations.bots import BotLogin, BotTexts, LoginPrompt, MemoryKeyValueStore
 from openrouter_async.integrations.discord import add_commands
 from openrouter_async.integrations.web._failures import LoginFailure
 from openrouter_async.login import (
@@ -317,13 +317,15 @@ async def take_away(user_id: int) -> None:
 
 
 async def bots(flow: AuthorizationFlow, tree: app_commands.CommandTree[Client]) -> None:
-    login = BotLogin(flow, on_login=put_away, on_logout=take_away, notify=put_away, shelf=MemoryShelf(max_values=10))
-    prompt = await login.begin(7)
+    login = BotLogin(
+        flow, on_login=put_away, on_logout=take_away, notify=put_away, store=MemoryKeyValueStore(max_values=10)
+    )
+    prompt = await login.start(7)
     assert_type(prompt, LoginPrompt)
     assert_type(await prompt.qr_code("svg", scale=2), bytes)
-    assert_type(await login.complete("telegram:7", "the code"), Grant)
+    assert_type(await login.finish_code("telegram:7", "the code"), Grant)
     assert_type(await login.finish("/callback?code=c", user_id=7), Grant)
-    assert_type(await login.hold(URL("https://app.example/callback?code=c")), str)
+    assert_type(await login.park_callback(URL("https://app.example/callback?code=c")), str)
     assert_type(await login.expects(7, "hello"), bool)
     assert_type(create_router(login, texts=BotTexts(done="Done."), qr_code=True), Router)
     add_commands(tree, login, texts=BotTexts(error=lambda error: error.user_message))

@@ -61,8 +61,8 @@ def hook_of_a_bot_that_is_not_awaited(user_id: int, grant: Grant) -> None: ...
 async def bots(flow: AuthorizationFlow) -> None:
     BotLogin(flow)  # wrong
     BotLogin(flow, on_login=hook_of_a_bot_that_is_not_awaited)  # wrong
-    login = BotLogin(flow, on_login=hook_of_a_bot, shelf=MemoryStore())  # wrong
-    await login.complete("the code")  # wrong
+    login = BotLogin(flow, on_login=hook_of_a_bot, store=MemoryStore())  # wrong
+    await login.finish_code("the code")  # wrong
     await login.finish("/callback?code=c")  # wrong
     create_router(flow)  # wrong
 

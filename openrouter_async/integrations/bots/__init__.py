@@ -2,17 +2,19 @@
 
 from openrouter_async.integrations.bots._login import BotLogin, OnLogin, OnLogout, UserId
 from openrouter_async.integrations.bots._prompts import BotTexts, LoginPrompt, looks_like_code
-from openrouter_async.integrations.bots._storage import MemoryShelf, RedisShelf, Shelf
+from openrouter_async.integrations.bots._sessions import UnknownTicketError
+from openrouter_async.integrations.bots._storage import KeyValueStore, MemoryKeyValueStore, RedisKeyValueStore
 
 __all__ = [
     "BotLogin",
     "BotTexts",
+    "KeyValueStore",
     "LoginPrompt",
-    "MemoryShelf",
+    "MemoryKeyValueStore",
     "OnLogin",
     "OnLogout",
-    "RedisShelf",
-    "Shelf",
+    "RedisKeyValueStore",
+    "UnknownTicketError",
     "UserId",
     "looks_like_code",
 ]

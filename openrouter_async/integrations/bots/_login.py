@@ -1,25 +1,27 @@
-"""Signing users in from a chat: what all bots have in common."""
+"""Sign-in from a chat: the part that all bots share."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Self, TypeAlias
 from weakref import WeakValueDictionary
 
 import attrs
 from yarl import URL
 
-from openrouter_async._values.clock import SYSTEM_CLOCK, Clock
+from openrouter_async._http.options import check_hook
+from openrouter_async._values.clock import Clock
 from openrouter_async._values.models import ExchangeAuthCodeForAPIKeyResponse
 from openrouter_async._values.tasks import ShieldedTasks
 from openrouter_async.errors import KeyDeliveryError, OpenRouterError, RequestValidationError
-from openrouter_async.integrations.bots._prompts import LoginPrompt, looks_like_code
+from openrouter_async.integrations.bots._prompts import LoginPrompt, is_api_key, looks_like_code
 from openrouter_async.integrations.bots._sessions import TICKET, ChatLogin, ChatLogins, to_name
-from openrouter_async.integrations.bots._storage import MemoryShelf, Shelf
-from openrouter_async.login._callbacks import CallbackInput
+from openrouter_async.integrations.bots._storage import KeyValueStore, MemoryKeyValueStore
+from openrouter_async.login._callbacks import Callback, CallbackInput, read_callback, read_pasted
 from openrouter_async.login._flow import AuthorizationFlow
 from openrouter_async.login._models import Grant
 from openrouter_async.login.errors import (
@@ -33,15 +35,15 @@ from openrouter_async.sinks._base import KeySinkError
 logger = logging.getLogger("openrouter_async.integrations.bots")
 
 UserId: TypeAlias = int | str
-"""Who uses the bot. One `BotLogin` for several networks needs ids that tell them apart, such as ``"telegram:7"``."""
+"""The id of a user of the bot. One `BotLogin` for several networks needs distinct ids, such as ``"telegram:7"``."""
 
-OnLogin: TypeAlias = Callable[[Any, Grant], Awaitable[object]]
-"""Puts the key of (user id, grant) into its safe place. Doing it twice has to be doing it once."""
+OnLogin: TypeAlias = Callable[[Any, Grant], Awaitable[object] | object]
+"""Stores the key of (user id, grant), sync or async. It must be idempotent, as it may be called twice."""
 
-OnLogout: TypeAlias = Callable[[Any], Awaitable[object]]
-"""Takes the key of a user id out of its place."""
+OnLogout: TypeAlias = Callable[[Any], Awaitable[object] | object]
+"""Deletes the stored key of a user id, sync or async."""
 
-_CALLBACK_LENGTH: Final = 4096
+_MAX_CALLBACK_LENGTH: Final = 4096
 
 
 class BotLogin:
@@ -49,36 +51,36 @@ class BotLogin:
 
     ::
 
-        login = BotLogin(AuthorizationFlow(client), on_login=store_key)
-        prompt = await login.begin(user_id)  # show prompt.url to this user alone
-        grant = await login.complete(user_id, text)  # what the user pasted
+        async with BotLogin(AuthorizationFlow(client), on_login=store_key) as login:
+            prompt = await login.start(user_id)  # show prompt.url to this user alone
+            grant = await login.finish_code(user_id, text)  # the text that the user pasted
 
-    The login is bound to the user's id: a code that somebody else brings is of no use. What the bot has to see to is
-    that neither the URL nor the code is posted where others read: use private chats, or answers that one user sees.
+    A login is bound to the user's id: a code that somebody else brings is useless. The bot must post neither the URL
+    nor the code where others read it: use private chats, or answers that only one user sees.
 
-    A user has one login at a time. Beginning again gives the same URL, so that it does not matter which of the two was
-    opened, until half its time is over. What a user does comes one after the other: of a code that was pasted twice
-    one exchange is made, and ``on_login`` is called once, in this process.
+    A user has one login at a time. Until half of its time is over, starting again gives the same URL, so that it does
+    not matter which of the two links the user opens. The actions of one user run one after the other: a code that was
+    pasted twice is exchanged once, and ``on_login`` is called once, in this process.
 
     Finishing goes on when its caller is cancelled, and ``on_login`` gets the key.
 
     Args:
-        flow: What the logins are made by. Its store must not be a `CookieStore`: chats have no cookies.
-        on_login: See `bots.OnLogin`; it is awaited before the caller gets the key. If it raises, the caller gets a
+        flow: The flow that makes the logins. Its store must not be a `CookieStore`: chats have no cookies.
+        on_login: See `bots.OnLogin`; it is called before the caller gets the key. If it raises, the caller gets a
             `KeyDeliveryError`, which has the key, and the same paste tries again while the flow keeps the result.
         on_logout: See `OnLogout`.
-        notify: Tells a user of (user id, grant) in the chat that a login is finished which was finished elsewhere, by
-            `finish`. If it raises, that is logged.
+        notify: Called with (user id, grant), sync or async, when a login was finished outside of the chat, by `finish`.
+            If it raises, that is logged.
         headless: Whether the page shows a code to paste, instead of sending the browser back to the flow's callback
-            URL; see `finish` and `hold` for that.
-        key_label: The name that the keys will have, at most 100 characters.
+            URL; see `finish` and `park_callback` for that.
+        key_label: The name of the keys, at most 100 characters.
         limit: The credit limit that the page proposes, in US dollars.
-        shelf: Where it is kept which login a user has under way; by default a `MemoryShelf`, for one process. Logins
-            outlive a restart when both this and the flow's store do.
-        clock: Where time comes from.
+        store: Where the pending login of each user is kept; by default a `MemoryKeyValueStore`, for one process.
+            Logins outlive a restart when both this and the flow's store do.
+        clock: Where time comes from; by default the flow's clock.
 
     Raises:
-        RequestValidationError: A hook is not callable.
+        RequestValidationError: A hook cannot be called with its arguments.
     """
 
     def __init__(
@@ -91,12 +93,14 @@ class BotLogin:
         headless: bool = True,
         key_label: str | None = None,
         limit: float | None = None,
-        shelf: Shelf | None = None,
-        clock: Clock = SYSTEM_CLOCK,
+        store: KeyValueStore | None = None,
+        clock: Clock | None = None,
     ) -> None:
-        for field, hook in (("on_login", on_login), ("on_logout", on_logout), ("notify", notify)):
-            if not callable(hook) and (hook is not None or field == "on_login"):
-                raise RequestValidationError(field, "must be callable")
+        if on_login is None:
+            raise RequestValidationError("on_login", "must be callable with (user_id, grant)")
+        check_hook("on_login", on_login, "user_id", "grant")
+        check_hook("on_logout", on_logout, "user_id")
+        check_hook("notify", notify, "user_id", "grant")
         self._flow = flow
         self._on_login = on_login
         self._on_logout = on_logout
@@ -104,95 +108,107 @@ class BotLogin:
         self._headless = headless
         self._key_label = key_label
         self._limit = limit
-        self._logins = ChatLogins(MemoryShelf() if shelf is None else shelf, clock)
-        self._clock = clock
+        self._clock = flow._clock if clock is None else clock  # noqa: SLF001 - they are of one package
+        self._template = flow._template  # noqa: SLF001
+        self._hosts = {flow._auth_url.host}  # noqa: SLF001
+        if self._template is not None:
+            self._hosts.add(URL(self._template.callback_url).host)
+        self._logins = ChatLogins(MemoryKeyValueStore() if store is None else store, self._clock)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._under_way: ShieldedTasks[Grant] = ShieldedTasks()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._flow!r} {self._logins!r}>"
 
-    async def begin(self, user_id: UserId) -> LoginPrompt:
-        """Begin a login, or go on with the one that this user has just begun.
+    async def start(self, user_id: UserId) -> LoginPrompt:
+        """Start a login, or return the prompt of one that this user has just started.
 
         Args:
-            user_id: Who signs in.
+            user_id: The user who signs in.
 
         Raises:
             RequestValidationError: An argument is not valid, or the flow's store needs cookies.
-            LoginStoreError: The store or the shelf cannot be reached.
+            LoginStoreError: A store cannot be reached.
         """
         name = to_name(user_id)
         async with self._alone(name):
             entry = await self._logins.find(name)
             if entry is None or entry.finished is not None or entry.renew_at <= self._clock.time():
                 entry = await self._start(user_id)
-                await self._logins.keep(name, entry)
+                await self._logins.save(name, entry)
         return entry.prompt
 
     async def is_pending(self, user_id: UserId) -> bool:
-        """Whether this user has begun a login, and neither finished it nor let its time go by.
+        """Return whether this user has a login under way that has not expired.
 
         Raises:
             RequestValidationError: The user's id is not valid.
-            LoginStoreError: The shelf cannot be reached.
+            LoginStoreError: The store cannot be reached.
         """
         entry = await self._logins.find(to_name(user_id))
         return entry is not None and entry.finished is None and entry.expires_at > self._clock.time()
 
     async def expects(self, user_id: UserId, text: str) -> bool:
-        """Whether what this user wrote is meant for the login, and not for the rest of the bot.
+        """Return whether a message of this user is meant for the login, and not for the rest of the bot.
 
-        It looks like a code or is a ticket, and the user has begun a login not long ago. A code that comes twice is
-        meant for it, too, although the login is finished by then.
+        It is a ticket, or the user has started a login not long ago and it can be a code or the callback's URL. A code
+        that is sent twice is meant for the login, too, although that is finished by then.
 
         Args:
-            user_id: Who wrote it.
-            text: What was written.
+            user_id: The author of the message.
+            text: The text of the message.
 
         Raises:
             RequestValidationError: The user's id is not valid.
-            LoginStoreError: The shelf cannot be reached.
+            LoginStoreError: The store cannot be reached.
         """
         name = to_name(user_id)
-        if TICKET.fullmatch(text.strip()):
+        text = text.strip()
+        if TICKET.fullmatch(text):
             return True
-        return looks_like_code(text) and await self._logins.find(name) is not None
+        return looks_like_code(text) and self._is_own_url(text) and await self._logins.find(name) is not None
 
-    async def complete(self, user_id: UserId, text: str) -> Grant:
-        """Finish a login by what the user wrote.
+    async def finish_code(self, user_id: UserId, text: str) -> Grant:
+        """Finish a login by a text that the user sent.
 
         Args:
-            user_id: Who wrote it.
-            text: The code, ``code=…``, the URL that the browser ended on, or what `hold` gave.
+            user_id: The author of the text.
+            text: The code, ``code=…``, the URL that the browser ended on, or a ticket of `park_callback`.
 
         Raises:
-            InvalidCallbackError: It is none of these; the login goes on.
+            InvalidCallbackError: The text is none of these, or an API key; nothing is sent, and the login goes on.
+            UnknownTicketError: There is no such ticket; the login goes on.
             UnknownLoginError: This user has no login under way.
-            KeyDeliveryError: ``on_login`` raised; the error holds the key.
-            OpenRouterError: As `AuthorizationFlow.finish_code` tells; where ``restart_login`` is true, the user has to
-                begin again.
+            KeyDeliveryError: ``on_login`` raised; the error has the key.
+            OpenRouterError: As for `AuthorizationFlow.finish_code`. If ``restart_login`` is true, the user has to
+                start again.
         """
         name = to_name(user_id)
         if not isinstance(text, str):
-            raise InvalidCallbackError("what was pasted must be a string")
-        finishing = self._complete(name, user_id, text)
+            raise InvalidCallbackError("the pasted text must be a string")
+        finishing = self._finish_code(name, user_id, text)
         # A traceback that shows local variables would show the code.
         del text
         return await self._under_way.run(finishing)
 
     async def finish(self, callback: CallbackInput, *, user_id: UserId) -> Grant:
-        """Finish a login by a callback in a web app that knows who its user is, and ``notify`` the user in the chat.
+        """Finish a login by a callback in a web app that knows its user, and ``notify`` the user in the chat.
 
         Args:
             callback: As for `AuthorizationFlow.finish`.
-            user_id: Who the browser belongs to, which the web app has to *know*: by a session, by Telegram's login
-                widget, by Discord's OAuth. Never take it from the login itself. Else somebody could send the URL of a
-                login of their own to a victim, who consents, and have the victim's key. A web app that does not
-                know uses `hold`.
+            user_id: The user that the browser belongs to. The web app has to *know* that: by a session, by Telegram's
+                login widget, by Discord's OAuth. Never take it from the login itself: an attacker could send the URL of
+                their own login to a victim, who consents, and so get the victim's key. A web app that does not know
+                its user calls `park_callback`.
 
         Raises:
-            OpenRouterError: As `AuthorizationFlow.finish` tells, and `complete`.
+            OpenRouterError: As for `AuthorizationFlow.finish` and `finish_code`.
         """
         name = to_name(user_id)
         finishing = self._finish(name, user_id, callback)
@@ -201,63 +217,72 @@ class BotLogin:
         grant = await self._under_way.run(finishing)
         if self._notify is not None:
             try:
-                await self._notify(user_id, grant)
+                await _call(self._notify, user_id, grant)
             except Exception as failure:  # noqa: BLE001 - the user is signed in all the same
                 logger.warning("a user could not be notified: %s", type(failure).__name__)
         return grant
 
-    async def hold(self, callback: str | URL) -> str:
-        """Hold a callback that came to a web app until its user shows up in the chat, and give a ticket for it.
+    async def park_callback(self, callback: str | URL) -> str:
+        """Keep a callback that came to a web app until its user comes to the chat, and return a ticket for it.
 
-        The page that the web app answers with hands the ticket to the user, who brings it to the bot: as a link
-        ``https://t.me/the_bot?start=TICKET``, or to paste. `complete` takes it, and only from the user who has begun
-        the login: that is how it is known that the browser and the chat are the same person's.
+        The page that the web app answers with gives the ticket to the user, who brings it to the bot: as a link
+        ``https://t.me/the_bot?start=TICKET``, or to paste. `finish_code` takes it from the user who started the login,
+        and from nobody else: this proves that the browser and the chat belong to the same person.
+
+        A ticket is valid for ten minutes. A process keeps at most 1,000 of them; put a rate limit in front of the
+        route, as anybody can call it.
 
         Args:
-            callback: Its full URL, its path and query, or its query.
+            callback: The full URL of the callback, its path and query, or its query.
 
         Raises:
-            InvalidCallbackError: It is not a string or a URL of at most 4,096 characters.
-            LoginStoreError: The shelf cannot be reached.
+            InvalidCallbackError: The callback is not a well-formed URL of at most 4,096 characters.
+            StateMismatchError: It has a code but no well-formed state.
+            LoginStoreError: The store cannot be reached.
         """
-        if not isinstance(callback, str | URL) or len(str(callback)) > _CALLBACK_LENGTH:
-            raise InvalidCallbackError(f"the callback must be a URL of at most {_CALLBACK_LENGTH} characters")
-        return await self._logins.hold(str(callback))
+        if not isinstance(callback, str | URL) or len(str(callback)) > _MAX_CALLBACK_LENGTH:
+            raise InvalidCallbackError(f"the callback must be a URL of at most {_MAX_CALLBACK_LENGTH} characters")
+        read_callback(callback, self._template)
+        try:
+            str(callback).encode()
+        except UnicodeEncodeError:
+            raise InvalidCallbackError("the callback must be valid Unicode") from None
+        return await self._logins.park(str(callback))
 
     async def logout(self, user_id: UserId) -> None:
-        """Forget the login that this user has under way, and take the user's key out of its place.
+        """Forget the login that this user has under way, and delete the user's key by ``on_logout``.
 
         Args:
-            user_id: Who signs out.
+            user_id: The user who signs out.
 
         Raises:
             RequestValidationError: The user's id is not valid.
-            LoginStoreError: The shelf cannot be reached.
+            LoginStoreError: The store cannot be reached.
             KeySinkError: ``on_logout`` raised.
         """
         name = to_name(user_id)
         async with self._alone(name):
-            await self._logins.remove(name)
+            await self._logins.delete(name)
             if self._on_logout is None:
                 return
             try:
-                await self._on_logout(user_id)
+                await _call(self._on_logout, user_id)
             except Exception as failure:
                 raise KeySinkError(f"on_logout raised {type(failure).__name__}") from failure
 
-    async def drain(self, *, timeout: float = 10.0) -> None:
+    async def aclose(self, *, timeout: float = 10.0) -> None:
         """Wait for the logins that are still being finished although their callers were cancelled.
 
-        Call it before the client is closed.
+        Call it before the client is closed, or use ``async with``.
 
         Args:
-            timeout: Seconds to wait at the most.
+            timeout: The maximum number of seconds to wait.
         """
         await self._under_way.drain(timeout)
 
     @contextlib.asynccontextmanager
     async def _alone(self, name: str) -> AsyncIterator[None]:
-        # It is there as long as somebody holds it or waits for it.
+        # The dictionary drops a lock as soon as nobody holds it or waits for it.
         lock = self._locks.setdefault(name, asyncio.Lock())
         async with lock:
             yield
@@ -277,56 +302,101 @@ class BotLogin:
             headless=pending.headless,
         )
 
-    async def _complete(self, name: str, user_id: UserId, text: str) -> Grant:
-        async with self._alone(name):
-            text = text.strip()
-            held = await self._logins.held(text)
-            entry = await self._logins.find(name)
-            if held is not None:
-                finishing = self._flow.finish(held, binding=user_id)
-            elif entry is not None:
+    def _is_own_url(self, text: str) -> bool:
+        """Return whether a text is no URL, or one of the callback's host or of OpenRouter's page."""
+        address = text if "://" in text else f"https://{text}"
+        if ("?" not in text and "://" not in text) or text.startswith("?"):
+            return True
+        try:
+            return URL(address).host in self._hosts
+        except ValueError:
+            return False
+
+    def _read_pasted(self, text: str, state: str) -> Callback:
+        if not self._is_own_url(text):
+            raise InvalidCallbackError("the pasted URL must be the callback's or OpenRouter's")
+        callback = read_pasted(text, self._template, state)
+        if callback.code is not None and is_api_key(callback.code):
+            raise InvalidCallbackError("the pasted text is an API key and not a code")
+        return callback
+
+    async def _finish_code(self, name: str, user_id: UserId, text: str) -> Grant:
+        text = text.strip()
+        try:
+            async with self._alone(name):
+                if TICKET.fullmatch(text):
+                    text = await self._logins.parked(text)
+                    return await self._finish_callback(name, user_id, text)
+                entry = await self._logins.find(name)
+                if entry is None:
+                    raise UnknownLoginError("this user has no login under way")
+                self._read_pasted(text, entry.state)
                 finishing = self._flow.finish_code(entry.state, text, binding=user_id)
-            else:
-                raise UnknownLoginError("this user has no login under way")
-            del text, held
-            return await self._settle(name, user_id, entry, finishing)
+                return await self._complete(name, user_id, entry, finishing)
+        finally:
+            del text
 
     async def _finish(self, name: str, user_id: UserId, callback: CallbackInput) -> Grant:
-        async with self._alone(name):
-            entry = await self._logins.find(name)
-            finishing = self._flow.finish(callback, binding=user_id)
+        try:
+            async with self._alone(name):
+                return await self._finish_callback(name, user_id, callback)
+        finally:
             del callback
-            return await self._settle(name, user_id, entry, finishing)
 
-    async def _settle(
+    async def _finish_callback(self, name: str, user_id: UserId, callback: CallbackInput) -> Grant:
+        try:
+            entry = await self._logins.find(name)
+            state = read_callback(callback, self._template).state
+            finishing = self._flow.finish(callback, binding=user_id)
+        finally:
+            del callback
+        # A callback of another login, such as a foreign denial, must not end this user's login.
+        own = entry if entry is not None and entry.state == state else None
+        return await self._complete(name, user_id, own, finishing)
+
+    async def _complete(
         self, name: str, user_id: UserId, entry: ChatLogin | None, finishing: Coroutine[Any, Any, Grant]
     ) -> Grant:
+        """Finish a login, deliver its key, and store that it is over.
+
+        Args:
+            name: The name of the user's login.
+            user_id: The user.
+            entry: The user's stored login; None if it is not the one that is finished.
+            finishing: Finishes the login.
+        """
         try:
             grant = await finishing
         except (InvalidCallbackError, StateMismatchError, LoginBindingError):
-            # What came was not of this login, which goes on.
+            # The callback was not of this login, which goes on.
             raise
         except KeyDeliveryError as failure:
-            # The client's on_key failed; on_login is another place that may keep the key.
+            # The client's on_key failed; on_login is another place that may store the key.
             logger.warning("a login goes on without the client's on_key: %s", failure)
             grant = Grant(key=failure.response.key, user_id=failure.response.user_id)
         except OpenRouterError as failure:
-            if failure.restart_login:
-                await self._logins.mark(name, None)
+            if failure.restart_login and entry is not None:
+                await self._logins.end(name, None)
             raise
         if entry is None or entry.finished != grant.key_hash:
             await self._deliver(user_id, grant)
         if entry is not None:
-            await self._logins.mark(name, attrs.evolve(entry, finished=grant.key_hash))
+            await self._logins.end(name, attrs.evolve(entry, finished=grant.key_hash))
         return grant
 
     async def _deliver(self, user_id: UserId, grant: Grant) -> None:
         try:
-            await self._on_login(user_id, grant)
+            await _call(self._on_login, user_id, grant)
         except Exception as failure:
-            # Also for a caller that is gone.
+            # Logged here as well, as the caller may have been cancelled.
             logger.warning("on_login raised %s", type(failure).__name__)
             raise KeyDeliveryError(
                 f"on_login raised {type(failure).__name__}; the key is in .response",
                 response=ExchangeAuthCodeForAPIKeyResponse(key=grant.key, user_id=grant.user_id),
             ) from failure
+
+
+async def _call(hook: Callable[..., Awaitable[object] | object], *arguments: object) -> None:
+    result = hook(*arguments)
+    if inspect.isawaitable(result):
+        await result

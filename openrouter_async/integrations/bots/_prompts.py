@@ -1,4 +1,4 @@
-"""What a chat shows of a login, and what it brings back."""
+"""The messages of a login in a chat, and the recognition of codes."""
 
 from __future__ import annotations
 
@@ -15,32 +15,39 @@ import attrs
 from openrouter_async.errors import OpenRouterError
 from openrouter_async.redaction import mask
 
-# Words of a language have neither digits nor underscores, and not so many letters.
-_CODE: Final = re.compile(r"(?=.*[\d_]|.{24})[\x21-\x7e]{16,1024}")
+# A code starts with a letter or digit, unlike commands, @names and #tags, and has no "/" or "@", unlike links and
+# e-mail addresses. Words have neither digits nor underscores and fewer than 24 letters; numbers have no letter.
+_CODE: Final = re.compile(r"(?=.*[A-Za-z])(?=.*[\d_]|.{24})[A-Za-z0-9][A-Za-z0-9._~+=-]{15,1023}")
 _PARAMETER: Final = re.compile(r"(?:^|[?&])(?:code|error)=")
+_API_KEY: Final = re.compile(r"sk-", re.IGNORECASE)
 
 
 def looks_like_code(text: str) -> bool:
-    """Whether a chat message may be what a user copied from OpenRouter's page.
+    """Return whether a chat message may be a code, or the callback, that a user copied.
 
-    A bot hears much else, and should neither delete that nor answer it with an error.
+    A bot also hears much else: commands, links, e-mail addresses and passwords are neither to be deleted nor sent on.
 
     Args:
         text: The message.
     """
     text = text.strip()
-    if len(text.split()) != 1:
+    if len(text.split()) != 1 or text[0] in "/@#" or is_api_key(text):
         return False
-    return bool(_PARAMETER.search(text) or ("://" not in text and _CODE.fullmatch(text)))
+    return bool(_PARAMETER.search(text) or _CODE.fullmatch(text))
+
+
+def is_api_key(text: str) -> bool:
+    """Return whether a text is an API key rather than a code: a key must not be sent anywhere."""
+    return _API_KEY.match(text) is not None
 
 
 @attrs.frozen(kw_only=True)
 class LoginPrompt:
-    """What the bot shows to the user, and to nobody else.
+    """The link that the bot shows to the user, and to nobody else.
 
     Attributes:
         url: The page that the user opens.
-        expires_at: When the login is over, in UTC.
+        expires_at: The time when the login expires, in UTC.
         headless: Whether the page shows a code, which the user pastes into the chat.
     """
 
@@ -49,11 +56,11 @@ class LoginPrompt:
     headless: bool
 
     async def qr_code(self, kind: Literal["png", "svg"] = "png", *, scale: int = 4) -> bytes:
-        """The URL as a QR code, for a user whose browser is on another device. It needs the extra ``bots``.
+        """Return the URL as a QR code, for a user whose browser is on another device; needs the extra ``bots``.
 
         Args:
             kind: The format of the image.
-            scale: Pixels of a module, the smallest square.
+            scale: Pixels per module, the smallest square of a QR code.
         """
         try:
             import segno
@@ -65,27 +72,28 @@ class LoginPrompt:
             segno.make_qr(self.url, error="l").save(image, kind=kind, scale=scale)
             return image.getvalue()
 
-        # A login's URL fills a QR code of 60 modules and more, which takes longer than a loop should stand still.
+        # Drawing the QR code of such a long URL takes longer than the event loop may be blocked.
         return await asyncio.to_thread(draw)
 
 
 @attrs.frozen(kw_only=True)
 class BotTexts:
-    """What a bot says; replace it to say it otherwise, or in another language.
+    """The texts of a bot; replace them for another wording or language.
 
     Attributes:
-        login: With the way to the page, which shows a code.
-        web_login: With the way to the page, which sends the browser back.
+        login: Beside the link to the page, which shows a code.
+        web_login: Beside the link to the page, which sends the browser back.
         button: On the button that opens the page.
-        code_button: On the button that asks for the code, where there is one.
-        code: What is asked for.
+        code_button: On the button that asks for the code, in Discord.
+        code: The label of the field for the code, in Discord.
+        again_button: On the button below an error that starts a new login.
         done: After the login.
         logged_out: After signing out.
-        private: Where others read along.
-        private_button: On the button that leads from there to the private chat.
-        login_description: What the command does.
-        logout_description: What the other one does.
-        error: What is said of an error.
+        private: In groups, where others would read the messages.
+        private_button: On the button that leads from a group to the private chat.
+        login_description: The description of the command ``/login``.
+        logout_description: The description of the command ``/logout``.
+        error: Gives the text for an error.
     """
 
     login: str = (
@@ -95,6 +103,7 @@ class BotTexts:
     button: str = "Sign in with OpenRouter"
     code_button: str = "Enter the code"
     code: str = "The code from the page"
+    again_button: str = "Sign in again"
     done: str = "You are signed in."
     logged_out: str = "You are signed out."
     private: str = "Please sign in in a private chat with me."

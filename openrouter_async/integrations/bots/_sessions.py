@@ -1,4 +1,4 @@
-"""Which login each user of a bot has under way, and the callbacks that wait for their user."""
+"""The pending login of each user of a bot, and the callbacks that are parked until their user comes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import logging
 import re
 import secrets
+from collections import deque
 from datetime import UTC, datetime
 from typing import Final, Self
 
@@ -14,31 +15,41 @@ import attrs
 from openrouter_async._values.clock import Clock
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.integrations.bots._prompts import LoginPrompt
-from openrouter_async.integrations.bots._storage import Shelf
+from openrouter_async.integrations.bots._storage import KeyValueStore
 from openrouter_async.login._records import TOMBSTONE_TTL, read_fields
-from openrouter_async.login.errors import LoginStoreError
+from openrouter_async.login.errors import LoginError, LoginStoreError
 from openrouter_async.redaction import mask
 
 logger = logging.getLogger("openrouter_async.integrations.bots")
 
 TICKET: Final = re.compile(r"ticket-[A-Za-z0-9_-]{32}")
-"""What `BotLogin.hold` gives."""
+"""The form of the tickets that `BotLogin.park_callback` gives."""
 
-_USER_ID_LENGTH: Final = 256
+MAX_TICKETS: Final = 1_000
+"""The maximum number of tickets of one process, so that a flood of them cannot push pending logins out of the store."""
+
+_MAX_USER_ID_LENGTH: Final = 256
 _TICKET_LIFETIME: Final = 600.0
+
+
+class UnknownTicketError(LoginError):
+    """The ticket is not known, or its time is over. A login of the user that is under way goes on."""
+
+    _user_message = "This link is not valid any more. Please sign in again, or send me the code."
+    _restart_login = False
 
 
 @attrs.frozen(kw_only=True)
 class ChatLogin:
-    """The latest login of a user, as a shelf holds it.
+    """The latest login of a user, as it is stored.
 
     Attributes:
-        state: Its handle.
+        state: The state of the login.
         url: The page that the user opens.
-        renew_at: When half of its time is over, in seconds since the epoch.
-        expires_at: When all of it is.
+        renew_at: The time when half of its lifetime is over, in seconds since the epoch.
+        expires_at: The time when all of its lifetime is over.
         headless: Whether the page shows a code.
-        finished: The hash of the key that it gave; None when it gave none yet.
+        finished: The hash of the key that the login gave; None while it has given none.
     """
 
     state: str = attrs.field(repr=mask)
@@ -50,84 +61,97 @@ class ChatLogin:
 
     @property
     def prompt(self) -> LoginPrompt:
-        """What the user is shown."""
+        """The prompt to show to the user."""
         return LoginPrompt(
             url=self.url, expires_at=datetime.fromtimestamp(self.expires_at, UTC), headless=self.headless
         )
 
     def to_json(self) -> bytes:
-        """The login as bytes; they hold its state."""
+        """Return the login as bytes, which include its state."""
         return json.dumps(attrs.asdict(self)).encode()
 
     @classmethod
     def from_json(cls, data: bytes) -> Self:
-        """The login of bytes that `to_json` made.
+        """Return the login in bytes that `to_json` made.
 
         Raises:
-            LoginStoreError: They are something else.
+            LoginStoreError: The bytes are something else.
         """
-        return read_fields(cls, data, "what the shelf holds is not a login")
+        return read_fields(cls, data, "the stored value is not a login")
 
 
 class ChatLogins:
-    """The latest login of each user, and callbacks for a while, on a shelf.
+    """The latest login of each user and the parked callbacks, in a key-value store.
 
     Args:
-        shelf: Where they are.
+        store: The store.
         clock: Where time comes from.
     """
 
-    def __init__(self, shelf: Shelf, clock: Clock) -> None:
-        self._shelf = shelf
+    def __init__(self, store: KeyValueStore, clock: Clock) -> None:
+        self._store = store
         self._clock = clock
+        self._tickets: deque[tuple[float, str]] = deque()
 
     def __repr__(self) -> str:
-        return repr(self._shelf)
+        return repr(self._store)
 
     async def find(self, name: str) -> ChatLogin | None:
-        """The latest login of the user of this name."""
-        data = await self._shelf.get(name, now=self._clock.time())
+        """Return the latest login of the user of this name; None if there is none."""
+        data = await self._store.get(name, now=self._clock.time())
         return None if data is None else ChatLogin.from_json(data)
 
-    async def keep(self, name: str, login: ChatLogin) -> None:
-        """Keep a login in place of the one before."""
-        # A moment longer than the login, so that "expired" can be told from "unknown".
-        await self._shelf.put(name, login.to_json(), now=self._clock.time(), until=login.expires_at + TOMBSTONE_TTL)
+    async def save(self, name: str, login: ChatLogin) -> None:
+        """Store a login in place of an earlier one of this user."""
+        # Kept a moment longer than the login lives, so that "expired" can be told from "unknown".
+        await self._store.set(name, login.to_json(), now=self._clock.time(), until=login.expires_at + TOMBSTONE_TTL)
 
-    async def remove(self, name: str) -> None:
+    async def delete(self, name: str) -> None:
         """Forget the login of a user."""
-        await self._shelf.remove(name)
+        await self._store.delete(name)
 
-    async def mark(self, name: str, login: ChatLogin | None) -> None:
-        """Keep a login that is over, or none; that it is over is worth more than the record of it."""
+    async def end(self, name: str, login: ChatLogin | None) -> None:
+        """Store a login that is over, or delete it if None is given. A store that fails is logged, and no error."""
         try:
-            await (self.remove(name) if login is None else self.keep(name, login))
+            await (self.delete(name) if login is None else self.save(name, login))
         except LoginStoreError as failure:
             logger.warning("a login that is over could not be marked so: %s", failure)
 
-    async def hold(self, callback: str) -> str:
-        """Hold a callback, and give a ticket for it."""
+    async def park(self, callback: str) -> str:
+        """Store a callback for ten minutes and return a ticket for it."""
         ticket = f"ticket-{secrets.token_urlsafe(24)}"
         now = self._clock.time()
-        await self._shelf.put(ticket, callback.encode(errors="replace"), now=now, until=now + _TICKET_LIFETIME)
+        while self._tickets and self._tickets[0][0] <= now:
+            self._tickets.popleft()
+        if len(self._tickets) >= MAX_TICKETS:
+            await self._store.delete(self._tickets.popleft()[1])
+        until = now + _TICKET_LIFETIME
+        await self._store.set(ticket, callback.encode(), now=now, until=until)
+        self._tickets.append((until, ticket))
         return ticket
 
-    async def held(self, ticket: str) -> str | None:
-        """The callback that is held for a ticket; None when there is none, or it is no ticket."""
-        held = await self._shelf.get(ticket, now=self._clock.time()) if TICKET.fullmatch(ticket) else None
-        return None if held is None else held.decode()
+    async def parked(self, ticket: str) -> str:
+        """Return the callback that is parked for a ticket.
+
+        Raises:
+            UnknownTicketError: There is none.
+        """
+        callback = await self._store.get(ticket, now=self._clock.time())
+        if callback is None:
+            raise UnknownTicketError("there is no callback for this ticket")
+        return callback.decode()
 
 
 def to_name(user_id: object) -> str:
-    """The name by which a user's login is found.
+    """Return the name that a user's login is stored by.
 
     Raises:
-        RequestValidationError: It is not an int, or a string of 1 to 256 printable characters.
+        RequestValidationError: The id is not an int, or a string of 1 to 256 printable characters.
     """
     # A bool is an int, and a user's id is never one.
     text = str(user_id) if isinstance(user_id, int | str) and not isinstance(user_id, bool) else ""
-    if not 0 < len(text) <= _USER_ID_LENGTH or not text.isprintable():
+    if not 0 < len(text) <= _MAX_USER_ID_LENGTH or not text.isprintable():
         raise RequestValidationError(
-            "user_id", f"must be an int, or a string of 1 to {_USER_ID_LENGTH} printable characters"
+            "user_id", f"must be an int, or a string of 1 to {_MAX_USER_ID_LENGTH} printable characters"
         )
     return f"user-{text}"

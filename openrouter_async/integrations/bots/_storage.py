@@ -1,4 +1,4 @@
-"""Where a bot keeps which login each of its users has under way."""
+"""Key-value stores for the pending logins of a bot's users."""
 
 from __future__ import annotations
 
@@ -18,46 +18,46 @@ else:
     Redis = Any
 
 
-class Shelf(Protocol):
-    """Holds small values by their names, each until a time.
+class KeyValueStore(Protocol):
+    """A store of small values, each with a name and a time until which it is kept.
 
-    The values hold the states of logins and, for a moment, codes; never a verifier or a key. ``now`` and ``until`` are
-    in seconds since the epoch. A shelf that cannot be reached raises `LoginStoreError`.
+    The values hold the states of logins and, for at most ten minutes, codes; never a verifier or a key. ``now`` and
+    ``until`` are in seconds since the epoch. A store that cannot be reached raises `LoginStoreError`.
     """
 
-    async def put(self, name: str, value: bytes, *, now: float, until: float) -> None:
-        """Hold a value, in place of the one before.
+    async def set(self, name: str, value: bytes, *, now: float, until: float) -> None:
+        """Store a value, in place of an earlier one of the same name.
 
         Args:
-            name: What it is found by.
-            value: It.
-            now: The time.
-            until: When it may be forgotten.
+            name: The name of the value.
+            value: The value.
+            now: The current time.
+            until: The time after which the value may be dropped.
         """
         ...
 
     async def get(self, name: str, *, now: float) -> bytes | None:
-        """The value; None when there is none, or its time is over.
+        """Return the value of this name; None if there is none or its time is over.
 
         Args:
-            name: What it was put by.
-            now: The time.
+            name: The name of the value.
+            now: The current time.
         """
         ...
 
-    async def remove(self, name: str) -> None:
-        """Hold it no longer."""
+    async def delete(self, name: str) -> None:
+        """Delete the value of this name, if there is one."""
         ...
 
 
-class MemoryShelf:
-    """Holds values in this process: after a restart, users who had begun a login begin again.
+class MemoryKeyValueStore:
+    """A store in the memory of this process: after a restart, users who were signing in start again.
 
     Args:
-        max_values: The most values to hold; beyond it the ones that were put first are forgotten.
+        max_values: The maximum number of values. When it is exceeded, the value that was set first is dropped.
 
     Raises:
-        RequestValidationError: ``max_values`` is not an integer from 1.
+        RequestValidationError: ``max_values`` is not an integer >= 1.
     """
 
     def __init__(self, *, max_values: int = 10_000) -> None:
@@ -67,14 +67,13 @@ class MemoryShelf:
         self._values: OrderedDict[str, tuple[float, bytes]] = OrderedDict()
 
     def __len__(self) -> int:
-        """How many values are held."""
         return len(self._values)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {len(self)}/{self._max_values}>"
 
-    async def put(self, name: str, value: bytes, *, now: float, until: float) -> None:
-        """Hold a value; see `Shelf.put`."""
+    async def set(self, name: str, value: bytes, *, now: float, until: float) -> None:
+        """Store a value; see `KeyValueStore.set`."""
         self._values.pop(name, None)
         while self._values and next(iter(self._values.values()))[0] <= now:
             self._values.popitem(last=False)
@@ -83,24 +82,24 @@ class MemoryShelf:
             self._values.popitem(last=False)
 
     async def get(self, name: str, *, now: float) -> bytes | None:
-        """The value; see `Shelf.get`."""
+        """Return a value; see `KeyValueStore.get`."""
         until, value = self._values.get(name, (now, b""))
         return value if until > now else None
 
-    async def remove(self, name: str) -> None:
-        """Hold it no longer."""
+    async def delete(self, name: str) -> None:
+        """Delete a value."""
         self._values.pop(name, None)
 
 
-class RedisShelf:
-    """Holds values in Redis or Valkey, for a bot of several processes, or one whose logins outlive a restart.
+class RedisKeyValueStore:
+    """A store in Redis or Valkey, for a bot of several processes, or one whose logins outlive a restart.
 
-    Beside a `RedisStore`, which holds the logins themselves. Who reads this database reads states, not verifiers when
-    that store has ``keys``: neither a state nor a code gives a key without its verifier.
+    Use it together with a `RedisStore`, which holds the logins themselves. A reader of this database sees states and
+    codes, but no verifiers if that store has ``encryption_keys``; without its verifier, a code gives no key.
 
     Args:
-        client: A client of redis-py's asyncio side. It is borrowed: closing it is up to the caller.
-        prefix: What the names of all keys in the database start with.
+        client: A client of redis-py's asyncio side. It is borrowed: the caller closes it.
+        prefix: The prefix of all names in the database.
     """
 
     def __init__(self, client: Redis, *, prefix: str = "openrouter-bot") -> None:
@@ -110,21 +109,21 @@ class RedisShelf:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._prefix}>"
 
-    async def put(self, name: str, value: bytes, *, now: float, until: float) -> None:
-        """Hold a value; see `Shelf.put`."""
-        with _explained():
+    async def set(self, name: str, value: bytes, *, now: float, until: float) -> None:
+        """Store a value; see `KeyValueStore.set`."""
+        with _redis_errors():
             await self._client.set(self._name(name), value, px=max(1, math.ceil((until - now) * 1000)))
 
     async def get(self, name: str, *, now: float) -> bytes | None:
-        """The value; see `Shelf.get`. The time is the server's."""
-        with _explained():
+        """Return a value; see `KeyValueStore.get`. Redis itself decides whether its time is over."""
+        with _redis_errors():
             value: bytes | str | None = await self._client.get(self._name(name))
-        # The caller's client may decode answers.
+        # A client with decode_responses=True returns str.
         return value.encode() if isinstance(value, str) else value
 
-    async def remove(self, name: str) -> None:
-        """Hold it no longer."""
-        with _explained():
+    async def delete(self, name: str) -> None:
+        """Delete a value."""
+        with _redis_errors():
             await self._client.delete(self._name(name))
 
     def _name(self, name: str) -> str:
@@ -132,11 +131,11 @@ class RedisShelf:
 
 
 @contextlib.contextmanager
-def _explained() -> Iterator[None]:
+def _redis_errors() -> Iterator[None]:
     from redis.exceptions import RedisError
 
     try:
         yield
     except (RedisError, OSError) as failure:
-        # Their messages can quote the arguments of the command.
+        # Redis errors can quote the arguments of the command, and with them a code.
         raise LoginStoreError(f"Redis cannot be used: {type(failure).__name__}") from None
