@@ -28,14 +28,11 @@ from openrouter_async.integrations.bots import (
     LoginPrompt,
     MemoryKeyValueStore,
     RedisKeyValueStore,
-    UnknownTicketError,
     UserId,
     looks_like_code,
 )
-from openrouter_async.integrations.bots._sessions import MAX_TICKETS
 from openrouter_async.login import (
     AuthorizationDeniedError,
-    AuthorizationError,
     AuthorizationFlow,
     CodeRejectedError,
     CookieStore,
