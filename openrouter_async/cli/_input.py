@@ -1,10 +1,12 @@
-"""Secrets that come from a file, the standard input or the keyboard, and not from the command line."""
+"""Secrets from a file, the standard input or the keyboard rather than the command line."""
 
 from __future__ import annotations
 
 import asyncio
+import codecs
 import contextlib
 import os
+import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -18,16 +20,18 @@ if TYPE_CHECKING:
     from openrouter_async.cli._options import Output
 
 STDIN: Final = "-"
-"""How the standard input is named."""
+"""The name of the standard input on the command line."""
 
-_LARGEST: Final = 65_536
+_UTF16: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+MAX_SIZE: Final = 65_536
 
 
 class StdinReader:
-    """The lines of the standard input, for which the event loop can wait.
+    """Reads lines of the standard input without blocking the event loop; a read can be cancelled.
 
-    A thread reads them, since neither a regular file nor Windows' console can be watched, and without Python's buffer,
-    whose lock would stop the interpreter from ending while somebody is still being asked.
+    A daemon thread reads them, because selectors watch neither regular files nor the Windows console. It bypasses
+    Python's buffered stream, whose lock would stop the interpreter from ending during a read.
     """
 
     def __init__(self, descriptor: int = 0) -> None:
@@ -38,22 +42,31 @@ class StdinReader:
 
     @property
     def is_terminal(self) -> bool:
-        """Whether somebody sits there."""
+        """Return whether the standard input is a terminal."""
         return os.isatty(self._descriptor)
 
     async def next(self) -> str | None:
-        """The next line; None when there is none. What is read when nobody waits any more is kept for the next one."""
+        """Read the next line. What arrives after a cancelled read is kept for the next one.
+
+        Returns:
+            The line; None at the end of the input.
+
+        Raises:
+            UsageError: The input is in UTF-16.
+        """
         while b"\n" not in self._buffer and not self._is_over:
             if self._reading is None:
                 self._reading = self._read()
             chunk = await asyncio.shield(self._reading)
             self._reading = None
             self._buffer += chunk
-            self._is_over = not chunk or len(self._buffer) > _LARGEST
+            self._is_over = not chunk or len(self._buffer) > MAX_SIZE
         if not self._buffer:
             return None
         line, _, self._buffer = self._buffer.partition(b"\n")
-        return line.decode(errors="replace").strip()
+        if line.startswith(_UTF16):
+            raise UsageError("The standard input is in UTF-16; give it in UTF-8.")
+        return line.removeprefix(codecs.BOM_UTF8).decode(errors="replace").strip()
 
     def _read(self) -> asyncio.Future[bytes]:
         loop = asyncio.get_running_loop()
@@ -66,7 +79,7 @@ class StdinReader:
         def run() -> None:
             chunk = b""
             with contextlib.suppress(OSError):
-                chunk = os.read(self._descriptor, _LARGEST)
+                chunk = os.read(self._descriptor, MAX_SIZE)
             # The loop may be closed by now.
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(give, chunk)
@@ -77,7 +90,7 @@ class StdinReader:
 
 @contextlib.contextmanager
 def no_echo(output: Output, descriptor: int = 0) -> Iterator[None]:
-    """Do not show what is typed or pasted, where the terminal can do so."""
+    """Turn the terminal's echo off, where it has one, and on again whatever ends or stops the program."""
     if os.name != "posix" or not os.isatty(descriptor):
         yield
         return
@@ -85,18 +98,38 @@ def no_echo(output: Output, descriptor: int = 0) -> Iterator[None]:
 
     before = termios.tcgetattr(descriptor)
     quiet = before[:]
-    # The line's end is shown.
+    # Except for the newline, so that the next message starts on a line of its own.
     quiet[3] = quiet[3] & ~termios.ECHO | termios.ECHONL
-    try:
-        termios.tcsetattr(descriptor, termios.TCSADRAIN, quiet)
-        yield
-    finally:
-        output.end_question()
-        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+
+    def pass_on(number: int, _frame: object) -> None:
+        # Restore the terminal, and let the signal do what it does by default; SIGTSTP comes back from there.
+        termios.tcsetattr(descriptor, termios.TCSANOW, before)
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+        signal.signal(number, pass_on)
+        termios.tcsetattr(descriptor, termios.TCSANOW, quiet)
+
+    with contextlib.ExitStack() as handlers:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP):
+                # What is ignored, as SIGHUP is under nohup, stays so.
+                if signal.getsignal(number) is signal.SIG_DFL:
+                    signal.signal(number, pass_on)
+                    handlers.callback(signal.signal, number, signal.SIG_DFL)
+        try:
+            termios.tcsetattr(descriptor, termios.TCSADRAIN, quiet)
+            yield
+        finally:
+            output.end_question()
+            termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
 
 
 async def ask(question: str, lines: StdinReader, output: Output) -> str | None:
-    """What somebody at the terminal answers, or else the next line of the standard input; None when there is none."""
+    """Ask the user at the terminal, or read the next line of the standard input.
+
+    Returns:
+        The answer; None at the end of the input.
+    """
     if lines.is_terminal:
         output.ask(question)
     answer = await lines.next()
@@ -105,19 +138,19 @@ async def ask(question: str, lines: StdinReader, output: Output) -> str | None:
 
 
 async def read_secret(name: str, value: str | None, file: Path | None, lines: StdinReader) -> str | None:
-    """A secret from wherever it is: the command line, a file, or the next line of the standard input.
+    """Read a secret from the command line, a file, or the next line of the standard input.
 
     Args:
-        name: What it is called in messages.
-        value: What the command line says; "-" means the standard input.
-        file: The file that the command line names; "-" means the standard input.
+        name: Its name in messages.
+        value: The value on the command line; "-" means the standard input.
+        file: The file named on the command line; "-" means the standard input.
         lines: The standard input.
 
     Returns:
-        The secret; None when the command line names no place for it.
+        The secret; None if the command line gives neither a value nor a file.
 
     Raises:
-        UsageError: There are two places, or nothing is there.
+        UsageError: Both are given, or the secret is empty.
     """
     if value is not None and file is not None:
         raise UsageError(f"Give {name} itself or a file with it, not both.")
@@ -131,14 +164,20 @@ async def read_secret(name: str, value: str | None, file: Path | None, lines: St
 
 
 def read_file(name: str, path: Path) -> str:
-    """The text of a file, without the space around it.
+    """Read a text file.
+
+    Returns:
+        Its text, without a byte order mark and the space around it.
 
     Raises:
-        UsageError: It cannot be read.
+        UsageError: It cannot be read, or is not in UTF-8.
     """
     try:
         with path.open("rb") as file:
-            return file.read(_LARGEST).decode().strip()
+            data = file.read(MAX_SIZE)
+        if data.startswith(_UTF16):
+            raise UsageError(f"{name} cannot be read from {path}: it is in UTF-16; save it as UTF-8.")
+        return data.decode("utf-8-sig").strip()
     except OSError as failure:
         raise UsageError(f"{name} cannot be read from {path}: {failure.strerror}.") from failure
     except UnicodeDecodeError:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import signal
 import struct
 import termios
 from collections.abc import Mapping
@@ -27,9 +28,17 @@ class Terminal:
         text: All that was written to it.
     """
 
-    def __init__(self, shell: Shell, *arguments: str, env: Mapping[str, str] | None = None, lines: int = 60) -> None:
+    def __init__(
+        self,
+        shell: Shell,
+        *arguments: str,
+        env: Mapping[str, str] | None = None,
+        lines: int = 60,
+        ignores_sigint: bool = False,
+    ) -> None:
         self._shell = shell
         self._arguments = arguments
+        self._sigint = signal.SIG_IGN if ignores_sigint else signal.SIG_DFL
         self._env = {**shell.environment, "TERM": "xterm-256color", **(env or {})}
         self._screen = pyte.Screen(80, lines)
         self._stream = pyte.ByteStream(self._screen)
@@ -42,13 +51,19 @@ class Terminal:
         fcntl.ioctl(secondary, termios.TIOCSWINSZ, struct.pack("HHHH", self._screen.lines, 80, 0, 0))
         os.set_blocking(self._primary, False)
         asyncio.get_running_loop().add_reader(self._primary, self._read)
+
+        def prepare() -> None:
+            os.login_tty(secondary)
+            # The tests may run with it ignored, as under nohup.
+            signal.signal(signal.SIGINT, self._sigint)
+
         try:
             self.process = await asyncio.create_subprocess_exec(
                 *PROGRAM,
                 *self._arguments,
                 cwd=self._shell.home,
                 env=self._env,
-                preexec_fn=lambda: os.login_tty(secondary),
+                preexec_fn=prepare,
             )
         finally:
             os.close(secondary)
@@ -67,6 +82,11 @@ class Terminal:
     def screen(self) -> list[str]:
         """What stands on the screen, line by line, without the empty ones at the end."""
         return "\n".join(line.rstrip() for line in self._screen.display).rstrip().split("\n")
+
+    @property
+    def has_echo(self) -> bool:
+        """Return whether the terminal shows what is typed."""
+        return bool(termios.tcgetattr(self._primary)[3] & termios.ECHO)
 
     def type(self, text: str) -> None:
         """Press keys."""

@@ -167,6 +167,7 @@ REFUSALS = [
     (["create-code", "https://app.example/", "--api-key-file", "missing"], 2, "missing: No such file or directory."),
     (["create-code", "https://app.example/", "--api-key-file", "empty"], 2, "There is no API key in what was given"),
     (["create-code", "https://app.example/", "--api-key-file", "binary"], 2, "it is not text"),
+    (["exchange", "--code-file", "utf-16"], 2, "it is in UTF-16; save it as UTF-8"),
     (["exchange"], 2, "--code-file"),
     (["exchange", "code", "--code-file", "wrong"], 2, "not both"),
     (["exchange", "--code-file", "empty"], 2, "There is no code in what was given"),
@@ -182,7 +183,8 @@ async def test_a_failure_is_told_in_one_line_that_says_what_to_do(
 ) -> None:
     (home / "wrong").write_text("sk-or-v1-wrong")
     (home / "empty").write_text("\n")
-    (home / "binary").write_bytes(b"\xff\xfe")
+    (home / "binary").write_bytes(b"\xff")
+    (home / "utf-16").write_text("code", encoding="utf-16")
     ended = await here(*arguments, *at(fake))
     assert ended.status == status
     assert advice in ended.complaint
@@ -550,6 +552,15 @@ async def test_env_file_keeps_every_other_byte(tmp_path: Path, before: bytes, af
     assert stored.key == "NEW"
     assert await sink.delete()
     assert b"NEW" not in path.read_bytes()
+
+
+async def test_exchange_reads_secrets_with_a_byte_order_mark(shell: Shell, fake: FakeOpenRouter) -> None:
+    pair = PKCEPair.generate()
+    (shell.home / "verifier").write_text(f"{pair.code_verifier}\r\n", encoding="utf-8-sig")
+    code = fake.issue_code(code_challenge=pair.code_challenge, code_challenge_method="S256")
+    arguments = ("exchange", "--code-file", "-", "--code-verifier-file", "verifier", *at(fake))
+    ended = await shell.run(*arguments, stdin=f"\ufeff{code}\r\n")
+    assert ended.status == 0, ended.err
 
 
 async def test_env_file_in_utf_16_is_named(here: Here, home: Path, fake: FakeOpenRouter) -> None:

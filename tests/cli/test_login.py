@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import signal
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -138,6 +139,26 @@ async def test_ctrl_c_ends_it_and_the_terminal_shows_again_what_is_typed(
         assert await terminal.end() == 130
     assert terminal.screen[-1] == "openrouter-async: Interrupted."
     assert not shell.data.exists() or os.listdir(shell.data) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
+async def test_echo_is_restored_after_a_signal_that_ends_login(
+    shell: Shell, fake: FakeOpenRouter, number: signal.Signals
+) -> None:
+    async with Terminal(shell, "login", "--base-url", fake.base_url) as terminal:
+        await terminal.shows(PASTE)
+        assert not terminal.has_echo
+        terminal.process.send_signal(number)
+        assert await terminal.process.wait() == -number
+        assert terminal.has_echo
+
+
+async def test_login_ignores_sigint_if_its_parent_did(shell: Shell, fake: FakeOpenRouter) -> None:
+    async with Terminal(shell, "login", "--base-url", fake.base_url, ignores_sigint=True) as terminal:
+        await terminal.shows(PASTE)
+        terminal.process.send_signal(signal.SIGINT)
+        terminal.type(fake.consent(address_in(terminal.text, fake)) + "\n")
+        assert await terminal.end() == 0
 
 
 async def test_a_browser_that_does_not_come_up_is_no_reason_to_give_up(shell: Shell, fake: FakeOpenRouter) -> None:
