@@ -19,7 +19,7 @@ from typing import Final
 from openrouter_async.errors import OpenRouterError
 from openrouter_async.integrations.bots import BotLogin, BotTexts
 from openrouter_async.integrations.bots._sessions import TICKET
-from openrouter_async.login.errors import LoginStoreError
+from openrouter_async.login.errors import CodeRejectedError, LoginStoreError
 
 try:
     from aiogram import F, Router
@@ -118,7 +118,8 @@ class _Handlers:
         try:
             await act
         except OpenRouterError as failure:
-            await self._answer(message, self._texts.error(failure), can_restart=failure.restart_login)
+            can_restart = failure.restart_login or isinstance(failure, CodeRejectedError)
+            await self._answer(message, self._texts.error(failure), can_restart=can_restart)
         else:
             await self._answer(message, done)
 

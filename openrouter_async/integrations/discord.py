@@ -22,6 +22,7 @@ from typing import Any, Final, TypeVar
 
 from openrouter_async.errors import OpenRouterError
 from openrouter_async.integrations.bots import BotLogin, BotTexts
+from openrouter_async.login.errors import CodeRejectedError
 
 try:
     import discord
@@ -106,7 +107,8 @@ class _Commands:
         try:
             await _defer(interaction, act)
         except OpenRouterError as failure:
-            buttons = [_StartButton(self)] if failure.restart_login else []
+            can_restart = failure.restart_login or isinstance(failure, CodeRejectedError)
+            buttons = [_StartButton(self)] if can_restart else []
             await _send(interaction, self.texts.error(failure), view=_show(*buttons))
         else:
             await _send(interaction, done)

@@ -158,8 +158,11 @@ async def test_router_after_a_login_that_is_over_shows_a_button_to_start_again(
     telegram: FakeTelegram, bot: Talk, fake: FakeOpenRouter
 ) -> None:
     telegram.say(ADA, "/login auth_code_without_a_login")
-    refused = await telegram.answer()
-    assert refused.url == "https://t.me/the_bot?start=login"
+    assert (await telegram.answer()).url == "https://t.me/the_bot?start=login"
+    telegram.say(ADA, "/start login")
+    await telegram.answer()
+    telegram.say(ADA, "auth_code_that_is_wrong")
+    assert (await telegram.answer()).url == "https://t.me/the_bot?start=login"
     telegram.say(ADA, "/start login")
     telegram.say(ADA, fake.consent((await telegram.answer()).url))
     done = await telegram.answer()

@@ -28,11 +28,14 @@ from openrouter_async.integrations.bots import (
     LoginPrompt,
     MemoryKeyValueStore,
     RedisKeyValueStore,
+    UnknownTicketError,
     UserId,
     looks_like_code,
 )
+from openrouter_async.integrations.bots._sessions import MAX_TICKETS
 from openrouter_async.login import (
     AuthorizationDeniedError,
+    AuthorizationError,
     AuthorizationFlow,
     CodeRejectedError,
     CookieStore,
@@ -136,10 +139,10 @@ async def test_the_page_is_told_the_label_and_the_limit_of_the_key(once: OpenRou
 async def test_a_code_of_another_user_is_of_no_use(login: BotLogin, fake: FakeOpenRouter, keys: Keys) -> None:
     code = fake.consent((await login.start(ADA)).url)
     with pytest.raises(UnknownLoginError):
-        await login.complete(BEN, code)
-    await login.begin(BEN)
+        await login.finish_code(BEN, code)
+    await login.start(BEN)
     with pytest.raises(CodeRejectedError):
-        await login.complete(BEN, code)
+        await login.finish_code(BEN, code)
     assert keys.logins == []
 
 
@@ -192,13 +195,13 @@ async def test_what_is_no_code_leaves_the_login_as_it_is(login: BotLogin, fake: 
     assert (await login.finish_code(ADA, fake.consent(prompt.url))).key
 
 
-async def test_complete_after_rejected_code_takes_another_code(login: BotLogin, fake: FakeOpenRouter) -> None:
-    prompt = await login.begin(ADA)
+async def test_finish_code_after_a_rejected_code_takes_another_code(login: BotLogin, fake: FakeOpenRouter) -> None:
+    prompt = await login.start(ADA)
     with pytest.raises(CodeRejectedError) as caught:
-        await login.complete(ADA, "auth_code_that_is_wrong")
+        await login.finish_code(ADA, "auth_code_that_is_wrong")
     assert not caught.value.restart_login
     assert await login.is_pending(ADA)
-    assert (await login.complete(ADA, fake.consent(prompt.url))).key
+    assert (await login.finish_code(ADA, fake.consent(prompt.url))).key
 
 
 async def test_when_openrouter_is_busy_the_same_code_can_be_pasted_again(login: BotLogin, fake: FakeOpenRouter) -> None:
@@ -393,10 +396,91 @@ async def test_finish_code_with_an_unknown_ticket_leaves_the_login_as_it_is(
     web = make_login(once, keys, time=time, headless=False)
     late = await web.park_callback(fake.consent((await web.start(BEN)).url))
     time.now += 600
-    await web.begin(ADA)
-    with pytest.raises(CodeRejectedError):
-        await web.complete(ADA, ticket)
-    assert keys.logins == []
+    prompt = await web.start(ADA)
+    for ticket in (late, "ticket-" + "A" * 32):
+        with pytest.raises(UnknownTicketError) as caught:
+            await web.finish_code(ADA, ticket)
+        assert not caught.value.restart_login
+        assert "not valid any more" in caught.value.user_message
+    assert fake.requests == ()
+    assert await web.is_pending(ADA)
+    assert (await web.finish_code(ADA, await web.park_callback(fake.consent(prompt.url)))).key
+
+
+async def test_finish_code_with_a_foreign_denial_leaves_the_login_as_it_is(
+    web: BotLogin, fake: FakeOpenRouter, keys: Keys
+) -> None:
+    prompt = await web.start(ADA)
+    foreign = [fake.deny((await web.start(BEN)).url), "?error=access_denied"]
+    for callback in foreign:
+        with pytest.raises(OpenRouterError):
+            await web.finish_code(ADA, await web.park_callback(callback))
+        assert await web.is_pending(ADA)
+    assert (await web.finish_code(ADA, await web.park_callback(fake.consent(prompt.url)))).key
+
+
+async def test_park_callback_beyond_its_bound_drops_the_oldest_ticket_and_no_login(
+    once: OpenRouter, fake: FakeOpenRouter, keys: Keys
+) -> None:
+    store = MemoryKeyValueStore(max_values=MAX_TICKETS + 1)
+    web = make_login(once, keys, headless=False, store=store)
+    callback = fake.consent((await web.start(ADA)).url)
+    oldest = await web.park_callback(callback)
+    tickets = [await web.park_callback(f"?error=server_error&n={number}") for number in range(MAX_TICKETS)]
+    assert len(store) == MAX_TICKETS + 1
+    assert await web.is_pending(ADA)
+    with pytest.raises(UnknownTicketError):
+        await web.finish_code(ADA, oldest)
+    with pytest.raises(AuthorizationError):
+        await web.finish_code(ADA, tickets[0])
+    assert (await web.finish_code(ADA, await web.park_callback(callback))).key
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sk-or-v1-" + "5a" * 32,
+        "code=sk-or-v1-" + "5a" * 32,
+        "https://evil.example/callback?code=auth_code_x",
+        "evil.example/callback?code=auth_code_x",
+        "https://bot.example.evil.example/callback?code=auth_code_x",
+        "https://bot.example@evil.example/callback?code=auth_code_x",
+    ],
+)
+async def test_finish_code_sends_neither_keys_nor_codes_of_other_sites(
+    login: BotLogin, fake: FakeOpenRouter, text: str
+) -> None:
+    prompt = await login.start(ADA)
+    assert not await login.expects(ADA, text) or text.startswith("code=")
+    with pytest.raises(InvalidCallbackError) as caught:
+        await login.finish_code(ADA, text)
+    assert text not in str(caught.value)
+    assert fake.requests == ()
+    assert (await login.finish_code(ADA, fake.consent(prompt.url))).key
+
+
+async def test_hooks_may_be_sync(once: OpenRouter, fake: FakeOpenRouter) -> None:
+    seen: list[Any] = []
+    flow = AuthorizationFlow(once, callback_url=CALLBACK)
+    async with BotLogin(
+        flow,
+        on_login=lambda user_id, grant: seen.append(("login", user_id, grant.key)),
+        on_logout=lambda user_id: seen.append(("logout", user_id)),
+        notify=lambda user_id, grant: seen.append(("notify", user_id, grant.key)),
+        headless=False,
+    ) as login:
+        grant = await login.finish(fake.consent((await login.start(ADA)).url), user_id=ADA)
+        await login.logout(ADA)
+    assert seen == [("login", ADA, grant.key), ("notify", ADA, grant.key), ("logout", ADA)]
+
+
+async def test_the_clock_of_a_bot_is_by_default_that_of_its_flow(once: OpenRouter, keys: Keys) -> None:
+    time = Time()
+    login = BotLogin(AuthorizationFlow(once, clock=time.clock), on_login=keys.put)
+    await login.start(ADA)
+    assert await login.is_pending(ADA)
+    time.now += 600
+    assert not await login.is_pending(ADA)
 
 
 async def test_a_denial_is_told_of_by_a_ticket_too(web: BotLogin, fake: FakeOpenRouter) -> None:
