@@ -599,3 +599,28 @@ def test_no_repr_shows_the_api_key() -> None:
 
 def test_a_url_object_is_a_base_url() -> None:
     assert "https://gateway.example/v1" in repr(OpenRouter(None, base_url=URL("https://gateway.example/v1")))
+
+
+async def test_at_most_five_coroutines_lie_between_a_caller_and_aiohttp() -> None:
+    chains: list[list[str]] = []
+
+    async def native(request: aiohttp.ClientRequest, handler: Any) -> aiohttp.ClientResponse:
+        frame, names = sys._getframe(), []
+        while frame := frame.f_back:  # type: ignore[assignment]
+            if frame.f_code.co_flags & inspect.CO_COROUTINE and "/openrouter_async/" in frame.f_code.co_filename:
+                names.append(frame.f_code.co_qualname)
+        waiting: Any = caller.get_coro()
+        while inspect.iscoroutine(waiting):
+            if "/openrouter_async/" in waiting.cr_code.co_filename:
+                names.append(waiting.cr_code.co_qualname)
+            waiting = waiting.cr_await
+        chains.append(names)
+        response: aiohttp.ClientResponse = await handler(request)
+        return response
+
+    async with answering(ANSWER) as server, aiohttp.ClientSession(middlewares=[native]) as session:
+        async with OpenRouter(None, base_url=server.base_url, session=session, on_key=lambda *_: None) as client:
+            caller = asyncio.ensure_future(exchange(client))
+            await caller
+    (chain,) = chains
+    assert len(chain) <= 5, chain

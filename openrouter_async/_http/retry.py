@@ -70,9 +70,15 @@ class RetryMiddleware:
         result: Response | _Failure | None = None
         if self._throttle.is_idle and request.timeout <= request.retry.max_elapsed_time:
             # Most calls succeed at once, and need no `_Call`, which costs a thirtieth of an exchange.
-            result = await self._attempt(request, call_next)
-            if isinstance(result, Response) and result.status_code < 300 and self._throttle.is_idle:
-                return result
+            self._counters.attempts += 1
+            try:
+                response = await call_next(request)
+            except OpenRouterError as error:
+                result = _Failure(error)
+            else:
+                if response.status_code < 300 and self._throttle.is_idle:
+                    return response
+                result = self._judge(request, response)
         call = _Call(request, self._throttle, self._clock, started)
         if result is None:
             result = await self._wait_and_attempt(call, request, call_next)
@@ -92,6 +98,9 @@ class RetryMiddleware:
             response = await call_next(request)
         except OpenRouterError as error:
             return _Failure(error)
+        return self._judge(request, response)
+
+    def _judge(self, request: Request, response: Response) -> Response | _Failure:
         if response.status_code not in request.retry.statuses:
             return response
         return _Failure(error_from_response(request, response, self._clock), response)
