@@ -65,7 +65,7 @@ html_show_sourcelink = False
 nitpick_ignore_regex = [
     (
         r"py:.*",
-        r"(aiogram|aiohttp|asyncio|collections|contextlib|datetime|discord|fastapi|logging|opentelemetry|os|pathlib|ssl"
+        r"(aiogram|aiohttp|_?asyncio|collections|contextlib|datetime|discord|fastapi|logging|opentelemetry|os|pathlib|ssl"
         r"|starlette|taskiq|uuid|webbrowser|yarl)\..*",
     ),
     # Names of other libraries that are imported under TYPE_CHECKING, so they are not qualified.
@@ -73,7 +73,7 @@ nitpick_ignore_regex = [
     # Type variables, and private types in signatures, which are not documented.
     (
         r"py:.*",
-        r"openrouter_async\..*\.(Pipeline|Counters|FlowOptions|Framework|LoginOptions|HostThrottle|RequestT|ResponseT|Run|T)",
+        r"openrouter_async\..*\.(Pipeline|Counters|FlowOptions|Framework|LoginOptions|HostThrottle|RequestT|ResponseT|Runner?|T)",
     ),
 ]
 
