@@ -23,7 +23,7 @@ from openrouter_async.login.errors import (
     UnknownLoginError,
 )
 from openrouter_async.login.stores._cookie import CookieStore
-from openrouter_async.login.stores._memory import MemoryStore
+from openrouter_async.login.stores._memory import MemoryStore, MemoryStoreStats
 from openrouter_async.login.stores._redis import RedisStore
 
 __all__ = [
@@ -48,6 +48,7 @@ __all__ = [
     "LoopbackLogin",
     "LoopbackUnavailableError",
     "MemoryStore",
+    "MemoryStoreStats",
     "PendingLogin",
     "RedisStore",
     "StateMismatchError",

@@ -110,6 +110,7 @@ class AuthorizationFlow:
         context: Any = None,
         return_to: str | None = None,
         binding: str | int | None = None,
+        source: str | None = None,
         headless: bool = False,
     ) -> PendingLogin:
         """Start a login.
@@ -123,6 +124,8 @@ class AuthorizationFlow:
             binding: What only this browser or chat has: a random cookie value, a chat id. The same has to be given to
                 `finish`. Without it, a user can be tricked into finishing an attacker's login (login CSRF), unless
                 the store is a `CookieStore`, and a second callback gets no grant.
+            source: The origin of the request, such as a browser's cookie or an address: a `MemoryStore` bounds the
+                pending logins of each. None counts towards the bound of all logins alone.
             headless: Whether the page shows a code for the user to paste, instead of sending the browser back.
 
         Raises:
@@ -132,7 +135,7 @@ class AuthorizationFlow:
         if not headless and self._template is None:
             raise RequestValidationError("callback_url", "must be given to the flow for logins that are not headless")
         if return_to is not None:
-            validate_return_to("return_to", return_to)
+            return_to = validate_return_to("return_to", return_to)
         state = secrets.token_urlsafe(32)
         pkce = PKCEPair.generate(self._method)
         url = authorization_url(
@@ -152,6 +155,7 @@ class AuthorizationFlow:
             binding=digest(state, "binding", _to_binding(binding)),
             context=_to_context(context),
             return_to=return_to,
+            source=source,
         )
         cookie = await self._store.put(record, now=now)
         return PendingLogin(

@@ -67,6 +67,7 @@ class LoginRecord:
         binding: The `openrouter_async.login.stores.digest` of the browser or chat that it belongs to.
         context: The app's own data, JSON.
         return_to: The path to which the app redirects the user after the login.
+        source: The origin of the login, for stores that bound logins by it; it is not in the JSON.
     """
 
     id: str
@@ -75,6 +76,7 @@ class LoginRecord:
     binding: str = attrs.field(repr=mask)
     context: Any = attrs.field(default=None, repr=False)
     return_to: str | None = None
+    source: str | None = attrs.field(default=None, eq=False, repr=False)
 
     def to_json(self) -> bytes:
         """Return the record as JSON, which includes the verifier."""

@@ -8,7 +8,7 @@ import attrs
 import pytest
 
 from openrouter_async.errors import RequestValidationError
-from openrouter_async.login import MemoryStore
+from openrouter_async.login import MemoryStore, MemoryStoreStats
 from openrouter_async.login.stores import ClaimStatus
 from tests.login.support import NOW, make_claim_request, make_login, make_result
 from tests.support import STRESS
@@ -202,3 +202,30 @@ async def test_the_oldest_login_is_the_first_to_go_in_its_time() -> None:
     await store.put(long, now=NOW)
     assert (await store.claim(make_claim_request(long), now=NOW + 80, claim_ttl=15)).status is ClaimStatus.CLAIMED
     assert len(store) == 1
+
+
+async def test_memory_store_flood_of_one_source_evicts_only_its_own() -> None:
+    store = MemoryStore(max_logins=100, max_logins_per_source=3)
+    victim = make_login()
+    await store.put(victim, now=NOW)
+    flood = [attrs.evolve(make_login(), source="203.0.113.7") for _ in range(200)]
+    for login in flood:
+        await store.put(login, now=NOW)
+
+    assert store.stats() == MemoryStoreStats(pending=4, consumed=0, evicted=197)
+    for login in (victim, *flood[-3:]):
+        assert (await store.claim(make_claim_request(login), now=NOW, claim_ttl=15)).status is ClaimStatus.CLAIMED
+
+
+async def test_memory_store_flood_does_not_evict_consumed_logins() -> None:
+    store = MemoryStore(max_logins=10)
+    used = make_login()
+    claim_request = make_claim_request(used)
+    await store.put(used, now=NOW)
+    await store.claim(claim_request, now=NOW, claim_ttl=15)
+    await store.finish(claim_request, None, now=NOW, result_ttl=0)
+    for _ in range(50):
+        await store.put(make_login(), now=NOW)
+
+    assert (await store.claim(claim_request, now=NOW, claim_ttl=15)).status is ClaimStatus.CONSUMED
+    assert store.stats() == MemoryStoreStats(pending=9, consumed=1, evicted=41)

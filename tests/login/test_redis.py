@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -416,3 +417,42 @@ async def test_two_stores_are_two_workers(connection: Redis, database_url: str) 
         assert (await first.claim(stranger, now=NOW, claim_ttl=15)).status is ClaimStatus.BINDING_MISMATCH
     finally:
         await second.aclose()
+
+
+async def test_redis_store_after_failover_that_keeps_connections_reaches_new_master() -> None:
+    old, new = free_port(), free_port()
+    masters = [old]
+
+    async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65_536):
+                writer.write(data)
+        writer.close()
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # A name that leads new connections to the current master, and leaves the old ones where they are.
+        upstream, downstream = await asyncio.open_connection("127.0.0.1", masters[-1])
+        await asyncio.gather(pipe(reader, downstream), pipe(upstream, writer))
+
+    with ValkeyServer(port=old), ValkeyServer(port=new):
+        async with await asyncio.start_server(forward, "127.0.0.1", 0) as name:
+            store = RedisStore.from_url(f"redis://127.0.0.1:{name.sockets[0].getsockname()[1]}", encryption_keys=KEY)
+            await store.put(make_login(), now=NOW)
+            async with Redis.from_url(f"redis://127.0.0.1:{old}") as admin:
+                await admin.execute_command("REPLICAOF", "127.0.0.1", str(new))  # type: ignore[no-untyped-call]
+            masters.append(new)
+            login = make_login()
+            await store.put(login, now=NOW)
+            assert (await store.claim(make_claim_request(login), now=NOW, claim_ttl=15)).login == login
+            await store.aclose()
+
+
+async def test_redis_store_on_lasting_replica_is_store_error() -> None:
+    port = free_port()
+    with ValkeyServer(port=port) as server:
+        store = RedisStore.from_url(f"redis://127.0.0.1:{port}")
+        async with Redis.from_url(server.connection_url) as admin:
+            await admin.execute_command("REPLICAOF", "127.0.0.1", str(free_port()))  # type: ignore[no-untyped-call]
+            with pytest.raises(LoginStoreError, match="Redis refused the operation"):
+                await store.put(make_login(), now=NOW)
+        await store.aclose()

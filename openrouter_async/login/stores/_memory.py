@@ -25,38 +25,73 @@ class _Entry:
     result_ends_at: float = 0.0
 
 
+@attrs.frozen(kw_only=True)
+class MemoryStoreStats:
+    """The contents of a `MemoryStore`.
+
+    Attributes:
+        pending: The logins that are not over.
+        consumed: The logins that are over, and still remembered.
+        evicted: The logins that were forgotten before their time, because there were too many.
+    """
+
+    pending: int
+    consumed: int
+    evicted: int
+
+
 class MemoryStore:
     """Holds logins in this process, for apps that run as one.
 
-    They are bounded in number and time. When there are too many, the oldest are forgotten: refusing new ones instead
-    would let anyone who starts many logins lock everybody out.
+    They are bounded in number and time. When there are too many, the oldest pending ones are forgotten: to refuse new
+    ones instead would let anyone who starts many logins lock everybody out. Logins that are over are forgotten last, so
+    that a flood of new ones cannot make a used login usable again.
 
     Args:
-        max_logins: The most logins to hold, spent ones included.
+        max_logins: The most logins to hold, including those that are over.
+        max_logins_per_source: The most pending logins of one ``source`` of `AuthorizationFlow.start`; beyond it the
+            oldest of this source are forgotten.
 
     Raises:
-        RequestValidationError: ``max_logins`` is not an integer from 1.
+        RequestValidationError: A bound is not an integer from 1.
     """
 
-    def __init__(self, *, max_logins: int = 10_000) -> None:
-        if isinstance(max_logins, bool) or not isinstance(max_logins, int) or max_logins < 1:
-            raise RequestValidationError("max_logins", "must be an integer from 1")
+    def __init__(self, *, max_logins: int = 10_000, max_logins_per_source: int = 20) -> None:
+        for name, value in (("max_logins", max_logins), ("max_logins_per_source", max_logins_per_source)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise RequestValidationError(name, "must be an integer from 1")
         self._max_logins = max_logins
-        self._entries: OrderedDict[str, _Entry] = OrderedDict()
-        # Results with the time to drop them, in the order in which they came: theirs as well, if all are kept as long.
+        self._max_logins_per_source = max_logins_per_source
+        self._pending: OrderedDict[str, _Entry] = OrderedDict()
+        self._consumed: OrderedDict[str, _Entry] = OrderedDict()
+        self._by_source: dict[str, OrderedDict[str, None]] = {}
+        self._evicted = 0
+        # Results with the time to drop them, in order of arrival, which is that of their times for one `result_ttl`.
         self._results: deque[tuple[float, _Entry]] = deque()
 
     def __len__(self) -> int:
         """Return the number of logins in the store, including those that are over."""
-        return len(self._entries)
+        return len(self._pending) + len(self._consumed)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {len(self)}/{self._max_logins}>"
 
+    def stats(self) -> MemoryStoreStats:
+        """Return the numbers of logins in the store, for health checks."""
+        return MemoryStoreStats(pending=len(self._pending), consumed=len(self._consumed), evicted=self._evicted)
+
     async def put(self, login: LoginRecord, *, now: float) -> LoginCookie | None:
         """Hold a pending login; see `LoginStore.put`."""
         if self._find(login.id, now) is None:
-            self._add(login.id, _Entry(binding=login.binding, forget_at=login.expires_at + TOMBSTONE_TTL, login=login))
+            self._pending[login.id] = _Entry(
+                binding=login.binding, forget_at=login.expires_at + TOMBSTONE_TTL, login=login
+            )
+            if login.source is not None:
+                siblings = self._by_source.setdefault(login.source, OrderedDict())
+                siblings[login.id] = None
+                if len(siblings) > self._max_logins_per_source:
+                    self._evict_pending(next(iter(siblings)))
+            self._bound()
         return None
 
     async def claim(self, claim_request: ClaimRequest, *, now: float, claim_ttl: float) -> Claim:
@@ -92,10 +127,12 @@ class MemoryStore:
         entry = self._find(claim_request.login_id, now)
         if entry is None:
             entry = _Entry(binding=claim_request.binding, forget_at=now + result_ttl + TOMBSTONE_TTL)
-            self._add(claim_request.login_id, entry)
         elif result is None and entry.token != claim_request.token:
             return None
+        self._drop_pending(claim_request.login_id)
         entry.login = entry.token = None
+        self._consumed[claim_request.login_id] = entry
+        self._bound()
         if result is not None and result_ttl > 0:
             entry.result, entry.result_ends_at = result, now + result_ttl
             entry.forget_at = max(entry.forget_at, now + result_ttl)
@@ -106,21 +143,40 @@ class MemoryStore:
 
     def _find(self, key: str, now: float) -> _Entry | None:
         self._forget(now)
-        entry = self._entries.get(key)
+        entry = self._pending.get(key) or self._consumed.get(key)
         if entry is not None and entry.forget_at <= now:
-            del self._entries[key]
+            self._drop_pending(key)
+            self._consumed.pop(key, None)
             return None
         return entry
 
-    def _add(self, key: str, entry: _Entry) -> None:
-        self._entries[key] = entry
-        while len(self._entries) > self._max_logins:
-            self._entries.popitem(last=False)
+    def _bound(self) -> None:
+        while len(self) > self._max_logins:
+            if self._pending:
+                self._evict_pending(next(iter(self._pending)))
+            else:
+                self._consumed.popitem(last=False)
+                self._evicted += 1
+
+    def _evict_pending(self, key: str) -> None:
+        self._drop_pending(key)
+        self._evicted += 1
+
+    def _drop_pending(self, key: str) -> None:
+        entry = self._pending.pop(key, None)
+        source = None if entry is None or entry.login is None else entry.login.source
+        if source is not None:
+            siblings = self._by_source[source]
+            del siblings[key]
+            if not siblings:
+                del self._by_source[source]
 
     def _forget(self, now: float) -> None:
         # Logins come in the order of their ends as long as they have one lifetime. Where they do not, some stay until
-        # the bound presses them out.
+        # the bound evicts them.
         while self._results and self._results[0][0] <= now:
             self._results.popleft()[1].result = None
-        while self._entries and next(iter(self._entries.values())).forget_at <= now:
-            self._entries.popitem(last=False)
+        while self._pending and (first := next(iter(self._pending.items())))[1].forget_at <= now:
+            self._drop_pending(first[0])
+        while self._consumed and next(iter(self._consumed.values())).forget_at <= now:
+            self._consumed.popitem(last=False)
