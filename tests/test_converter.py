@@ -179,3 +179,18 @@ def test_parsing_does_not_change_the_recursion_limit() -> None:
     with pytest.raises(MalformedBodyError):
         exchange(b"[" * 200_000)
     assert sys.getrecursionlimit() == before
+
+
+BAD_KEYS = ["sk or", "sk\nor", "sk\x1b[31m", "sk\u00e9", "sk'", 'sk"', "sk$HOME", "sk`id`", "sk\\", "k" * 1025]
+
+
+@pytest.mark.parametrize("key", BAD_KEYS)
+def test_key_with_unsafe_characters_is_malformed(key: str) -> None:
+    with pytest.raises(MalformedBodyError, match=r"^not a key of visible ASCII characters @ \$\.key$"):
+        exchange({"key": key, "user_id": "u"})
+
+
+def test_key_of_safe_characters_is_accepted_up_to_1024() -> None:
+    safe = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in "'\"$`\\")
+    for key in (safe, "k" * 1024):
+        assert exchange({"key": key, "user_id": "u"}).key == key

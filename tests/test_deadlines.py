@@ -135,10 +135,10 @@ def test_a_cancellation_in_the_same_pass_as_the_deadline_is_not_swallowed(run: R
         if outer_first:
             task.cancel()
             deadlines._active.copy().pop().when = 0.0
-            deadlines._expire(loop)
+            deadlines._expire(loop, None)
         else:
             deadlines._active.copy().pop().when = 0.0
-            deadlines._expire(loop)
+            deadlines._expire(loop, None)
             task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -174,7 +174,7 @@ def test_both_timeouts_in_one_pass_are_that_of_the_caller(run: Run) -> None:
             try:
                 outer.reschedule(now() - 1)
                 deadline.when = now() - 1
-                deadlines._expire(asyncio.get_running_loop())
+                deadlines._expire(asyncio.get_running_loop(), None)
                 await forever()
             except asyncio.CancelledError:
                 assert not deadline.settle()

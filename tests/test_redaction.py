@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
+import time
 from types import MappingProxyType
 from typing import Any
 
@@ -16,6 +17,9 @@ from hypothesis import strategies as st
 from uvicorn.logging import AccessFormatter
 from yarl import URL
 
+from openrouter_async import Request, Response, RetryPolicy, errors
+from openrouter_async._http.responses import error_from_response
+from openrouter_async._values.clock import SYSTEM_CLOCK
 from openrouter_async.redaction import MASK, SecretFilter, mask_key, mask_optional, redact_text, scrub
 
 CODE = "auth_code_c0ffee"
@@ -228,3 +232,48 @@ def test_scrubbing_takes_time_in_proportion_to_the_text() -> None:
     assert scrub("a" * 1_000_000, ()) == "a" * 1_000_000
     assert scrub("1-" * 500_000, ()) == "1-" * 500_000
     assert scrub("sk-or" * 200_000, ()) == "sk-or" * 200_000
+
+
+ESCAPABLE = "auth/code+&-0123456789"
+
+
+def error_with(body: bytes) -> errors.OpenRouterError:
+    request = Request(
+        method="POST",
+        url=URL("https://openrouter.ai/api/v1/auth/keys"),
+        headers={},
+        body=b"{}",
+        operation="exchangeAuthCodeForAPIKey",
+        timeout=30,
+        retry=RetryPolicy(),
+        secrets=(ESCAPABLE,),
+    )
+    return error_from_response(request, Response(status_code=502, headers={}, body=body, elapsed=0.0), SYSTEM_CLOCK)
+
+
+@pytest.mark.parametrize(
+    "escaped",
+    [
+        ESCAPABLE.replace("/", "\\/"),
+        ESCAPABLE.replace("&", "\\u0026"),
+        "".join(f"\\u{ord(character):04x}" for character in ESCAPABLE),
+    ],
+)
+def test_error_message_shows_no_secret_that_came_escaped(escaped: str) -> None:
+    body = f'{{"error": {{"message": "bad {escaped}", "metadata": {{"seen": ["{escaped}"]}}}}}}'
+    error = error_with(body.encode())
+    assert isinstance(error, errors.APIError)
+    assert error.message == "bad ***"
+    assert error.metadata == {"seen": ["***"]}
+
+
+@pytest.mark.parametrize(
+    "unit", ["<title", "<title>", "<title >x", "</title", "<", "sk-or-", "code=", "bearer ", "/", "%2F"]
+)
+def test_repeated_markup_is_read_in_linear_time(unit: str) -> None:
+    page = "<html>" + unit * (262_144 // len(unit))
+    started = time.process_time()
+    error_with(page.encode())
+    redact_text(page)
+    # Quadratic time would be minutes for these 256 KiB.
+    assert time.process_time() - started < 0.05 * 256

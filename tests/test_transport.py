@@ -7,6 +7,7 @@ import inspect
 import json
 import socket
 import ssl
+import time
 import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
@@ -45,7 +46,7 @@ async def exchange(base_url: str, **options: Any) -> Any:
         return await client.oauth.exchange_auth_code_for_api_key(code="code-1")
 
 
-async def failure_of(base_url: str, **options: Any) -> errors.OpenRouterError:
+async def failure_of(base_url: str, **options: Any) -> Any:
     with pytest.raises(errors.OpenRouterError) as caught:
         await exchange(base_url, **options)
     return caught.value
@@ -111,6 +112,51 @@ async def test_a_key_in_an_answer_compressed_against_our_wish_is_not_lost(
         assert (await exchange(server.base_url)).key == KEY
 
 
+_HEAD = b"HTTP/1.1 200 OK\r\n"
+_TOO_LONG = _HEAD + b"Content-Length: 999\r\n\r\n" + BODY
+ODD_FRAMES: dict[str, tuple[bytes, bool]] = {
+    "chunks without the last one": (
+        _HEAD + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n" % (len(BODY), BODY),
+        True,
+    ),
+    "too large a Content-Length, closed": (_TOO_LONG, True),
+    "too large a Content-Length, kept open": (_TOO_LONG, False),
+    **{
+        f"Content-Encoding {coding}": (http(200, BODY, f"Content-Encoding: {coding}"), False)
+        for coding in ("utf-8", "none", "aws-chunked", "br", "gzip")
+    },
+    "a header of 60 KiB": (http(200, BODY, "X-Long: " + "x" * 60_000), False),
+    "a thousand headers": (http(200, BODY, *(f"X-{number}: x" for number in range(1000))), False),
+}
+
+
+@pytest.mark.parametrize(("answer", "is_closed"), ODD_FRAMES.values(), ids=ODD_FRAMES.keys())
+@pytest.mark.parametrize("is_borrowed", [False, True])
+async def test_complete_key_in_an_odd_frame_is_kept(answer: bytes, is_closed: bool, is_borrowed: bool) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"code-1")
+        writer.write(answer)
+        if not is_closed:
+            await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server, aiohttp.ClientSession() as session:
+        base_url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/api/v1"
+        options = {"session": session} if is_borrowed else {}
+        timeout = 0.3 if answer is _TOO_LONG else 30.0
+        assert (await exchange(base_url, timeout=timeout, **options)).key == KEY
+
+
+async def test_answer_in_the_buffer_of_a_stalled_process_is_read() -> None:
+    def answer(_: bytes) -> bytes:
+        # Blocks the loop beyond the deadline, as SIGSTOP would.
+        time.sleep(0.5)
+        return http(200, BODY)
+
+    async with RawServer(answer) as server:
+        assert (await exchange(server.base_url, timeout=0.2)).key == KEY
+
+
 BROKEN = {
     "truncated JSON": http(200, BODY[:40]),
     "not UTF-8": http(200, BODY.replace(b"aaaa", b"\xff\xfe\xfd\xfc", 1)),
@@ -121,10 +167,9 @@ BROKEN = {
     "wrong types": http(200, b'{"key": 7, "user_id": null}'),
     "HTML": http(200, b"<html>welcome</html>"),
     "nested brackets": http(200, b"[" * 200_000),
-    "gzip that is none": http(200, BODY, "Content-Encoding: gzip"),
     "gzip cut off": http(200, gzip.compress(BODY)[:-8], "Content-Encoding: gzip"),
     "gzip bomb": http(200, gzip.compress(b" " * 200_000_000), "Content-Encoding: gzip"),
-    "unknown encoding": http(200, BODY, "Content-Encoding: br"),
+    "unknown encoding": http(200, b"\x8b" + BODY, "Content-Encoding: br"),
     "too large": http(200, b" " * (BODY_LIMIT + 1) + BODY),
     "redirect": http(307, b"", "Location: https://elsewhere.example/"),
     "not modified": b"HTTP/1.1 304 Not Modified\r\n\r\n",
@@ -408,7 +453,9 @@ async def test_a_certificate_of_an_unknown_authority_is_refused_before_anything_
         error = await failure_of(server.base_url)
         assert server.requests == []
     assert error.outcome is Outcome.NOT_SENT
-    assert "certificate is not valid" in str(error)
+    assert "certificate is not valid: " in str(error)
+    assert "permitted" not in str(error)
+    assert error.is_permanent
 
 
 async def test_a_proxy_is_used_for_plain_http() -> None:
@@ -424,7 +471,8 @@ async def test_a_proxy_that_refuses_to_connect_through_was_not_sent() -> None:
     assert proxy.requests[0].startswith(b"CONNECT openrouter.invalid:443 HTTP/1.1")
     assert b"sk-or-v1-app" not in proxy.requests[0]
     assert error.outcome is Outcome.NOT_SENT
-    assert "the proxy refused the connection" in str(error)
+    assert "the proxy refused the connection with the status 407" in str(error)
+    assert error.is_permanent
 
 
 async def test_a_proxy_that_is_not_there_was_not_sent() -> None:

@@ -76,6 +76,7 @@ class Body(Payload):
         written_at: When that was, as `time.perf_counter` has it.
         reused: Whether the connection had been used before.
         refused: Whether it was not written because there was an answer already.
+        received: The bytes of a successful answer so far, while they arrive in pieces.
     """
 
     # On the class, as most of them keep what they begin with.
@@ -83,6 +84,7 @@ class Body(Payload):
     written_at = 0.0
     reused = False
     refused = False
+    received: bytes | bytearray = b""
     _is_known = False
 
     def __init__(self, body: bytes, send_state: SendState, known: Connections) -> None:

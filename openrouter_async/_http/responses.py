@@ -19,7 +19,9 @@ from openrouter_async.redaction import scrub
 _MESSAGE_LENGTH: Final = 200
 _BODY_LENGTH: Final = 65_536
 # Compiled when they are first needed, as they are rarely.
-_TITLE: Final = r"(?is)<title[^>]*>(.*?)</title>"
+# No character can be matched by two parts of the expression, so a hostile page is searched in linear time.
+_TITLE: Final = r"(?i)<title[^<>]*>([^<]*)"
+_MAX_TITLE_SEARCH: Final = 4_096
 _LOOKS_LIKE_HTML: Final = r"(?i)\s*<(!doctype|html|head|body)"
 
 
@@ -49,6 +51,8 @@ def _error_from(request: Request, response: Response, clock: Clock) -> OpenRoute
         )
     text = scrub(response.body.decode("utf-8", "replace"), request.secrets)
     message, code, metadata = _read_error_body(text)
+    # Escapes hide a secret from the first search; parsing has removed them.
+    message, metadata = scrub(message, request.secrets), _scrub_values(metadata, request.secrets)
     if response.headers.get("CF-Mitigated") == "challenge":
         message = "Cloudflare wants to see a browser (cf-mitigated: challenge)"
     return APIError.for_status(response.status_code)(
@@ -103,11 +107,21 @@ def _read_error_body(text: str) -> tuple[str, int | None, Mapping[str, Any] | No
     )
 
 
+def _scrub_values(value: Any, secrets: tuple[str, ...]) -> Any:
+    if isinstance(value, str):
+        return scrub(value, secrets)
+    if isinstance(value, dict):
+        return {scrub(name, secrets): _scrub_values(inner, secrets) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_scrub_values(inner, secrets) for inner in value]
+    return value
+
+
 def _describe_html(text: str) -> str:
     # A table of all entities, for an answer that is rare.
     import html
 
-    title = re.search(_TITLE, text)
+    title = re.search(_TITLE, text[:_MAX_TITLE_SEARCH])
     return f"an HTML page: {html.unescape(title[1])}" if title else "an HTML page"
 
 

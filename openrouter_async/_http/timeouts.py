@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Final
+
+# A timer that fires this many seconds late was held up by a process that stood still, not by a busy loop.
+_MIN_LATENESS: Final = 0.1
+_MAX_GRACE: Final = 1.0
 
 
 class Deadline:
@@ -74,10 +79,15 @@ class Deadlines:
 
     def _set_timer(self, loop: asyncio.AbstractEventLoop, when: float) -> None:
         self._stop_timer()
-        self._timer = loop.call_at(when, self._expire, loop)
+        self._timer = loop.call_at(when, self._expire, loop, when)
 
-    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _expire(self, loop: asyncio.AbstractEventLoop, due: float | None) -> None:
         self._timer = None
+        late = 0.0 if due is None else loop.time() - due
+        if late > _MIN_LATENESS:
+            # The process stood still, and an answer may wait in a socket's buffer: let the loop read it first.
+            self._timer = loop.call_later(min(late, _MAX_GRACE), self._expire, loop, None)
+            return
         # The loop runs a timer up to its clock's resolution early; what is due then is due now.
         now = loop.time() + 1e-3
         for deadline in [deadline for deadline in self._active if deadline.when <= now]:

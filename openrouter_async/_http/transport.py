@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import time
 import zlib
 from contextlib import suppress
-from ssl import SSLContext
+from ssl import SSLCertVerificationError, SSLContext, SSLError
 from typing import Final
 
 import aiohttp
@@ -27,6 +28,12 @@ from openrouter_async.errors import (
 
 BODY_LIMIT: Final = 1_048_576
 """The most bytes that a body may have, before and after decompression."""
+
+MAX_HEADER_SIZE: Final = 65_536
+"""The most bytes of a header or of the status line: aiohttp's 8 KiB are less than some proxies add."""
+
+MAX_HEADERS: Final = 1_024
+"""The most headers of an answer, where aiohttp's own limit is 128."""
 
 _SESSION_CLOSED: Final = "the session that the client uses is closed"
 _NO_TIMEOUT: Final = aiohttp.ClientTimeout(total=None)
@@ -144,6 +151,7 @@ class Transport:
         body = Body(request.body, request.send_state, self._known_connections)
         started = time.perf_counter()
         deadline = self._deadlines.start(request.timeout)
+        answer: aiohttp.ClientResponse | None = None
         try:
             answer = await session.request(
                 request.method,
@@ -156,22 +164,22 @@ class Transport:
                 timeout=_NO_TIMEOUT,
                 proxy=self._proxy,
                 ssl=self._ssl,
+                max_line_size=MAX_HEADER_SIZE,
+                max_field_size=MAX_HEADER_SIZE,
+                max_headers=MAX_HEADERS,
             )
             try:
                 content = await _read(answer, body)
             except BaseException:
                 answer.close()
                 raise
-            return Response(
-                status_code=answer.status,
-                headers=answer.headers.copy(),
-                body=content,
-                elapsed=time.perf_counter() - started,
-                waited=max(0.0, body.written_at - started),
-            )
+            return _to_response(answer, content, body, started)
         except asyncio.CancelledError:
             if not deadline.settle():
                 raise
+            if answer is not None and _is_json_object(body.received):
+                # The server announced more than it sent, and holds the connection open.
+                return _to_response(answer, bytes(body.received), body, started)
             error = _translate(TimeoutError(), request, body)
         except OpenRouterError:
             raise
@@ -209,6 +217,16 @@ class Transport:
         return True
 
 
+def _to_response(answer: aiohttp.ClientResponse, content: bytes, sent: Body, started: float) -> Response:
+    return Response(
+        status_code=answer.status,
+        headers=answer.headers.copy(),
+        body=content,
+        elapsed=time.perf_counter() - started,
+        waited=max(0.0, sent.written_at - started),
+    )
+
+
 async def _read(answer: aiohttp.ClientResponse, sent: Body) -> bytes:
     connection = answer.connection
     if sent.refused or (connection is not None and not sent.written):
@@ -222,7 +240,7 @@ async def _read(answer: aiohttp.ClientResponse, sent: Body) -> bytes:
         else:
             if (answer.content_length or 0) > BODY_LIMIT:
                 raise _BodyTooLargeError
-            body = await _read_on(content)
+            body = await _read_on(content, sent, is_success=200 <= answer.status < 300)
         if len(body) > BODY_LIMIT:
             raise _BodyTooLargeError
         encoding = answer.headers.get("Content-Encoding")
@@ -242,25 +260,48 @@ async def _read(answer: aiohttp.ClientResponse, sent: Body) -> bytes:
     )
 
 
-async def _read_on(content: aiohttp.StreamReader) -> bytes:
+async def _read_on(content: aiohttp.StreamReader, sent: Body, *, is_success: bool) -> bytes:
     body = bytearray()
-    while chunk := await content.readany():
-        body += chunk
-        if len(body) > BODY_LIMIT:
-            break
+    if is_success:
+        sent.received = body
+    try:
+        while chunk := await content.readany():
+            body += chunk
+            if len(body) > BODY_LIMIT:
+                break
+    except (aiohttp.ClientPayloadError, aiohttp.ClientConnectionError):
+        # The frame of the body is broken, but what it holds may be all of it: a key that is here is not thrown away.
+        with suppress(Exception):
+            # Bytes that came before the failure; the public methods raise it instead.
+            body += content._read_nowait(-1)  # noqa: SLF001
+        if not (is_success and _is_json_object(body)):
+            raise
     return bytes(body)
+
+
+def _is_json_object(body: bytes | bytearray) -> bool:
+    try:
+        return isinstance(json.loads(body), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _decompress(body: bytes, encoding: str) -> bytes:
     # We ask for "identity", yet an answer that is compressed all the same may hold a key.
-    if encoding.strip().lower() in ("", "identity"):
+    coding = encoding.strip().lower()
+    if coding in ("", "identity"):
         return body
-    if encoding.strip().lower() not in ("gzip", "x-gzip", "deflate"):
+    if coding not in ("gzip", "x-gzip", "deflate"):
+        # Some servers name what is no compression, such as "utf-8", "none" or "aws-chunked".
+        if _is_json_object(body):
+            return body
         raise _UndecodableBodyError
     decompressor = zlib.decompressobj(_GZIP_OR_ZLIB)
     try:
         text = decompressor.decompress(body, BODY_LIMIT + 1)
     except zlib.error:
+        if _is_json_object(body):
+            return body
         raise _UndecodableBodyError from None
     if len(text) > BODY_LIMIT:
         raise _BodyTooLargeError
@@ -296,12 +337,38 @@ def _translate(caught: Exception, request: Request, body: Body) -> OpenRouterErr
         when = "an answer" if body.written else "a connection"
         return RequestTimeoutError(f"{place}: waited more than {request.timeout:g} s for {when}", outcome=outcome)
     reason = next((text for kind, text in _REASONS if isinstance(caught, kind)), None)
+    is_permanent = _is_permanent(caught, body)
     if reason is None:
         reason = f"{type(caught).__name__} while the request was {'under way' if body.written else 'being made'}"
-    if isinstance(caught, OSError) and caught.errno is not None:
+    if isinstance(caught, aiohttp.ClientHttpProxyError):
+        reason = f"{reason} with the status {caught.status}"
+    elif (tls := _tls_reason(caught)) is not None:
+        reason = f"{reason}: {tls}"
+    elif isinstance(caught, OSError) and caught.errno is not None:
         reason = f"{reason} ({os.strerror(caught.errno) if caught.errno > 0 else type(caught).__name__})"
     return TransportError(
         f"{place}: {reason}",
         outcome=outcome,
+        is_permanent=is_permanent,
         stale_connection=body.reused and isinstance(caught, (_EarlyAnswerError, aiohttp.ClientConnectionError)),
     )
+
+
+def _tls_reason(caught: Exception) -> str | None:
+    """Return OpenSSL's words for a failed handshake: its errno says "Operation not permitted" for all of them."""
+    if isinstance(caught, aiohttp.ClientConnectorCertificateError):
+        caught = caught.certificate_error
+    elif isinstance(caught, aiohttp.ClientConnectorSSLError):
+        caught = caught.os_error
+    if isinstance(caught, SSLCertVerificationError):
+        return getattr(caught, "verify_message", None)
+    return getattr(caught, "reason", None) if isinstance(caught, SSLError) else None
+
+
+def _is_permanent(caught: Exception, body: Body) -> bool:
+    """Return whether another attempt would fail in the same way."""
+    if isinstance(caught, aiohttp.ClientHttpProxyError):
+        return caught.status in (403, 407)
+    if isinstance(caught, (aiohttp.ClientConnectorCertificateError, aiohttp.ServerFingerprintMismatch)):
+        return True
+    return not body.written and isinstance(caught, (TypeError, ValueError)) and not isinstance(caught, OSError)

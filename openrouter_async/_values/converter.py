@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -37,6 +38,13 @@ class MalformedBodyError(ValueError):
     """A body that is not what it should be; its message shows nothing of the body."""
 
 
+MAX_KEY_LENGTH: Final = 1_024
+"""The largest number of characters of an API key that is accepted."""
+
+# Visible ASCII without quotes, dollar sign, backquote and backslash.
+_KEY: Final = re.compile(r"[!#%&(-\[\]-_a-~]+")
+
+
 def _strict(kind: type[T], value: object) -> T:
     # bool is an int to isinstance, and no integer to JSON.
     if not isinstance(value, kind) or isinstance(value, bool):
@@ -44,9 +52,16 @@ def _strict(kind: type[T], value: object) -> T:
     return value
 
 
+class _BadKeyError(ValueError):
+    pass
+
+
 def _key(value: object, _type: object) -> str:
     if not isinstance(value, str) or not value:
         raise TypeError
+    # A key ends up in files, shells and terminals: a line break or a quote in it would write there what it likes.
+    if len(value) > MAX_KEY_LENGTH or not _KEY.fullmatch(value):
+        raise _BadKeyError
     return value
 
 
@@ -196,6 +211,8 @@ _WANTED: Final[Mapping[object, str]] = {
 def _describe(error: BaseException, kind: type | None) -> str:
     if isinstance(error, KeyError):
         return "missing"
+    if isinstance(error, _BadKeyError):
+        return "not a key of visible ASCII characters"
     # Of `float | None`, the first is wanted.
     wanted = next(iter(get_args(kind)), kind)
     return f"not {_WANTED.get(wanted, 'an object')}"
