@@ -16,6 +16,7 @@ from openrouter_async.redaction import scrub
 
 _PROGRAM: Final = "openrouter-async"
 _USAGE: Final = 2
+MAX_SHOWN_LENGTH: Final = 15
 # A pipe whose reader went away: as if the signal that Python ignores had ended the program.
 _BROKEN_PIPE: Final = 141
 
@@ -37,6 +38,7 @@ COMMANDS: Final = {
     "login": "Sign in with OpenRouter in the browser, and keep the key.",
     "logout": "Remove the key from this computer.",
     "status": "Show which key is kept, and where; never the key itself.",
+    "token": "Print the key that login kept, for other programs.",
     "exchange": "Exchange an authorization code for a user's API key.",
     "create-code": "Create an authorization code; needs a management key.",
     "batch": "Exchange many codes; an interrupted batch goes on.",
@@ -47,7 +49,7 @@ COMMANDS: Final = {
 }
 """The commands, and the first lines of their docstrings, repeated so that the help need not import them."""
 
-_MODULES: Final = {"status": "keys", "logout": "keys", "demo": "misc", "completion": "misc"}
+_MODULES: Final = {"status": "keys", "token": "keys", "logout": "keys", "demo": "misc", "completion": "misc"}
 
 
 def target_of(command: str) -> str:
@@ -67,7 +69,7 @@ def make_app(command: str | None = None) -> App:
     app = App(
         name=_PROGRAM,
         help=_HELP,
-        help_epilogue=_EPILOGUE,
+        help_epilogue=None if command in COMMANDS else _EPILOGUE,
         # The default, Markdown, costs as much again as all the rest.
         help_format="plaintext",
         version=__version__,
@@ -99,6 +101,9 @@ def run(arguments: Sequence[str]) -> int:
     Returns:
         The exit status.
     """
+    arguments = list(arguments)
+    leading = next((n for n, argument in enumerate(arguments) if argument not in ("--json", "--debug")), 0)
+    arguments = arguments[leading:] + arguments[:leading]
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A terminal or pipe in Latin-1 or ASCII must not turn a success into a failure.
@@ -132,9 +137,11 @@ def _refuse(error: CycloptsError, arguments: Sequence[str]) -> int:
     if not isinstance(error, UnknownCommandError):
         # What was given for one option may have been meant for another one, and be a secret.
         for argument in arguments:
+            # A typo helps to see; codes, verifiers and keys are longer, except for made-up ones.
             value = argument.partition("=")[2] if argument.startswith("--") else argument
             for quoted in (f'"{value}"', f"'{value}'", f"={value}"):
-                if value and value not in COMMANDS:
+                is_secret = len(value) > MAX_SHOWN_LENGTH or value.startswith("sk-") or "exchange" in arguments
+                if value and is_secret and value not in COMMANDS:
                     text = text.replace(quoted, f"{quoted[0]}***{quoted[0].strip('=')}")
     command = f" {arguments[0]}" if arguments and arguments[0] in COMMANDS else ""
     text = scrub(f"{' '.join(text.split())} See `{_PROGRAM}{command} --help`.", ())

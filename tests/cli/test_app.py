@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import subprocess
 import sys
 from importlib import import_module
@@ -37,7 +38,11 @@ async def test_the_help_fits_into_80_columns_and_tells_what_each_option_and_stat
     lines = ended.out.splitlines()
     assert max(map(len, lines)) <= 80
     assert lines[0].startswith(f"Usage: openrouter-async {command}".rstrip())
-    for status in ("0    done", "2    wrong usage", "3    refused", "4    unknown", "5    no conn", "130  interrupted"):
+    for status in (
+        ()
+        if command
+        else ("0    done", "2    wrong usage", "3    refused", "4    unknown", "5    no conn", "130  interrupted")
+    ):
         assert f"  {status}" in ended.out
     for summary in COMMANDS.values() if not command else [COMMANDS[command]]:
         assert summary in ended.out
@@ -60,7 +65,7 @@ async def test_the_version_is_that_of_the_package(shell: Shell, here: Here) -> N
     [
         (["logon"], 'Unknown command "logon". Did you mean "login"?'),
         (["login", "--jsn"], "Unknown option: --jsn. Did you mean --json?"),
-        (["login", "--port", "many"], 'Invalid value for --port: unable to convert "***" into int.'),
+        (["login", "--port", "many"], 'Invalid value for --port: unable to convert "many" into int.'),
         (["login", "--store", "cupboard"], 'Choose from: "keyring", "file", "env", "print".'),
         (["login", "--store", "print", "--file", "key"], "--file goes with --store file or --store env."),
         (["login", "--port", "70000"], "--port must be an integer from 0 to 65535."),
@@ -104,6 +109,11 @@ async def test_wrong_usage_is_an_object_for_machines(here: Here) -> None:
     assert ended.failure["exit_status"] == 2
     assert ended.failure["type"] == "UsageError"
     assert "Did you mean --json?" in ended.failure["message"]
+
+
+async def test_json_may_stand_before_the_command(here: Here) -> None:
+    ended = await here("--json", "status")
+    assert (ended.status, json.loads(ended.out)) == (1, {"keys": []})
 
 
 async def test_an_error_has_a_traceback_with_debug_alone(here: Here) -> None:

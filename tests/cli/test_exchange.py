@@ -271,6 +271,23 @@ async def test_the_status_shows_every_key_and_where_it_is(
     assert (await with_keyring("status")).status == 1
 
 
+@pytest.mark.shows_secrets
+async def test_token_prints_the_kept_key_alone(here: Here, fake: FakeOpenRouter) -> None:
+    ended = await here("token", *at(fake))
+    assert (ended.status, ended.out) == (1, "")
+    await here("exchange", fake.issue_code(), *at(fake))
+    ended = await here("token", *at(fake))
+    assert (ended.status, ended.out, ended.err) == (0, key_of(fake) + "\n", "")
+
+
+async def test_status_asks_the_server_unless_it_is_offline(here: Here, fake: FakeOpenRouter) -> None:
+    await here("exchange", fake.issue_code(), *at(fake))
+    sent = len(list(fake.requests))
+    assert "State" not in (await here("status", "--offline", *at(fake))).out
+    assert len(list(fake.requests)) == sent
+    assert "State       valid" in (await here("status", *at(fake))).out
+
+
 async def test_logging_out_removes_the_key_wherever_it_is(
     with_keyring: Here, home: Path, fake: FakeOpenRouter, monkeypatch: pytest.MonkeyPatch
 ) -> None:

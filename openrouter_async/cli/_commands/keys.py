@@ -1,4 +1,4 @@
-"""``status`` and ``logout``: the keys that are stored on this computer."""
+"""``status``, ``token`` and ``logout``: the keys that are stored on this computer."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import os
 
 import attrs
 
+from openrouter_async._http.retry_policy import RetryPolicy
 from openrouter_async.cli._exit import ExitCode
-from openrouter_async.cli._options import Output, Site, Storage
+from openrouter_async.cli._options import Connection, Output, Site, Storage
 from openrouter_async.cli._storage import VARIABLE, describe, load_keys
+from openrouter_async.errors import OpenRouterError, UnauthorizedResponseError
 from openrouter_async.login._models import Grant
+from openrouter_async.redaction import scrub
 from openrouter_async.sinks._base import KeySinkError, StoredKey
 
 
@@ -18,32 +21,79 @@ class _Found:
     where: str
     grant: Grant
     kept_since: str | None = None
+    state: str | None = None
 
 
 async def status(
     *,
+    offline: bool = False,
     storage: Storage = Storage(),
-    site: Site = Site(),
+    connection: Connection = Connection(),
     output: Output = Output(),
 ) -> int:
     """Show which key is kept, and where; never the key itself.
 
     The first one is the one that is used. The exit status is 1 without any.
+
+    Args:
+        offline: Do not ask OpenRouter whether the keys are valid.
     """
     found: list[_Found] = []
     if storage.store is None and storage.file is None and (key := os.environ.get(VARIABLE)):
         found.append(_Found(VARIABLE, Grant(key=key)))
-    async for location, stored in load_keys(storage, site, output):
+    async for location, stored in load_keys(storage, connection, output):
         if isinstance(stored, KeySinkError):
             output.tell(f"{location.where}: {stored}.")
         elif stored is not None:
             grant = Grant(key=stored.key, user_id=stored.user_id)
             found.append(_Found(location.where, grant, f"{stored.created_at:%Y-%m-%d %H:%M} UTC"))
+    if found and not offline:
+        found = await _ask(found, connection)
     document = {
-        "keys": [describe(one.grant) | {"where": one.where, "kept_since": one.kept_since} for one in found],
+        "keys": [
+            describe(one.grant) | {"where": one.where, "kept_since": one.kept_since, "state": one.state}
+            for one in found
+        ],
     }
     output.result(document, _lines(found) or ["There is no key. Sign in with `openrouter-async login`."])
     return ExitCode.DONE if found else ExitCode.FAILED
+
+
+async def _ask(found: list[_Found], connection: Connection) -> list[_Found]:
+    answered: list[_Found] = []
+    async with connection.open_client(None, retry=RetryPolicy.none()) as client:
+        for one in found:
+            try:
+                key = (await client.keys.current(one.grant.key)).data
+            except UnauthorizedResponseError:
+                state = "not valid any more: sign in again"
+            except OpenRouterError as failure:
+                state = f"unknown: {scrub(str(failure), (one.grant.key,))}"
+            else:
+                credit = "" if key.limit_remaining is None else f"; {key.limit_remaining:g} US dollars left"
+                state = f"valid{credit}"
+            answered.append(attrs.evolve(one, state=state))
+    return answered
+
+
+async def token(
+    *,
+    storage: Storage = Storage(),
+    site: Site = Site(),
+    output: Output = Output(),
+) -> int:
+    """Print the key that login kept, for other programs.
+
+    Such as: export OPENROUTER_API_KEY="$(openrouter-async token)"
+    """
+    async for location, stored in load_keys(storage, site, output):
+        if isinstance(stored, KeySinkError):
+            output.tell(f"{location.where}: {stored}.")
+        elif stored is not None:
+            output.result({"key": stored.key, "where": location.where}, (stored.key,))
+            return ExitCode.DONE
+    output.tell("There is no key. Sign in with `openrouter-async login`.")
+    return ExitCode.FAILED
 
 
 def _lines(found: list[_Found]) -> list[str]:
@@ -53,6 +103,7 @@ def _lines(found: list[_Found]) -> list[str]:
         rows = {
             "Key": shown["key"],
             "Where": one.where,
+            "State": one.state,
             "Kept since": one.kept_since,
             "User": one.grant.user_id,
             "SHA-256": one.grant.key_hash,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sys
 from typing import TYPE_CHECKING, Final
 
@@ -139,9 +140,9 @@ class _Attempt:
         """Show the page's address, and ask for the code that it shows."""
         flow = AuthorizationFlow(self.client, auth_url=self.auth_url, lifetime=self.wait)
         pending = await flow.start(headless=True, key_label=self.key_label, limit=self.limit)
-        self.output.tell(f"Open this page on any device, and allow the access:\n\n{pending.url}\n")
-        if sys.stderr.isatty() and not self.output.json:
+        if self.output.is_terminal and not self.output.json:
             self._show_qr_code(pending.url)
+        self.output.tell(f"Open this page on any device, and allow the access:\n\n{pending.url}\n")
         error: OpenRouterError | None = None
         while True:
             try:
@@ -180,5 +181,10 @@ class _Attempt:
     def _show_qr_code(self, url: str) -> None:
         import segno
 
-        segno.make(url, error="l", micro=False).terminal(sys.stderr, border=2, compact=True)
-        self.output.tell("")
+        code = segno.make(url, error="l", micro=False)
+        columns, rows = shutil.get_terminal_size()
+        width, height = code.symbol_size(border=2)
+        # Half blocks show two rows of the code in one line; the address and the question need some more.
+        if width <= columns and height / 2 + 8 <= rows:
+            code.terminal(sys.stderr, border=2, compact=True)
+            self.output.tell("")
