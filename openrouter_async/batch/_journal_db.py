@@ -68,7 +68,7 @@ class JournalEntry:
 
     Attributes:
         request: The `request_digest` of the request.
-        status: What is known of the request.
+        status: The status of the request.
         at: When that was written.
         key: The user's API key; None when there is none, or the journal does not hold it in a form that can be read.
         key_hash: The SHA-256 of the key in lowercase hex, by which OpenRouter's pages name it; None without a key.
@@ -300,7 +300,7 @@ def _check(path: Path) -> None:
 
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """Turn errors of SQLite and of the system into a `JournalError` that says what to do about them."""
+    """Turn errors of SQLite and of the system into a `JournalError` with the reason."""
     try:
         yield
     except sqlite3.Error as failure:

@@ -1,4 +1,4 @@
-"""How far a batch has come, for people and programs that wait for it."""
+"""The progress of a batch."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from openrouter_async.events import Event
 
 logger = logging.getLogger("openrouter_async.batch")
 
-INTERVAL: Final = 0.1
-"""Seconds between two reports at the least."""
+MIN_INTERVAL: Final = 0.1
+"""The least number of seconds between two reports."""
 
 
 @attrs.frozen(kw_only=True)
 class BatchProgress:
-    """How far a batch has come.
+    """A snapshot of the progress of a batch.
 
     Attributes:
         taken: Requests taken from the input.
@@ -31,7 +31,7 @@ class BatchProgress:
         failed: Results with an error.
         unknown: Those of the failed whose outcome is unknown.
         repeated: Results that were shared with an equal request before.
-        skipped: Requests without a result, since the journal has one.
+        skipped: Requests that were not sent, as the journal has their final result.
         elapsed: Seconds since the first result was asked for.
         total: How many requests the input has; None when it does not say.
         is_finished: Whether nothing more will come.
@@ -68,7 +68,7 @@ OnProgress: TypeAlias = Callable[[BatchProgress], object]
 
 
 class ProgressCounter:
-    """Counts what comes of a batch.
+    """Counts the results of a batch.
 
     Args:
         total: How many requests the input has; None when it does not say.
@@ -105,7 +105,12 @@ class ProgressCounter:
             self._unknown += result.outcome is Outcome.UNKNOWN
 
     def progress(self, *, taken: int, is_finished: bool) -> BatchProgress:
-        """How far a batch has come that has taken so many requests."""
+        """Return a snapshot of the progress.
+
+        Args:
+            taken: How many requests were taken so far.
+            is_finished: Whether nothing more will come.
+        """
         if self._started is not None and not is_finished:
             self._elapsed = self._clock.monotonic() - self._started
         return BatchProgress(
@@ -122,9 +127,9 @@ class ProgressCounter:
 
 
 class Reporter:
-    """Calls an observer as a batch goes on: not too often, one call at a time, and at the end.
+    """Calls an observer during a batch: not too often, one call at a time, and at the end.
 
-    What the observer raises is logged, and changes nothing.
+    Exceptions of the observer are logged, and change nothing.
     """
 
     def __init__(self, observer: OnProgress, clock: Clock) -> None:
@@ -134,12 +139,12 @@ class Reporter:
         self._under_way: asyncio.Task[None] | None = None
 
     def update(self, progress: Callable[[], BatchProgress]) -> None:
-        """Report if the last time is long enough ago, and the observer done with it."""
+        """Report if `MIN_INTERVAL` has passed and the observer is done with the last report."""
         now = self._clock.monotonic()
         if now < self._due or (self._under_way is not None and not self._under_way.done()):
             return
-        self._due = now + INTERVAL
-        told = self._tell(progress())
+        self._due = now + MIN_INTERVAL
+        told = self._call(progress())
         if told is not None:
             self._under_way = asyncio.get_running_loop().create_task(_finish(told))
 
@@ -147,15 +152,15 @@ class Reporter:
         """Report for the last time."""
         if self._under_way is not None:
             await asyncio.wait((self._under_way,))
-        told = self._tell(progress)
+        told = self._call(progress)
         if told is not None:
             await _finish(told)
 
-    def _tell(self, progress: BatchProgress) -> Awaitable[object] | None:
+    def _call(self, progress: BatchProgress) -> Awaitable[object] | None:
         try:
             told = self._observer(progress)
         except Exception:  # noqa: BLE001 - it is logged
-            _tell_of_failure()
+            _log_failure()
             return None
         return told if inspect.isawaitable(told) else None
 
@@ -164,8 +169,8 @@ async def _finish(told: Awaitable[object]) -> None:
     try:
         await told
     except Exception:  # noqa: BLE001 - it is logged
-        _tell_of_failure()
+        _log_failure()
 
 
-def _tell_of_failure() -> None:
+def _log_failure() -> None:
     logger.exception("on_progress raised; the batch goes on", extra={"event": Event.HOOK_FAILED})

@@ -98,7 +98,7 @@ def to_failure(index: int, request: ExchangeAuthCodeForAPIKeyRequest | None, err
         wrapped = OpenRouterError(f"the exchange raised {type(error).__name__}", outcome=Outcome.UNKNOWN)
         wrapped.__cause__ = error
         return ExchangeFailure(index=index, request=request, error=wrapped)
-    # The message of our own errors says what happened, and frames take much memory.
+    # Our own errors need no traceback, whose frames take much memory.
     return ExchangeFailure(index=index, request=request, error=error.with_traceback(None))
 
 
@@ -133,4 +133,4 @@ def log_unknown_results(results: Iterable[ExchangeResult]) -> None:
 
 
 StopOn: TypeAlias = Callable[[ExchangeResult], object] | type[Exception] | tuple[type[Exception], ...]
-"""What ends a batch: classes of errors, or a callable that says so of a result."""
+"""The condition that ends a batch: classes of errors, or a callable that returns whether a result ends it."""

@@ -39,7 +39,7 @@ from openrouter_async.errors import (
 )
 
 _inside: ContextVar[object] = ContextVar("openrouter_async.batch", default=None)
-"""The mark of the batch that what runs is a part of."""
+"""The mark of the batch that the running code belongs to."""
 
 _Request: TypeAlias = ExchangeAuthCodeForAPIKeyRequest
 _Response: TypeAlias = ExchangeAuthCodeForAPIKeyResponse
@@ -91,7 +91,7 @@ class Runner:
         """Return the next result, or None when no more will come.
 
         Raises:
-            BaseException: What ended the batch, after its last result.
+            BaseException: The batch ended with it; raised after the last result.
         """
         if not self._tally.is_started:
             self._start()

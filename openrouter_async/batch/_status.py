@@ -1,4 +1,4 @@
-"""What is known of a request that may have been tried before, in this run or an earlier one."""
+"""The status of a request that may have been tried before, in this run or an earlier one."""
 
 from __future__ import annotations
 
@@ -10,43 +10,43 @@ from openrouter_async.errors import APIError, OpenRouterError, Outcome, Transpor
 
 
 class RequestStatus(enum.StrEnum):
-    """What is known of a request that was tried."""
+    """The status of a request that was tried."""
 
     UNCERTAIN = "uncertain"
-    """It was about to be sent, or was sent, and its result is not known: it may have been carried out."""
+    """It was sent, or was about to be sent, and its result is not known: it may have been carried out."""
     RETRYABLE = "retryable"
-    """It never left, or was refused for a reason that passes; it is as good as new."""
+    """It was not sent, or was refused for a temporary reason: it can be sent again."""
     SUCCEEDED = "succeeded"
     """It gave a key."""
     REJECTED = "rejected"
-    """It was refused for good."""
+    """It was refused permanently."""
     LOST = "lost"
-    """Its code is used up, and it is unknown by whom: a key may exist that nobody has."""
+    """Its code was used, and it is unknown by whom: a key may exist that nobody has."""
 
     @property
     def is_final(self) -> bool:
-        """Whether trying again is of no use."""
+        """Whether another try is of no use."""
         return self in (RequestStatus.SUCCEEDED, RequestStatus.REJECTED, RequestStatus.LOST)
 
 
 def request_digest(request: ExchangeAuthCodeForAPIKeyRequest | str) -> str:
-    """The name of a request in journals and claims: 128 bits of the SHA-256 of its fields, in hex.
+    """Return the name of a request in journals and leases: 128 bits of the SHA-256 of its fields, in hex.
 
-    A code together with its verifier is as good as the key, and what names them outlives both by far. A digest tells
-    equal requests from others, and gives nothing away: a code is far too long to be guessed.
+    A code together with its verifier is as good as the key, and journals are kept for long. A digest identifies equal
+    requests without revealing them, as codes are far too long to be guessed.
 
     Args:
         request: The request, or a bare code.
     """
     if isinstance(request, str):
         request = ExchangeAuthCodeForAPIKeyRequest(code=request)
-    # The length keeps the fields apart: no two requests make the same text.
+    # The length separates the fields, so that no two requests give the same text.
     text = f"{len(request.code)}:{request.code}:{request.code_verifier}:{request.code_challenge_method}"
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:32]
 
 
 def status_after(result: ExchangeAuthCodeForAPIKeyResponse | Exception) -> RequestStatus:
-    """What the result of one try tells of its request."""
+    """Return the status of a request after one try."""
     if isinstance(result, ExchangeAuthCodeForAPIKeyResponse):
         return RequestStatus.SUCCEEDED
     if not isinstance(result, OpenRouterError):
@@ -64,7 +64,7 @@ def status_after(result: ExchangeAuthCodeForAPIKeyResponse | Exception) -> Reque
 
 
 def mark_outcome_unknown(error: Exception) -> None:
-    """Make a rejection of a code honest when an earlier try may have used it: its outcome is unknown."""
+    """Set the outcome of a rejection to unknown, because an earlier try may have used the code."""
     if isinstance(error, APIError) and error.is_code_rejected and error.outcome is Outcome.REFUSED:
         error.outcome = Outcome.UNKNOWN
         error.__cause__ = TransportError("an earlier run ended without an answer", outcome=Outcome.UNKNOWN)

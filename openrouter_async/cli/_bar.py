@@ -1,4 +1,4 @@
-"""A progress bar for whoever looks."""
+"""A progress bar."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class Bar:
     """A bar with the rate, the failures and the time that is left; on a terminal alone.
 
     Args:
-        total: How many there are; None when nobody knows.
+        total: How many there are; None if unknown.
         is_shown: Whether to show it at all.
 
     Attributes:
-        is_shown: Whether anybody looks.
+        is_shown: Whether the bar is visible.
     """
 
     def __init__(self, total: int | None, *, is_shown: bool = True) -> None:
@@ -35,14 +35,14 @@ class Bar:
         self.close()
 
     def close(self) -> None:
-        """Leave it on the screen as it is."""
+        """Stop updating the bar, and leave it on the screen."""
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
         self.is_shown = False
 
     def update(self, completed: int, failed: int, rate: float) -> None:
-        """Show how far it has come.
+        """Update the bar.
 
         Args:
             completed: How many are done, failures included.

@@ -56,7 +56,7 @@ class Work:
         counts: How many rows there were of each kind: an `Outcome`, or `INVALID`, `DONE_BEFORE`, `REPEATED`, `RESCUED`,
             `LOST`.
         failure: Why no more can be written; None while it can.
-        is_stopping: Whether what is not sent is left for another run.
+        is_stopping: Whether requests that are not sent are left for another run.
     """
 
     def __init__(self, rows: AsyncIterable[Row], results: Results, journal: Journal) -> None:
@@ -83,7 +83,7 @@ class Work:
         """The requests that are to be sent; the other rows are dealt with on the way."""
         async for row in self._input:
             if row.request is None:
-                await self._tell(row, None, INVALID, Outcome.NOT_SENT, error=row.problem)
+                await self._write_line(row, None, INVALID, Outcome.NOT_SENT, error=row.problem)
                 continue
             digest = request_digest(row.request)
             name = bytes.fromhex(digest)
@@ -105,9 +105,9 @@ class Work:
         assert entry is not None  # noqa: S101 - it is final
         outcome, error = _ERRORS_IN_JOURNAL[entry.status]
         if entry.key is None:
-            await self._tell(row, entry.request, outcome, outcome, error=error)
+            await self._write_line(row, entry.request, outcome, outcome, error=error)
         else:
-            await self._tell(row, entry.request, outcome, outcome, key=entry.key, user_id=entry.user_id)
+            await self._write_line(row, entry.request, outcome, outcome, key=entry.key, user_id=entry.user_id)
 
     async def consume(self, batch: Batch) -> None:
         """Take the results of a batch until it ends."""
@@ -128,7 +128,9 @@ class Work:
         digest = request_digest(result.request)
         if result.error is None:
             key, user_id = result.response.key, result.response.user_id
-            is_written = await self._tell(row, digest, Outcome.COMPLETED, Outcome.COMPLETED, key=key, user_id=user_id)
+            is_written = await self._write_line(
+                row, digest, Outcome.COMPLETED, Outcome.COMPLETED, key=key, user_id=user_id
+            )
             if not is_written and self._journal.status(result.request) is not RequestStatus.SUCCEEDED:
                 self.counts[Outcome.COMPLETED] -= 1
                 await self._rescue(result.response)
@@ -136,9 +138,9 @@ class Work:
             # The next run sends it.
             self._seen.discard(bytes.fromhex(digest))
         else:
-            await self._tell(row, digest, result.outcome, result.outcome, error=str(result.error))
+            await self._write_line(row, digest, result.outcome, result.outcome, error=str(result.error))
 
-    async def _tell(self, row: Row, digest: str | None, kind: str, outcome: Outcome, **told: str | None) -> bool:
+    async def _write_line(self, row: Row, digest: str | None, kind: str, outcome: Outcome, **told: str | None) -> bool:
         """Count a row and write its line.
 
         Returns:

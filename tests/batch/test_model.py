@@ -73,7 +73,7 @@ async def run(schedule: Schedule, path: Path) -> None:
         raise OSError
 
     async with FakeOpenRouter() as fake, asyncio.timeout(30):
-        fake.script(*(FAULTS[name] for name in schedule.faults))
+        fake.queue_faults(*(FAULTS[name] for name in schedule.faults))
         codes = [fake.issue_code() for _ in range(schedule.codes)]
         client = OpenRouter(
             None,

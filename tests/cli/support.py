@@ -57,6 +57,8 @@ class Shell:
     environment: Mapping[str, str]
 
     async def start(self, *arguments: str | Path, **options: Any) -> asyncio.subprocess.Process:
+        # The tests may run with it ignored, as under nohup.
+        options.setdefault("preexec_fn", lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
         return await asyncio.create_subprocess_exec(
             *PROGRAM,
             *map(str, arguments),
@@ -64,8 +66,6 @@ class Shell:
             env=dict(self.environment),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            # The tests may run with it ignored, as under nohup.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             **options,
         )
 
