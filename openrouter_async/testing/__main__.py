@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -12,7 +14,11 @@ from openrouter_async.testing import Dialect, FakeOpenRouter
 
 
 async def serve(fake: FakeOpenRouter) -> None:
-    """Serve until cancelled."""
+    """Serve until cancelled, or until the process gets SIGTERM."""
+    stop = asyncio.Event()
+    # As PID 1 of a container, a process ignores SIGTERM unless it has a handler for it.
+    with contextlib.suppress(NotImplementedError):
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     async with fake:
         sys.stdout.write(
             "The fake OpenRouter listens. It is a sandbox: its codes and keys are worth nothing.\n"
@@ -21,7 +27,7 @@ async def serve(fake: FakeOpenRouter) -> None:
             f"  bearer token  {fake.token}\n"
         )
         sys.stdout.flush()
-        await asyncio.Event().wait()
+        await stop.wait()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -24,16 +24,18 @@ from tests.support import missing
 
 
 @contextlib.contextmanager
-def sandbox(*arguments: str) -> Iterator[dict[str, str]]:
+def sandbox(*arguments: str, end: signal.Signals = signal.SIGINT) -> Iterator[dict[str, str]]:
     """The sandbox in a process of its own, and what it says of itself."""
     command = [sys.executable, "-X", "dev", "-m", "openrouter_async.testing", "--port", "0", *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # A parent such as nohup may ignore SIGINT, and children inherit that.
+    with subprocess.Popen(command, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **pipes) as process:
         try:
             assert process.stdout is not None
             said = [process.stdout.readline() for _ in range(4)]
             yield dict(re.split(r"\s{2,}", line.strip()) for line in said[1:])
         finally:
-            process.send_signal(signal.SIGINT)
+            process.send_signal(end)
             _, mistakes = process.communicate(timeout=10)
     assert process.returncode == 0
     assert mistakes == ""
@@ -78,6 +80,11 @@ def test_plain_curl_completes_the_whole_flow() -> None:
         body["code"] = f"fault.status-429.retry-3~{code}"
         status, headers, _ = curl("--json", json.dumps(body), f"{said['API']}/auth/keys")
         assert (status, headers["Retry-After"]) == (429, "3")
+
+
+def test_sandbox_on_sigterm_ends_without_an_error() -> None:
+    with sandbox(end=signal.SIGTERM) as said:
+        assert said["API"].startswith("http://127.0.0.1:")
 
 
 def test_the_sandbox_speaks_the_other_dialect_when_told() -> None:

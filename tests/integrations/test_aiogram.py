@@ -17,7 +17,7 @@ from openrouter_async import OpenRouter
 from openrouter_async.errors import OpenRouterError
 from openrouter_async.integrations.aiogram import create_router
 from openrouter_async.integrations.bots import BotLogin, BotTexts
-from openrouter_async.login import AuthorizationFlow, UnknownLoginError
+from openrouter_async.login import AuthorizationFlow, CodeRejectedError, UnknownLoginError
 from openrouter_async.testing import FakeOpenRouter, Fault
 from tests.integrations.chatting import ADA, BEN, CALLBACK, Broken, Talk, read_qr_code
 from tests.integrations.support import load
@@ -214,9 +214,9 @@ async def test_a_user_is_told_what_went_wrong_in_words_for_users(
     telegram.say(ADA, "/login")
     prompt = await telegram.answer()
     telegram.say(ADA, "auth_code_that_is_wrong")
-    assert "sign in again" in (await telegram.answer()).text
+    assert (await telegram.answer()).text == CodeRejectedError("").user_message
     telegram.say(ADA, "/login")
-    assert (await telegram.answer()).url != prompt.url
+    assert (await telegram.answer()).url == prompt.url
     assert len(telegram.deleted) == 2
 
 
@@ -286,7 +286,7 @@ async def test_the_bot_speaks_the_language_that_it_is_given(
         assert (await telegram.answer()).text == "Bitte anmelden."
         fake.queue_faults(Fault.status(403))
         telegram.say(ADA, "/login auth_code_x")
-        assert (await telegram.answer()).text == "Fehler: ForbiddenResponseError"
+        assert (await telegram.answer()).text == "Fehler: CodeRejectedError"
 
 
 async def test_neither_code_nor_url_nor_key_is_logged_at_any_level(
