@@ -24,6 +24,13 @@ class Event(enum.StrEnum):
     """A key was issued, every caller was cancelled, and ``on_key`` is not set or failed. ERROR."""
     UNSEEN_FAILURE = "unseen_failure"
     """An exchange failed after every caller was cancelled. WARNING."""
+    LOGIN_FAILED = "login_failed"
+    """A login of a web app failed. INFO, or WARNING if the user can do nothing about it; one record for each failure,
+    with its ``error_class``, ``outcome`` and ``path``."""
+    RETURN_PATH_IGNORED = "return_path_ignored"
+    """A login started with a ``next`` that is not a path of the app, and will return to its default path. WARNING."""
+    HOST_MISMATCH = "host_mismatch"
+    """A login started at another host than that of its callback, where its cookie will be missing. WARNING."""
     CUT_OFF = "cut_off"
     """An exchange was sent and ended before its response came: the client was closed, or the loop ended. WARNING, one
     record for each exchange, with its ``code_digest``."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Callable, Coroutine
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -13,6 +14,10 @@ def _ignore_result(task: asyncio.Task[Any]) -> None:
     # asyncio logs an exception that was never retrieved.
     if not task.cancelled():
         task.exception()
+
+
+# Nested work needs no second task: the outer one is never cancelled.
+_SHIELDED: Final[weakref.WeakSet[asyncio.Task[Any]]] = weakref.WeakSet()
 
 
 class ShieldedTasks(Generic[T]):
@@ -30,8 +35,14 @@ class ShieldedTasks(Generic[T]):
         return len(self._tasks)
 
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine in a task that the cancellation of the caller does not cancel."""
+        """Run a coroutine in a task that the cancellation of the caller does not cancel.
+
+        Within such a task the coroutine is awaited directly: the task of the outermost caller shields it already.
+        """
+        if asyncio.current_task() in _SHIELDED:
+            return await work
         task = asyncio.get_running_loop().create_task(work)
+        _SHIELDED.add(task)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         try:

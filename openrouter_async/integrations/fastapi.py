@@ -26,8 +26,18 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Final, TypeAlias, Unpack
 
 from openrouter_async._client.client import OpenRouter
-from openrouter_async.integrations.starlette import attach, finish, get_client, get_flow, redirect, start
+from openrouter_async.integrations.starlette import (
+    _add_routes,
+    _bind,
+    attach,
+    finish,
+    get_client,
+    get_flow,
+    redirect,
+    start,
+)
 from openrouter_async.integrations.web._framework import LoginOptions
+from openrouter_async.integrations.web._login import WebLogin
 from openrouter_async.login._flow import AuthorizationFlow
 
 try:
@@ -47,8 +57,8 @@ Flow: TypeAlias = Annotated[AuthorizationFlow, Depends(get_flow)]
 _TAGS: Final = ["sign-in"]
 _HTML: Final[Mapping[str, Any]] = {"content": {"text/html": {"schema": {"type": "string"}}}}
 _AFTER_START: Final = {
+    200: "A page with a link that starts the sign-in, if another site sent the browser",
     303: "To OpenRouter's page, where the user consents",
-    400: "`next` is not a path on this site",
     503: "Sign-in is not possible at the moment",
 }
 _AFTER_CALLBACK: Final = {
@@ -57,29 +67,37 @@ _AFTER_CALLBACK: Final = {
     403: "The user said no",
     409: "The sign-in is finished already, or just being finished",
     410: "The sign-in took too long",
+    429: "OpenRouter rejected too many codes of this address",
     500: "Sign-in is not possible",
     502: "OpenRouter's answer was of no use",
     503: "OpenRouter cannot be reached, or is busy",
 }
 
 
-def setup(app: FastAPI, **options: Unpack[LoginOptions[Request, Response]]) -> None:
+def setup(
+    app: FastAPI, *, name: str = "openrouter", **options: Unpack[LoginOptions[Request, Response]]
+) -> WebLogin[Request, Response]:
     """Add the routes of the login and their OpenAPI descriptions to an app, and run the login within its lifespan.
 
     Args:
         app: The app.
+        name: The name of the login, if the app has several.
         options: As for `WebLogin`.
 
+    Returns:
+        The login, whose methods the verbs of this module call.
+
     Raises:
-        RequestValidationError: An option is not valid.
+        RequestValidationError: An option is not valid, or clashes with another login of the app.
     """
-    login = attach(app, **options)
+    login = attach(app, name=name, **options)
+    bound_start, bound_finish = _bind(login, start), _bind(login, finish)
 
     async def start_openrouter_login(request: Request) -> Response:
-        return await start(request)
+        return await bound_start(request)
 
     async def finish_openrouter_login(request: Request) -> Response:
-        return await finish(request)
+        return await bound_finish(request)
 
     if login.login_path is not None:
         app.add_api_route(
@@ -104,6 +122,9 @@ def setup(app: FastAPI, **options: Unpack[LoginOptions[Request, Response]]) -> N
             openapi_extra={"parameters": parameters},
             **_description(_AFTER_CALLBACK),
         )
+    # The other methods and the spellings with another slash, which the description leaves out.
+    _add_routes(app, login, name)
+    return login
 
 
 def _parameter(name: str, description: str, **schema: Any) -> dict[str, Any]:

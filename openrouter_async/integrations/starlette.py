@@ -17,12 +17,14 @@ in any other.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any, Final, Unpack, cast
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, Unpack
+from urllib.parse import quote
 
 from openrouter_async._client.client import OpenRouter
-from openrouter_async.integrations.web._framework import LoginOptions, RequestInfo, StartOptions
+from openrouter_async.integrations.web._framework import LoginOptions, RequestInfo, StartOptions, spellings
 from openrouter_async.integrations.web._login import WebLogin
+from openrouter_async.integrations.web._registry import add_login, find_login
 from openrouter_async.login._flow import AuthorizationFlow
 from openrouter_async.login._models import Grant, LoginCookie
 
@@ -33,24 +35,63 @@ try:
 except ImportError as missing:
     raise ImportError("the integration needs starlette: pip install 'openrouter-async[starlette]'") from missing
 
-_LOGIN: Final = "openrouter_login"
+_LOGINS: Final = "openrouter_logins"
+_BOUND: Final = "openrouter_login"
+_METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
-def setup(app: Starlette, **options: Unpack[LoginOptions[Request, Response]]) -> None:
-    """Add the routes of the login to an app, and run the login within the app's lifespan.
+def setup(
+    app: Starlette, *, name: str = "openrouter", **options: Unpack[LoginOptions[Request, Response]]
+) -> WebLogin[Request, Response]:
+    """Add the routes of a login to an app, and run the login within the app's lifespan.
 
     Args:
         app: The app.
+        name: The name of the login, if the app has several.
         options: As for `WebLogin`.
 
+    Returns:
+        The login, whose methods the verbs of this module call.
+
     Raises:
-        RequestValidationError: An option is not valid.
+        RequestValidationError: An option is not valid, or clashes with another login of the app.
     """
-    login = attach(app, **options)
-    if login.login_path is not None:
-        app.router.add_route(login.login_path, start, methods=["GET"], name="openrouter-login")
-    if login.callback_path is not None:
-        app.router.add_route(login.callback_path, finish, methods=["GET"], name="openrouter-callback")
+    login = attach(app, name=name, **options)
+    _add_routes(app, login, name)
+    return login
+
+
+def _add_routes(app: Starlette, login: WebLogin[Request, Response], name: str) -> None:
+    """Add the routes of a login that was attached to an app.
+
+    Args:
+        app: The app.
+        login: The login.
+        name: The prefix of the names of the routes.
+    """
+    for path, handler, kind in ((login.login_path, start, "login"), (login.callback_path, finish, "callback")):
+        if path is not None:
+            for spelling in spellings(path):
+                app.router.add_route(spelling, _bind(login, handler), methods=_METHODS, name=f"{name}-{kind}")
+
+
+def _bind(
+    login: WebLogin[Request, Response], handler: Callable[[Request], Awaitable[Response]]
+) -> Callable[[Request], Awaitable[Response]]:
+    """Return an endpoint in which the verbs of this module use `login`.
+
+    Args:
+        login: The login.
+        handler: The endpoint.
+    """
+
+    async def handle(request: Request) -> Response:
+        if request.method not in {"GET", "HEAD"}:
+            return login.refuse_method()
+        request.scope[_BOUND] = login
+        return await handler(request)
+
+    return handle
 
 
 def create_app(**options: Unpack[LoginOptions[Request, Response]]) -> Starlette:
@@ -76,18 +117,25 @@ def lifespan(app: Starlette) -> contextlib.AbstractAsyncContextManager[object]:
     return app.router.lifespan_context(app)
 
 
-def attach(app: Starlette, **options: Unpack[LoginOptions[Request, Response]]) -> WebLogin[Request, Response]:
-    """Run the login within the lifespan of an app, without adding routes.
+def attach(
+    app: Starlette, *, name: str = "openrouter", **options: Unpack[LoginOptions[Request, Response]]
+) -> WebLogin[Request, Response]:
+    """Run a login within the lifespan of an app, without adding routes.
 
     Args:
         app: The app.
+        name: The name of the login, if the app has several.
         options: As for `WebLogin`.
 
     Raises:
-        RequestValidationError: An option is not valid.
+        RequestValidationError: An option is not valid, or clashes with another login of the app.
     """
     login = WebLogin(_Framework(), **options)
-    setattr(app.state, _LOGIN, login)
+    logins = getattr(app.state, _LOGINS, None)
+    if logins is None:
+        logins = {}
+        setattr(app.state, _LOGINS, logins)
+    add_login(logins, name, login)
     outer = app.router.lifespan_context
 
     @contextlib.asynccontextmanager
@@ -130,18 +178,20 @@ def redirect(request: Request, grant: Grant) -> Response:
 
 
 def _get_login(request: HTTPConnection) -> WebLogin[Request, Response]:
-    return cast("WebLogin[Request, Response]", getattr(request.app.state, _LOGIN))
+    return find_login(request.scope.get(_BOUND), getattr(request.app.state, _LOGINS, {}))
 
 
 class _Framework:
     def read_request(self, request: Request, login_path: str | None) -> RequestInfo:
         return RequestInfo(
             method=request.method,
+            path=quote(request.scope["path"], safe="/%:@!$&'()*+,;=-._~"),
             query=request.scope["query_string"].decode("latin-1"),
             headers=request.headers,
-            cookies=request.cookies,
+            cookie_headers=request.headers.getlist("cookie"),
             state=request.path_params.get("state"),
             login_url=None if login_path is None else request.scope.get("root_path", "") + login_path,
+            address=None if request.client is None else request.client.host,
         )
 
     def respond(self, status: int, page: str) -> Response:

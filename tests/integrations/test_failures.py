@@ -19,6 +19,7 @@ def transport_error(outcome: Outcome) -> errors.TransportError:
 LOGIN_ERRORS = {
     "AuthorizationDeniedError": 403,
     "AuthorizationError": 502,
+    "CodeRejectedError": 400,
     "InvalidCallbackError": 400,
     "InvalidCookieError": 400,
     "LoginAlreadyUsedError": 409,

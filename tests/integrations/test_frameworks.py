@@ -148,7 +148,7 @@ async def test_the_login_is_a_part_of_any_asgi_app(fake: FakeOpenRouter, mount: 
     assert home.text == "of the app"
     assert denied.status == 403
     assert 'href="/auth/login"' in denied.text
-    assert blocked.status == 400
+    assert blocked.status == 303
     assert len(fake.issued_keys) == 1
 
 
@@ -209,8 +209,8 @@ def test_the_openapi_of_fastapi_describes_both_routes_and_nothing_else() -> None
         ("query", "state", False),
         ("query", "error", False),
     ]
-    assert set(start["responses"]) == {"303", "400", "503"}
-    assert set(finish["responses"]) == {"303", "400", "403", "409", "410", "500", "502", "503"}
+    assert set(start["responses"]) == {"200", "303", "503"}
+    assert set(finish["responses"]) == {"303", "400", "403", "409", "410", "429", "500", "502", "503"}
     for operation in (start, finish):
         responses = operation["responses"]
         assert "content" not in responses["303"]

@@ -186,7 +186,7 @@ async def test_a_handler_of_the_app_can_finish_a_login_and_reach_client_and_flow
         return await parts.finish(request)
 
     options: dict[str, Any] = {
-        "callback_url": "http://localhost/back",
+        "callback_url": "http://127.0.0.1/back",
         "callback_path": None,
         "routes": {"/back": back},
     }
@@ -205,7 +205,7 @@ async def test_a_login_can_be_a_part_of_an_app_behind_a_proxy_that_alters_paths(
     kind: str, fake: FakeOpenRouter
 ) -> None:
     options: dict[str, Any] = {
-        "callback_url": "http://localhost/outside/{state}/back",
+        "callback_url": "http://127.0.0.1/outside/{state}/back",
         "callback_path": "/inside/{state}",
         "default_return_to": "/h",
     }

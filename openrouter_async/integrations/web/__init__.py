@@ -1,5 +1,6 @@
 """Sign-in for web apps of any framework. Each supported framework has a module of its own beside this package."""
 
+from openrouter_async.integrations.web._cookies import read_cookies
 from openrouter_async.integrations.web._failures import LoginFailure, describe
 from openrouter_async.integrations.web._framework import (
     FlowOptions,
@@ -23,4 +24,5 @@ __all__ = [
     "StartOptions",
     "WebLogin",
     "describe",
+    "read_cookies",
 ]

@@ -24,7 +24,7 @@ from openrouter_async.login.errors import (
 
 _T = TypeVar("_T")
 
-_NOT_SIGNED_IN: Final = "Not signed in"
+NOT_SIGNED_IN: Final = "Not signed in"
 _STATUSES: Final[tuple[tuple[type[OpenRouterError], int], ...]] = (
     (AuthorizationDeniedError, 403),
     (AuthorizationError, 502),
@@ -54,6 +54,7 @@ class LoginFailure:
         login_url: The URL that starts a new login; None if a new login would not help.
         home_url: The page of the app to which the failure page links.
         can_retry: Whether loading the same page again may succeed.
+        retry_after: Seconds until another try may succeed; None if unknown.
     """
 
     status: int
@@ -63,11 +64,12 @@ class LoginFailure:
     login_url: str | None = None
     home_url: str = "/"
     can_retry: bool = False
+    retry_after: float | None = None
 
     @property
     def headers(self) -> dict[str, str]:
         """Return the headers of the answer: ``Retry-After`` if the error says when to try again."""
-        seconds = None if self.error is None else self.error.retry_after
+        seconds = self.retry_after
         return {} if seconds is None else {"Retry-After": str(math.ceil(seconds))}
 
     @property
@@ -96,7 +98,7 @@ def describe(
         home_url: The page of the app to which the failure page links.
         lacks_cookie: Whether the browser did not send the cookie that was set when the login started.
     """
-    title = _find(_TITLES, error) or _NOT_SIGNED_IN
+    title = _find(_TITLES, error) or NOT_SIGNED_IN
     message = error.user_message
     if lacks_cookie:
         title = "Cookies are needed"
@@ -114,6 +116,7 @@ def describe(
         login_url=login_url if error.restart_login else None,
         home_url=home_url,
         can_retry=not error.restart_login,
+        retry_after=error.retry_after,
     )
 
 

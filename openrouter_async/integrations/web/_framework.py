@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, Generic, Protocol, Required, TypeAlias, TypedDict, TypeVar
 from urllib.parse import parse_qs
@@ -13,10 +14,11 @@ from openrouter_async._client.client import OpenRouter
 from openrouter_async._values.clock import Clock
 from openrouter_async._values.models import CodeChallengeMethod, Unset
 from openrouter_async.errors import RequestValidationError
+from openrouter_async.integrations.web._cookies import read_cookies
 from openrouter_async.integrations.web._failures import LoginFailure
 from openrouter_async.login._models import Grant, LoginCookie
 from openrouter_async.login._records import LoginStore
-from openrouter_async.login._urls import find_return_to
+from openrouter_async.login._urls import validate_return_to
 from openrouter_async.redaction import mask, mask_optional
 
 RequestT = TypeVar("RequestT")
@@ -34,6 +36,9 @@ OnError: TypeAlias = Callable[[RequestT, LoginFailure], Awaitable[ResponseT | No
 """A sync or async hook that returns the app's own response to a failed login; None shows a small page."""
 
 _MAX_PARAMETERS: Final = 50
+# A cookie store keeps it in a cookie, and each cookie counts against the limits of servers.
+_MAX_NEXT_LENGTH: Final = 256
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class FlowOptions(TypedDict, total=False):
@@ -88,34 +93,61 @@ class RequestInfo:
     Attributes:
         method: The HTTP method.
         query: The raw query, without the question mark.
+        path: The path that the browser requested, percent-encoded.
         headers: The headers, with case-insensitive names.
+        cookie_headers: The values of all ``Cookie`` headers.
         state: The state in the path; None if the path has none.
         login_url: The path that starts a login, as seen by the browser; None if there is none.
+        address: The address of the client, as the framework tells it; None if unknown.
     """
 
     method: str
+    path: str = attrs.field(repr=mask)
     query: str = attrs.field(repr=mask)
     headers: Mapping[str, str] = attrs.field(repr=False)
-    cookies: Mapping[str, str] = attrs.field(repr=False)
+    cookie_headers: Sequence[str] = attrs.field(repr=False)
     state: str | None = attrs.field(repr=mask_optional)
     login_url: str | None
+    address: str | None = None
 
     @property
     def is_prefetch(self) -> bool:
         """Return whether the browser prefetches or previews the page without an act of its user."""
         # Sec-Purpose is the standard; Safari and older browsers send the others.
-        return any("prefetch" in self.headers.get(name, "") for name in ("Sec-Purpose", "Purpose", "X-Moz"))
+        return any(
+            word in self.headers.get(name, "").lower()
+            for word in ("prefetch", "preview")
+            for name in ("Sec-Purpose", "Purpose", "X-Purpose", "X-Moz")
+        )
+
+    @property
+    def cookies(self) -> dict[str, str]:
+        """Return the cookies; see `read_cookies`."""
+        return read_cookies(self.cookie_headers)
+
+    @property
+    def is_forced(self) -> bool:
+        """Return whether another site opened the page without a click of the user (Fetch Metadata)."""
+        return self.headers.get("Sec-Fetch-Site") == "cross-site" and self.headers.get("Sec-Fetch-User") != "?1"
 
     def return_to(self, given: str | None) -> str | None:
-        """Return the path to which the user returns: `given`, or else ``next`` in the query.
+        """Return the path to which the user returns: `given`, or else ``next`` in the query, percent-encoded.
 
         Raises:
-            RequestValidationError: The path could lead to another site, or is given twice.
+            RequestValidationError: The path could lead to another site, is too long, or is given twice.
         """
-        values = self.parameters("next") if given is None else (given,)
+        if given is not None:
+            return validate_return_to("return_to", given)
+        values = self.parameters("next")
         if len(values) > 1:
-            raise RequestValidationError("next", "must not be there twice")
-        return find_return_to("next", values[0]) if values else None
+            raise RequestValidationError("next", "must not be given twice")
+        if not values:
+            return None
+        if len(values[0]) > _MAX_NEXT_LENGTH or _CONTROL.search(values[0]):
+            raise RequestValidationError(
+                "next", f"must be at most {_MAX_NEXT_LENGTH} characters, without control characters"
+            )
+        return validate_return_to("next", values[0])
 
     def parameters(self, name: str) -> Sequence[str]:
         """Return the values of a query parameter; empty if the query is malformed."""
@@ -139,3 +171,12 @@ class Framework(Protocol[_RequestT_contra, ResponseT]):
     def add_headers(self, response: ResponseT, headers: Mapping[str, str], cookies: Sequence[LoginCookie]) -> None:
         """Set headers of a response, and add cookies."""
         ...
+
+
+def spellings(path: str) -> tuple[str, ...]:
+    """Return a path with and without a slash at its end.
+
+    A framework's redirect between the two would send the code on, over plain http behind some proxies.
+    """
+    bare = path.rstrip("/")
+    return (path, bare if path.endswith("/") else path + "/") if bare else (path,)

@@ -24,9 +24,11 @@ from openrouter_async._client.client import OpenRouter
 from openrouter_async._http.retry_policy import check_number
 from openrouter_async._values.models import UNSET, Unset
 from openrouter_async._values.tasks import ShieldedTasks
-from openrouter_async.errors import OpenRouterError, RequestValidationError
+from openrouter_async.errors import APIError, OpenRouterError, Outcome, RequestValidationError
+from openrouter_async.events import Event
 from openrouter_async.integrations._hooks import call_hook, check_hook
-from openrouter_async.integrations.web._failures import describe
+from openrouter_async.integrations.web._cookies import surplus_cookies
+from openrouter_async.integrations.web._failures import NOT_SIGNED_IN, LoginFailure, describe
 from openrouter_async.integrations.web._framework import (
     FlowOptions,
     Framework,
@@ -37,12 +39,13 @@ from openrouter_async.integrations.web._framework import (
     ResponseT,
     StartOptions,
 )
+from openrouter_async.integrations.web._guards import RejectionLimit, is_other_host, move_url
 from openrouter_async.login._flow import AuthorizationFlow
 from openrouter_async.login._models import Grant, LoginCookie
-from openrouter_async.login._pages import PAGE_HEADERS, PRIVACY_HEADERS
+from openrouter_async.login._pages import PAGE_HEADERS, PRIVACY_HEADERS, render
 from openrouter_async.login._records import LoginStore, login_id
 from openrouter_async.login._urls import CallbackTemplate, validate_return_to
-from openrouter_async.login.errors import LoginBindingError, LoginError, UnknownLoginError
+from openrouter_async.login.errors import CodeRejectedError, LoginBindingError, LoginError, UnknownLoginError
 from openrouter_async.redaction import SecretFilter
 
 logger = logging.getLogger("openrouter_async.integrations.web")
@@ -55,8 +58,6 @@ _BINDING: Final = re.compile(r"[\w-]{43}", re.ASCII)
 _COOKIE: Final = "openrouter-browser-"
 # Longer than any login, so that a missing cookie never means an expired one.
 _COOKIE_LIFETIME: Final = 24 * 3600
-# Servers refuse requests whose headers are too large.
-_MAX_COOKIES: Final = 8
 
 
 class WebLogin(Generic[RequestT, ResponseT]):
@@ -78,6 +79,8 @@ class WebLogin(Generic[RequestT, ResponseT]):
         key_label: The name of the keys, at most 100 characters.
         limit: The credit limit that OpenRouter's page proposes, in US dollars.
         drain_timeout: Seconds for which the end of the app waits for pending exchanges.
+        max_rejections: The most codes of one client address that OpenRouter may reject within ten minutes; further
+            callbacks from there get a 429, and nothing is sent. Ten times as many for an address that is not public.
         options: The arguments of `AuthorizationFlow`.
 
     Raises:
@@ -102,11 +105,14 @@ class WebLogin(Generic[RequestT, ResponseT]):
         key_label: str | None = None,
         limit: float | None = None,
         drain_timeout: float = 10.0,
+        max_rejections: int = 20,
         **options: Unpack[FlowOptions],
     ) -> None:
         self._template = CallbackTemplate(callback_url)
         url = URL(self._template.callback_url)
         check_number("drain_timeout", drain_timeout, least=0)
+        if isinstance(max_rejections, bool) or not isinstance(max_rejections, int) or max_rejections < 1:
+            raise RequestValidationError("max_rejections", "must be an integer of at least 1")
         check_hook("on_login", on_login, 2)
         if on_error is not None:
             check_hook("on_error", on_error, 2)
@@ -120,6 +126,8 @@ class WebLogin(Generic[RequestT, ResponseT]):
         self._limit = limit
         self._drain_timeout = drain_timeout
         self._options = options
+        self._callback_url = url
+        self._rejections = RejectionLimit(max_rejections)
         # Only on the user's own computer is http accepted, and some browsers keep no secure cookie there.
         self._is_secure = url.scheme == "https"
         self._prefix = "__Host-" + _COOKIE if self._is_secure else _COOKIE
@@ -128,6 +136,15 @@ class WebLogin(Generic[RequestT, ResponseT]):
         self._flow: AuthorizationFlow | None = None
         self._running_client: OpenRouter | None = None
         self._under_way: ShieldedTasks[ResponseT] = ShieldedTasks(_log_abandoned)
+
+    @property
+    def paths(self) -> frozenset[str]:
+        """Return the paths of all routes, without a slash at their ends."""
+        return frozenset(path.rstrip("/") for path in (self.login_path, self.callback_path) if path is not None)
+
+    def refuse_method(self) -> ResponseT:
+        """Return the answer to a request of a route with a method that it does not have."""
+        return self._refuse(405, {"Allow": "GET"})
 
     @property
     def client(self) -> OpenRouter:
@@ -185,10 +202,19 @@ class WebLogin(Generic[RequestT, ResponseT]):
             return self._refuse(405, {"Allow": "GET"})
         if info.is_prefetch:
             return self._refuse(503)
-        try:
-            return_to = info.return_to(options.get("return_to"))
-        except RequestValidationError as error:
-            return await self._fail(request, info, error)
+        if info.is_forced:
+            # Other sites could otherwise fill the browser's cookies, and push pending logins out.
+            page = render("Sign in", "Another site sent you here.", [("Sign in with OpenRouter", "")])
+            return self._show(200, page)
+        if is_other_host(info, self._callback_url):
+            logger.warning(
+                "a login started at another host than that of its callback, %s, where its cookie will be missing",
+                self._callback_url.host,
+                extra={"event": Event.HOST_MISMATCH, "path": self.login_path},
+            )
+            if (url := move_url(info, self._callback_url)) is not None:
+                return self._see_other(url)
+        return_to = self._return_to(info, options.get("return_to"))
         binding = secrets.token_urlsafe(32)
         try:
             pending = await self.flow.start(
@@ -199,12 +225,28 @@ class WebLogin(Generic[RequestT, ResponseT]):
                 binding=binding,
             )
         except LoginError as error:
-            return await self._fail(request, info, error, return_to=return_to)
-        cookies = [self._cookie(name) for name in self._surplus(info.cookies)]
-        cookies.append(self._cookie(self._cookie_name(pending.state), binding))
+            return await self._fail(request, info, error, path=self.login_path, return_to=return_to)
+        added = [self._cookie(self._cookie_name(pending.state), binding)]
+        prefixes: tuple[str, ...] = (self._prefix,)
         if pending.cookie is not None:
-            cookies.append(pending.cookie)
-        return self._see_other(pending.url, cookies)
+            added.append(pending.cookie)
+            prefixes += (pending.cookie.name[:-16],)
+        size = sum(len(cookie.name) + len(cookie.value) + 3 for cookie in added)
+        surplus = surplus_cookies(info.cookies, prefixes, size)
+        return self._see_other(pending.url, [*map(self._cookie, surplus), *added])
+
+    def _return_to(self, info: RequestInfo, given: str | None) -> str | None:
+        try:
+            return info.return_to(given)
+        except RequestValidationError as error:
+            # A bad link must not lock the user out.
+            logger.warning(
+                "a login will return to %s: %s",
+                self._default_return_to,
+                error,
+                extra={"event": Event.RETURN_PATH_IGNORED, "path": self.login_path},
+            )
+            return None
 
     async def finish(self, request: RequestT) -> ResponseT:
         """Finish a login with the callback that a browser requested.
@@ -222,15 +264,21 @@ class WebLogin(Generic[RequestT, ResponseT]):
         info = self._framework.read_request(request, self.login_path)
         if info.method == "HEAD":
             return self._refuse(405, {"Allow": "GET"})
+        wait = self._rejections.retry_after(info.address, self.client.clock)
+        if wait is not None:
+            return await self._show_failure(request, self._describe_throttled(info, wait))
         state = info.state or next(iter(info.parameters("state")), None)
-        binding = None if state is None else info.cookies.get(self._cookie_name(state))
+        cookies = info.cookies
+        binding = None if state is None else cookies.get(self._cookie_name(state))
         if binding is not None and not _BINDING.fullmatch(binding):
             binding = None
         try:
-            grant = await self.flow.finish(self._callback(info), binding=binding, cookies=info.cookies)
+            grant = await self.flow.finish(self._callback(info), binding=binding, cookies=cookies)
         except OpenRouterError as error:
+            if isinstance(error, CodeRejectedError) or (isinstance(error, APIError) and error.is_code_rejected):
+                self._rejections.note(info.address, self.client.clock)
             lacks_cookie = binding is None and isinstance(error, (LoginBindingError, UnknownLoginError))
-            return await self._fail(request, info, error, lacks_cookie=lacks_cookie)
+            return await self._fail(request, info, error, path=self.callback_path, lacks_cookie=lacks_cookie)
         response = await call_hook(self._on_login, request, grant)
         if response is None:
             response = self.redirect(grant)
@@ -250,6 +298,7 @@ class WebLogin(Generic[RequestT, ResponseT]):
         info: RequestInfo,
         error: OpenRouterError,
         *,
+        path: str | None,
         return_to: str | None = None,
         lacks_cookie: bool = False,
     ) -> ResponseT:
@@ -260,14 +309,48 @@ class WebLogin(Generic[RequestT, ResponseT]):
             home_url=self._default_return_to,
             lacks_cookie=lacks_cookie,
         )
-        if failure.status >= 500:
-            logger.warning("a login failed: %s", error)
+        logger.log(
+            logging.WARNING if failure.status >= 500 else logging.INFO,
+            "a login failed: %s",
+            error,
+            extra={
+                "event": Event.LOGIN_FAILED,
+                "error_class": type(error).__name__,
+                "outcome": str(error.outcome),
+                "path": path,
+            },
+        )
+        return await self._show_failure(request, failure)
+
+    def _describe_throttled(self, info: RequestInfo, wait: float) -> LoginFailure:
+        logger.info(
+            "a login failed: OpenRouter rejected too many codes of this address",
+            extra={
+                "event": Event.LOGIN_FAILED,
+                "error_class": None,
+                "outcome": str(Outcome.NOT_SENT),
+                "path": self.callback_path,
+            },
+        )
+        return LoginFailure(
+            status=429,
+            title=NOT_SIGNED_IN,
+            message="Too many sign-ins failed. Please try again later.",
+            login_url=info.login_url,
+            home_url=self._default_return_to,
+            retry_after=wait,
+        )
+
+    async def _show_failure(self, request: RequestT, failure: LoginFailure) -> ResponseT:
         response = None if self._on_error is None else await call_hook(self._on_error, request, failure)
-        if response is not None:
-            self._framework.add_headers(response, PRIVACY_HEADERS, ())
-            return response
-        response = self._framework.respond(failure.status, failure.page)
-        self._framework.add_headers(response, PAGE_HEADERS | failure.headers, ())
+        if response is None:
+            return self._show(failure.status, failure.page, failure.headers)
+        self._framework.add_headers(response, PRIVACY_HEADERS, ())
+        return response
+
+    def _show(self, status: int, page: str, headers: Mapping[str, str] | None = None) -> ResponseT:
+        response = self._framework.respond(status, page)
+        self._framework.add_headers(response, PAGE_HEADERS | dict(headers or {}), ())
         return response
 
     def _refuse(self, status: int, headers: Mapping[str, str] | None = None) -> ResponseT:
@@ -285,11 +368,6 @@ class WebLogin(Generic[RequestT, ResponseT]):
 
     def _cookie(self, name: str, value: str = "") -> LoginCookie:
         return LoginCookie(name=name, value=value, max_age=_COOKIE_LIFETIME if value else 0, secure=self._is_secure)
-
-    def _surplus(self, cookies: Mapping[str, str]) -> Sequence[str]:
-        # Browsers send the oldest cookie first (RFC 6265, section 5.4).
-        names = [name for name in cookies if name.startswith(self._prefix)]
-        return names[: max(0, len(names) + 1 - _MAX_COOKIES)]
 
     def _check_running(self, part: _Part | None) -> _Part:
         if part is None:

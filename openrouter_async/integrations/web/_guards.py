@@ -1,0 +1,91 @@
+"""Guards of the routes of a login: rejected codes for each address, and the host at which a login starts."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import OrderedDict, deque
+from typing import Final
+
+from yarl import URL
+
+from openrouter_async._values.clock import Clock
+from openrouter_async.integrations.web._framework import RequestInfo
+
+REJECTION_WINDOW: Final = 600.0
+_MAX_ADDRESSES: Final = 10_000
+# Behind a proxy that does not tell the client's address, all users share the proxy's.
+_SHARED_FACTOR: Final = 10
+_LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1", "0.0.0.0"})  # noqa: S104 - never bound
+_HOST_MARK: Final = "openrouter_host"
+
+
+class RejectionLimit:
+    """A bound on the codes that OpenRouter rejects for one address.
+
+    Invented codes cost the whole app its rate limit at OpenRouter.
+
+    Args:
+        limit: The most rejections within ten minutes; ten times as many for an address that is not public, which may
+            be that of a proxy.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._moments: OrderedDict[str, deque[float]] = OrderedDict()
+
+    def note(self, address: str | None, clock: Clock) -> None:
+        """Count a rejection."""
+        if address is None:
+            return
+        self._moments.setdefault(address, deque(maxlen=self._limit_of(address))).append(clock.monotonic())
+        self._moments.move_to_end(address)
+        while len(self._moments) > _MAX_ADDRESSES:
+            self._moments.popitem(last=False)
+
+    def retry_after(self, address: str | None, clock: Clock) -> float | None:
+        """Return the seconds until the address may try another code; None if it may now."""
+        moments = self._moments.get(address or "")
+        if moments is None or len(moments) < self._limit_of(address or ""):
+            return None
+        seconds = moments[0] + REJECTION_WINDOW - clock.monotonic()
+        return seconds if seconds > 0 else None
+
+    def _limit_of(self, address: str) -> int:
+        try:
+            is_shared = not ipaddress.ip_address(address).is_global
+        except ValueError:
+            is_shared = True
+        return self._limit * (_SHARED_FACTOR if is_shared else 1)
+
+
+def is_other_host(info: RequestInfo, callback_url: URL) -> bool:
+    """Return whether a login starts at a host to which the browser will not return.
+
+    Ports do not matter, because cookies ignore them. Behind a proxy the ``Host`` header may be the proxy's choice.
+    """
+    if any(name in info.headers for name in ("Forwarded", "X-Forwarded-Host", "X-Forwarded-For", "Via")):
+        return False
+    host = _host(info)
+    return host is not None and host != callback_url.host
+
+
+def move_url(info: RequestInfo, callback_url: URL) -> str | None:
+    """Return the URL of the same login at the host of its callback.
+
+    Returns:
+        None unless both hosts are names of this computer, and the browser has not been moved before.
+    """
+    if info.method != "GET" or info.login_url is None or info.parameters(_HOST_MARK):
+        return None
+    if callback_url.host not in _LOOPBACK or _host(info) not in _LOOPBACK:
+        return None
+    # The port stays that of the request: the callback's may be forwarded to it, or belong to something else.
+    query = f"{info.query}&" if info.query else ""
+    return f"{callback_url.origin()}{info.path}?{query}{_HOST_MARK}=1"
+
+
+def _host(info: RequestInfo) -> str | None:
+    try:
+        return URL(f"http://{info.headers['Host']}").host
+    except (KeyError, ValueError):
+        return None
