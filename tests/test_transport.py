@@ -26,7 +26,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from openrouter_async import Handler, OpenRouter, Outcome, Request, RequestOptions, Response, RetryPolicy, errors
-from openrouter_async._http.aiohttp_parts import Body, Connections, make_socket
+from openrouter_async._http.aiohttp_parts import Body, SeenConnections, make_socket
 from openrouter_async._http.chain import SendState
 from openrouter_async._http.transport import BODY_LIMIT, Transport
 from tests.raw import RawServer, answering, http
@@ -335,8 +335,8 @@ class Writer:
         self.written += data
 
 
-def body_for(send_state: SendState, known: Connections | None = None) -> Body:
-    return Body(b"{}", send_state, Connections() if known is None else known)
+def body_for(send_state: SendState, known: SeenConnections | None = None) -> Body:
+    return Body(b"{}", send_state, SeenConnections() if known is None else known)
 
 
 async def test_a_body_is_not_written_where_an_answer_is_already() -> None:
@@ -358,18 +358,18 @@ async def test_a_body_of_a_call_that_was_given_up_is_not_written() -> None:
 
 
 async def test_a_connection_is_known_from_its_second_use_on() -> None:
-    known = Connections()
+    known = SeenConnections()
     writer: Any = Writer(Connection(should_close=False))
     bodies = [body_for(SendState(), known) for _ in range(2)]
     for body in bodies:
         await body.write_with_length(writer, 2)
-        body.know(writer.protocol)
+        body.note_connection(writer.protocol)
     assert [body.reused for body in bodies] == [False, True]
     assert writer.written == b"{}{}"
 
 
 def test_a_connection_that_is_gone_is_forgotten() -> None:
-    known, connection = Connections(), Connection(should_close=False)
+    known, connection = SeenConnections(), Connection(should_close=False)
     assert [known.add(connection), known.add(connection), len(known)] == [False, True, 1]
     del connection
     gc.collect()
@@ -384,7 +384,7 @@ async def test_a_writer_that_does_not_tell_its_connection_still_writes() -> None
 
 
 async def test_a_body_is_a_payload_as_aiohttp_knows_them() -> None:
-    body: Payload = Body(b'{"a":1}', SendState(), Connections())
+    body: Payload = Body(b'{"a":1}', SendState(), SeenConnections())
     writer: Any = Writer(Connection(should_close=False))
     await body.write(writer)
     assert writer.written == await body.as_bytes() == b'{"a":1}'

@@ -1,4 +1,4 @@
-"""What aiohttp is given to work with: sockets, request bodies, and no cookies."""
+"""Parts that aiohttp is given: sockets, request bodies, and a jar without cookies."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ class _Socket(socket.socket):
 
 
 def make_socket(address: tuple[Any, ...]) -> socket.socket:
-    """The socket for an address, as `socket.getaddrinfo` gives it."""
+    """Make a socket for an address, as `socket.getaddrinfo` gives it."""
     family, kind, protocol = address[:3]
     return _Socket(family, kind, protocol)
 
 
 class NoCookies(aiohttp.DummyCookieJar):
-    """Keeps no cookies, and makes no empty jar for each request."""
+    """Keep no cookies, without making an empty jar for each request."""
 
     _none: Final[BaseCookie[str]] = SimpleCookie()
 
     def filter_cookies(self, request_url: URL) -> BaseCookie[str]:
-        """The cookies for a request: none."""
+        """Return the cookies for a request: none."""
         return self._none
 
 
-class Connections:
+class SeenConnections:
     """The connections that were used before, without keeping them alive."""
 
     def __init__(self) -> None:
@@ -58,7 +58,11 @@ class Connections:
         return len(self._references)
 
     def add(self, connection: object) -> bool:
-        """Know a connection from now on; whether it was known before."""
+        """Remember a connection.
+
+        Returns:
+            Whether it was already known.
+        """
         number = id(connection)
         if number in self._references:
             return True
@@ -87,65 +91,65 @@ class Body(Payload):
     received: bytes | bytearray = b""
     _is_known = False
 
-    def __init__(self, body: bytes, send_state: SendState, known: Connections) -> None:
+    def __init__(self, body: bytes, send_state: SendState, known: SeenConnections) -> None:
         # Not super().__init__(): what it would set is told by the properties below.
         self._body = body
         self._send_state = send_state
         self._known = known
 
-    def know(self, protocol: ResponseHandler | None) -> None:
-        """Tell a connection that was used before from a new one; the first time counts."""
+    def note_connection(self, protocol: ResponseHandler | None) -> None:
+        """Note whether the connection had been used before; only the first call counts."""
         if protocol is not None and not self._is_known:
             self._is_known = True
             self.reused = self._known.add(protocol)
 
     @property
     def size(self) -> int:
-        """Its length in bytes."""
+        """The length of the body in bytes."""
         return len(self._body)
 
     @property
     def headers(self) -> CIMultiDict[str]:
-        """What it adds to the headers of the request."""
+        """The headers that the body adds to the request."""
         return _BODY_HEADERS
 
     @property
     def content_type(self) -> str:
-        """What it is."""
+        """The media type of the body."""
         return _BODY_HEADERS["Content-Type"]
 
     @property
     def filename(self) -> None:
-        """It is no file."""
+        """None: the body is not a file."""
 
     @property
     def encoding(self) -> None:
-        """It is no text."""
+        """None: the body is bytes, not text."""
 
     @property
     def autoclose(self) -> bool:
-        """It needs no closing."""
+        """True: the body needs no closing."""
         return True
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        """The text of it."""
+        """Return the body as text."""
         return self._body.decode(encoding, errors)
 
     async def as_bytes(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
-        """Itself."""
+        """Return the body."""
         return self._body
 
     async def write(self, writer: AbstractStreamWriter) -> None:
-        """Write it; what aiohttp calls now is `write_with_length`."""
+        """Write the body; current aiohttp calls `write_with_length` instead."""
         await self.write_with_length(writer, None)
 
     async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
-        """Write it, unless its call was given up or its connection is not to be trusted."""
+        """Write the body, unless its call was cancelled or its connection cannot be trusted."""
         if self._send_state.cancelled:
             # Before Python 3.12, aiohttp writes one pass of the loop later, and the call may have been given up in it.
             raise asyncio.CancelledError
         protocol = getattr(writer, "protocol", None)
-        self.know(protocol)
+        self.note_connection(protocol)
         if protocol is not None and protocol.should_close:
             # There is an answer already. It belongs to an earlier request, and so does the key in it.
             self.refused = True

@@ -1,4 +1,4 @@
-"""What a client counts."""
+"""The counters of a client."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from openrouter_async.errors import Outcome
 
 
 class Counters:
-    """What a client counts; shared by all that share its pool.
+    """The counters of a client, shared by all clients that share its pool.
 
     Attributes:
         calls: Calls that reached the retries: an exchange that joined another is not one.

@@ -14,7 +14,7 @@ from typing import Final
 import aiohttp
 from yarl import URL
 
-from openrouter_async._http.aiohttp_parts import Body, Connections, NoCookies, make_socket
+from openrouter_async._http.aiohttp_parts import Body, NoCookies, SeenConnections, make_socket
 from openrouter_async._http.chain import Request, Response
 from openrouter_async._http.timeouts import Deadlines
 from openrouter_async.errors import (
@@ -98,7 +98,7 @@ class Transport:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._forks = _forks
         self._deadlines = Deadlines()
-        self._known_connections = Connections()
+        self._known_connections = SeenConnections()
 
     @property
     def in_flight(self) -> int:
@@ -230,7 +230,7 @@ def _to_response(answer: aiohttp.ClientResponse, content: bytes, sent: Body, sta
 async def _read(answer: aiohttp.ClientResponse, sent: Body) -> bytes:
     connection = answer.connection
     if sent.refused or (connection is not None and not sent.written):
-        sent.know(connection and connection.protocol)
+        sent.note_connection(connection and connection.protocol)
         raise _EarlyAnswerError
     try:
         content = answer.content

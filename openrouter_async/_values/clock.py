@@ -1,4 +1,4 @@
-"""Time and chance, in one place so that tests can replace them."""
+"""Time and randomness, in one place so that tests can replace them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import attrs
 
 @attrs.frozen(kw_only=True)
 class Clock:
-    """Where the library gets time and chance from.
+    """The library's source of time and randomness.
 
     Attributes:
         monotonic: Seconds from an arbitrary start; never goes back.
