@@ -305,6 +305,8 @@ async def test_a_batch_heeds_what_ends_services_as_it_heeds_ctrl_c(shell: Shell,
         _, err = await process.communicate()
     assert process.returncode == 130
     assert err.endswith(b"openrouter-async: Interrupted.\n")
+    assert b"never retrieved" not in err
+    assert b"Traceback" not in err
 
 
 async def test_without_a_terminal_there_is_no_bar_and_no_colour(shell: Shell, fake: FakeOpenRouter) -> None:
