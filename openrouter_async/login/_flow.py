@@ -6,7 +6,7 @@ import json
 import secrets
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from yarl import URL
 
@@ -39,10 +39,12 @@ class AuthorizationFlow:
         pending = await flow.start(binding=browser_id)  # send the user to pending.url
         grant = await flow.finish(str(request.url), binding=browser_id)
 
-    A login is finished once. It is claimed before its code is sent, spent when OpenRouter gave a key or refused, and
-    given back when nothing was sent or OpenRouter was busy. Callbacks that come twice, for browsers prefetch, reload
-    and double-click, get the same grant while ``result_lifetime`` lasts, if their binding shows that they come from the
+    A login is finished once. It is claimed before its code is sent, over when OpenRouter returned a key, and pending
+    again when nothing was sent, OpenRouter was busy, or it refused the code. Browsers reload and double-click:
+    a repeated callback gets the same grant during ``result_lifetime``, if its binding shows that it comes from the
     browser that started the login. Finishing goes on when its caller is cancelled, so that a reload gets the grant.
+
+    ``async with`` waits at its end for the logins under way. Leave it before the client is closed.
 
     Args:
         client: The client that exchanges the codes.
@@ -237,6 +239,20 @@ class AuthorizationFlow:
             timeout: Seconds to wait at the most.
         """
         await self._completer.drain(timeout)
+
+    async def aclose(self, *, timeout: float = 10.0) -> None:
+        """Wait for the logins that are still being finished; the client and the store stay open.
+
+        Args:
+            timeout: Seconds to wait at the most.
+        """
+        await self.drain(timeout=timeout)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
 
     async def _finish(self, callback: Callback, binding: str | int | None, cookies: Mapping[str, str] | None) -> Grant:
         if callback.state is None:

@@ -956,6 +956,20 @@ async def test_a_store_out_of_reach_ends_no_login() -> None:
     assert not caught.value.restart_login
 
 
+async def test_flow_async_with_waits_for_login_of_cancelled_caller() -> None:
+    gate = Gate()
+    async with flowing(GRANTED, client={"middlewares": [gate]}) as (flow, server):
+        async with flow:
+            pending = await flow.start(binding=BINDING)
+            leaving = asyncio.create_task(flow.finish(back(pending), binding=BINDING))
+            await gate.reached.wait()
+            leaving.cancel()
+            gate.open.set()
+        assert len(server.requests) == 1
+        assert (await flow.finish(back(pending), binding=BINDING)).key == KEY
+    assert len(server.requests) == 1
+
+
 async def test_a_flow_that_is_torn_down_leaves_nothing_running(caplog: pytest.LogCaptureFixture) -> None:
     gate = Gate()
     async with flowing(GRANTED, client={"middlewares": [gate]}) as (flow, server):
