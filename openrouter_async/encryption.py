@@ -11,6 +11,8 @@ from typing import Final, TypeAlias
 
 from openrouter_async.errors import RequestValidationError
 
+__all__ = ["generate_encryption_key"]
+
 Keys: TypeAlias = str | bytes | Iterable[str | bytes]
 """A Fernet key, or several: the first one encrypts, all of them decrypt. `generate_encryption_key` makes one."""
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import enum
 
+__all__ = ["Event"]
+
 
 class Event(enum.StrEnum):
     """The kinds of log records."""

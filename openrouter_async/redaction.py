@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 from urllib.parse import quote
 
+__all__ = ["SecretFilter"]
+
 MASK: Final = "***"
 
 # Values are shown for these names alone, so a header nobody thought of cannot leak.

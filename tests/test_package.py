@@ -89,6 +89,27 @@ def test_the_plugin_imports_nothing_when_pytest_starts() -> None:
     assert "aiohttp" not in loaded
 
 
+@pytest.mark.parametrize(
+    ("package", "module", "extra"),
+    [
+        ("starlette", "integrations.starlette", "starlette"),
+        ("fastapi", "integrations.fastapi", "fastapi"),
+        ("aiogram", "integrations.aiogram", "aiogram"),
+        ("discord", "integrations.discord", "discord"),
+        ("taskiq", "integrations.taskiq", "taskiq"),
+        ("opentelemetry", "integrations.opentelemetry", "otel"),
+    ],
+)
+def test_import_without_its_extra_names_the_extra(package: str, module: str, extra: str) -> None:
+    program = (
+        f"import sys; sys.modules[{package!r}] = None\n"
+        f"try: import openrouter_async.{module}\n"
+        "except ImportError as error: print(error)"
+    )
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert shown.strip().endswith(f"pip install 'openrouter-async[{extra}]'")
+
+
 def test_the_version_is_that_of_the_distribution() -> None:
     assert openrouter_async.__version__ == metadata.version("openrouter-async")
 

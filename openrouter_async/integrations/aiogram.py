@@ -30,6 +30,8 @@ try:
 except ImportError as missing:
     raise ImportError("this needs aiogram: pip install 'openrouter-async[aiogram]'") from missing
 
+__all__ = ["create_router"]
+
 logger = logging.getLogger(__name__)
 
 # Telegram marks these parts of a message itself; no code has them.

@@ -28,6 +28,8 @@ from openrouter_async.login._flow import AuthorizationFlow
 from openrouter_async.login._models import Grant, LoginCookie
 from openrouter_async.login._pages import PRIVACY_HEADERS
 
+__all__ = ["finish", "get_client", "get_flow", "redirect", "setup", "start"]
+
 CLIENT: Final = web.AppKey("openrouter_client", OpenRouter)
 """The key of the client in the app, while the app runs."""
 FLOW: Final = web.AppKey("openrouter_flow", AuthorizationFlow)

@@ -30,6 +30,8 @@ try:
 except ImportError as missing:
     raise ImportError("this needs discord.py: pip install 'openrouter-async[discord]'") from missing
 
+__all__ = ["add_commands"]
+
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")

@@ -35,6 +35,8 @@ try:
 except ImportError as missing:
     raise ImportError("the integration needs starlette: pip install 'openrouter-async[starlette]'") from missing
 
+__all__ = ["attach", "create_app", "finish", "get_client", "get_flow", "lifespan", "redirect", "setup", "start"]
+
 _LOGINS: Final = "openrouter_logins"
 _BOUND: Final = "openrouter_login"
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")

@@ -67,6 +67,8 @@ try:
 except ImportError as missing:
     raise ImportError("the integration needs taskiq: pip install 'openrouter-async[taskiq]'") from missing
 
+__all__ = ["ExchangeQueue", "ExchangedKey"]
+
 
 _PICKLED_PROBE: Final = pickle.dumps(("openrouter_async", "probe"))
 

@@ -21,6 +21,8 @@ import attrs
 from openrouter_async._http.retry_policy import check_number
 from openrouter_async.errors import RequestValidationError
 
+__all__ = ["Fault"]
+
 FAULT_PREFIX: Final = re.compile(r"fault\.(?P<spec>[a-z0-9.-]{1,64})~")
 """What a code starts with whose exchanges meet a fault."""
 

@@ -1,54 +1,42 @@
-"""What the library offers to its users, and what it says about that."""
+"""The public names of the library."""
 
 from __future__ import annotations
 
 import inspect
+import pkgutil
 from collections.abc import Iterator
 from importlib import import_module
 from typing import Any, Final
 
 import attrs
 
+import openrouter_async
 from openrouter_async.errors import OpenRouterError
 
-# The rooms that users import from, with their names where no `__all__` says them.
-_ROOMS: Final[dict[str, tuple[str, ...]]] = {
-    "openrouter_async": (),
-    "openrouter_async.errors": (),
-    "openrouter_async.pkce": (),
-    "openrouter_async.middlewares": (),
-    "openrouter_async.login": (),
-    "openrouter_async.login.stores": (),
-    "openrouter_async.typing": (),
-    "openrouter_async.sinks": (),
-    "openrouter_async.testing": (),
-    "openrouter_async.batch": (),
-    "openrouter_async.events": ("Event",),
-    "openrouter_async.redaction": ("SecretFilter",),
-    "openrouter_async.encryption": ("generate_encryption_key",),
-    "openrouter_async.integrations.aiogram": ("create_router",),
-    "openrouter_async.integrations.aiohttp": ("finish", "get_client", "get_flow", "redirect", "setup", "start"),
-    "openrouter_async.integrations.bots": (),
-    "openrouter_async.integrations.discord": ("add_commands",),
-    "openrouter_async.integrations.fastapi": (),
-    "openrouter_async.integrations.opentelemetry": (),
-    "openrouter_async.integrations.starlette": (
-        *("attach", "create_app", "finish", "get_client", "get_flow", "lifespan", "redirect", "setup", "start"),
+# The public modules whose names are documented.
+_MODULES: Final = (
+    "openrouter_async",
+    *(f"openrouter_async.{name}" for name in ("batch", "encryption", "errors", "events", "login", "login.stores")),
+    *(f"openrouter_async.{name}" for name in ("middlewares", "pkce", "redaction", "sinks", "testing", "typing")),
+    *(
+        f"openrouter_async.integrations.{name}"
+        for name in ("aiogram", "aiohttp", "bots", "discord", "fastapi", "opentelemetry", "starlette", "taskiq", "web")
     ),
-    "openrouter_async.integrations.web": ("WebLogin",),
-    "openrouter_async.integrations.taskiq": ("ExchangeQueue", "ExchangedKey"),
-}
-# The parts that a batch is made of, which `OAuth` puts together.
-_SEAMS: Final = frozenset({"Plan", "Run", "Source"})
+)
+# Names that frameworks in `integrations` share, and that only authors of another integration need.
+_FOR_INTEGRATIONS: Final = frozenset(
+    {"FlowOptions", "Framework", "LoginFailure", "LoginOptions", "OnError", "OnLogin", "RequestInfo", "StartOptions"}
+    | {"describe"}
+)
 
 
 @attrs.frozen
 class PublicName:
-    """Something that users import.
+    """A name that users import.
 
     Attributes:
-        value: It.
-        names: The full names that it goes by in its own room.
+        value: The object.
+        names: The full names under which the reference may document it.
     """
 
     value: Any
@@ -56,21 +44,41 @@ class PublicName:
 
 
 def _find() -> Iterator[tuple[str, PublicName]]:
-    for room, names in _ROOMS.items():
-        module = import_module(room)
-        for name in names or module.__all__:
+    for public in _MODULES:
+        module = import_module(public)
+        for name in module.__all__:
             value = getattr(module, name)
-            if name in _SEAMS or inspect.ismodule(value):
+            if inspect.ismodule(value) or (public.endswith(".web") and name in _FOR_INTEGRATIONS):
                 continue
             # Some names can be imported from more than one public module, and are documented under one of them.
-            homes = {f"{other}.{name}" for other in _ROOMS if getattr(import_module(other), name, None) is value}
+            homes = {f"{other}.{name}" for other in _MODULES if getattr(import_module(other), name, None) is value}
             if isinstance(value, type) or inspect.isroutine(value):
                 homes.add(f"{value.__module__}.{name}")
-            yield f"{room}.{name}", PublicName(value, frozenset(homes))
+            yield f"{public}.{name}", PublicName(value, frozenset(homes))
 
 
 PUBLIC: Final[dict[str, PublicName]] = dict(_find())
 """Everything that users import, by its full name."""
+
+
+def undocumented() -> set[str]:
+    """Return the names that can be imported without an underscore, and that no documented module has."""
+    documented = {id(public.value) for public in PUBLIC.values()}
+    found = set()
+    for module in pkgutil.walk_packages(openrouter_async.__path__, "openrouter_async."):
+        parts = module.name.split(".")[1:]
+        # The command line and the demo are programs.
+        if any(part.startswith("_") for part in parts) or parts[0] == "cli" or parts == ["testing", "demo"]:
+            continue
+        loaded = import_module(module.name)
+        names = getattr(loaded, "__all__", None)
+        if names is None and parts != ["integrations"]:
+            found.add(f"{module.name}.__all__")
+        for name in names or ():
+            is_for_integrations = module.name.endswith(".web") and name in _FOR_INTEGRATIONS
+            if id(getattr(loaded, name)) not in documented and not is_for_integrations:
+                found.add(f"{module.name}.{name}")
+    return found
 
 
 def errors() -> set[type[OpenRouterError]]:

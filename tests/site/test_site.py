@@ -7,7 +7,7 @@ from pathlib import Path
 
 from openrouter_async.cli._app import COMMANDS
 from tests.site.pages import Page, Site
-from tests.site.public import PUBLIC, errors
+from tests.site.public import PUBLIC, errors, undocumented
 from tests.support import ROOT
 
 STATIC = ROOT / "docs" / "_static"
@@ -53,3 +53,7 @@ def test_every_command_shows_its_help(site: Site) -> None:
     text = (site.folder / "reference" / "command-line.html").read_text()
     shown = re.findall(r"Usage: openrouter-async ([a-z-]+)", text)
     assert shown == list(COMMANDS)
+
+
+def test_names_without_an_underscore_are_the_documented_ones() -> None:
+    assert undocumented() == set()
