@@ -57,6 +57,7 @@ html_title = f"openrouter_async {version}"
 copybutton_prompt_text = r"[$>] "
 copybutton_prompt_is_regexp = True
 html_static_path = ["_static"]
+html_extra_path = ["llms.txt"]
 html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sourcelink = False
