@@ -5,6 +5,8 @@ As a program, it is the browser that ``BROWSER`` names: it opens the page that i
 
 from __future__ import annotations
 
+import html
+import re
 import sys
 import urllib.error
 import urllib.request
@@ -30,6 +32,8 @@ class Browser:
     def open(self, url: str) -> str:
         """What a page says, through redirects and consent; `url` is where that ends."""
         text = self._load(url)
+        if url.startswith("file:") and (onward := re.search(r'url=([^"]+)"', text)):
+            text = self._load(html.unescape(onward[1]))
         if "code_challenge=" in self.url:
             text = self._load(self.url, urlencode({"decision": self._decision}).encode())
         return text

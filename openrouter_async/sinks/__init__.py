@@ -2,7 +2,7 @@
 
 from openrouter_async.sinks._base import CallbackSink, KeySink, KeySinkError, KeyVault, StoredKey
 from openrouter_async.sinks._file import FileSink
-from openrouter_async.sinks._keyring import KeyringSink
+from openrouter_async.sinks._keyring import KeyringSink, NoKeyringError
 
 __all__ = [
     "CallbackSink",
@@ -11,5 +11,6 @@ __all__ = [
     "KeySinkError",
     "KeyVault",
     "KeyringSink",
+    "NoKeyringError",
     "StoredKey",
 ]

@@ -40,7 +40,7 @@ def stub() -> Iterator[Stub]:
 @pytest.mark.parametrize("scheme", ["http", "tls"])
 @pytest.mark.parametrize("name", CONTENDERS)
 def test_each_client_gets_the_key(stub: Stub, name: str, scheme: str) -> None:
-    needs("openrouter", "orjson", "pyreqwest", "uvloop")
+    needs("openrouter", "pyreqwest", "uvloop")
     contender = CONTENDERS[name]()
 
     async def exchange() -> list[str]:
@@ -108,7 +108,7 @@ def test_a_missed_target_is_the_exit_status(
 
     monkeypatch.setattr(runner, "MEASUREMENTS", {"only this": measure})
     monkeypatch.setattr(sys, "argv", ["make bench", "--quick"])
-    needs("openrouter", "orjson", "pyreqwest", "uvloop")
+    needs("openrouter", "pyreqwest", "uvloop")
     with pytest.raises(SystemExit) as exit_:
         runner.main()
     assert exit_.value.code == status
@@ -116,7 +116,7 @@ def test_a_missed_target_is_the_exit_status(
 
 
 def test_the_docs_get_the_figures_between_their_marks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    needs("openrouter", "orjson", "pyreqwest", "uvloop")
+    needs("openrouter", "pyreqwest", "uvloop")
     page = tmp_path / "page.md"
     page.write_text(f"before\n\n{runner.BEGIN}\nold\n{runner.END}\n\nafter\n")
     monkeypatch.setattr(runner, "ROOT", tmp_path)
@@ -141,7 +141,7 @@ def test_quick_figures_are_not_for_the_docs(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 SECTIONS = {
-    "side-by-side": ("Side by side, in one process", 8),
+    "side-by-side": ("Side by side, in one process", 6),
     "batches": ("Batches, http, 64 at a time", 2),
     "imports": ("Import", 2),
     "alone": ("Alone, each in a process of its own", 1),
@@ -152,7 +152,7 @@ SECTIONS = {
 @pytest.mark.stress
 @pytest.mark.unmeasured
 def test_a_glance_has_all_tables_and_judges_each_target() -> None:
-    needs("matplotlib", "openai", "openrouter", "orjson", "pyreqwest", "uvloop")
+    needs("matplotlib", "openai", "openrouter", "pyreqwest", "uvloop")
     assert SECTIONS.keys() == runner.MEASUREMENTS.keys()
     names = list(SECTIONS) if STRESS else ["side-by-side", "batches", "imports"]
     made = subprocess.run(

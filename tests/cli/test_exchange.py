@@ -498,15 +498,13 @@ async def test_rescue_without_data_folder_uses_the_working_folder(
     shutil.rmtree(rescued.parent)
 
 
-@pytest.mark.parametrize("interrupts", [3])
-async def test_interrupting_while_the_keyring_hangs_keeps_the_key_in_a_file(shell: Shell, interrupts: int) -> None:
+async def test_interrupting_while_the_keyring_hangs_keeps_the_key_in_a_file(shell: Shell) -> None:
     environment = {**shell.environment, **KEYRING, "KEYRING_FAULT": "late-hang"}
     impatient = attrs.evolve(shell, environment=environment)
     processes: list[asyncio.subprocess.Process] = []
 
     def interrupt(_: bytes) -> bytes:
-        for _number in range(interrupts):
-            processes[0].send_signal(signal.SIGINT)
+        processes[0].send_signal(signal.SIGINT)
         return GRANTED
 
     async with RawServer(interrupt) as server, asyncio.timeout(30):

@@ -21,7 +21,7 @@ async def test_the_sandbox_is_an_openrouter_until_ctrl_c(shell: Shell) -> None:
     async with asyncio.timeout(30):
         told: dict[str, Any] = json.loads(await process.stdout.readline())
     try:
-        async with OpenRouter(told["api_key"], base_url=told["base_url"], retry=RetryPolicy(max_attempts=1)) as client:
+        async with OpenRouter(told["api_key"], base_url=told["base_url"], retry=RetryPolicy.none()) as client:
             created = await client.oauth.create_auth_code(callback_url="https://app.example/callback")
             result = await client.oauth.exchange_auth_code_for_api_key(code=created.data.id)
             assert result.key.startswith("sk-or-v1-")

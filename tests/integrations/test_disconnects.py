@@ -152,7 +152,7 @@ async def test_a_hook_that_fails_when_the_browser_has_gone_is_in_the_log(
         await asyncio.wait_for(cancelled.wait(), PATIENCE)
         keys.open.set()
 
-    assert "a login whose browser had gone failed: ValueError" in caplog.text
+    assert "a login failed after its browser had disconnected: ValueError" in caplog.text
 
 
 async def test_an_app_that_ends_lets_logins_under_way_end(kind: str, fake: FakeOpenRouter) -> None:
@@ -176,7 +176,7 @@ async def test_an_app_that_ends_does_not_wait_forever(
     keys.open.set()
 
     assert await keys.take() == fake.issued_keys[0].key
-    assert "1 login(s) still under way" in caplog.text
+    assert "the app ended with 1 pending exchange(s)" in caplog.text
 
 
 async def test_under_hypercorn_a_browser_that_goes_does_not_take_the_key_with_it(

@@ -60,7 +60,7 @@ def hook_of_a_bot_that_is_not_awaited(user_id: int, grant: Grant) -> None: ...
 
 async def bots(flow: AuthorizationFlow) -> None:
     BotLogin(flow)  # wrong
-    BotLogin(flow, on_login=hook_of_a_bot_that_is_not_awaited)  # wrong
+    BotLogin(flow, on_login=hook_of_a_bot_that_is_not_awaited)
     login = BotLogin(flow, on_login=hook_of_a_bot, store=MemoryStore())  # wrong
     await login.finish_code("the code")  # wrong
     await login.finish("/callback?code=c")  # wrong
