@@ -74,6 +74,8 @@ class OpenRouter:
         on_retry: A callable of (request, attempt), called before each retry.
         hook_timeout: Seconds that an async ``on_key`` or ``api_key`` may take for one call; None sets no limit. An
             ``on_key`` that takes longer is cancelled, and the caller gets a `KeyDeliveryError` that holds the key.
+            An ``on_key`` that exchanges its own request fails at once; when a task that it started does so and it
+            waits for that task, only this limit ends it.
         clock: The source of time and randomness, for tests.
 
     Raises:

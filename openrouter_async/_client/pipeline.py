@@ -231,7 +231,6 @@ class Pipeline:
         Returns:
             The result of the operation.
         """
-        send_state.enter()
         started = time.perf_counter()
         request = self.build_request(operation, model, bearer, options, send_state)
         try:

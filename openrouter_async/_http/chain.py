@@ -31,9 +31,6 @@ class SendState:
     key_saved = False
     exchanged_before: bool | None = None
 
-    def enter(self) -> None:
-        """Mark the running code as a part of the call."""
-
 
 @attrs.frozen(kw_only=True, eq=False)
 class Request:

@@ -8,7 +8,6 @@ import hashlib
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Hashable
-from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
@@ -32,10 +31,6 @@ _CANCEL_TIMEOUT: Final = 1.0
 MAX_REMEMBERED: Final = 1024
 """How many exchanged codes are remembered, by a hash that changes with each process."""
 
-_inside: ContextVar[tuple[object, ...]] = ContextVar("openrouter_async.exchange", default=())
-"""The marks of the exchanges that the running code is part of. Marks, as connections keep the context they are made in,
-and an exchange holds secrets."""
-
 NotSent: TypeAlias = Callable[[], OpenRouterError]
 """Makes the error for a request that is withdrawn before it was sent."""
 
@@ -54,12 +49,17 @@ class Flight(SendState, Generic[T]):
         self.key = key
         self.variant = variant
         self.exchanged_before = exchanged_before
-        self.mark = object()
         self.waiters: list[asyncio.Future[None]] = []
 
-    def enter(self) -> None:
-        """Mark the code that runs from here on as a part of this exchange."""
-        _inside.set((*_inside.get(), self.mark))
+    @property
+    def is_current(self) -> bool:
+        """Whether the running code belongs to the task of this exchange, as its hooks and middlewares do.
+
+        Tasks that they start are not noticed.
+        """
+        # Without a task, this is the first step of an eager one: `create_task` has not returned yet.
+        task = getattr(self, "task", None)
+        return task is None or task is asyncio.current_task()
 
     @property
     def digest(self) -> str:
@@ -148,7 +148,7 @@ class SingleFlight(Generic[T]):
         """
         loop = asyncio.get_running_loop()
         while (flight := self._joinable.get(key)) is not None:
-            if flight.mark in _inside.get():
+            if flight.is_current:
                 raise OpenRouterError(
                     "an exchange cannot wait for itself: a hook or middleware exchanges the request that it belongs to",
                     outcome=Outcome.UNKNOWN,
@@ -253,9 +253,8 @@ class SingleFlight(Generic[T]):
 
     @property
     def is_waited_for_inside(self) -> bool:
-        """Whether the running code is part of an exchange under way, such as its ``on_key``."""
-        marks = _inside.get()
-        return bool(marks) and any(flight.mark in marks for flight in self._all())
+        """Whether the running code is in the task of an exchange under way, such as its ``on_key``."""
+        return any(flight.is_current for flight in self._all())
 
     async def drain(self) -> None:
         """Wait for all exchanges under way, then cancel those that are late."""

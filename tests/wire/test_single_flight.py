@@ -857,6 +857,21 @@ async def test_an_on_key_that_exchanges_the_same_request_is_noticed() -> None:
     assert caught.value.response.key == server.authority.issued[code_of(1)]
 
 
+async def test_an_on_key_whose_task_exchanges_the_same_request_ends_by_hook_timeout() -> None:
+    clients: list[OpenRouter] = []
+
+    async def again(request: ExchangeAuthCodeForAPIKeyRequest, response: Exchanged) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(clients[0].oauth.exchange_auth_code_for_api_key(request))
+
+    async with serving(on_key=again, hook_timeout=0.01) as (server, client):
+        clients.append(client)
+        with pytest.raises(errors.KeyDeliveryError, match=r"on_key took more than 0\.01 s") as caught:
+            await start(client)
+    assert caught.value.response.key == server.authority.issued[code_of(1)]
+    assert len(server.requests) == 1
+
+
 async def test_an_on_key_that_closes_the_client_does_not_wait_for_itself() -> None:
     clients: list[OpenRouter] = []
 
