@@ -1,4 +1,4 @@
-"""The sandbox: ``python -m openrouter_async.testing`` serves the fake OpenRouter until it is interrupted."""
+"""The sandbox: ``python -m openrouter_async.testing`` serves the fake OpenRouter until interrupted."""
 
 from __future__ import annotations
 

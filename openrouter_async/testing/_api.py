@@ -1,4 +1,4 @@
-"""The API's operations: from a request that came to the answer to give, without sockets."""
+"""The API's operations: from a received request to its answer, without sockets."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ APP_ID: Final = 12345
 
 @attrs.define(kw_only=True)
 class API:
-    """The operations, and what they leave behind.
+    """The operations, and the state that they change.
 
     Attributes:
-        authority: Issues and redeems.
+        authority: Issues and redeems codes.
         tokens: The bearer tokens that may create codes.
         dialect: How refusals are worded.
-        issued_keys: The keys that were issued.
-        redeemed_codes: The codes that they were issued for.
-        counters: How often what happened.
-        limit: The rate limit; None for none.
+        issued_keys: The issued keys.
+        redeemed_codes: The codes for which keys were issued.
+        counters: The number of events by name.
+        limit: The rate limit; None if there is none.
     """
 
     authority: Authority
@@ -50,7 +50,7 @@ class API:
 
     @property
     def routes(self) -> Mapping[str, tuple[str, str, Operation]]:
-        """The name, the HTTP method and the operation of each path."""
+        """Return the name, the HTTP method and the operation of each path."""
         return {
             "/auth/keys": ("exchange", "POST", self._exchange),
             "/auth/keys/code": ("create", "POST", self._create),
@@ -60,11 +60,14 @@ class API:
         }
 
     def refuse_early(self, record: RecordedRequest, method: str) -> Answer | None:
-        """The answer to a request that no operation has to look at; None when one has.
+        """Answer a request without its operation, if it can be refused before.
 
         Args:
             record: The request.
-            method: The HTTP method that its path is for.
+            method: The HTTP method of its path.
+
+        Returns:
+            The answer; None if the operation must answer.
         """
         wait = 0.0 if self.limit is None else self.limit.take()
         if wait:
@@ -135,7 +138,7 @@ class API:
 
 
 def bearer_of(record: RecordedRequest) -> str | None:
-    """The bearer token of a request; None without one (RFC 6750, section 2.1)."""
+    """Return the bearer token of a request (RFC 6750, section 2.1), or None."""
     scheme, _, token = record.headers.get("Authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" and token.strip() else None
 

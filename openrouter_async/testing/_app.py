@@ -1,4 +1,4 @@
-"""The fake as an aiohttp application: what joins its operations and pages with sockets."""
+"""The fake as an aiohttp application, which serves its operations and pages over sockets."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from openrouter_async.testing.faults import Fault, FaultKind
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _API: Final = "/api/v1"
-# More than any request of this API needs; requests are remembered.
+# Recorded requests stay in memory, so their size is bounded; no request of this API needs more.
 _LARGEST: Final = 65_536
 _UNANSWERED: Final = frozenset({FaultKind.DROP, FaultKind.HANG})
 
@@ -37,9 +37,9 @@ class Adapter:
     Attributes:
         api: The operations.
         pages: The pages.
-        script: Which request meets which fault.
-        clock: What delays are measured by.
-        requests: What came to the API.
+        script: Assigns faults to requests.
+        clock: The clock that delays are measured by.
+        requests: The requests to the API.
     """
 
     api: API
@@ -50,7 +50,7 @@ class Adapter:
     _closing: asyncio.Event = attrs.field(factory=asyncio.Event, init=False)
 
     def make_app(self) -> web.Application:
-        """The application."""
+        """Return the application."""
         app = web.Application(client_max_size=_LARGEST, middlewares=[_explain])
         for path, (name, method, operation) in self.api.routes.items():
             app.router.add_route("*", _API + path, self._endpoint(name, method, operation))
@@ -62,7 +62,7 @@ class Adapter:
         return app
 
     async def _open(self, _app: web.Application) -> None:
-        # An event belongs to one loop, and this server may be started in several, one after the other.
+        # An asyncio.Event belongs to one loop, but this app may be started again in another loop.
         self._closing = asyncio.Event()
 
     async def _let_go(self, _app: web.Application) -> None:

@@ -1,4 +1,4 @@
-"""What OpenRouter knows and decides: codes, keys and their rules, without HTTP."""
+"""The state and the rules of OpenRouter: codes and keys, without HTTP."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ _VERIFIER: Final = re.compile(r"[A-Za-z0-9\-._~]{43,128}")
 
 
 class Refusal(enum.Enum):
-    """Why a code is not redeemed."""
+    """The reason why a code is not redeemed."""
 
     INVALID_CODE = "invalid code"
-    """Unknown, or used."""
+    """The code is unknown or used."""
     EXPIRED = "expired"
-    """Older than codes may be."""
+    """The code has expired."""
     WRONG_METHOD = "wrong method"
-    """The method is not the one that the challenge came with."""
+    """The challenge method differs from the one given with the challenge."""
     WRONG_VERIFIER = "wrong verifier"
-    """The verifier does not belong to the challenge, or is missing, or there is no challenge."""
+    """The verifier does not match the challenge, or one of the two is missing."""
 
 
 class CodeRefusedError(Exception):
-    """A code is not redeemed, and stays as it is.
+    """A refusal to redeem a code, which does not use the code up.
 
     Attributes:
-        refusal: Why.
+        refusal: The reason.
     """
 
     def __init__(self, refusal: Refusal) -> None:
@@ -53,14 +53,14 @@ class CodeRefusedError(Exception):
 
 @attrs.frozen(kw_only=True)
 class KeyOptions:
-    """What a key will be like.
+    """The properties of a key to issue.
 
     Attributes:
-        user_id: Whose it is; None is a user whom OpenRouter does not name.
+        user_id: The id of its user; None for a user whom OpenRouter does not name.
         label: Its name.
-        limit: Its credit limit in US dollars; None is no limit.
-        usage_limit_type: When the limit resets; None is never.
-        expires_at: When it expires; None is never.
+        limit: Its credit limit in US dollars; None for no limit.
+        usage_limit_type: When the limit resets; None for never.
+        expires_at: When it expires; None for never.
         workspace_id: The workspace that it belongs to.
     """
 
@@ -77,12 +77,12 @@ class IssuedCode:
     """An authorization code that was issued.
 
     Attributes:
-        code: It.
+        code: The code.
         created_at: Seconds since the epoch.
-        code_challenge: The challenge that it answers to; None for none.
+        code_challenge: The PKCE challenge; None if there is none.
         code_challenge_method: How the challenge was derived.
-        callback_url: Where it was sent; None in a headless login.
-        key: What its key will be like.
+        callback_url: The URL that the code was sent to; None in a headless login.
+        key: The properties of its key.
     """
 
     code: str = attrs.field(repr=mask)
@@ -98,15 +98,15 @@ class IssuedKey:
     """An API key that was issued.
 
     Attributes:
-        key: It.
-        hash: What OpenRouter's pages name it by: its SHA-256 in lowercase hex.
-        code: The authorization code that it was given for.
-        user_id: Whose it is.
+        key: The API key.
+        hash: Its SHA-256 in lowercase hex, by which OpenRouter's pages name it.
+        code: The authorization code that it was issued for.
+        user_id: The id of its user.
         label: Its name.
-        limit: Its credit limit in US dollars; None is no limit.
-        usage_limit_type: When the limit resets; None is never.
-        created_at: When it was issued.
-        expires_at: When it expires; None is never.
+        limit: Its credit limit in US dollars; None for no limit.
+        usage_limit_type: When the limit resets; None for never.
+        created_at: The time of issue.
+        expires_at: When it expires; None for never.
         workspace_id: The workspace that it belongs to.
     """
 
@@ -125,12 +125,12 @@ class IssuedKey:
 class Authority:
     """Issues codes, and redeems each of them at most once.
 
-    Each of its methods is one step for everybody, in other threads as well.
+    Each method is atomic, also between threads.
 
     Args:
-        now: Gives seconds since the epoch.
+        now: Returns the seconds since the epoch.
         code_lifetime: Seconds for which a code can be redeemed.
-        capacity: How many codes and how many keys it remembers; the oldest are forgotten.
+        capacity: The maximum number of codes, and of keys, to remember; the oldest are forgotten.
     """
 
     def __init__(self, now: Callable[[], float], *, code_lifetime: float, capacity: int) -> None:
@@ -153,11 +153,11 @@ class Authority:
         """Issue a code.
 
         Args:
-            code_challenge: The challenge that it answers to; None for none.
+            code_challenge: The PKCE challenge; None if there is none.
             code_challenge_method: How the challenge was derived; None means ``plain``, as RFC 7636, section 4.3, says.
-            callback_url: Where it is sent.
-            key: What its key will be like.
-            prefix: What the code starts with.
+            callback_url: The URL that the code is sent to.
+            key: The properties of its key.
+            prefix: The start of the code.
         """
         issued = IssuedCode(
             code=f"{prefix}auth_code_{secrets.token_urlsafe(24)}",
@@ -175,27 +175,27 @@ class Authority:
     def redeem(
         self, code: str, code_verifier: str | None, code_challenge_method: CodeChallengeMethod | None
     ) -> IssuedKey:
-        """Give a key for a code, and never again.
+        """Exchange a code for a key, at most once.
 
-        A refusal leaves the code as it was, so that who guesses verifiers cannot take it from its owner.
+        A refusal does not use the code up, so that nobody can take it from its owner by guessing verifiers.
 
         Args:
-            code: The code; one that was issued is known behind a fault's name, too.
-            code_verifier: The verifier; None when there is none.
-            code_challenge_method: How its challenge was derived; None when it is not said.
+            code: The code. An issued code is also accepted with the name of a fault in front of it.
+            code_verifier: The verifier; None if the request has none.
+            code_challenge_method: How its challenge was derived; None if the request does not say.
 
         Raises:
-            CodeRefusedError: It is not to be redeemed, or not so.
+            CodeRefusedError: The code is not valid, or the verifier or the method does not match.
         """
         with self._lock:
             return self._redeem(code, code_verifier, code_challenge_method)
 
     def find_key(self, key_hash: str) -> IssuedKey | None:
-        """The key with this hash; None when there is none."""
+        """Return the key with this hash, or None."""
         return self._keys.get(key_hash)
 
     def find_valid_key(self, key: str) -> IssuedKey | None:
-        """What is known of a key; None when it was not issued here, was revoked, or has expired."""
+        """Return the record of a key, or None if it was not issued here, was revoked, or has expired."""
         issued = self._keys.get(hash_key(key))
         if issued is not None and issued.expires_at is not None and issued.expires_at.timestamp() <= self.now():
             return None
@@ -212,11 +212,11 @@ class Authority:
 
     @property
     def outstanding(self) -> int:
-        """How many codes are remembered that were not redeemed."""
+        """The number of remembered codes that were not redeemed."""
         return len(self._codes)
 
     def _redeem(self, code: str, code_verifier: str | None, method: CodeChallengeMethod | None) -> IssuedKey:
-        # Who asks for a fault may put its name in front of a code that was issued without.
+        # A client may ask for a fault by putting its name in front of a code that was issued without one.
         found = self._codes.get(code) or self._codes.get(FAULT_PREFIX.sub("", code, count=1))
         if found is None:
             raise CodeRefusedError(Refusal.INVALID_CODE)
@@ -245,14 +245,14 @@ class Authority:
         return issued
 
     def _forget(self) -> None:
-        # For as long again as it lived, a code is known to be expired; then it is one that never was.
+        # An expired code is kept for one more lifetime, so that it is refused as expired; then as unknown.
         forgotten = self.now() - 2 * self._lifetime
         while len(self._codes) > self._capacity or next(iter(self._codes.values())).created_at < forgotten:
             self._codes.popitem(last=False)
 
 
 def hash_key(key: str) -> str:
-    """The SHA-256 of a key, in lowercase hex."""
+    """Return the SHA-256 of a key in lowercase hex."""
     return hashlib.sha256(key.encode()).hexdigest()
 
 
@@ -260,14 +260,14 @@ def to_method(value: str | None) -> CodeChallengeMethod | None:
     """Parse a challenge method; None stays None.
 
     Raises:
-        ValueError: It is neither ``S256`` nor ``plain``.
+        ValueError: The method is neither ``S256`` nor ``plain``.
     """
     return None if value is None else CodeChallengeMethod(value)
 
 
 def _verifies(code: IssuedCode, verifier: str | None) -> bool:
     if code.code_challenge is None or verifier is None:
-        # A verifier without a challenge is what a downgrade looks like: RFC 9700, section 4.8.2.
+        # A verifier without a challenge is the sign of a downgrade attack (RFC 9700, section 4.8.2).
         return code.code_challenge is None and verifier is None
     if not _VERIFIER.fullmatch(verifier):
         return False

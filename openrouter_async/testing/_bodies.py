@@ -1,4 +1,4 @@
-"""Reading the bodies that clients send, by the rules of the API's description."""
+"""Parsing of request bodies, by the rules of the API's description."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class MalformedBodyError(ValueError):
     """A body that the API refuses.
 
     Attributes:
-        problems: What is wrong with it.
+        problems: The faults found in it.
     """
 
     def __init__(self, *problems: Problem) -> None:
@@ -35,7 +35,7 @@ class MalformedBodyError(ValueError):
 
 @attrs.frozen(kw_only=True)
 class Exchange:
-    """What ``POST /auth/keys`` is asked for."""
+    """The parsed body of ``POST /auth/keys``."""
 
     code: str = attrs.field(repr=mask)
     code_verifier: str | None = attrs.field(repr=mask_optional)
@@ -44,7 +44,7 @@ class Exchange:
 
 @attrs.frozen(kw_only=True)
 class Creation:
-    """What ``POST /auth/keys/code`` is asked for."""
+    """The parsed body of ``POST /auth/keys/code``."""
 
     callback_url: str
     code_challenge: str | None
@@ -53,7 +53,7 @@ class Creation:
 
 
 class _Fields:
-    """Takes fields out of an object and collects what is wrong with them."""
+    """Takes fields out of an object and collects the problems with them."""
 
     def __init__(self, body: Mapping[str, Any]) -> None:
         self._body = body
@@ -91,7 +91,7 @@ def parse(content: bytes) -> Mapping[str, Any]:
     """Parse a body that must be a JSON object.
 
     Raises:
-        MalformedBodyError: It is not.
+        MalformedBodyError: The body is not a JSON object.
     """
     try:
         body = json.loads(content.decode(), parse_constant=_refuse)
@@ -106,7 +106,7 @@ def read_exchange(content: bytes) -> Exchange:
     """Read the body of ``POST /auth/keys``.
 
     Raises:
-        MalformedBodyError: It is not what the API describes.
+        MalformedBodyError: The body does not match the API's description.
     """
     fields = _Fields(parse(content))
     code = fields.take("code", _text, "must be a string", "string", required=True)
@@ -120,7 +120,7 @@ def read_creation(content: bytes) -> Creation:
     """Read the body of ``POST /auth/keys/code``.
 
     Raises:
-        MalformedBodyError: It is not what the API describes.
+        MalformedBodyError: The body does not match the API's description.
     """
     fields = _Fields(parse(content))
     creation = Creation(
@@ -143,14 +143,14 @@ def read_creation(content: bytes) -> Creation:
         ),
     )
     for hidden in ("spawn_agent", "spawn_cloud"):
-        # What OpenRouter's own tools send.
+        # OpenRouter's own tools send this.
         fields.take(hidden, _text, "must be a string", "string")
     fields.check()
     return creation
 
 
 def _refuse(_constant: str) -> NoReturn:
-    # Python's parser takes NaN and Infinity, which are no JSON.
+    # Python's parser accepts NaN and Infinity, which are not JSON.
     raise ValueError
 
 
@@ -187,7 +187,7 @@ def _utc_time(value: Any) -> datetime:
 
 
 def _uuid(value: Any) -> str:
-    # Python takes braces and leaves out hyphens.
+    # uuid.UUID also accepts braces and missing hyphens.
     if str(UUID(_text(value))) != value.lower():
         raise ValueError
     return _text(value)

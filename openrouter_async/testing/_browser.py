@@ -1,4 +1,4 @@
-"""What a browser meets: the consent page, the code, the keys."""
+"""The pages for browsers: consent, code, and keys."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Pages:
     """The pages of the fake.
 
     Args:
-        authority: What issues codes and knows the keys.
-        issued_keys: The keys that were issued.
+        authority: Issues codes and knows the keys.
+        issued_keys: The issued keys.
         requests: The requests to the API.
-        counters: Where consents and denials are counted.
+        counters: The counters of consents and denials.
     """
 
     def __init__(
@@ -46,12 +46,12 @@ class Pages:
         """Issue a code to an app, as a user does by consenting.
 
         Args:
-            asked: What the app asks for.
-            user_id: Who consents.
-            fault: What its exchange meets, as `Fault.from_spec` takes it; None for nothing.
+            asked: The app's request for authorization.
+            user_id: The id of the user.
+            fault: The fault of its exchange, in the syntax of `Fault.from_spec`; None for none.
 
         Raises:
-            RequestValidationError: There is no such fault.
+            RequestValidationError: The fault is not valid.
         """
         issued = self._authority.issue(
             code_challenge=asked.code_challenge,
@@ -64,7 +64,7 @@ class Pages:
         return issued.code
 
     def deny(self, asked: Authorization) -> str:
-        """Where a browser goes when the user says no.
+        """Return the URL that a browser goes to when the user denies access.
 
         Raises:
             BadAuthorizationError: The login is headless, so the browser stays.
@@ -74,7 +74,7 @@ class Pages:
         return denied
 
     def add_routes(self, app: web.Application) -> None:
-        """Put the pages in an app."""
+        """Add the pages to an app."""
         app.router.add_get("/", self._home)
         app.router.add_get("/auth", self._asking(self._ask))
         app.router.add_post("/auth", self._asking(self._decide))
@@ -91,7 +91,7 @@ class Pages:
                 self._counters["refusal"] += 1
                 self._refused.append(bad.reason)
                 if "callback_url" not in request.query:
-                    # OpenRouter says nothing to who is without a callback, and shows its home page.
+                    # Without a callback, OpenRouter shows its home page instead of an error.
                     return _go("./")
                 return _show(html.message("This sign-in cannot go on", f"The app made a mistake: {bad.reason}."), 400)
             return await handle(request, asked)
@@ -134,10 +134,10 @@ class Pages:
 
 
 def fault_prefix(spec: str | None) -> str:
-    """What a code starts with whose exchange meets a fault.
+    """Return the prefix of a code whose exchange is to meet a fault.
 
     Raises:
-        RequestValidationError: There is no such fault.
+        RequestValidationError: The fault is not valid.
     """
     if spec is None:
         return ""
@@ -155,7 +155,7 @@ def _unknown_key() -> web.Response:
 
 
 def _show(text: str, status: int = 200) -> web.Response:
-    # Half of a surrogate pair can come by JSON, and go nowhere.
+    # JSON can hold half of a surrogate pair, which UTF-8 cannot encode.
     body = text.encode(errors="replace")
     return web.Response(status=status, body=body, content_type="text/html", charset="utf-8", headers=html.HEADERS)
 

@@ -1,4 +1,4 @@
-"""Chat completions of the fake: it repeats the last message, so that an app can be shown to work with its new key."""
+"""Chat completions that repeat the last message, so that an app can try its new key."""
 
 from __future__ import annotations
 

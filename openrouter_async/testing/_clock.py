@@ -1,4 +1,4 @@
-"""A clock that goes by itself and that a test can move."""
+"""A clock that runs by itself and that a test can advance."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from openrouter_async._values.clock import Clock
 
 
 class MovableClock:
-    """Another clock, so many seconds later.
+    """A clock that is ahead of another one by a number of seconds.
+
+    `advance` increases that number.
 
     Args:
-        clock: The other one.
+        clock: The other clock.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -22,28 +24,28 @@ class MovableClock:
         self._sleepers: set[asyncio.Future[None]] = set()
 
     def time(self) -> float:
-        """Seconds since the epoch."""
+        """Return the seconds since the epoch."""
         return self._clock.time() + self._ahead
 
     def monotonic(self) -> float:
-        """Seconds from an arbitrary start."""
+        """Return the seconds since an arbitrary start."""
         return self._clock.monotonic() + self._ahead
 
     def advance(self, seconds: float) -> None:
-        """Move it forward, from whatever thread, and let who sleeps look at it.
+        """Move the clock forward, from any thread, and wake the sleepers to check it.
 
         Raises:
-            RequestValidationError: It is no finite number from 0.
+            RequestValidationError: The number of seconds is negative or not finite.
         """
         check_number("seconds", seconds, least=0)
         self._ahead += seconds
         for sleeper in list(self._sleepers):
-            # A loop that is closed has nobody sleeping in it.
+            # A closed loop has no sleepers to wake.
             with contextlib.suppress(RuntimeError):
                 sleeper.get_loop().call_soon_threadsafe(_wake, sleeper)
 
     async def sleep(self, seconds: float) -> None:
-        """Wait until so many seconds went by, or the clock was moved as far."""
+        """Wait until this clock has advanced by a number of seconds."""
         due = self.monotonic() + seconds
         while (left := due - self.monotonic()) > 0:
             moved: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -55,7 +57,7 @@ class MovableClock:
                 self._sleepers.discard(moved)
                 waiting.cancel()
             if not moved.done():
-                # A clock may let its sleepers go on without having moved.
+                # The sleep of a fake clock may return without advancing its time; another round would not end.
                 return
 
 

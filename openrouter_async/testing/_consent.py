@@ -1,4 +1,4 @@
-"""What the authorization page is asked for, and where it sends the browser: rules without HTTP."""
+"""The parameters of the authorization page, and its redirects: rules without HTTP."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1"})
 
 
 class BadAuthorizationError(RequestValidationError):
-    """An authorization URL that OpenRouter would not show a consent page for.
+    """An authorization URL for which OpenRouter would not show a consent page.
 
     Attributes:
-        reason: What is wrong with it.
+        reason: The fault of the URL.
     """
 
     def __init__(self, reason: str) -> None:
@@ -33,13 +33,13 @@ class BadAuthorizationError(RequestValidationError):
 
 @attrs.frozen(kw_only=True)
 class Authorization:
-    """What an app asks the user for.
+    """An app's request for authorization by the user.
 
     Attributes:
-        callback_url: Where the user goes afterwards; None in a headless login, whose page shows the code.
-        code_challenge: The PKCE challenge; None for none.
-        code_challenge_method: How it was derived; None when it is not said.
-        state: What is echoed after consent.
+        callback_url: The URL that the user is sent to afterwards; None in a headless login, whose page shows the code.
+        code_challenge: The PKCE challenge; None if there is none.
+        code_challenge_method: How the challenge was derived; None if the URL does not say.
+        state: A value that is returned to the app after consent.
         key_label: The name of the key.
         limit: The credit limit of the key in US dollars.
     """
@@ -53,10 +53,10 @@ class Authorization:
 
     @classmethod
     def from_url(cls, url: str) -> Self:
-        """What an authorization URL asks for; its host does not matter.
+        """Parse an authorization URL; its host does not matter.
 
         Raises:
-            BadAuthorizationError: The page would not be shown.
+            BadAuthorizationError: OpenRouter would not show the page.
         """
         try:
             query = URL(url).query
@@ -66,10 +66,10 @@ class Authorization:
 
     @classmethod
     def from_query(cls, query: Mapping[str, str]) -> Self:
-        """What the parameters of the page ask for.
+        """Parse the parameters of the page.
 
         Raises:
-            BadAuthorizationError: The page would not be shown.
+            BadAuthorizationError: OpenRouter would not show the page.
         """
         callback_url = query.get("callback_url")
         challenge = query.get("code_challenge")
@@ -98,17 +98,17 @@ class Authorization:
 
     @property
     def callback_host(self) -> str | None:
-        """The host that the user is sent to, with its port; None in a headless login."""
+        """The host and port that the user is sent to; None in a headless login."""
         return None if self.callback_url is None else urlsplit(self.callback_url).netloc
 
     def granted(self, code: str) -> str:
-        """Where the browser goes after consent: the callback with the code and the state, or the bare code."""
+        """Return the callback URL with the code and the state; in a headless login, the bare code."""
         if self.callback_url is None:
             return code
         return _add(self.callback_url, {"code": code} | ({} if self.state is None else {"state": self.state}))
 
     def denied(self) -> str:
-        """Where the browser goes when the user says no: without a state, as OpenRouter does not echo it then.
+        """Return the callback URL after a denial, without the state, which OpenRouter does not return then.
 
         Raises:
             BadAuthorizationError: The login is headless, so the browser stays.
@@ -119,10 +119,10 @@ class Authorization:
 
 
 def check_callback_url(callback_url: str) -> None:
-    """Refuse what OpenRouter does not send users to.
+    """Raise unless OpenRouter would send users to a callback URL.
 
     Raises:
-        BadAuthorizationError: It is neither https nor http on localhost or 127.0.0.1.
+        BadAuthorizationError: The URL is neither https nor http on localhost or 127.0.0.1.
     """
     requirement = "callback_url must be an https URL, or http on localhost or 127.0.0.1"
     try:
@@ -139,7 +139,7 @@ def check_callback_url(callback_url: str) -> None:
 
 
 def _add(url: str, parameters: Mapping[str, str]) -> str:
-    # What is there stays as it is written, for apps compare it; but only ASCII can be sent.
+    # Apps compare the URL, so its spelling is kept; only non-ASCII characters, which cannot be sent, are encoded.
     ascii_url = quote(url, safe=string.punctuation, errors="replace")
     return f"{ascii_url}{'&' if '?' in url else '?'}{urlencode(parameters)}"
 

@@ -1,4 +1,4 @@
-"""The ways in which OpenRouter says no: as it is documented, and as it was observed."""
+"""The wording of OpenRouter's refusals: as documented, and as observed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ METHOD_NOT_ALLOWED: Final = "Method Not Allowed"
 
 
 class Dialect(enum.StrEnum):
-    """How refusals are worded where documentation and observation differ."""
+    """The wording of refusals where documentation and observation differ."""
 
     DOCUMENTED = "documented"
     """403 for a bad code, 405 for a wrong HTTP method, one shape for all errors."""
@@ -25,12 +25,12 @@ class Dialect(enum.StrEnum):
 
 @attrs.frozen
 class Answer:
-    """What is sent back.
+    """An answer to send.
 
     Attributes:
         status: The HTTP status.
-        body: What becomes JSON.
-        headers: Headers beside it.
+        body: The body, to be serialized as JSON.
+        headers: Additional headers.
         events: JSON objects to send as server-sent events instead of the body; None for a plain answer.
     """
 
@@ -42,12 +42,12 @@ class Answer:
 
 @attrs.frozen
 class Problem:
-    """What is wrong with a field of a body.
+    """A problem with a field of a body.
 
     Attributes:
-        field: Its name; empty for the body itself.
-        requirement: What it must be.
-        expected: The type that it must have; None when that is not what is wrong.
+        field: The name of the field; empty for the body itself.
+        requirement: The requirement that the field does not meet.
+        expected: The required type; None if the type is right.
     """
 
     field: str
@@ -56,12 +56,12 @@ class Problem:
 
 
 def error(status: int, message: str, headers: Mapping[str, str] | None = None) -> Answer:
-    """An error of the documented shape."""
+    """Return an error of the documented shape."""
     return Answer(status, {"error": {"code": status, "message": message}}, headers or {})
 
 
 def refusal(dialect: Dialect, why: Refusal) -> Answer:
-    """Say that a code is not redeemed."""
+    """Return the answer to a code that is not redeemed."""
     if why is Refusal.INVALID_CODE and dialect is Dialect.OBSERVED:
         return error(400, "Invalid code")
     if why is Refusal.WRONG_METHOD:
@@ -72,14 +72,14 @@ def refusal(dialect: Dialect, why: Refusal) -> Answer:
 
 
 def wrong_http_method(dialect: Dialect, allowed: Sequence[str]) -> Answer:
-    """Say that there is nothing for this method."""
+    """Return the answer to an HTTP method that the path does not have."""
     if dialect is Dialect.OBSERVED:
         return error(404, "Not Found")
     return error(405, METHOD_NOT_ALLOWED, {"Allow": ", ".join(sorted(allowed))})
 
 
 def malformed(dialect: Dialect, problems: Sequence[Problem]) -> Answer:
-    """Say what is wrong with a body."""
+    """Return the answer to a malformed body."""
     if dialect is Dialect.DOCUMENTED:
         said = "; ".join(f"{problem.field or 'body'}: {problem.requirement}" for problem in problems)
         return error(400, f"Invalid request parameters: {said}")

@@ -1,4 +1,4 @@
-"""The fake's pages as text: plain HTML, nothing from elsewhere, and marked as what they are."""
+"""The fake's pages as plain HTML, without external resources, and marked as a fake's."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ HEADERS: Final = {
             f"style-src {_hash_source(_STYLE)}",
             f"script-src {_hash_source(_SCRIPT)}",
             "base-uri 'none'",
-            # Browsers apply it to where a form's answer redirects as well: to wherever callbacks may be.
+            # Browsers also check the redirect after a form against form-action, so it allows all callback URLs.
             "form-action 'self' https: http://localhost:* http://127.0.0.1:*",
             "frame-ancestors 'none'",
         )
     ),
-    # The address of the page has a challenge and a state in it.
+    # The page's URL holds a challenge and a state, which the Referer header would send to other sites.
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
@@ -80,12 +80,12 @@ nothing.</p></header>
 
 
 def page(title: str, *content: str, wide: bool = False) -> str:
-    """A page.
+    """Return a page.
 
     Args:
         title: Its title, which is escaped.
         content: Its content, as HTML.
-        wide: Whether there is a table in it.
+        wide: Whether the page needs room for a table.
     """
     return _PAGE.format(
         title=escape(title), style=_STYLE, content="\n".join(content), width=' class="wide"' if wide else ""
@@ -93,12 +93,12 @@ def page(title: str, *content: str, wide: bool = False) -> str:
 
 
 def message(title: str, text: str) -> str:
-    """A page of a title and a sentence; both are escaped."""
+    """Return a page of a title and a sentence; both are escaped."""
     return page(title, f"<p>{escape(text)}</p>")
 
 
 def consent_page(asked: Authorization) -> str:
-    """The page on which a user says yes or no."""
+    """Return the page on which a user consents or denies."""
     place = asked.callback_host or "Nowhere: the code is shown to you"
     facts = {
         "Sends you to": place,
@@ -126,7 +126,7 @@ def consent_page(asked: Authorization) -> str:
 
 
 def code_page(code: str) -> str:
-    """The page that shows a code to whoever has to paste it."""
+    """Return the page that shows a code for the user to paste."""
     return page(
         "Your code",
         "<p>Go back to the app and paste this code there. It can be used once, within ten minutes.</p>",
@@ -139,7 +139,7 @@ def code_page(code: str) -> str:
 
 
 def key_page(key: IssuedKey) -> str:
-    """The page on which a user would limit or delete a key."""
+    """Return the page on which a user would limit or delete a key."""
     facts = {
         "Name": key.label or "The app's name",
         "Key": mask_key(key.key),
@@ -155,7 +155,7 @@ def key_page(key: IssuedKey) -> str:
 
 
 def log_page(key: IssuedKey, requests: Sequence[RecordedRequest]) -> str:
-    """The page of what was requested with a key."""
+    """Return the page of the requests that were made with a key."""
     rows = [
         (escape(request.method), escape(request.path), "None" if request.status is None else str(request.status))
         for request in requests
@@ -169,7 +169,7 @@ def log_page(key: IssuedKey, requests: Sequence[RecordedRequest]) -> str:
 
 
 def home_page(keys: Sequence[IssuedKey], refused: Iterable[str]) -> str:
-    """The page that says what this is, and what happened lately."""
+    """Return the home page, which describes the fake and lists recent events."""
     rows = [
         (
             f'<a href="keys/{key.hash}">{escape(mask_key(key.key))}</a>',
@@ -197,10 +197,10 @@ def _list(facts: Mapping[str, str]) -> str:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table; its cells are HTML."""
+    """Return a table; its cells are HTML."""
     heading = "".join(f'<th scope="col">{name}</th>' for name in head)
     body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
-    # What scrolls must be reachable by keyboard.
+    # Without tabindex, a scrolling region cannot be reached by keyboard.
     return (
         '<div class="scroll" tabindex="0" role="region" aria-label="Table">'
         f"<table><thead><tr>{heading}</tr></thead><tbody>{body}</tbody></table></div>"

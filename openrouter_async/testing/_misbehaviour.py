@@ -1,4 +1,4 @@
-"""Faults on a real connection."""
+"""Execution of faults on a real connection."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from openrouter_async.testing.faults import Fault, FaultKind
 async def apply_fault(
     fault: Fault, request: web.Request, answer: web.Response | None, *, clock: MovableClock, closing: asyncio.Event
 ) -> web.StreamResponse:
-    """Give a request a fault instead of its answer.
+    """Apply a fault to a request instead of sending its answer.
 
     Args:
-        fault: It.
+        fault: The fault.
         request: The request.
-        answer: The right answer; None when the request was not carried out.
-        clock: What delays are measured by.
-        closing: Set when the server goes, so that what hangs lets go.
+        answer: The right answer; None if the request was not carried out.
+        clock: The clock that delays are measured by.
+        closing: Set when the server stops, so that hanging requests end.
     """
     if fault.kind is FaultKind.STATUS:
         return web.Response(status=fault.status_code, headers=fault.headers, body=fault.body)
@@ -32,7 +32,7 @@ async def apply_fault(
     if fault.kind is FaultKind.HANG:
         await closing.wait()
     _close(request)
-    # It goes nowhere, as with clients that left.
+    # The connection is closed, so aiohttp discards this response, as if the client had left.
     return web.Response()
 
 

@@ -1,4 +1,4 @@
-"""What the fake saw."""
+"""Records of the requests to the fake."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from openrouter_async.redaction import MASK, redact_headers
 
 T = TypeVar("T")
 
-# Values are shown for these fields alone, so one that nobody thought of cannot leak.
+# The repr shows the values of these fields only, so that an unforeseen field cannot leak a secret.
 _SHOWN_FIELDS: Final = frozenset(
     {"code_challenge_method", "expires_at", "key_label", "limit", "usage_limit_type", "workspace_id"}
 )
@@ -31,10 +31,10 @@ class RecordedRequest:
     Attributes:
         method: The HTTP method.
         path: The path.
-        headers: The headers; their names are found in any case.
-        body: The body as JSON gives it; None when it is empty or not JSON.
-        content: The body as it came.
-        status: The status that was answered; None while none was, and when the connection was dropped.
+        headers: The headers; their names are case-insensitive.
+        body: The parsed body; None if it is empty or not JSON.
+        content: The raw body.
+        status: The status of the answer; None before the answer, or if the connection was dropped.
     """
 
     method: str
@@ -46,17 +46,17 @@ class RecordedRequest:
 
 
 class BoundedHistory(Sequence[T]):
-    """What came last, up to a number.
+    """The most recent items, up to a maximum number.
 
     Args:
-        capacity: How many are kept; older ones are forgotten.
+        capacity: The maximum number of items; older ones are dropped.
     """
 
     def __init__(self, capacity: int) -> None:
         self._kept: deque[T] = deque(maxlen=capacity)
 
     def add(self, item: T) -> None:
-        """Keep one more."""
+        """Add an item."""
         self._kept.append(item)
 
     @overload
@@ -70,7 +70,7 @@ class BoundedHistory(Sequence[T]):
         return len(self._kept)
 
     def __iter__(self) -> Iterator[T]:
-        # A copy: the server may be in another thread, and add meanwhile.
+        # A copy, because a server in another thread may add items during the iteration.
         return iter(list(self._kept))
 
     def __eq__(self, other: object) -> bool:

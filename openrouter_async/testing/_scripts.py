@@ -1,4 +1,4 @@
-"""Which request meets which fault, and which has to wait."""
+"""The assignment of faults to requests, and the rate limit."""
 
 from __future__ import annotations
 
@@ -17,21 +17,24 @@ _TOLERANCE: Final = 1e-9
 
 
 class FaultQueue:
-    """Faults for the next requests, one each, and for those whose codes ask for one."""
+    """Faults for the next requests, one each, and for requests whose codes ask for one."""
 
     def __init__(self) -> None:
         self._faults: deque[Fault] = deque()
         self._met: OrderedDict[str, int] = OrderedDict()
 
     def add(self, *faults: Fault) -> None:
-        """Put faults at the end."""
+        """Append faults to the queue."""
         self._faults.extend(faults)
 
     def next(self, code: str | None = None) -> Fault | None:
-        """The fault of the next request; None when it has none.
+        """Take the fault of the next request.
 
         Args:
-            code: The code that the request redeems; None when it redeems none.
+            code: The code that the request redeems; None if it redeems none.
+
+        Returns:
+            The fault; None if the request has none.
         """
         if self._faults:
             fault = self._faults.popleft()
@@ -48,7 +51,7 @@ class FaultQueue:
         try:
             fault = Fault.from_spec(spec)
         except RequestValidationError:
-            # A slip of the pen must not make a test pass.
+            # A misspelt fault must fail the test, not be ignored.
             return Fault.status(400, message="The code asks for a fault that there is not")
         met = self._met.pop(code, 0)
         self._met[code] = met + 1
@@ -59,14 +62,14 @@ class FaultQueue:
 
 @attrs.define
 class RateLimit:
-    """So many requests per second, and as many at once when there were none before.
+    """A limit of requests per second, with a burst of the same number after a pause.
 
     Args:
-        per_second: How many.
-        now: Gives seconds from an arbitrary start.
+        per_second: The number of requests per second.
+        now: Returns the seconds since an arbitrary start.
 
     See Also:
-        The generic cell rate algorithm (ITU-T I.371): one number says when the next request is due.
+        The generic cell rate algorithm (ITU-T I.371), whose only state is the time at which the next request is due.
     """
 
     per_second: float
@@ -74,7 +77,11 @@ class RateLimit:
     _due: float = attrs.field(default=-math.inf, init=False)
 
     def take(self) -> float:
-        """Let a request in, and give 0; or give the seconds after which one is let in."""
+        """Accept a request if the limit allows.
+
+        Returns:
+            0 if the request was accepted, else the seconds until one will be.
+        """
         now, interval = self.now(), 1 / self.per_second
         due = max(self._due, now)
         wait = due - now - max(1.0 - interval, 0.0)

@@ -31,7 +31,7 @@ from openrouter_async.testing.faults import Fault
 TOKEN: Final = f"sk-or-v1-{'5a' * 32}"
 """The bearer token of the app that is known by default."""
 
-# Bounds on what is remembered, for servers that run for long.
+# Bound the memory of servers that run for a long time.
 _MOST_CODES: Final = 200_000
 _MOST_REQUESTS: Final = 10_000
 _BACKLOG: Final = 1024
@@ -48,14 +48,14 @@ class FakeOpenRouter:
             callback = fake.consent(pending.url)
 
     While it is entered, it listens on 127.0.0.1 and, where there is one, on ::1. Entered with ``async with``, it runs
-    in the same loop; with ``with``, in a thread, for tests that have no loop. Or put ``app`` into a server of your own.
+    in the same loop; with ``with``, in a thread, for tests that have no loop. Or serve ``app`` by a server of your own.
     It remembers the last 200,000 codes and keys, and the last 10,000 requests.
 
     Args:
-        port: The port to listen on; 0 takes a free one.
-        tokens: The bearer tokens that may create codes; by default one, which ``token`` gives.
-        dialect: How refusals are worded.
-        clock: Where time comes from; `advance` moves ahead of it.
+        port: The port to listen on; 0 means any free port.
+        tokens: The bearer tokens that may create codes; by default a single one, which ``token`` returns.
+        dialect: The wording of refusals.
+        clock: The source of time; `advance` moves the fake ahead of it.
         code_lifetime: Seconds for which a code can be redeemed.
 
     Raises:
@@ -111,9 +111,9 @@ class FakeOpenRouter:
             sockets = listen(self._wanted_port)
             for listener in sockets:
                 cleanup.callback(listener.close)
-            # An app is for one runner; the next time that this is entered takes a new one.
+            # An aiohttp app can be run only once, so the next entry needs a new one.
             app, self._app = self._app, self._make_app()
-            # A handler that hangs ends when its client leaves.
+            # Cancel a hanging handler when its client disconnects.
             runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=_SHUTDOWN)
             cleanup.push_async_callback(runner.cleanup)
             await runner.setup()
@@ -139,53 +139,53 @@ class FakeOpenRouter:
 
     @property
     def app(self) -> web.Application:
-        """What serves it, to be put into another server."""
+        """The aiohttp application, to be served by another server."""
         return self._app
 
     @property
     def url(self) -> str:
-        """Where it listens: the page that says what it is, and what happened lately."""
+        """The URL of the home page, which describes the fake and lists recent events."""
         if not self._port:
             raise RuntimeError("the fake OpenRouter does not listen: enter it first")
         return f"http://127.0.0.1:{self._port}"
 
     @property
     def base_url(self) -> str:
-        """The address of its API."""
+        """The base URL of the API."""
         return f"{self.url}/api/v1"
 
     @property
     def auth_url(self) -> str:
-        """The page on which users consent."""
+        """The URL of the page on which users consent."""
         return f"{self.url}/auth"
 
     @property
     def token(self) -> str:
-        """A bearer token that it accepts."""
+        """A bearer token that the API accepts."""
         return self._tokens[0]
 
     @property
     def issued_keys(self) -> Sequence[IssuedKey]:
-        """The keys that it issued."""
+        """The issued keys."""
         return self._api.issued_keys
 
     @property
     def redeemed_codes(self) -> Sequence[str]:
-        """The codes that were redeemed."""
+        """The redeemed codes."""
         return self._api.redeemed_codes
 
     @property
     def requests(self) -> Sequence[RecordedRequest]:
-        """The requests to its API."""
+        """The requests to the API."""
         return self._requests
 
     @property
     def counters(self) -> Counter[str]:
-        """How often what happened.
+        """The number of events by name.
 
         ``exchange``, ``create``, ``key``, ``chat``, ``revoke`` and ``other`` count requests, and with a status behind
         them, as in ``exchange 200``, the answers; ``redeemed`` the keys; ``fault drop`` and so on the faults;
-        ``consent``, ``denial`` and ``refusal`` what came of authorization pages.
+        ``consent``, ``denial`` and ``refusal`` the outcomes of authorization pages.
         """
         return self._api.counters
 
@@ -206,16 +206,16 @@ class FakeOpenRouter:
         """Issue a code, as if a user had consented.
 
         Args:
-            code_challenge: The challenge that it answers to; None for none.
-            code_challenge_method: How it was derived; None means ``plain`` (RFC 7636, section 4.3).
-            callback_url: Where the code is sent.
-            user_id: Who consented; by default the sandbox's user. None is one whom OpenRouter does not name.
+            code_challenge: The PKCE challenge; None if there is none.
+            code_challenge_method: How the challenge was derived; None means ``plain`` (RFC 7636, section 4.3).
+            callback_url: The URL that the code is sent to.
+            user_id: The id of the user; by default the sandbox's user. None for a user whom OpenRouter does not name.
             key_label: The name of the key.
-            limit: The credit limit of the key in US dollars; None is no limit.
-            usage_limit_type: When the limit resets; None is never.
-            expires_at: When the key expires, with a time zone; None is never.
-            workspace_id: The workspace of the key.
-            fault: What its exchange meets, as `Fault.from_spec` takes it; None for nothing.
+            limit: The credit limit of the key in US dollars; None for no limit.
+            usage_limit_type: When the limit resets; None for never.
+            expires_at: When the key expires, with a time zone; None for never.
+            workspace_id: The id of the key's workspace.
+            fault: The fault of its exchange, in the syntax of `Fault.from_spec`; None for none.
 
         Raises:
             RequestValidationError: An argument is not valid.
@@ -243,41 +243,41 @@ class FakeOpenRouter:
         return issued.code
 
     def consent(self, url: str, *, user_id: str | None | Unset = UNSET, fault: str | None = None) -> str:
-        """What a browser brings back when the user consents on an authorization page.
+        """Consent on an authorization page, as a user would in a browser.
 
         Args:
             url: The page's URL; its host does not matter.
-            user_id: Who consents; by default the sandbox's user.
-            fault: What the code's exchange meets, as `Fault.from_spec` takes it; None for nothing.
+            user_id: The id of the user; by default the sandbox's user.
+            fault: The fault of the code's exchange, in the syntax of `Fault.from_spec`; None for none.
 
         Returns:
-            The callback's URL with the code and the state; in a headless login the bare code.
+            The callback URL with the code and the state; in a headless login, the bare code.
 
         Raises:
-            RequestValidationError: The page would not be shown, or there is no such fault.
+            RequestValidationError: OpenRouter would not show the page, or the fault is not valid.
         """
         asked = Authorization.from_url(url)
         user = USER_ID if isinstance(user_id, Unset) else user_id
         return asked.granted(self._pages.consent(asked, user_id=user, fault=fault))
 
     def deny(self, url: str) -> str:
-        """What a browser brings back when the user says no on an authorization page.
+        """Deny access on an authorization page, as a user would in a browser.
 
         Args:
             url: The page's URL; its host does not matter.
 
         Returns:
-            The callback's URL with an error, and without the state.
+            The callback URL with an error, without the state.
 
         Raises:
-            RequestValidationError: The page would not be shown, or the login is headless.
+            RequestValidationError: OpenRouter would not show the page, or the login is headless.
         """
         return self._pages.deny(Authorization.from_url(url))
 
     def revoke(self, key: str) -> None:
         """Revoke a key, as its user does in OpenRouter's settings.
 
-        Requests with it are answered 401 ``User not found.`` A client in another process can do it with
+        Requests with a revoked key get a 401, ``User not found.`` A client in another process can revoke a key with
         ``DELETE /api/v1/keys/{hash}`` and the bearer token of the app.
 
         Args:
@@ -290,25 +290,25 @@ class FakeOpenRouter:
             raise RequestValidationError("key", "must be a key that was issued here and is not revoked")
 
     def advance(self, seconds: float) -> None:
-        """Move its clock forward.
+        """Move the fake's clock forward.
 
         Raises:
-            RequestValidationError: It is no finite number of seconds from 0.
+            RequestValidationError: The number of seconds is negative or not finite.
         """
         self._clock.advance(seconds)
 
     def queue_faults(self, *faults: Fault) -> None:
-        """Let the next requests to the API meet these faults, one each."""
+        """Apply these faults to the next requests to the API, one each."""
         self._script.add(*faults)
 
     def rate_limit(self, per_second: float | None) -> None:
-        """Answer 429 to more requests to the API than so many per second, with an honest ``Retry-After``.
+        """Limit the rate of requests to the API; the others get a 429 with an accurate ``Retry-After``.
 
         Args:
-            per_second: How many; None ends it.
+            per_second: The number of requests per second; None ends the limit.
 
         Raises:
-            RequestValidationError: It is not a finite number above 0.
+            RequestValidationError: The number is not finite, or not above 0.
         """
         if per_second is not None:
             check_number("per_second", per_second, least=0, exclusive=True)

@@ -1,4 +1,4 @@
-"""Async context managers for code that has no loop."""
+"""Async context managers for code without an event loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole job against an embedded fake OpenRouter: no account, no network."""
+"""A demonstration against an embedded fake OpenRouter, without an account or a network."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _WIDTH = 40
 
 
 async def demonstrate(on_progress: OnProgress | None = None) -> None:
-    """Create a code, exchange it, and exchange many, a few of which meet faults.
+    """Create a code and exchange it; then exchange a batch of codes, with faults for a few of them.
 
     Args:
-        on_progress: Shows how far the many have come; by default a line of plain text.
+        on_progress: Shows the progress of the batch; by default as a line of plain text.
     """
     async with FakeOpenRouter() as fake, OpenRouter(fake.token, base_url=fake.base_url) as client:
         _say(f"A fake OpenRouter listens on {fake.url}")
@@ -33,7 +33,7 @@ async def demonstrate(on_progress: OnProgress | None = None) -> None:
             code_challenge_method=pair.code_challenge_method,
             limit=10,
         )
-        # A real code is a secret; this one is from the fake, and about to be used up.
+        # A real code is a secret. This one comes from the fake and is used up in the next step.
         _say(f"created code    {created.data.id}")
         result = await client.oauth.exchange_auth_code_for_api_key(
             code=created.data.id,
@@ -60,7 +60,7 @@ def _show(progress: BatchProgress) -> None:
         sys.stdout.write(f"\r{line}" + ("\n" if progress.is_finished else ""))
         sys.stdout.flush()
     elif progress.is_finished:
-        # In a file, the last state is enough.
+        # A file cannot be overwritten line by line as a terminal can, so it gets only the last state.
         _say(line)
 
 

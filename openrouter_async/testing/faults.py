@@ -1,10 +1,10 @@
-"""Faults: what a server, and the way to it, can do wrong, as values.
+"""Faults of a server, or of the network on the way to it, as values.
 
-A test in the same process scripts them. A client in another process or language asks for one by the code that it
-redeems: ``fault.status-429.retry-1.x2~`` in front of a code lets its first two exchanges meet a 429. The words between
+A test in the same process queues them. A client in another process or language asks for one by the code that it
+redeems: with ``fault.status-429.retry-1.x2~`` in front of a code, its first two exchanges get a 429. The words between
 ``fault.`` and ``~``, with a dot between them, are one of ``status-N``, ``html-N``, ``challenge-N``, ``text-N``,
-``empty-N``, ``zod-N``, ``drop``, ``cut``, ``hang`` and ``delay-Nms``, and then, where it is wanted, ``after`` (the code
-is redeemed before), ``retry-N`` (``Retry-After: N``) and ``xN`` (so many times).
+``empty-N``, ``zod-N``, ``drop``, ``cut``, ``hang`` and ``delay-Nms``; then, optionally, ``after`` (the code is redeemed
+first), ``retry-N`` (``Retry-After: N``) and ``xN`` (N times).
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ _LONGEST_DELAY: Final = 600.0
 
 
 class FaultKind(enum.StrEnum):
-    """What goes wrong."""
+    """The kind of a fault."""
 
     STATUS = "status"
-    """Another answer is given."""
+    """Another answer is sent."""
     DROP = "drop"
     """The connection is closed without an answer."""
     CUT = "cut"
     """The connection is closed in the middle of the answer."""
     DELAY = "delay"
-    """The answer comes later."""
+    """The answer is delayed."""
     HANG = "hang"
     """No answer comes, and the connection stays open."""
 
@@ -64,7 +64,7 @@ def _to_headers(value: Mapping[str, str]) -> dict[str, str]:
 
 
 def _is_status(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    # Of what is below 200, clients wait for more.
+    # A 1xx status is interim: clients would wait for the final answer.
     if isinstance(value, bool) or not isinstance(value, int) or not 200 <= value <= 599:
         raise RequestValidationError(attribute.name, "must be an integer from 200 to 599")
 
@@ -80,20 +80,20 @@ def _is_count(_instance: object, attribute: attrs.Attribute[Any], value: object)
 
 @attrs.frozen(kw_only=True)
 class Fault:
-    """What happens to a request instead of the right answer.
+    """A fault that a request meets instead of the right answer.
 
-    Make it by one of the class methods::
+    Create one by a class method::
 
         fake.queue_faults(Fault.status(429, headers={"Retry-After": "1"}), Fault.drop(after=True).times(2))
 
     Attributes:
-        kind: What goes wrong.
-        after: Whether the request is carried out before; its code is used up then.
-        status_code: The status of another answer.
-        headers: Its headers.
-        body: Its body.
-        seconds: How long a delay is.
-        count: How many requests meet the fault.
+        kind: The kind of the fault.
+        after: Whether the request is carried out first, which uses its code up.
+        status_code: The status of the other answer.
+        headers: The headers of the other answer.
+        body: The body of the other answer.
+        seconds: The length of a delay.
+        count: The number of requests that meet the fault.
 
     Raises:
         RequestValidationError: A field is not valid.
@@ -120,11 +120,11 @@ class Fault:
         """Answer with a status.
 
         Args:
-            status_code: It.
-            headers: Headers, such as ``Retry-After``; a ``Content-Type`` goes before the usual one.
-            message: The message of an error of the documented shape; by default what fits the status.
-            body: Another body than that.
-            after: Whether the request is carried out before.
+            status_code: The status.
+            headers: Headers, such as ``Retry-After``; a ``Content-Type`` replaces the usual one.
+            message: The message of an error of the documented shape; by default that of the status.
+            body: A body to send instead of such an error.
+            after: Whether the request is carried out first.
         """
         if body is None:
             body = json.dumps({"error": {"code": status_code, "message": message or _message(status_code)}})
@@ -136,8 +136,8 @@ class Fault:
 
         Args:
             status_code: The status.
-            challenge: Whether it is the page that wants to know whether a human is there.
-            after: Whether the request is carried out before.
+            challenge: Whether it is the page that checks that the visitor is human.
+            after: Whether the request is carried out first.
         """
         headers = _EDGE | ({"CF-Mitigated": "challenge"} if challenge else {})
         page = _CHALLENGE if challenge else _ERROR_PAGE.format(status=status_code)
@@ -150,27 +150,27 @@ class Fault:
         Args:
             status_code: The status.
             text: The text.
-            after: Whether the request is carried out before.
+            after: Whether the request is carried out first.
         """
         return cls._answering(status_code, text, "text/plain; charset=utf-8", after=after)
 
     @classmethod
     def empty(cls, status_code: int = 500, *, after: bool = False) -> Self:
-        """Answer with nothing but a status.
+        """Answer with a status and an empty body.
 
         Args:
             status_code: The status.
-            after: Whether the request is carried out before.
+            after: Whether the request is carried out first.
         """
         return cls(kind=FaultKind.STATUS, status_code=status_code, after=after)
 
     @classmethod
     def zod_error(cls, status_code: int = 400, *, after: bool = False) -> Self:
-        """Answer with what OpenRouter's validation library says.
+        """Answer with an error of Zod, OpenRouter's validation library.
 
         Args:
             status_code: The status.
-            after: Whether the request is carried out before.
+            after: Whether the request is carried out first.
         """
         body = {"success": False, "error": {"name": "ZodError", "message": json.dumps(_ZOD, indent=2)}}
         return cls._answering(status_code, json.dumps(body), "application/json", after=after)
@@ -182,12 +182,12 @@ class Fault:
 
     @classmethod
     def cut_body(cls) -> Self:
-        """Carry the request out, and close the connection in the middle of the answer's body."""
+        """Carry the request out, but close the connection in the middle of the answer's body."""
         return cls(kind=FaultKind.CUT, after=True)
 
     @classmethod
     def delay(cls, seconds: float) -> Self:
-        """Carry the request out, and answer after so many seconds on the fake's clock."""
+        """Carry the request out, but answer only after a number of seconds on the fake's clock."""
         return cls(kind=FaultKind.DELAY, after=True, seconds=seconds)
 
     @classmethod
@@ -196,16 +196,15 @@ class Fault:
         return cls(kind=FaultKind.HANG, after=after)
 
     def times(self, count: int) -> Self:
-        """The same for so many requests."""
+        """Return this fault for a number of requests."""
         return attrs.evolve(self, count=count)
 
     @classmethod
     def from_spec(cls, spec: str) -> Fault:
-        """Parse what codes ask for faults with, such as ``status-429.retry-1.x2``.
+        """Parse the fault that a code asks for, such as ``status-429.retry-1.x2``.
 
         Raises:
-            RequestValidationError: It is none of the words that this module's docstring names, or has them in another
-                order.
+            RequestValidationError: The words or their order differ from those in this module's docstring.
         """
         word, *modifiers = spec.split(".")
         try:
