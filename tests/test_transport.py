@@ -11,6 +11,7 @@ import time
 import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -489,6 +490,57 @@ async def test_proxies_come_from_the_environment_only_when_it_is_trusted(monkeyp
         closed = f"http://127.0.0.1:{free_port()}/api/v1"
         assert (await failure_of(closed)).outcome is Outcome.NOT_SENT
         assert (await exchange(closed, trust_env=True)).key == KEY
+
+
+@pytest.mark.parametrize("token", [None, "sk-or-v1-app"])
+async def test_netrc_with_trusted_environment_is_never_read(
+    token: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("default login someone password secret\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    async with answering(http(200, BODY)) as server:
+        for proxy in ("", f"http://127.0.0.1:{server.port}"):
+            monkeypatch.setenv("http_proxy", proxy)
+            async with OpenRouter(token, base_url=server.base_url, trust_env=True) as client:
+                assert (await client.oauth.exchange_auth_code_for_api_key(code=f"code-{proxy}")).key == KEY
+    for request in server.requests:
+        authorizations = [line for line in request.split(b"\r\n") if b"authorization:" in line.lower()]
+        assert authorizations == ([] if token is None else [b"Authorization: Bearer sk-or-v1-app"])
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("name", ["http_proxy", "HTTP_PROXY", "ALL_PROXY"])
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:{}", "socks5h://user:secret@127.0.0.1:{}"])
+async def test_proxy_of_environment_with_socks_is_refused_by_name(
+    name: str, proxy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for other in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(other, raising=False)
+    async with answering(http(200, BODY)) as server:
+        monkeypatch.setenv(name, proxy.format(server.port))
+        client = OpenRouter(None, base_url=server.base_url, trust_env=True)
+        async with client:
+            with pytest.raises(errors.RequestValidationError, match="must be an http or https URL") as caught:
+                await client.oauth.exchange_auth_code_for_api_key(code="code-1")
+    assert caught.value.field == name
+    assert "secret" not in str(caught.value)
+    assert server.connections == 0
+
+
+@pytest.mark.parametrize(("name", "form"), [("http_proxy", " 127.0.0.1:{} "), ("ALL_PROXY", "http://127.0.0.1:{}\n")])
+async def test_proxy_of_environment_in_a_loose_form_is_used(
+    name: str, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for other in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(other, raising=False)
+    async with answering(http(200, BODY)) as proxy:
+        monkeypatch.setenv(name, form.format(proxy.port))
+        assert (await exchange("http://localhost:9/api/v1", trust_env=True)).key == KEY
+    assert proxy.requests[0].startswith(b"POST http://localhost:9/api/v1/auth/keys HTTP/1.1")
 
 
 # --- every exception of aiohttp ------------------------------------------------------------------------------------

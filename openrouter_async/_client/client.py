@@ -19,13 +19,13 @@ from openrouter_async._client.config import (
     Settings,
     base_url_from_environment,
     from_environment,
-    to_proxy,
 )
 from openrouter_async._client.keys import Keys
 from openrouter_async._client.oauth import OAuth, refuse_unknown, spelled
 from openrouter_async._client.pipeline import ClientState, Pipeline
 from openrouter_async._client.stats import ClientStats
 from openrouter_async._http.chain import Middleware
+from openrouter_async._http.proxies import to_proxy
 from openrouter_async._http.retry import OnRetry
 from openrouter_async._http.retry_policy import RetryPolicy
 from openrouter_async._http.transport import Transport
@@ -63,7 +63,7 @@ class OpenRouter:
         pool_size: The largest number of connections; by default 100. Refused beside ``session``, which has its own.
         proxy: The URL of an HTTP proxy; None uses none.
         ssl: A TLS context; None verifies by the system's certificates.
-        trust_env: Whether proxies are read from the environment, as aiohttp does. Refused beside ``session``.
+        trust_env: Whether proxies are read from the environment; ``~/.netrc`` never is. Refused beside ``session``.
         http_referer: The app's URL, by which OpenRouter identifies it. By default ``OPENROUTER_HTTP_REFERER``.
         x_open_router_title: The app's name. By default ``OPENROUTER_X_OPEN_ROUTER_TITLE``.
         x_open_router_categories: The app's categories, separated by commas. By default
@@ -130,7 +130,7 @@ class OpenRouter:
         if not isinstance(ssl, (SSLContext, type(None))):
             raise RequestValidationError("ssl", "must be an ssl.SSLContext, or None to verify as usual")
         transport = Transport(
-            session=session, pool_size=pool_size, proxy=to_proxy(proxy), ssl=ssl or True, trust_env=trust_env
+            session=session, pool_size=pool_size, proxy=to_proxy("proxy", proxy), ssl=ssl or True, trust_env=trust_env
         )
         self._attach(settings, ClientState(clock, transport), owner=None)
 

@@ -27,7 +27,6 @@ from openrouter_async._values.models import (
     Unset,
 )
 from openrouter_async._values.version import __version__
-from openrouter_async.errors import RequestValidationError
 from openrouter_async.redaction import mask_optional, redact_headers
 
 DEFAULT_BASE_URL: Final = "https://openrouter.ai/api/v1"
@@ -131,23 +130,6 @@ def merge_headers(headers: Mapping[str, str], others: Mapping[str, str]) -> dict
     """Return headers with others added, each replacing those of the same name regardless of case."""
     replaced = {name.lower() for name in others}
     return {name: value for name, value in headers.items() if name.lower() not in replaced} | dict(others)
-
-
-def to_proxy(value: str | URL | None) -> URL | None:
-    """Parse the URL of a proxy.
-
-    Raises:
-        RequestValidationError: The value is not an http or https URL.
-    """
-    if value is None:
-        return None
-    try:
-        url = URL(value)
-    except (ValueError, TypeError):
-        url = URL()
-    if url.scheme not in ("http", "https") or not url.host:
-        raise RequestValidationError("proxy", "must be an http or https URL")
-    return url
 
 
 def from_environment(name: str) -> str | None:

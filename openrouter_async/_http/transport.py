@@ -16,6 +16,7 @@ from yarl import URL
 
 from openrouter_async._http.aiohttp_parts import Body, NoCookies, SeenConnections, make_socket
 from openrouter_async._http.chain import Request, Response
+from openrouter_async._http.proxies import proxy_from_environment
 from openrouter_async._http.timeouts import Deadlines
 from openrouter_async.errors import (
     ClientClosedError,
@@ -132,7 +133,6 @@ class Transport:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=self._pool_size, socket_factory=make_socket),
                 cookie_jar=NoCookies(),
-                trust_env=self._trust_env,
             )
             _unclosed.add(self)
         elif self._session.closed:
@@ -146,13 +146,18 @@ class Transport:
             TransportError: There was no HTTP answer.
             ResponseValidationError: The answer is too large or cannot be decompressed.
             ClientClosedError: The session is closed.
+            RequestValidationError: The environment names a proxy that cannot be used.
         """
         session = self._session if self._session is not None else self.session()
         body = Body(request.body, request.send_state, self._known_connections)
         started = time.perf_counter()
         deadline = self._deadlines.start(request.timeout)
         answer: aiohttp.ClientResponse | None = None
+        proxy = self._proxy
         try:
+            if proxy is None and self._trust_env:
+                # In a thread: Windows may look up names to tell whether the host is to be reached directly.
+                proxy = await asyncio.to_thread(proxy_from_environment, request.url)
             answer = await session.request(
                 request.method,
                 request.url,
@@ -162,7 +167,7 @@ class Transport:
                 auto_decompress=False,
                 raise_for_status=False,
                 timeout=_NO_TIMEOUT,
-                proxy=self._proxy,
+                proxy=proxy,
                 ssl=self._ssl,
                 max_line_size=MAX_HEADER_SIZE,
                 max_field_size=MAX_HEADER_SIZE,
