@@ -11,6 +11,8 @@ import subprocess
 import sys
 import textwrap
 import warnings
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -19,6 +21,8 @@ from yarl import URL
 
 from openrouter_async import (
     UNSET,
+    CreateAuthKeysCodeRequest,
+    ExchangeAuthCodeForAPIKeyRequest,
     Handler,
     OAuth,
     OpenRouter,
@@ -29,6 +33,7 @@ from openrouter_async import (
     RetryPolicy,
     errors,
 )
+from openrouter_async.login import authorization_url
 from tests.raw import RawServer, answering, http
 
 KEY = "sk-or-v1-" + "a" * 64
@@ -101,6 +106,56 @@ def test_a_bad_argument_is_refused_in_one_line_that_names_it(options: dict[str, 
     assert "\n" not in str(caught.value)
     for hidden in ("schlüssel", "key with", "pass@"):
         assert hidden not in str(caught.value)
+
+
+_EXCHANGE = partial(ExchangeAuthCodeForAPIKeyRequest, code="code-1")
+_CREATE = partial(CreateAuthKeysCodeRequest, callback_url="https://app.example/")
+_AUTHORIZE = partial(
+    authorization_url, callback_url="https://app.example/", code_challenge=None, code_challenge_method=None
+)
+_UNUSABLE_URLS = [
+    "https://xn--a.example",
+    "https://xn--.example",
+    "https://a\ud800.example",
+    "https://a.example/\udfff",
+    "https://[::g]",
+]
+
+
+@pytest.mark.parametrize("url", _UNUSABLE_URLS)
+@pytest.mark.parametrize(
+    ("field", "make"),
+    [
+        ("base_url", OpenRouter),
+        ("proxy", OpenRouter),
+        ("server_url", RequestOptions),
+        ("callback_url", CreateAuthKeysCodeRequest),
+        ("callback_url", _AUTHORIZE),
+        ("auth_url", _AUTHORIZE),
+    ],
+)
+def test_url_with_unusable_characters_is_refused(field: str, make: Callable[..., Any], url: str) -> None:
+    with pytest.raises(errors.RequestValidationError) as caught:
+        make(**{field: url})
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("field", "make"),
+    [
+        *[(field, _EXCHANGE) for field in ("code", "code_verifier", "code_challenge_method")],
+        *[(field, _CREATE) for field in ("code_challenge", "key_label", "workspace_id", "usage_limit_type")],
+        *[(field, OpenRouter) for field in ("api_key", "http_referer", "x_open_router_title")],
+        ("x_open_router_categories", OpenRouter),
+        ("key_label", _AUTHORIZE),
+        ("state", _AUTHORIZE),
+    ],
+)
+def test_argument_with_lone_surrogate_is_refused(field: str, make: Callable[..., Any]) -> None:
+    with pytest.raises(errors.RequestValidationError) as caught:
+        make(**{field: "a" * 43 + "\ud800"})
+    assert caught.value.field == field
+    assert "\ud800" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import attrs
 from yarl import URL
 
 from openrouter_async._http.retry_policy import RetryPolicy, check_number
-from openrouter_async._values.models import UNSET, Unset
+from openrouter_async._values.models import UNSET, Unset, parse_url
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.redaction import mask, redact_headers
 
@@ -37,12 +37,12 @@ def to_base_url(field: str, value: object) -> URL:
     if not isinstance(value, (str, URL)):
         raise RequestValidationError(field, requirement)
     try:
-        url = URL(value)
+        url = parse_url(value)
         secure = url.scheme == "https" or (url.scheme == "http" and url.host in _LOOPBACK)
         extra = url.raw_query_string or url.raw_fragment or url.raw_user is not None or url.raw_password is not None
     except ValueError:
         raise RequestValidationError(field, requirement) from None
-    if not secure or not url.host or extra:
+    if not secure or extra:
         raise RequestValidationError(field, requirement)
     return url
 

@@ -7,6 +7,7 @@ from urllib.request import getproxies, proxy_bypass
 
 from yarl import URL
 
+from openrouter_async._values.models import parse_url
 from openrouter_async.errors import RequestValidationError
 
 
@@ -19,8 +20,8 @@ def to_proxy(field: str, value: str | URL | None) -> URL | None:
     if value is None:
         return None
     try:
-        url = URL(value)
-        is_usable = url.scheme in ("http", "https") and bool(url.host)
+        url = parse_url(value)
+        is_usable = url.scheme in ("http", "https")
     except (ValueError, TypeError):
         is_usable = False
     if not is_usable:

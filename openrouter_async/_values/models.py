@@ -113,9 +113,31 @@ def _to_url_text(value: str | URL) -> str:
     return str(value) if isinstance(value, URL) else value
 
 
+def parse_url(value: str | URL) -> URL:
+    """Parse a URL and its host.
+
+    Raises:
+        ValueError: There is no host, or one that cannot be decoded, or the text is not valid Unicode.
+    """
+    # yarl drops lone surrogates silently, and looks at hosts such as "xn--a" or "[::g]" only when they are asked for.
+    str(value).encode()
+    url = URL(value)
+    if not URL(str(url)).host:
+        raise ValueError("no host")
+    return url
+
+
 def _is_text(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if not isinstance(value, str) or not value:
         raise RequestValidationError(attribute.name, "must be a string that is not empty")
+    _is_valid_unicode(_instance, attribute, value)
+
+
+def _is_valid_unicode(_instance: object, attribute: attrs.Attribute[Any], value: str) -> None:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise RequestValidationError(attribute.name, "must not contain lone surrogates") from None
 
 
 def validate_code_verifier(field: str, value: object) -> str:
@@ -157,11 +179,9 @@ def validate_callback_url(field: str, value: object) -> URL:
     if not isinstance(value, str) or any(character <= " " or character == "\x7f" for character in value):
         raise RequestValidationError(field, requirement)
     try:
-        url = URL(value)
+        url = parse_url(value)
         has_credentials = url.raw_user is not None or url.raw_password is not None
-        accepted = bool(url.raw_host) and (
-            url.scheme == "https" or (url.scheme == "http" and url.raw_host in LOOPBACK_HOSTS)
-        )
+        accepted = url.scheme == "https" or (url.scheme == "http" and url.raw_host in LOOPBACK_HOSTS)
     except ValueError:
         raise RequestValidationError(field, requirement) from None
     if not accepted:
@@ -187,6 +207,8 @@ def _is_limit(_instance: object, attribute: attrs.Attribute[Any], value: object)
 def _is_key_label(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if value is not None and not (isinstance(value, str) and len(value) <= KEY_LABEL_LENGTH):
         raise RequestValidationError(attribute.name, f"must be a string of at most {KEY_LABEL_LENGTH} characters")
+    if value is not None:
+        _is_valid_unicode(_instance, attribute, value)
 
 
 def _is_challenge(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
