@@ -1,4 +1,4 @@
-"""Middlewares to choose from: a log of attempts, and a limit on their rate.
+"""Optional middlewares: a log of attempts, and a rate limit.
 
 ::
 
@@ -9,7 +9,7 @@
         attempt_middlewares=[LoggingMiddleware()],
     ) as client: ...
 
-The package does not import this module by itself.
+The package does not import this module on its own.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ __all__ = ["LoggingMiddleware", "RateLimitMiddleware"]
 
 
 class LoggingMiddleware:
-    """Logs how each attempt ends; it belongs among the ``attempt_middlewares`` of a client.
+    """Logs the outcome of each attempt, as one of the ``attempt_middlewares`` of a client.
 
     Every record has the attributes ``event`` (see `openrouter_async.events`), ``operation``, ``attempt``, ``server``
-    and ``elapsed`` (seconds); one of an answer also ``status`` and ``request_id``, one of a failure ``outcome`` and
-    ``error`` (the name of its class). No record holds a header, a body, or any other place of a secret.
+    and ``elapsed`` (seconds). The record of an answer also has ``status`` and ``request_id``; that of a failure has
+    ``outcome`` and ``error`` (the name of its class). No record holds a header, a body or a secret.
 
     Args:
-        logger: Where records go; by default ``openrouter_async.middlewares``.
-        level: Their level.
+        logger: The logger to use; by default ``openrouter_async.middlewares``.
+        level: The level of the records.
     """
 
     def __init__(self, logger: logging.Logger | None = None, *, level: int = logging.DEBUG) -> None:
@@ -50,7 +50,7 @@ class LoggingMiddleware:
         self._level = level
 
     async def __call__(self, request: Request, call_next: Handler) -> Response:
-        """Send a request, and log how that ends."""
+        """Send a request, and log its outcome."""
         if not self._logger.isEnabledFor(self._level):
             return await call_next(request)
         started = time.perf_counter()
@@ -92,17 +92,17 @@ class LoggingMiddleware:
 
 
 class RateLimitMiddleware:
-    """Lets so many requests pass in so much time, and has others wait for their turn; needs the extra ``ratelimit``.
+    """Limits the rate of requests by making them wait; needs the extra ``ratelimit``.
 
-    Among the ``middlewares`` of a client it counts calls, and a call has its whole time once its turn has come. Among
-    the ``attempt_middlewares`` it counts attempts, retries too; then ``max_wait`` keeps a call from taking longer than
-    its policy says. Clients that are given the same object share its limit.
+    Among the ``middlewares`` of a client, it limits calls, and the time of a call starts after the wait. Among the
+    ``attempt_middlewares``, it limits attempts, including retries; set ``max_wait`` then, so that a call does not take
+    longer than its policy allows. Clients that share one object share its limit.
 
     Args:
-        max_rate: Requests in a ``time_period``, and in one go, from 1.
-        time_period: Seconds.
-        max_wait: Seconds that a request waits for its turn at the most; then a `RequestTimeoutError` says that it was
-            not sent. None waits for as long as it takes.
+        max_rate: The maximum number of requests in a ``time_period``, also as a single burst; at least 1.
+        time_period: The length of the period in seconds.
+        max_wait: The maximum number of seconds that a request waits; after that, it fails unsent with a
+            `RequestTimeoutError`. None waits without a limit.
 
     Raises:
         RequestValidationError: An argument is out of its range.
@@ -129,7 +129,7 @@ class RateLimitMiddleware:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def __call__(self, request: Request, call_next: Handler) -> Response:
-        """Send a request when its turn has come."""
+        """Send a request as soon as the limit allows."""
         limiter = self._limiter_of_loop()
         try:
             async with asyncio.timeout(self._max_wait):
@@ -145,6 +145,6 @@ class RateLimitMiddleware:
     def _limiter_of_loop(self) -> AsyncLimiter:
         loop = asyncio.get_running_loop()
         if self._limiter is None or self._loop is not loop:
-            # A limiter belongs to the loop that it was first used in.
+            # An AsyncLimiter can be used only in the loop of its first use.
             self._limiter, self._loop = self._make_limiter(), loop
         return self._limiter

@@ -1,4 +1,4 @@
-"""Proof Key for Code Exchange: a secret that stays here, and a challenge that may be seen (RFC 7636).
+"""Proof Key for Code Exchange: a secret verifier and a public challenge (RFC 7636).
 
 ::
 
@@ -22,13 +22,13 @@ from openrouter_async.redaction import mask
 
 __all__ = ["PKCEPair", "code_challenge", "generate_code_verifier"]
 
-# 48 bytes make 64 characters. The 32 bytes that RFC 7636 suggests would make 43, as many as an S256 challenge has, and
-# then no check could tell a verifier that ended up in a URL from the challenge that belongs there.
+# 48 bytes give 64 characters. The 32 bytes that RFC 7636 suggests would give 43, the length of an S256 challenge, so a
+# check could not tell a verifier that was put into a URL by mistake from a challenge.
 _ENTROPY: Final = 48
 
 
 def generate_code_verifier() -> str:
-    """A new code verifier: 64 characters with 384 bits of chance.
+    """Generate a code verifier of 64 characters with 384 bits of entropy.
 
     See Also:
         RFC 7636, sections 4.1 and 7.1.
@@ -37,10 +37,10 @@ def generate_code_verifier() -> str:
 
 
 def to_code_challenge_method(value: object) -> CodeChallengeMethod:
-    """Parse a challenge method, whose spelling matters: servers take ``s256`` for something else.
+    """Parse a challenge method; it is case-sensitive, because servers do not know ``s256``.
 
     Raises:
-        RequestValidationError: It is neither ``S256`` nor ``plain``.
+        RequestValidationError: The method is neither ``S256`` nor ``plain``.
     """
     try:
         return CodeChallengeMethod(value)  # type: ignore[arg-type]
@@ -53,8 +53,8 @@ def code_challenge(code_verifier: str, method: CodeChallengeMethod | str = CodeC
 
     Args:
         code_verifier: 43 to 128 characters of ``A-Z a-z 0-9 - . _ ~``.
-        method: ``S256`` hashes the verifier. ``plain`` gives it as it is, so that whoever sees the URL can use the
-            code; it is for servers that know nothing better.
+        method: ``S256`` hashes the verifier. ``plain`` uses it unchanged, so anyone with the URL can use the
+            code; choose it only if the server does not support ``S256``.
 
     Raises:
         RequestValidationError: The verifier or the method is not valid.
@@ -75,10 +75,10 @@ def _is_verifier(_instance: object, attribute: attrs.Attribute[str], value: obje
 
 @attrs.frozen(kw_only=True)
 class PKCEPair:
-    """A verifier and what belongs to it.
+    """A verifier with its challenge.
 
     Attributes:
-        code_verifier: The secret; it does not show in the repr.
+        code_verifier: The secret verifier, which the repr does not show.
         code_challenge_method: How the challenge is derived.
 
     Raises:
@@ -92,7 +92,7 @@ class PKCEPair:
 
     @classmethod
     def generate(cls, method: CodeChallengeMethod | str = CodeChallengeMethod.S256) -> Self:
-        """A new pair.
+        """Generate a new pair.
 
         Args:
             method: How the challenge is derived: ``S256``, or ``plain`` as for `code_challenge`.
@@ -104,5 +104,5 @@ class PKCEPair:
 
     @property
     def code_challenge(self) -> str:
-        """The challenge for the URL; with ``plain`` it is the verifier itself."""
+        """The challenge for the URL; with ``plain``, the verifier itself."""
         return code_challenge(self.code_verifier, self.code_challenge_method)

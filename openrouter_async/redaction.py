@@ -1,4 +1,4 @@
-"""What may be shown of a secret: masks for reprs, headers, foreign text and logs."""
+"""Masks for secrets in reprs, headers, foreign text and logs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["SecretFilter"]
 
 MASK: Final = "***"
 
-# Values are shown for these names alone, so a header nobody thought of cannot leak.
+# Only the values of these headers are shown, so that an unforeseen header cannot leak a secret.
 _SHOWN_HEADERS: Final = frozenset(
     {
         "accept",
@@ -40,47 +40,47 @@ _SHOWN_HEADERS: Final = frozenset(
 )
 _KEY_PREFIX: Final = "sk-or-v1-"
 _ANY_KEY: Final = re.compile(r"sk-or-[\w-]+")
-# A key whose prefix is cut off or misspelt, or another opaque token. What people quote to support is shorter, or has
-# dashes: a UUID, a trace id of 32 digits, `cf-ray`. A run that has no digit is a name.
+# Matches a key whose prefix is cut off or misspelt, or another opaque token. Ids that users quote to support (a UUID, a
+# trace id of 32 digits, `cf-ray`) do not match: they are shorter or have dashes. Without a digit, a run is a name.
 _LONG_RUN: Final = re.compile(r"(?<![0-9A-Za-z])(?=[A-Za-z]*[0-9])[0-9A-Za-z]{33,}")
 _MASKABLE_LENGTH: Final = 24
 _FORMATTER: Final = logging.Formatter()
 _SECRET_NAMES: Final = frozenset({"api_key", "authorization", "code", "code_verifier", "key", "state"})
-# What logging itself puts into a record; the message is masked when its arguments are in it.
+# Attributes set by logging itself. The message is masked later, after its arguments have been inserted.
 _OWN_ATTRIBUTES: Final = frozenset(vars(logging.makeLogRecord({}))) - {"args", "exc_text"}
 
 
 def mask(_secret: object) -> str:
-    """Show that a secret is there, and nothing of it."""
+    """Return a mask that shows nothing of a secret."""
     return MASK
 
 
 def mask_optional(secret: object) -> str:
-    """Show whether a secret is there: ``None``, or a mask."""
+    """Return a mask for a secret, or ``None`` if there is no secret."""
     return "None" if secret is None else MASK
 
 
 def mask_key(key: str) -> str:
-    """Show an API key as its prefix and its last four characters; a short one not at all."""
+    """Return the prefix and the last four characters of an API key; of a short key, only a mask."""
     if len(key) < _MASKABLE_LENGTH:
         return MASK
     return f"{_KEY_PREFIX if key.startswith(_KEY_PREFIX) else ''}…{key[-4:]}"
 
 
 def redact_headers(headers: Mapping[str, str]) -> str:
-    """Show header names, and the values of those that are known to be harmless."""
+    """Return the headers with all values masked except those known to be harmless."""
     shown = {name: value if name.lower() in _SHOWN_HEADERS else MASK for name, value in headers.items()}
     return repr(shown)
 
 
 def scrub(text: str, secrets: Iterable[str]) -> str:
-    """Take secrets out of foreign text.
+    """Mask secrets in text from another party.
 
     Args:
-        text: What another party wrote, such as the body of an error.
-        secrets: The values that this request sent. They are found as they are, JSON-escaped and
-            percent-encoded; whatever looks like an OpenRouter API key is taken out as well, and any run of
-            more than 32 letters and digits.
+        text: The text, such as the body of an error.
+        secrets: The secret values of the request. They are found verbatim, JSON-escaped and percent-encoded.
+            Anything that looks like an OpenRouter API key is masked as well, and so is any run of more than 32
+            letters and digits.
     """
     for secret in secrets:
         for form in {secret, json.dumps(secret)[1:-1], quote(secret, safe="")}:
@@ -88,23 +88,23 @@ def scrub(text: str, secrets: Iterable[str]) -> str:
     return _LONG_RUN.sub(MASK, _ANY_KEY.sub(MASK, text))
 
 
-# Compiled when there is a text to look through: that takes as long as the import of many modules.
+# Compiled on first use, because compiling takes as long as importing many modules.
 @functools.cache
 def _places() -> tuple[re.Pattern[str], ...]:
-    """Where a secret may stand in text that somebody else wrote; what is kept comes before it."""
+    """Return patterns of secrets in foreign text; the first group is the part before the secret."""
     return (
         re.compile(
             r"((?:\b|(?<=%3F)|(?<=%26))(?:code|code_verifier|state)(?:=|%3D))(?:(?!%26)[^&\s\"'<>])+", re.IGNORECASE
         ),
         re.compile(r"([\"'](?:code|code_verifier|state|key)[\"']\s*:\s*[\"'])[^\"']*", re.IGNORECASE),
         re.compile(r"(\bbearer\s+)[\x21-\x7e]+", re.IGNORECASE),
-        # The state of a login, where the callback URL has it in its path.
+        # The state of a login in the path of a callback URL.
         re.compile(r"(/|%2F)[\w-]{43}(?=[/?#&\s\"'%]|$)", re.ASCII | re.IGNORECASE),
     )
 
 
 def redact_text(text: str) -> str:
-    """Mask what looks like a secret in text of any kind: a log line, a URL, JSON, a header."""
+    """Mask likely secrets in text of any kind: a log line, a URL, JSON, a header."""
     for place in _places():
         text = place.sub(rf"\1{MASK}", text)
     return _ANY_KEY.sub(MASK, text)
@@ -113,30 +113,30 @@ def redact_text(text: str) -> str:
 class SecretFilter(logging.Filter):
     """Masks API keys, bearer tokens, and the codes, verifiers and states of logins in log records.
 
-    This library writes none of them. Access logs of web servers do, for the callback's URL holds a code and a state,
-    and so may an app. Put it on handlers, for a logger's filters do not see what its children write::
+    This library logs none of them, but an app may, and so do the access logs of web servers, because the callback URL
+    holds a code and a state. Add the filter to handlers: a logger's filters do not see the records of its children::
 
         for handler in logging.getLogger().handlers:
             handler.addFilter(SecretFilter())
         logging.getLogger("uvicorn.access").addFilter(SecretFilter())  # or aiohttp.access, or hypercorn.access
 
-    The message, its arguments, the fields of ``extra`` and the traceback are masked; what has nothing to mask stays as
-    it is.
+    The message, its arguments, the fields of ``extra`` and the traceback are masked. Values without a secret are not
+    changed.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Mask a record; it is never dropped."""
+        """Mask a record, and let it pass."""
         if record.exc_info and not record.exc_text:
-            # Formatters take this text instead of making their own.
+            # Formatters use this cached text instead of formatting the traceback themselves.
             record.exc_text = _FORMATTER.formatException(record.exc_info)
         if isinstance(record.args, Mapping) and type(record.args) is not dict:
-            # Hypercorn's answers also for what it does not hold, which a copy would not.
+            # Hypercorn passes a mapping that computes missing keys on lookup; copying it to a dict would lose them.
             with contextlib.suppress(Exception):
                 record.msg, record.args = record.getMessage(), ()
         for name, value in vars(record).items():
             if name not in _OWN_ATTRIBUTES:
                 setattr(record, name, _redact_value(value, name))
-        # The arguments are masked one by one, for some formatters read them. Put together they may show more.
+        # The arguments are masked one by one, because some formatters read them. A secret may span several, too.
         try:
             message = record.getMessage()
         except Exception:  # noqa: BLE001 - a call of the app that does not fit; its handler will say so

@@ -1,4 +1,4 @@
-"""What an answer means: its outcome, its error, and what a history of attempts makes of both."""
+"""Interpretation of answers: the outcome and the error of an attempt, and of a call with several attempts."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from openrouter_async.redaction import scrub
 
 _MESSAGE_LENGTH: Final = 200
 _BODY_LENGTH: Final = 65_536
-# Compiled when they are first needed, as they are rarely.
-# No character can be matched by two parts of the expression, so a hostile page is searched in linear time.
+# Strings, which `re` compiles and caches on first use, because error pages are rare. No character can be matched by two
+# parts of an expression, so that even a hostile page is searched in linear time.
 _TITLE: Final = r"(?i)<title[^<>]*>([^<]*)"
 _MAX_TITLE_SEARCH: Final = 4_096
 _LOOKS_LIKE_HTML: Final = r"(?i)\s*<(!doctype|html|head|body)"
 
 
 def outcome_of(status: int) -> Outcome:
-    """The outcome that an error status stands for.
+    """Return the outcome of a request that got an error status.
 
-    A 5XX, or a 408 from something in between, may come from a server that did its work and failed afterwards. Any other
-    4XX, a 429 among them, is believed: it says that the request was not carried out (RFC 9110, section 15.5; RFC 6585,
-    section 4), and no client could see through a server that says so after it redeemed the code.
+    A 5xx, or a 408 from an intermediary, may come after the server carried the request out. Any other 4xx, including a
+    429, means that the request was not carried out (RFC 9110, section 15.5; RFC 6585, section 4). A client cannot
+    detect a server that sends one after it redeemed the code.
     """
     return Outcome.UNKNOWN if status >= 500 or status == 408 else Outcome.REFUSED
 
 
 def error_from_response(request: Request, response: Response, clock: Clock) -> OpenRouterError:
-    """The error for an answer that is not a 2xx."""
+    """Return the error for an answer that is not a 2xx."""
     error = _error_from(request, response, clock)
     for note in response.notes:
         error.add_note(note)
@@ -51,7 +51,7 @@ def _error_from(request: Request, response: Response, clock: Clock) -> OpenRoute
         )
     text = scrub(response.body.decode("utf-8", "replace"), request.secrets)
     message, code, metadata = _read_error_body(text)
-    # Escapes hide a secret from the first search; parsing has removed them.
+    # JSON escapes may hide a secret from the first search. Parsing has decoded them, so search again.
     message, metadata = scrub(message, request.secrets), _scrub_values(metadata, request.secrets)
     if response.headers.get("CF-Mitigated") == "challenge":
         message = "Cloudflare wants to see a browser (cf-mitigated: challenge)"
@@ -69,10 +69,10 @@ def _error_from(request: Request, response: Response, clock: Clock) -> OpenRoute
 
 
 def settle(error: OpenRouterError) -> None:
-    """Make an error speak for the whole call: its attempts, its outcome, and what came before as notes.
+    """Make an error describe the whole call: set its attempts and outcome, and add earlier failures as notes.
 
-    A code is single-use: when an earlier attempt may have been carried out, "Invalid code" is no refusal but the sign
-    of a key that exists. The first ambiguous failure is then the cause.
+    A code is single-use. If an earlier attempt may have been carried out, "Invalid code" is not a refusal but a sign
+    that a key was issued; the first ambiguous failure becomes the cause.
     """
     for attempt in error.history:
         error.add_note(str(attempt))
@@ -118,7 +118,7 @@ def _scrub_values(value: Any, secrets: tuple[str, ...]) -> Any:
 
 
 def _describe_html(text: str) -> str:
-    # A table of all entities, for an answer that is rare.
+    # Imported here, because it loads a table of all entities, and HTML answers are rare.
     import html
 
     title = re.search(_TITLE, text[:_MAX_TITLE_SEARCH])

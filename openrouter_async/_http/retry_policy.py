@@ -1,4 +1,4 @@
-"""When to try again, and after how long: the policy, and pure functions that a retry is made of."""
+"""The retry policy, and pure functions for the backoff and ``Retry-After``."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from openrouter_async.errors import RequestValidationError
 RETRIED_STATUSES: Final = frozenset({408, 429, 500, 502, 503, 504})
 """The statuses that are retried unless a policy says otherwise."""
 
-# Compiled when it is first needed.
+# A string, which `re` compiles and caches on first use, because compiling would slow the import down.
 _NUMBER: Final = r"[0-9]+(\.[0-9]*)?"
 
 
 def check_number(field: str, value: object, *, least: float, exclusive: bool = False) -> None:
-    """Refuse what is not a finite number from a bound on.
+    """Raise unless `value` is a finite number >= `least` (> `least` if `exclusive`).
 
     Args:
         field: The name to use in the message.
-        value: What was given.
-        least: The bound.
+        value: The value to check.
+        least: The lower bound.
         exclusive: Whether the bound itself is refused.
 
     Raises:
-        RequestValidationError: It is not such a number.
+        RequestValidationError: The value is not such a number.
     """
     accepted = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if not accepted or value < least or (exclusive and value == least):  # type: ignore[operator]
@@ -76,28 +76,28 @@ def _to_statuses(value: Iterable[int]) -> frozenset[int]:
 
 @attrs.frozen(kw_only=True)
 class RetryPolicy:
-    """When a call is tried again.
+    """The conditions and intervals for retries of a call.
 
-    A code lives ten minutes and is single-use, so the defaults end well inside its life, and a repeated exchange can
-    never make a second key.
+    A code is valid for ten minutes, and the defaults stop retrying well before that. A code is also single-use, so a
+    repeated exchange cannot issue a second key.
 
-    The wait between two attempts is the backoff, or what the server asks for by ``Retry-After`` when that is longer.
-    When it does not fit into the time that is left, the failure is raised at once.
+    The wait between two attempts is the backoff, or the server's ``Retry-After`` if that is longer. If the wait does
+    not fit into the remaining time, the failure is raised at once.
 
     Attributes:
-        max_attempts: How often a request is sent at the most; a dead pooled connection does not count.
-        initial_interval: Seconds that the first wait is at the most.
-        max_interval: Seconds that any backoff is at the most.
-        exponent: By what the bound grows from one wait to the next.
-        max_elapsed_time: Seconds for the whole call, attempts and waits; an attempt's timeout is cut to what is left.
-        retry_connection_errors: Whether the lack of an HTTP answer is retried, too.
+        max_attempts: The maximum number of attempts; one on a dead pooled connection does not count.
+        initial_interval: The maximum length of the first wait, in seconds.
+        max_interval: The maximum length of any backoff, in seconds.
+        exponent: The factor by which the bound grows from one wait to the next.
+        max_elapsed_time: Seconds for the whole call, attempts and waits; no attempt's timeout exceeds the rest.
+        retry_connection_errors: Whether an attempt without an HTTP answer is retried, too.
         statuses: The HTTP statuses that are retried.
-        jitter: Whether a wait is drawn evenly from 0 to its bound ("full jitter"), or is the bound itself.
-        retry_budget: Tokens that a client's retries towards one host may be ahead of its successes. A retry costs 5,
-            after a timeout 10; a success gives its retry's cost back, or 1. So the first 100 retries are free, and
-            when a server is down the rest of the traffic is not multiplied. A 429 that asks for a wait costs nothing:
-            the pause it asks for bounds the traffic. None: no such bound; 0: no other retry than after such a 429, and
-            for dead pooled connections.
+        jitter: Whether a wait is drawn uniformly from 0 to its bound ("full jitter"); otherwise it is the bound.
+        retry_budget: The size of a client's token bucket for retries to one host. A retry takes 5 tokens, or 10 after
+            a timeout; a success returns the tokens of its retry, or else 1. By default, 100 retries are possible
+            at first, and if a server is down, retries do not multiply the traffic. A retry after a 429 that asks for a
+            wait takes none, because the wait itself bounds the traffic. None means no bound. 0 allows only retries
+            after such a 429 and for dead pooled connections.
 
     Raises:
         RequestValidationError: A field is out of its range.
@@ -115,7 +115,7 @@ class RetryPolicy:
 
     @classmethod
     def none(cls, *, max_elapsed_time: float = 60.0) -> Self:
-        """A policy that sends a request once and no more.
+        """Return a policy that sends a request only once.
 
         Args:
             max_elapsed_time: Seconds for the whole call.
@@ -124,11 +124,11 @@ class RetryPolicy:
 
 
 def backoff(policy: RetryPolicy, failures: int, chance: float) -> float:
-    """Seconds to wait after so many failures: exponential, capped, with full jitter.
+    """Return the seconds to wait after a number of failures: exponential, capped, with full jitter.
 
     Args:
         policy: The intervals.
-        failures: How many attempts have failed, from 1.
+        failures: The number of failed attempts, at least 1.
         chance: A number from 0 to 1, drawn by the caller.
 
     See Also:
@@ -145,7 +145,7 @@ def parse_retry_after(headers: Mapping[str, str], now: float) -> float | None:
     """Return the seconds that a server asks to wait (RFC 9110, section 10.2.3).
 
     Args:
-        headers: The headers of the answer. ``Retry-After-Ms``, in milliseconds, goes before ``Retry-After``.
+        headers: The headers of the answer. ``Retry-After-Ms``, in milliseconds, takes precedence over ``Retry-After``.
         now: Seconds since the epoch, to count from when the header is a date and the answer has no ``Date``. The
             answer's own ``Date`` comes first, as the two clocks may differ.
 
@@ -167,7 +167,7 @@ def parse_retry_after(headers: Mapping[str, str], now: float) -> float | None:
 
 
 def _parse_number(text: str | None) -> float | None:
-    # RFC 9110, section 5.5. What Python takes for a blank is more than that, and differs between its functions.
+    # White space as in RFC 9110, section 5.5. str.strip() and float() accept more, and not the same characters.
     text = None if text is None else text.strip(" \t")
     if text is None or re.fullmatch(_NUMBER, text) is None:
         return None

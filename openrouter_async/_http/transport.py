@@ -1,4 +1,4 @@
-"""The way to the wire: a pooled aiohttp session. With `connections`, the only core module that imports aiohttp."""
+"""The transport: a pooled aiohttp session. With `connections`, the only core module that imports aiohttp."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ _NO_TIMEOUT: Final = aiohttp.ClientTimeout(total=None)
 _GZIP_OR_ZLIB: Final = zlib.MAX_WBITS | 32
 
 
-# What is collected together has no order, so a session that only a forgotten client knows might be told of before the
-# client. These are known here until they are closed.
+# The garbage collector finalizes a cycle in any order, so aiohttp could warn of a forgotten client's session before the
+# client does. These references keep transports alive until they are closed.
 _unclosed: set[Transport] = set()
 
 _forks = 0
@@ -54,7 +54,7 @@ def _count_fork() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    # Asking for the process's id before each request would be a system call.
+    # Counting forks avoids the system call of os.getpid() before each request.
     os.register_at_fork(after_in_child=_count_fork)
 
 
@@ -71,14 +71,14 @@ class _EarlyAnswerError(Exception):
 
 
 class Transport:
-    """One attempt at a time over a pooled session, which is made within the loop when it is first used.
+    """Sends single attempts over a pooled session, which is created in the running loop on first use.
 
     Args:
-        session: A session to borrow: it is never closed and never reconfigured. None makes one.
-        pool_size: Connections at the most, for a session of our own.
+        session: A session to borrow, which is never closed or reconfigured. None creates one.
+        pool_size: The maximum number of connections of an own session.
         proxy: The URL of a proxy; None uses none.
         ssl: A TLS context; True verifies by the system's certificates.
-        trust_env: Whether proxies are read from the environment, for a session of our own.
+        trust_env: Whether an own session reads proxies from the environment.
     """
 
     def __init__(
@@ -103,12 +103,12 @@ class Transport:
 
     @property
     def in_flight(self) -> int:
-        """Requests under way: on a connection, or waiting for one."""
+        """The number of requests under way: on a connection, or waiting for one."""
         return len(self._deadlines)
 
     @property
     def connection_limit(self) -> int:
-        """Connections that the pool may have; 0 when it has no limit, and before there is one."""
+        """The maximum number of pooled connections; 0 if there is no limit, or no session yet."""
         connector = None if self._session is None else self._session.connector
         return 0 if connector is None else connector.limit
 
@@ -120,7 +120,7 @@ class Transport:
                 session is closed.
         """
         if self._loop is None and not self._is_borrowed:
-            # A client that was created before a fork and not used there shares nothing with its parent.
+            # A client that was not used before the fork shares no connection with its parent process.
             self._forks = _forks
         elif _forks != self._forks:
             raise ClientClosedError("the client was carried over a fork; make a new one in the child process")
@@ -183,7 +183,7 @@ class Transport:
             if not deadline.settle():
                 raise
             if answer is not None and _is_json_object(body.received):
-                # The server announced more than it sent, and holds the connection open.
+                # The JSON is complete, but Content-Length was too large and the server keeps the connection open.
                 return _to_response(answer, bytes(body.received), body, started)
             error = _translate(TimeoutError(), request, body)
         except OpenRouterError:
@@ -195,18 +195,23 @@ class Transport:
                 error = _translate(caught, request, body)
         finally:
             self._deadlines.stop(deadline)
-        # Raised here and not in the handler: the foreign exception and its frames hold headers and bodies.
+        # Raised outside of the handler, so that `__context__` does not hold the foreign exception, whose frames
+        # hold headers and bodies.
         raise error
 
     async def aclose(self) -> None:
-        """Close the session, if it is our own."""
+        """Close the session, unless it is borrowed."""
         self._deadlines.close()
         _unclosed.discard(self)
         if self._session is not None and not self._is_borrowed:
             await self._session.close()
 
     def abandon(self) -> bool:
-        """Close what a forgotten client left open, without a loop; whether there was anything."""
+        """Close the session of a forgotten client, without a running loop.
+
+        Returns:
+            Whether the session was still open.
+        """
         session = self._session
         _unclosed.discard(self)
         if session is None or self._is_borrowed or session.closed:
@@ -215,7 +220,7 @@ class Transport:
         session.detach()
         if connector is not None:
             closing = connector.close().__await__()
-            # The first step closes; the others would wait for the sockets, and there is nobody to wait.
+            # The first step closes the connections; later ones wait for the sockets, which needs a running loop.
             with suppress(StopIteration, RuntimeError):
                 next(closing)
             closing.close()
@@ -240,7 +245,7 @@ async def _read(answer: aiohttp.ClientResponse, sent: Body) -> bytes:
     try:
         content = answer.content
         if content.is_eof():
-            # It came with the headers, as short ones do.
+            # A short body arrives in the same segment as the headers, so there is no need to wait.
             body = content.read_nowait()
         else:
             if (answer.content_length or 0) > BODY_LIMIT:
@@ -253,7 +258,7 @@ async def _read(answer: aiohttp.ClientResponse, sent: Body) -> bytes:
     except (_BodyTooLargeError, _UndecodableBodyError) as failure:
         answer.close()
         if answer.status >= 400:
-            # The status says enough; what the body would add is a message.
+            # The status determines the error; the body would add only a message.
             return b""
         reason = (
             f"is larger than {BODY_LIMIT} bytes"
@@ -275,9 +280,9 @@ async def _read_on(content: aiohttp.StreamReader, sent: Body, *, is_success: boo
             if len(body) > BODY_LIMIT:
                 break
     except (aiohttp.ClientPayloadError, aiohttp.ClientConnectionError):
-        # The frame of the body is broken, but what it holds may be all of it: a key that is here is not thrown away.
+        # The framing is broken, but the bytes so far may be the whole JSON. Keep its key, because the code is used up.
         with suppress(Exception):
-            # Bytes that came before the failure; the public methods raise it instead.
+            # Only this private method returns the bytes from before the failure; the public ones raise it.
             body += content._read_nowait(-1)  # noqa: SLF001
         if not (is_success and _is_json_object(body)):
             raise
@@ -292,12 +297,12 @@ def _is_json_object(body: bytes | bytearray) -> bool:
 
 
 def _decompress(body: bytes, encoding: str) -> bytes:
-    # We ask for "identity", yet an answer that is compressed all the same may hold a key.
+    # The request asks for "identity", but an answer that is compressed nevertheless may hold a key.
     coding = encoding.strip().lower()
     if coding in ("", "identity"):
         return body
     if coding not in ("gzip", "x-gzip", "deflate"):
-        # Some servers name what is no compression, such as "utf-8", "none" or "aws-chunked".
+        # Some servers send values that are not compressions, such as "utf-8", "none" or "aws-chunked".
         if _is_json_object(body):
             return body
         raise _UndecodableBodyError
@@ -316,7 +321,7 @@ def _decompress(body: bytes, encoding: str) -> bytes:
 
 
 _REASONS: Final[tuple[tuple[type[Exception], str], ...]] = (
-    # The most special first. The exceptions' own texts are not used: some quote what the server sent.
+    # The most specific first. The exceptions' own messages are not used, because some quote the server's answer.
     (_EarlyAnswerError, "there was an answer before the request"),
     (aiohttp.ClientHttpProxyError, "the proxy refused the connection"),
     (aiohttp.ClientProxyConnectionError, "cannot connect to the proxy"),
@@ -360,7 +365,7 @@ def _translate(caught: Exception, request: Request, body: Body) -> OpenRouterErr
 
 
 def _tls_reason(caught: Exception) -> str | None:
-    """Return OpenSSL's words for a failed handshake: its errno says "Operation not permitted" for all of them."""
+    """Return OpenSSL's reason for a failed handshake; its errno is always "Operation not permitted"."""
     if isinstance(caught, aiohttp.ClientConnectorCertificateError):
         caught = caught.certificate_error
     elif isinstance(caught, aiohttp.ClientConnectorSSLError):

@@ -1,7 +1,7 @@
-"""The one converter between models and JSON: strict, and silent about values.
+"""The converter between models and JSON, which is strict and shows no values in its errors.
 
-cattrs as it comes turns None into "None" and 7 into "7" for a string, and quotes what it was given in
-its errors. Here a wrong type is an error, and an error names the field and what it wants, nothing else.
+For a string, cattrs by default turns None into "None" and 7 into "7", and its errors quote the input. Here, a wrong
+type is an error, and an error names only the field and the expected type.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ R = TypeVar("R", ExchangeAuthCodeForAPIKeyResponse, CreateAuthKeysCodeResponse, 
 
 
 class MalformedBodyError(ValueError):
-    """A body that is not what it should be; its message shows nothing of the body."""
+    """A body that does not match its model; the message shows nothing of the body."""
 
 
 MAX_KEY_LENGTH: Final = 1_024
 """The largest number of characters of an API key that is accepted."""
 
-# Visible ASCII without quotes, dollar sign, backquote and backslash.
+# Visible ASCII except quotes, dollar sign, backquote and backslash, which a shell would interpret.
 _KEY: Final = re.compile(r"[!#%&(-\[\]-_a-~]+")
 
 
 def _strict(kind: type[T], value: object) -> T:
-    # bool is an int to isinstance, and no integer to JSON.
+    # To isinstance(), a bool is an int; in JSON, true is not a number.
     if not isinstance(value, kind) or isinstance(value, bool):
         raise TypeError
     return value
@@ -59,7 +59,7 @@ class _BadKeyError(ValueError):
 def _key(value: object, _type: object) -> str:
     if not isinstance(value, str) or not value:
         raise TypeError
-    # A key ends up in files, shells and terminals: a line break or a quote in it would write there what it likes.
+    # Keys end up in files, shells and terminals, where a line break or a quote would allow an injection.
     if len(value) > MAX_KEY_LENGTH or not _KEY.fullmatch(value):
         raise _BadKeyError
     return value
@@ -78,7 +78,7 @@ def _flag(value: object, _type: object) -> bool:
 
 
 def _user_id(value: object, _type: object) -> str | None:
-    # An odd user id must never cost the user their key.
+    # An invalid user id must not make the exchange fail: the code is used up, and the key would be lost.
     return value if isinstance(value, str) else None
 
 
@@ -93,15 +93,15 @@ def _rfc3339(moment: datetime) -> str:
 
 @functools.cache
 def _converter(*, detailed: bool = False) -> cattrs.Converter:
-    # Made when it is first needed: it takes longer than the import of all of this package's modules. Collecting what is
-    # wrong costs more than half of the structuring, so it is done by another one, once something is.
+    # Created on first use, because it takes longer than importing all modules of this package. Detailed validation is
+    # over half of the structuring time, so a second converter does it, and only after the first one failed.
     converter = cattrs.Converter(detailed_validation=detailed)
     converter.register_structure_hook(str, lambda value, _: _strict(str, value))
     converter.register_structure_hook(int, lambda value, _: _strict(int, value))
     converter.register_structure_hook(float, _number)
     converter.register_structure_hook(bool, _flag)
     converter.register_structure_hook(datetime, _timestamp)
-    # The transport's own value, put in beside the body's fields.
+    # `load` adds this value of the transport to the fields of the body, so it needs no conversion.
     converter.register_structure_hook(HttpMeta, lambda value, _: value)
     structure_key = make_dict_structure_fn(CurrentKey, converter)
     converter.register_structure_hook(CurrentKey, lambda value, kind: structure_key(_strict(dict, value), kind))
@@ -125,7 +125,7 @@ def _converter(*, detailed: bool = False) -> cattrs.Converter:
     return converter
 
 
-# To find a hook takes the converter longer than some of them run.
+# Cached, because the converter takes longer to find a hook than some hooks take to run.
 _structure_hook: Final[Callable[[Any], Callable[..., Any]]] = functools.cache(
     lambda kind: _converter().get_structure_hook(kind)
 )
@@ -135,7 +135,7 @@ _unstructure_hook: Final[Callable[[Any], Callable[..., Any]]] = functools.cache(
 
 
 def dump(model: ExchangeAuthCodeForAPIKeyRequest | CreateAuthKeysCodeRequest) -> bytes:
-    """Serialize a request; fields that are not set are left out."""
+    """Serialize a request, without the fields that are not set."""
     return _encode(_unstructure_hook(type(model))(model)).encode()
 
 
@@ -158,11 +158,11 @@ def load(kind: type[R], body: bytes, http_meta: HttpMeta) -> R:
 
     Args:
         kind: The class of the response.
-        body: The body as it came.
-        http_meta: How the answer came about; it becomes a part of the response.
+        body: The raw body.
+        http_meta: The HTTP metadata of the answer, which becomes a field of the response.
 
     Raises:
-        MalformedBodyError: The body is not UTF-8, not JSON, or not what the API documents.
+        MalformedBodyError: The body is not UTF-8, not JSON, or does not match the API's documentation.
     """
     payload = load_json(body)
     if not isinstance(payload, dict):
@@ -179,7 +179,7 @@ def load(kind: type[R], body: bytes, http_meta: HttpMeta) -> R:
 
 def _decode(text: str) -> Any:
     try:
-        # Faster than `json.loads`, which first searches the text for surrounding white space.
+        # Faster than `json.loads`, which first searches for surrounding white space.
         value, end = _decode_start(text)
     except ValueError:
         pass
@@ -213,6 +213,6 @@ def _describe(error: BaseException, kind: type | None) -> str:
         return "missing"
     if isinstance(error, _BadKeyError):
         return "not a key of visible ASCII characters"
-    # Of `float | None`, the first is wanted.
+    # For `float | None`, name the type of the value: the first of the union.
     wanted = next(iter(get_args(kind)), kind)
     return f"not {_WANTED.get(wanted, 'an object')}"

@@ -1,4 +1,4 @@
-"""Requests and responses: immutable values, validated when they are made.
+"""Requests and responses: immutable values, validated on construction.
 
 Source: the operations ``exchangeAuthCodeForAPIKey`` and ``createAuthKeysCode`` of OpenRouter's API reference,
 https://openrouter.ai/docs/api-reference; RFC 7636 for the verifier and the challenge.
@@ -46,14 +46,14 @@ UNSET: Final = Unset.UNSET
 
 
 class CodeChallengeMethod(enum.StrEnum):
-    """How a code challenge is derived from its verifier (RFC 7636, section 4.2)."""
+    """The method by which a code challenge is derived from its verifier (RFC 7636, section 4.2)."""
 
     S256 = "S256"
     PLAIN = "plain"
 
 
 class UsageLimitType(enum.StrEnum):
-    """When the credit limit of a key resets."""
+    """The interval at which the credit limit of a key resets."""
 
     DAILY = "daily"
     WEEKLY = "weekly"
@@ -63,7 +63,7 @@ class UsageLimitType(enum.StrEnum):
 Validator: TypeAlias = Callable[[Any, "attrs.Attribute[Any]", Any], None]
 
 
-# A look-up costs a fifth of calling the enum.
+# Looking a method up in a dict takes a fifth of the time of calling the enum.
 _METHODS: Final[Mapping[object, CodeChallengeMethod | None | Unset]] = {
     **{method.value: method for method in CodeChallengeMethod},
     None: None,
@@ -148,7 +148,7 @@ def validate_code_verifier(field: str, value: object) -> str:
         value: The verifier.
 
     Raises:
-        RequestValidationError: It is not what RFC 7636, section 4.1, allows.
+        RequestValidationError: The verifier does not match RFC 7636, section 4.1.
     """
     if not isinstance(value, str) or not _VERIFIER.fullmatch(value):
         raise RequestValidationError(field, "must be 43 to 128 characters of A-Z a-z 0-9 - . _ ~ (RFC 7636)")
@@ -161,7 +161,7 @@ def _is_verifier(_instance: object, attribute: attrs.Attribute[Any], value: obje
 
 
 def validate_callback_url(field: str, value: object) -> URL:
-    """Parse a callback URL, or say what it must be.
+    """Parse and check a callback URL.
 
     Args:
         field: The name to use in the message.
@@ -171,11 +171,11 @@ def validate_callback_url(field: str, value: object) -> URL:
         The parsed URL.
 
     Raises:
-        RequestValidationError: It is neither https nor http on localhost or 127.0.0.1, or has a fragment or
+        RequestValidationError: The URL is neither https nor http on localhost or 127.0.0.1, or has a fragment or
             credentials.
     """
     requirement = "must be an https URL, or http on localhost or 127.0.0.1"
-    # URL parsers drop control characters and spaces silently; what is checked must be what is sent.
+    # URL parsers drop control characters and spaces silently, so the checked URL would differ from the one sent.
     if not isinstance(value, str) or any(character <= " " or character == "\x7f" for character in value):
         raise RequestValidationError(field, requirement)
     try:
@@ -226,7 +226,7 @@ class ExchangeAuthCodeForAPIKeyRequest:
         code_challenge_method: How the challenge was derived; `UNSET` leaves it out, None is sent as null.
 
     Raises:
-        RequestValidationError: A field is not what the API documents.
+        RequestValidationError: A field does not match the API's documentation.
     """
 
     code: str = attrs.field(repr=mask, validator=_is_text)
@@ -239,7 +239,7 @@ class CreateAuthKeysCodeRequest:
     """The body of ``POST /auth/keys/code``.
 
     Attributes:
-        callback_url: Where the user is sent after consent: https, or http on localhost or 127.0.0.1.
+        callback_url: The URL that the user is sent to after consent: https, or http on localhost or 127.0.0.1.
         code_challenge: The PKCE challenge; None leaves it out.
         code_challenge_method: How the challenge was derived; needs a challenge. None leaves it out.
         limit: The credit limit of the key in US dollars; None leaves it out: no limit.
@@ -250,7 +250,7 @@ class CreateAuthKeysCodeRequest:
         workspace_id: The UUID of the workspace that the key belongs to; None leaves it out.
 
     Raises:
-        RequestValidationError: A field is not what the API documents.
+        RequestValidationError: A field does not match the API's documentation.
     """
 
     callback_url: str = attrs.field(converter=_to_url_text, validator=_is_callback_url)
@@ -268,19 +268,19 @@ class CreateAuthKeysCodeRequest:
 
 
 def request_id_of(headers: Mapping[str, str]) -> str | None:
-    """What an answer is to be quoted by: its ``X-Request-Id``, else its ``CF-Ray``."""
+    """Return the id of an answer, to quote to support: its ``X-Request-Id``, else its ``CF-Ray``."""
     return headers.get("X-Request-Id") or headers.get("CF-Ray")
 
 
 @attrs.frozen(kw_only=True)
 class HttpMeta:
-    """How an answer came about.
+    """The HTTP metadata of an answer.
 
     Attributes:
         status_code: The HTTP status.
         headers: The headers of the answer.
-        attempts: How often the request was sent until it was answered so.
-        elapsed: Seconds from the call to the answer, waits included.
+        attempts: How often the request was sent, including the attempt that got this answer.
+        elapsed: Seconds from the call to the answer, including waits.
     """
 
     status_code: int = 200
@@ -290,7 +290,7 @@ class HttpMeta:
 
     @property
     def request_id(self) -> str | None:
-        """What to quote to OpenRouter's support: ``X-Request-Id``, else ``CF-Ray``; None without either."""
+        """The id to quote to OpenRouter's support: ``X-Request-Id``, else ``CF-Ray``; None without either."""
         return request_id_of(self.headers)
 
 
@@ -300,8 +300,8 @@ class ExchangeAuthCodeForAPIKeyResponse:
 
     Attributes:
         key: The user's API key.
-        user_id: The user's id; None when the answer has none, or an odd one.
-        http_meta: How the answer came about; not part of equality.
+        user_id: The user's id; None if the answer has none, or an invalid one.
+        http_meta: The HTTP metadata of the answer; ignored by ``==``.
     """
 
     key: str = attrs.field(repr=mask_key)
@@ -311,12 +311,12 @@ class ExchangeAuthCodeForAPIKeyResponse:
 
 @attrs.frozen(kw_only=True)
 class AuthKeysCode:
-    """An authorization code that was created.
+    """A created authorization code.
 
     Attributes:
         id: The authorization code.
         app_id: The id of the app that it belongs to.
-        created_at: When it was created, with its time zone.
+        created_at: The time of creation, with its time zone.
     """
 
     id: str = attrs.field(repr=mask)
@@ -329,8 +329,8 @@ class CreateAuthKeysCodeResponse:
     """The answer of ``POST /auth/keys/code``.
 
     Attributes:
-        data: The code that was created.
-        http_meta: How the answer came about; not part of equality.
+        data: The created code.
+        http_meta: The HTTP metadata of the answer; ignored by ``==``.
     """
 
     data: AuthKeysCode
