@@ -202,6 +202,41 @@ def test_settings_come_from_the_names_that_users_have_in_their_environment(monke
     assert sent["x-openrouter-categories"] == "cli-agent,web"
 
 
+_VARIABLES = {
+    "OPENROUTER_API_KEY": "sk-or-v1-env",
+    "OPENROUTER_BASE_URL": "https://openrouter.example/api/v1",
+    "OPENROUTER_HTTP_REFERER": "https://env.example",
+    "OPENROUTER_X_OPEN_ROUTER_TITLE": "Env",
+    "OPENROUTER_X_OPEN_ROUTER_CATEGORIES": "cli-agent,web",
+}
+
+
+async def test_environment_with_surrounding_blanks_is_stripped(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with answering(ANSWER) as server:
+        for name, value in (_VARIABLES | {"OPENROUTER_BASE_URL": server.base_url}).items():
+            monkeypatch.setenv(name, f" \t{value}\r\n")
+        async with OpenRouter() as client:
+            await exchange(client)
+    assert server.requests[0].startswith(b"POST /api/v1/auth/keys HTTP/1.1\r\n")
+    sent = headers_of(server.requests[0])
+    assert sent["authorization"] == "Bearer sk-or-v1-env"
+    assert sent["http-referer"] == "https://env.example"
+    assert sent["x-openrouter-title"] == "Env"
+    assert sent["x-openrouter-categories"] == "cli-agent,web"
+
+
+@pytest.mark.parametrize("control", ["\n", "\r\n", "\x7f"])
+@pytest.mark.parametrize(("name", "value"), _VARIABLES.items())
+def test_environment_with_inner_line_break_is_refused_by_name(
+    name: str, value: str, control: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value[:2] + control + value[2:])
+    with pytest.raises(errors.RequestValidationError) as caught:
+        OpenRouter()
+    assert caught.value.field == name
+    assert value not in str(caught.value)
+
+
 async def test_an_explicit_none_sends_no_bearer_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENROUTER_API_KEY", "sk-or-v1-env")
     async with answering(ANSWER) as server, OpenRouter(None, base_url=server.base_url) as client:

@@ -27,6 +27,7 @@ from openrouter_async._values.models import (
     Unset,
 )
 from openrouter_async._values.version import __version__
+from openrouter_async.errors import RequestValidationError
 from openrouter_async.redaction import mask_optional, redact_headers
 
 DEFAULT_BASE_URL: Final = "https://openrouter.ai/api/v1"
@@ -133,8 +134,15 @@ def merge_headers(headers: Mapping[str, str], others: Mapping[str, str]) -> dict
 
 
 def from_environment(name: str) -> str | None:
-    """Return an environment variable without surrounding whitespace; None when it is not set, or empty."""
-    return os.environ.get(name, "").strip() or None
+    """Return an environment variable without surrounding whitespace; None when it is not set, or empty.
+
+    Raises:
+        RequestValidationError: The value has a line break or another control character within.
+    """
+    value = os.environ.get(name, "").strip()
+    if any(character < " " or character == "\x7f" for character in value):
+        raise RequestValidationError(name, "must not contain line breaks or other control characters")
+    return value or None
 
 
 def base_url_from_environment() -> str:
