@@ -1,4 +1,4 @@
-"""The commands, and how each of them ends."""
+"""Dispatch of the commands, and the output of their errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from openrouter_async.redaction import scrub
 _PROGRAM: Final = "openrouter-async"
 _USAGE: Final = 2
 MAX_SHOWN_LENGTH: Final = 15
-# A pipe whose reader went away: as if the signal that Python ignores had ended the program.
+# The exit status after SIGPIPE (128 + 13). Python ignores this signal and raises BrokenPipeError instead.
 _BROKEN_PIPE: Final = 141
 
 _HELP: Final = """Sign users in with OpenRouter, and exchange authorization codes for API keys.
@@ -59,18 +59,18 @@ def target_of(command: str) -> str:
 
 
 def make_app(command: str | None = None) -> App:
-    """The command line as cyclopts knows it.
+    """Return the cyclopts app.
 
-    Each command is imported when it is needed: what one needs must not slow down another, nor the help.
+    A command is imported only when it is needed, so that its imports slow down neither other commands nor the help.
 
     Args:
-        command: The one that is called, which brings its whole help along.
+        command: The command that is called; it is registered with its full help.
     """
     app = App(
         name=_PROGRAM,
         help=_HELP,
         help_epilogue=None if command in COMMANDS else _EPILOGUE,
-        # The default, Markdown, costs as much again as all the rest.
+        # Importing the renderer of the default, Markdown, would double the time to show the help.
         help_format="plaintext",
         version=__version__,
         default_parameter=Parameter(negative=(), show_default=_show_default),
@@ -93,10 +93,10 @@ def _show_default(value: object) -> str | None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run a command, and tell in one line how it failed.
+    """Run a command, and print its error, if any, in one line.
 
     Args:
-        arguments: What follows the program's name.
+        arguments: The arguments after the program's name.
 
     Returns:
         The exit status.
@@ -106,7 +106,7 @@ def run(arguments: Sequence[str]) -> int:
     arguments = arguments[leading:] + arguments[:leading]
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # A terminal or pipe in Latin-1 or ASCII must not turn a success into a failure.
+            # Printing a character that a Latin-1 or ASCII terminal lacks must not make the command fail.
             stream.reconfigure(errors="backslashreplace")
     try:
         app = make_app(arguments[0] if arguments else None)
@@ -135,9 +135,9 @@ def _refuse(error: CycloptsError, arguments: Sequence[str]) -> int:
     error.verbose = False
     text = str(error)
     if not isinstance(error, UnknownCommandError):
-        # What was given for one option may have been meant for another one, and be a secret.
+        # A value given for one option may have been meant for another one, and may be a secret.
         for argument in arguments:
-            # A typo helps to see; codes, verifiers and keys are longer, except for made-up ones.
+            # Show short values, because they help to find a typo. Real codes, verifiers and keys are longer.
             value = argument.partition("=")[2] if argument.startswith("--") else argument
             for quoted in (f'"{value}"', f"'{value}'", f"={value}"):
                 is_secret = len(value) > MAX_SHOWN_LENGTH or value.startswith("sk-") or "exchange" in arguments
@@ -150,7 +150,7 @@ def _refuse(error: CycloptsError, arguments: Sequence[str]) -> int:
 
 
 def _fail(error: BaseException, arguments: Sequence[str]) -> int:
-    # This imports what a command that failed has imported already, and the help does not need.
+    # Imported here, because the help does not need these modules. A failed command has imported them already.
     import asyncio
 
     from openrouter_async.cli._exit import OutputError, as_document, exit_status, explain
@@ -158,7 +158,7 @@ def _fail(error: BaseException, arguments: Sequence[str]) -> int:
     if isinstance(error, OutputError) and isinstance(error.__cause__, BrokenPipeError):
         return _BROKEN_PIPE
     if isinstance(error, asyncio.CancelledError):
-        # By a signal that the command takes itself.
+        # The command handles the signal itself, by cancelling its task.
         error = KeyboardInterrupt()
     command = arguments[0] if arguments else None
     _tell(explain(error, command), as_document(error, command), error, arguments)

@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 class Bar:
-    """A bar with the rate, the failures and the time that is left; on a terminal alone.
+    """A progress bar with the rate, the failures and the remaining time, shown only on a terminal.
 
     Args:
-        total: How many there are; None if unknown.
+        total: The total number; None if unknown.
         is_shown: Whether to show it at all.
 
     Attributes:
@@ -45,16 +45,16 @@ class Bar:
         """Update the bar.
 
         Args:
-            completed: How many are done, failures included.
-            failed: How many of them failed.
-            rate: How many a second.
+            completed: The number of completed ones, including failures.
+            failed: The number of failures.
+            rate: The number of completed ones per second.
         """
         if not self.is_shown:
             return
         try:
             progress = self._progress or self._start()
         except OSError:
-            # The terminal is gone.
+            # The terminal was closed.
             self.is_shown = False
             return
         left = "" if self._total is None or rate <= 0 else _duration((self._total - completed) / rate)
@@ -71,7 +71,7 @@ class Bar:
             TextColumn("{task.fields[failed]} failed"),
             TextColumn("{task.fields[left]}"),
             console=Console(stderr=True, highlight=False),
-            # The result is not for the terminal alone.
+            # The standard output may be a pipe or a file, which must not get terminal control codes.
             redirect_stdout=False,
             expand=True,
         )

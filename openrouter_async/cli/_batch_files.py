@@ -1,4 +1,4 @@
-"""The output of a batch: a line for each row."""
+"""The output of a batch, with a line for each row of the input."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ _PREFIX: Final = "input_"
 
 
 class Results:
-    """The output, which only its owner can read. Final results that an earlier run has written are kept.
+    """The output, which only its owner can read. Final results of an earlier run are kept.
 
-    It is JSON Lines or CSV, by its name. A line has the row's line in the input, the outcome, the key and the user or
-    the error, the digest of the request, and the other columns of the row. The journal has the key before a line is
-    written here, and the next run writes lines that are missing: so lines need not be on the disk before the end.
+    The format is JSON Lines or CSV, by the file's name. A line has the row's line number in the input, the outcome, the
+    key and the user or the error, the digest of the request, and the other columns of the row. Lines are not synced to
+    the disk before the end: the journal has each key first, and the next run writes missing lines.
 
     Args:
-        path: The file.
-        columns: The other columns of the rows, for CSV, whose first line names all columns.
-        is_final: Returns whether the request of a digest need not be tried again.
+        path: The path of the file.
+        columns: The other columns of the rows, for the header of a CSV file.
+        is_final: Returns whether the request with a digest need not be tried again.
 
     Raises:
-        UsageError: The existing file is not the output of a batch, or the place is not safe for keys.
+        UsageError: The existing file is not the output of a batch, or the location is not safe for keys.
 
     Attributes:
-        done: The digests of the requests that have a line already.
+        done: The digests of the requests that already have a line.
     """
 
     def __init__(self, path: Path, columns: Sequence[str], is_final: Callable[[str], bool]) -> None:
@@ -52,7 +52,7 @@ class Results:
         self._failure: OSError | None = None
 
     def close(self) -> None:
-        """Put all lines on the disk and close the file."""
+        """Sync all lines to the disk and close the file."""
         with self._file:
             if self._failure is None:
                 self._file.flush()
@@ -78,7 +78,7 @@ class Results:
             try:
                 await asyncio.to_thread(append, self._file, line)
             except OSError as failure:
-                # A part of the line may be there: a later line would be appended to it.
+                # Stop writing: if the line was written in part, the next line would be appended to it.
                 self._failure = failure
                 raise
 
@@ -92,7 +92,7 @@ class Results:
         file = PrivateFile(self._path)
         try:
             kept = self._kept() if file.check() is not None else iter(())
-            # The first line names the columns, which are known when the first one that is kept was read.
+            # Reading the first kept line sets `_columns`, which the header needs.
             first = next(kept, b"")
             header = _to_csv((*_COLUMNS, *(_PREFIX + name for name in self._columns))) if self._is_csv else b""
             return file.replace(itertools.chain((header, first), kept))
@@ -122,7 +122,7 @@ class Results:
                 except ValueError:
                     if line.endswith(b"\n"):
                         raise
-                    # A run that was killed left it torn.
+                    # The last line is incomplete, because the run was killed while writing it.
                     return
                 if self._keeps(fields):
                     yield line.rstrip(b"\n") + b"\n"
@@ -140,7 +140,7 @@ class Results:
 
 
 def append(file: BinaryIO, lines: bytes) -> None:
-    """Write to the end of a file."""
+    """Append bytes to a file."""
     file.write(lines)
     file.flush()
 

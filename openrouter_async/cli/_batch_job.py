@@ -1,4 +1,4 @@
-"""A batch under way on the command line: from rows to lines."""
+"""A running batch of the command line: from rows of the input to lines of the output."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ REPEATED: Final = "repeated"
 RESCUED: Final = "rescued"
 LOST: Final = "lost"
 
-# Results that are in the journal and not in the output: a run was killed between the two, or the output was changed.
+# Results in the journal that are missing in the output, because a run was killed in between or the output was edited.
 _ERRORS_IN_JOURNAL: Final = {
     RequestStatus.SUCCEEDED: (Outcome.COMPLETED, "An earlier run got the key, and did not store it in the journal."),
     RequestStatus.REJECTED: (Outcome.REFUSED, "An earlier run was refused."),
@@ -50,13 +50,13 @@ class Work:
     Args:
         rows: The input.
         results: The output.
-        journal: The journal, which holds each key before it gets here.
+        journal: The journal, which has stored each key before its result arrives here.
 
     Attributes:
-        counts: How many rows there were of each kind: an `Outcome`, or `INVALID`, `DONE_BEFORE`, `REPEATED`, `RESCUED`,
+        counts: The number of rows of each kind: an `Outcome`, or `INVALID`, `DONE_BEFORE`, `REPEATED`, `RESCUED`,
             `LOST`.
-        failure: Why no more can be written; None while it can.
-        is_stopping: Whether requests that are not sent are left for another run.
+        failure: The error that prevents further writes; None if there is none.
+        is_stopping: Whether unsent requests are left for another run.
     """
 
     def __init__(self, rows: AsyncIterable[Row], results: Results, journal: Journal) -> None:
@@ -71,16 +71,16 @@ class Work:
 
     @property
     def completed(self) -> int:
-        """How many rows need not be looked at any more."""
+        """The number of completed rows."""
         return self.counts.total()
 
     @property
     def failed(self) -> int:
-        """How many of them have no key, for whatever reason."""
+        """The number of completed rows without a key."""
         return sum(self.counts[kind] for kind in _FAILURES)
 
     async def requests(self) -> AsyncIterator[ExchangeAuthCodeForAPIKeyRequest]:
-        """The requests that are to be sent; the other rows are dealt with on the way."""
+        """Yield the requests to send; write or count the other rows meanwhile."""
         async for row in self._input:
             if row.request is None:
                 await self._write_line(row, None, INVALID, Outcome.NOT_SENT, error=row.problem)
@@ -89,7 +89,7 @@ class Work:
             name = bytes.fromhex(digest)
             if name in self._results.done or name in self._seen:
                 self.counts[REPEATED if name in self._seen else DONE_BEFORE] += 1
-                # A long row of these must not keep the loop from its other work.
+                # Many such rows in succession must not block the event loop.
                 await asyncio.sleep(0)
                 continue
             self._seen.add(name)
@@ -119,7 +119,7 @@ class Work:
             self.is_stopping = True
 
     def ends(self, _: ExchangeResult) -> bool:
-        """Return whether to send no more, as ``stop_on``."""
+        """Return whether to stop sending, as the batch's ``stop_on``."""
         return self.is_stopping
 
     async def _take(self, result: ExchangeResult) -> None:
@@ -135,7 +135,7 @@ class Work:
                 self.counts[Outcome.COMPLETED] -= 1
                 await self._rescue(result.response)
         elif self.is_stopping and result.outcome is Outcome.NOT_SENT:
-            # The next run sends it.
+            # Not sent, so write no line; the next run sends the request.
             self._seen.discard(bytes.fromhex(digest))
         else:
             await self._write_line(row, digest, result.outcome, result.outcome, error=str(result.error))
@@ -171,11 +171,11 @@ class Summary:
 
     Attributes:
         counts: Those of `Work`.
-        left: How many rows are left for another run; None when nobody knows.
-        elapsed: Seconds.
-        output_file: Where the keys are.
+        left: The number of rows left for another run; None if unknown.
+        elapsed: The duration in seconds.
+        output_file: The file with the keys.
         is_interrupted: Whether the user stopped it.
-        failure: Why no more could be written; None if all was.
+        failure: The error that prevented further writes; None if all lines were written.
     """
 
     counts: Counter[str]
@@ -196,7 +196,7 @@ class Summary:
 
     @property
     def document(self) -> dict[str, Any]:
-        """For machines."""
+        """The summary for machines, as JSON fields."""
         kinds = (Outcome.COMPLETED, *_FAILURES, DONE_BEFORE, REPEATED, RESCUED, LOST)
         return {
             **{str(kind): self.counts[kind] for kind in kinds},
@@ -209,7 +209,7 @@ class Summary:
 
     @property
     def lines(self) -> Iterator[str]:
-        """For people."""
+        """The summary for people, as lines of text."""
         counts = self.counts
         yield f"{_codes(counts[Outcome.COMPLETED])} gave a key, now in {self.output_file}."
         if failed := {kind: counts[kind] for kind in _FAILURES if counts[kind]}:

@@ -16,7 +16,7 @@ from openrouter_async.sinks._private_file import PrivateFile
 VARIABLE: Final = "OPENROUTER_API_KEY"
 """The variable that programs read the key from."""
 
-# Quoted values may span lines: what looks like an assignment within one is none. Only "\n" separates lines, because
+# Quoted values may span lines, and text within one may look like an assignment. Only "\n" separates lines, because
 # values may contain the other characters at which str.splitlines() splits.
 _ASSIGNMENT: Final = re.compile(
     rb"""(?P<before>(?:\xef\xbb\xbf)?[ \t]*(?:export[ \t]+)?(?P<name>[A-Za-z_][\w.-]*)[ \t]*=[ \t]*)

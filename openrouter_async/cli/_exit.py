@@ -1,4 +1,4 @@
-"""What the exit status says, and how a failure is told in one line."""
+"""Exit statuses, and descriptions of errors in one line."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from openrouter_async.sinks._base import KeySinkError
 
 
 class ExitCode(enum.IntEnum):
-    """The exit status."""
+    """The exit status of a command."""
 
     DONE = 0
     FAILED = 1
-    """Something on this computer failed: a file, the keyring; or there is no key."""
+    """A file or the keyring of this computer failed, or there is no key."""
     USAGE = 2
     REFUSED = 3
     UNKNOWN = 4
@@ -35,20 +35,20 @@ class ExitCode(enum.IntEnum):
 
 
 class UsageError(Exception):
-    """The command was given something that it cannot use; the message says what, and what to do."""
+    """Invalid input for a command; the message names the problem and a remedy."""
 
 
 class OutputError(Exception):
-    """The standard output cannot be written; the message says why."""
+    """A failure to write the standard output; the message gives the reason."""
 
 
-# Where a field of the library goes by another name here.
+# Fields of the library whose option has a different name.
 _NAMES: Final = {"api_key": "the API key", "code": "the code", "path": "--file", "lifetime": "--wait"}
 _START_AGAIN: Final = "Start again with `openrouter-async login`: a code is good for one use, and for ten minutes."
 
 
 def exit_status(error: BaseException) -> ExitCode:
-    """The exit status for an error."""
+    """Return the exit status for an error."""
     match error:
         case KeyboardInterrupt():
             return ExitCode.INTERRUPTED
@@ -71,11 +71,11 @@ def exit_status(error: BaseException) -> ExitCode:
 
 
 def explain(error: BaseException, command: str | None = None) -> str:
-    """What happened and what to do, in one line and without a secret.
+    """Describe an error and its remedy, in one line and without a secret.
 
     Args:
-        error: It.
-        command: The command that met it.
+        error: The error.
+        command: The command that failed.
     """
     match error:
         case KeyboardInterrupt():
@@ -90,13 +90,13 @@ def explain(error: BaseException, command: str | None = None) -> str:
         case OSError():
             text = _sentence(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error))
         case _:
-            # Whatever its message is, nobody has made sure that it holds no secret.
+            # An unexpected error's message may hold a secret, so show only its class.
             text = f"A mistake in openrouter-async ({type(error).__name__}). See it with --debug, and please report it."
     return " ".join(text.split())
 
 
 def as_document(error: BaseException, command: str | None = None) -> dict[str, Any]:
-    """What happened, for a machine; see `explain`."""
+    """Describe an error as JSON fields; see `explain`."""
     document: dict[str, Any] = {
         "type": type(error).__name__,
         "message": explain(error, command),

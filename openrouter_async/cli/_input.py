@@ -1,4 +1,4 @@
-"""Secrets from a file, the standard input or the keyboard rather than the command line."""
+"""Input of secrets by a file, the standard input or the keyboard instead of the command line."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class StdinReader:
         return os.isatty(self._descriptor)
 
     async def next(self) -> str | None:
-        """Read the next line. What arrives after a cancelled read is kept for the next one.
+        """Read the next line. A line that arrives after a cancelled read is kept for the next one.
 
         Returns:
             The line; None at the end of the input.
@@ -80,7 +80,7 @@ class StdinReader:
             chunk = b""
             with contextlib.suppress(OSError):
                 chunk = os.read(self._descriptor, MAX_SIZE)
-            # The loop may be closed by now.
+            # The loop may have been closed meanwhile.
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(give, chunk)
 
@@ -90,7 +90,7 @@ class StdinReader:
 
 @contextlib.contextmanager
 def no_echo(output: Output, descriptor: int = 0) -> Iterator[None]:
-    """Turn the terminal's echo off, where it has one, and on again whatever ends or stops the program."""
+    """Turn the terminal's echo off, and restore it however the program ends or is suspended."""
     if os.name != "posix" or not os.isatty(descriptor):
         yield
         return
@@ -98,11 +98,11 @@ def no_echo(output: Output, descriptor: int = 0) -> Iterator[None]:
 
     before = termios.tcgetattr(descriptor)
     quiet = before[:]
-    # Except for the newline, so that the next message starts on a line of its own.
+    # ECHONL still echoes the newline, so that the next message starts on a new line.
     quiet[3] = quiet[3] & ~termios.ECHO | termios.ECHONL
 
     def pass_on(number: int, _frame: object) -> None:
-        # Restore the terminal, and let the signal do what it does by default; SIGTSTP comes back from there.
+        # Restore the terminal, then trigger the signal's default action. After SIGTSTP, os.kill() returns on resume.
         termios.tcsetattr(descriptor, termios.TCSANOW, before)
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
@@ -112,7 +112,7 @@ def no_echo(output: Output, descriptor: int = 0) -> Iterator[None]:
     with contextlib.ExitStack() as handlers:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP):
-                # What is ignored, as SIGHUP is under nohup, stays so.
+                # An ignored signal, such as SIGHUP under nohup, must stay ignored.
                 if signal.getsignal(number) is signal.SIG_DFL:
                     signal.signal(number, pass_on)
                     handlers.callback(signal.signal, number, signal.SIG_DFL)
@@ -141,7 +141,7 @@ async def read_secret(name: str, value: str | None, file: Path | None, lines: St
     """Read a secret from the command line, a file, or the next line of the standard input.
 
     Args:
-        name: Its name in messages.
+        name: The name of the secret in messages.
         value: The value on the command line; "-" means the standard input.
         file: The file named on the command line; "-" means the standard input.
         lines: The standard input.
@@ -170,7 +170,7 @@ def read_file(name: str, path: Path) -> str:
         Its text, without a byte order mark and the space around it.
 
     Raises:
-        UsageError: It cannot be read, or is not in UTF-8.
+        UsageError: The file cannot be read, or is not in UTF-8.
     """
     try:
         with path.open("rb") as file:
@@ -189,7 +189,7 @@ def can_open_browser() -> bool:
     if os.environ.get("BROWSER"):
         return bool(browsers_from_environment())
     if sys.platform not in ("darwin", "win32"):
-        # Without a display, a browser would be one that takes the terminal.
+        # Without a display, only a text browser is left, which would take over the terminal.
         if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
             return False
     elif os.environ.get("SSH_CONNECTION"):

@@ -48,7 +48,7 @@ _API_KEY_FILE: Final = 'A file with the API key to use, instead of OPENROUTER_AP
 
 
 class StoreKind(enum.StrEnum):
-    """Where a key can be kept."""
+    """The kinds of locations for a key."""
 
     KEYRING = "keyring"
     FILE = "file"
@@ -60,10 +60,10 @@ def write_result(text: str) -> None:
     """Print a line on the standard output.
 
     Raises:
-        OutputError: It cannot be written.
+        OutputError: The standard output cannot be written.
     """
     if sys.stdout is None:
-        # The shell closed it: print() would drop the text silently.
+        # The shell closed the standard output, and print() would drop the text silently.
         raise OutputError("The standard output is closed.")
     try:
         print(text, flush=True)  # noqa: T201
@@ -74,14 +74,14 @@ def write_result(text: str) -> None:
 
 
 def write_message(text: str) -> None:
-    """Print text on the standard error; nobody is left to be told if that fails."""
+    """Print text on the standard error; a failure is ignored, as it could not be reported."""
     if sys.stderr is not None:
         with contextlib.suppress(OSError, ValueError):
             print(text, end="", file=sys.stderr, flush=True)  # noqa: T201
 
 
 def discard_stdout() -> None:
-    """Let what is still buffered go nowhere: the interpreter flushes once more when it ends."""
+    """Redirect the standard output to the null device, so that the interpreter's last flush cannot fail."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -89,7 +89,7 @@ def discard_stdout() -> None:
 @Parameter(name="*", group=OUTPUT)
 @attrs.define(kw_only=True)
 class Output:
-    """How a command speaks: its result goes to the standard output, all else to the standard error.
+    """The output of a command: its result on the standard output, all else on the standard error.
 
     Attributes:
         json: Print one JSON object, for machines; an error is one on the standard error.
@@ -117,7 +117,7 @@ class Output:
         write_result(json.dumps(document) if self.json else "\n".join(lines))
 
     def note(self, text: str) -> None:
-        """Tell people something that is not the result."""
+        """Print a message for people, unless the output is JSON."""
         if not self.json:
             self.tell(text)
 
@@ -127,17 +127,17 @@ class Output:
         return sys.stderr is not None and sys.stderr.isatty()
 
     def tell(self, text: str, *, end: str = "\n") -> None:
-        """Tell something without which the command cannot go on, to whomever it is."""
+        """Print a message that the user needs in order to go on, even if the output is JSON."""
         self.end_question()
         write_message(text + end)
 
     def ask(self, question: str) -> None:
-        """Ask something that is answered in the same line, which is not shown."""
+        """Print a question; the answer follows on the same line, without echo."""
         self.tell(question, end="")
         self._is_asking = True
 
     def end_question(self, *, answered: bool = False) -> None:
-        """End the line of a question, unless whoever answered has done so."""
+        """End the line of a question, unless the answer ended it."""
         if self._is_asking and not answered:
             write_message("\n")
         self._is_asking = False
@@ -146,7 +146,7 @@ class Output:
 @Parameter(name="*", group=CONNECTION)
 @attrs.frozen(kw_only=True)
 class Site:
-    """Which OpenRouter is meant.
+    """The OpenRouter server to use.
 
     Attributes:
         base_url: The API, instead of https://openrouter.ai/api/v1: that of a sandbox, for example.
@@ -156,7 +156,7 @@ class Site:
 
     @property
     def name(self) -> str | None:
-        """What tells the keys of one OpenRouter from those of another; None for the real one."""
+        """A name that distinguishes the keys of different servers; None for the real OpenRouter."""
         if self.base_url is None:
             return None
         url = to_base_url("base_url", self.base_url)
@@ -166,7 +166,7 @@ class Site:
 @Parameter(name="*", group=CONNECTION)
 @attrs.frozen(kw_only=True)
 class Connection(Site):
-    """The way to OpenRouter.
+    """The connection to OpenRouter.
 
     Attributes:
         timeout: Seconds for one attempt.
@@ -175,7 +175,7 @@ class Connection(Site):
     timeout: float = 30.0
 
     def auth_url(self, given: str | None) -> str:
-        """The page on which a user consents: the one given, or the one that goes with the API."""
+        """Return the URL of the page on which a user consents: the given one, or that of the server."""
         if given is not None or self.base_url is None:
             return given or AUTHORIZATION_URL
         url = to_base_url("base_url", self.base_url)
@@ -183,7 +183,7 @@ class Connection(Site):
         return str(url.with_path(f"{path}/auth", encoded=True))
 
     def open_client(self, api_key: str | None = None, *, on_key: OnKey | None = None, **settings: Any) -> OpenRouter:
-        """A client for that OpenRouter."""
+        """Return a client for the server."""
         from openrouter_async._client.client import OpenRouter
         from openrouter_async._client.config import base_url_from_environment
 
@@ -192,7 +192,7 @@ class Connection(Site):
             api_key,
             base_url=base_url,
             timeout=self.timeout,
-            # A proxy has no business with this computer, and plain http goes nowhere else.
+            # Plain http is allowed only to this computer, which a proxy cannot reach.
             trust_env=base_url.scheme == "https",
             on_key=on_key,
             **settings,
@@ -202,7 +202,7 @@ class Connection(Site):
 @Parameter(name="*", group=STORAGE)
 @attrs.frozen(kw_only=True)
 class Storage:
-    """Where the key is kept."""
+    """The location of the key."""
 
     store: Annotated[StoreKind | None, Parameter(help=_STORE)] = None
     file: Annotated[Path | None, Parameter(help="Another path for the file of --store file or env.")] = None
@@ -221,7 +221,7 @@ class AppKey:
 
 
 def to_method(method: Method | None) -> CodeChallengeMethod | None | Unset:
-    """What a request says of how its challenge was derived."""
+    """Return the challenge method for a request, given the option's value."""
     if method is None:
         return UNSET
     return None if method == "null" else CodeChallengeMethod(method)

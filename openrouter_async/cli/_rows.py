@@ -36,10 +36,10 @@ class Row:
     """A row of the input.
 
     Attributes:
-        line: The number of its first line, from 1.
-        request: The request that it describes; None when it is not valid.
-        problem: Why it is not valid.
-        others: The rest of its columns, which go to the output.
+        line: The number of the row's first line, from 1.
+        request: The request; None if the row is not valid.
+        problem: The reason why the row is not valid.
+        others: The other columns, which are copied to the output.
     """
 
     line: int
@@ -103,11 +103,11 @@ async def stream_rows(path: Path) -> AsyncGenerator[Row, None]:
                     loop.call_soon_threadsafe(queue.put_nowait, row)
         except BaseException as failure:  # noqa: BLE001 - it is raised in the loop
             end = failure
-        # The loop may be closed: nobody waits for a pipe that is silent.
+        # The loop may be closed by now, because the program does not wait for this thread.
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(queue.put_nowait, end)
 
-    # A daemon, as nothing can end a read of a pipe. The default executor would be waited for.
+    # A daemon thread, because a read of a pipe cannot be interrupted, and asyncio waits for its default executor.
     threading.Thread(target=read, name="openrouter_async-input", daemon=True).start()
     try:
         while isinstance(row := await queue.get(), Row):
@@ -138,7 +138,7 @@ def read_rows(path: Path) -> Generator[Row, None, None]:
 
 
 def _open(path: Path) -> BinaryIO:
-    # A descriptor of its own: at its end the interpreter would wait for the lock of a sys.stdin that a thread reads.
+    # Not sys.stdin: on exit, the interpreter would wait for its lock, which the reading thread holds.
     return os.fdopen(os.dup(0), "rb") if path == STDIN else path.open("rb")
 
 
@@ -156,7 +156,7 @@ def to_row(line: int, data: bytes) -> Row | None:
     try:
         fields = json.loads(data.decode())
     except (ValueError, RecursionError):
-        # UnicodeDecodeError is one of these. They quote what they were given.
+        # ValueError includes UnicodeDecodeError. The messages are not shown, because they quote the input.
         return Row(line=line, problem="The line is not JSON.")
     if isinstance(fields, str):
         fields = {"code": fields}
@@ -197,7 +197,7 @@ def _to_csv_row(line: int, names: Sequence[str], cells: Sequence[str]) -> Row:
         "".join(cells).encode()
     except UnicodeEncodeError:
         return Row(line=line, problem="The row is not UTF-8.")
-    # An empty cell is how CSV says that there is nothing.
+    # CSV has no null, so an empty cell means that the value is missing.
     return _to_row(
         line,
         {name: cell for name, cell in zip(names, cells, strict=True) if cell.strip() or name not in _FIELDS},

@@ -1,4 +1,4 @@
-"""Where keys are stored: the system's keyring, a file of their own, or a line of a file ``.env``."""
+"""Storage of keys: in the system's keyring, a file of their own, or a line of a file ``.env``."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class KeyLocation:
         kind: The kind of location.
         where: Its name in messages.
         vault: Reads, writes and deletes the key there.
-        prepare: Does all that storing a key does, without a key; raises `KeySinkError` if that fails.
+        prepare: Checks that a key can be stored, by all steps except storing one; raises `KeySinkError` if not.
     """
 
     kind: StoreKind
@@ -71,7 +71,7 @@ def locate(kind: StoreKind, file: Path | None, site: str | None, *, timeout: flo
     Args:
         kind: The kind; not PRINT, which stores nothing.
         file: A path instead of the default one.
-        site: The OpenRouter whose keys are stored there; None for the real one.
+        site: The name of the server that issued the keys; None for the real OpenRouter.
         timeout: Seconds for one call of the keyring.
     """
     suffix = "" if site is None else f"-{site}"
@@ -138,7 +138,7 @@ async def location_for_new_key(storage: Storage, site: Site, output: Output) -> 
 
 
 async def _announced(location: KeyLocation, work: Awaitable[T], output: Output) -> T:
-    """Wait for a call; if the keyring takes long, say what is waited for."""
+    """Wait for a call, and tell the user so if the keyring takes long."""
     task = asyncio.ensure_future(work)
     try:
         await asyncio.wait((task,), timeout=_ANNOUNCE_AFTER)
@@ -168,7 +168,7 @@ def locations_to_search(storage: Storage, site: Site) -> list[KeyLocation]:
 async def load_keys(
     storage: Storage, site: Site, output: Output
 ) -> AsyncIterator[tuple[KeyLocation, StoredKey | KeySinkError | None]]:
-    """Read each location that may hold a key; yields the location with its key, or with the error of reading it."""
+    """Yield each location that may hold a key, with its key or the error of reading it."""
     from openrouter_async.sinks._keyring import NoKeyringError
 
     for location in locations_to_search(storage, site):
@@ -201,7 +201,7 @@ def _data_folder() -> Path:
             return folder
     except RuntimeError:
         pass
-    # Without HOME and an entry in the password database "~" means nothing; older versions of platformdirs keep it.
+    # "~" cannot be expanded without HOME or an entry in the password database; old platformdirs return it unexpanded.
     raise UsageError("This user has no home folder: name a file by --file, or set HOME.")
 
 
@@ -217,16 +217,16 @@ def describe(grant: Grant) -> dict[str, Any]:
 
 
 class KeySaver:
-    """Store the key of an exchange, as ``on_key``: also when the user interrupts the command meanwhile.
+    """Store the key of an exchange, as ``on_key``: even if the user interrupts the command meanwhile.
 
     Args:
         location: Where the key is stored; None prints it.
-        storage: What the user asked for.
-        site: The OpenRouter that issues the key.
+        storage: The location that the user asked for.
+        site: The server that issues the key.
         output: How to report it.
 
     Attributes:
-        status: The exit status of the command: it is a failure if the key is not where the user wants it.
+        status: The exit status of the command; a failure if the key is not stored where the user wants it.
     """
 
     def __init__(self, location: KeyLocation | None, storage: Storage, site: Site, output: Output) -> None:
@@ -256,7 +256,7 @@ class KeySaver:
                 self.status = ExitCode.FAILED
             self._output.tell(f"The key could not be kept where you wanted it: {failure}.")
         except BaseException:
-            # An interrupt cancels even this call. Writing a file blocks for a moment, and cannot be interrupted.
+            # An interrupt cancels even this call, but not the synchronous write of a file.
             location = self._rescue(grant)
             self._report(grant, location)
             raise
@@ -288,7 +288,7 @@ class KeySaver:
         file_name = f"{_APP}-rescued-{key_hash[:16]}.json"
         usual = lambda: locate(StoreKind.FILE, None, name, timeout=0)  # noqa: E731
         return [
-            # The usual file would take the place of another key, which the user did not ask for.
+            # If the user named a location, do not replace a key in the default file.
             *([] if self._is_explicit else [usual]),
             lambda: fallback_location(key_hash, name),
             lambda: _file_location(Path(file_name)),

@@ -35,7 +35,7 @@ class LeasedExchanges:
         client: The client that exchanges the codes.
         store: The store in which codes are claimed, shared by all workers.
         claim_ttl: Seconds until a code whose worker died is tried again; renewed while the worker lives.
-        result_ttl: Seconds for which a result is given again.
+        result_ttl: Seconds for which a redelivered message gets the same result.
     """
 
     def __init__(self, client: OpenRouter, store: LoginStore, *, claim_ttl: float, result_ttl: float) -> None:
@@ -92,7 +92,7 @@ class LeasedExchanges:
         return exchange.result()
 
     async def _explain_rejection(self, claim_request: ClaimRequest, claim: Claim, failure: APIError) -> ResultPayload:
-        # Another worker takes a stalled worker's code over. One of the two gets the key, the other one this rejection.
+        # If this worker stalled, another may have taken over. One of the two gets the key, the other this rejection.
         try:
             again = await self._claim_in_turn(claim_request)
         except OpenRouterError:
@@ -153,7 +153,7 @@ def key_to_payload(response: ExchangeAuthCodeForAPIKeyResponse, *, delivered: bo
 def error_to_payload(failure: Exception) -> ResultPayload:
     """Return the payload of an error."""
     if not isinstance(failure, OpenRouterError):
-        # An error of the app's middleware does not tell whether the request was sent, and its message may hold secrets.
+        # An error of an app's middleware does not tell whether the request was sent, and its message may hold secrets.
         return {"error": f"{type(failure).__name__} in the worker", "outcome": Outcome.UNKNOWN}
     payload: ResultPayload = {"error": str(failure), "outcome": failure.outcome, "retry_after": failure.retry_after}
     if isinstance(failure, APIError):

@@ -30,7 +30,7 @@ __all__ = ["OpenTelemetryMiddleware"]
 
 _SCOPE: Final = "openrouter_async"
 _SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.37.0"
-# The buckets that the conventions advise for http.client.request.duration.
+# The buckets that the conventions recommend for http.client.request.duration.
 _SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
 _TRIES: Final = (1, 2, 3, 4, 5, 8)
 
@@ -41,21 +41,21 @@ class OpenTelemetryMiddleware:
     A call includes its retries. Its span is internal, named by the operation, and has an
     event for each attempt that failed. The HTTP requests below it are for
     ``opentelemetry-instrumentation-aiohttp-client`` to record, as client spans and ``http.client.request.duration``:
-    with both, nothing is counted twice.
+    the two use different names, so nothing is counted twice.
 
     Metrics, with the attributes ``openrouter.operation``, ``server.address``, ``server.port``,
     ``http.response.status_code`` and ``error.type``:
 
     - ``openrouter.client.call.duration``: a histogram, in seconds;
     - ``openrouter.client.call.attempts``: a histogram of requests for a call;
-    - ``openrouter.client.retries``: a counter, by the ``error.type`` that was the reason;
+    - ``openrouter.client.retries``: a counter, by the ``error.type`` of the failed attempt;
     - ``openrouter.client.active_calls``: calls under way;
     - ``openrouter.client.connection.wait``: a histogram of the seconds until a request could be written: waiting for a
       connection of the pool, or for a new one.
 
     Args:
-        tracer_provider: Where spans go; by default the global one.
-        meter_provider: Where metrics go; by default the global one.
+        tracer_provider: The provider of the tracer; by default the global one.
+        meter_provider: The provider of the meter; by default the global one.
         propagate: Whether the trace context is sent to the server, by the global propagator. It is another company's
             server, so by default nothing is sent.
 

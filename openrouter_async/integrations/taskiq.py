@@ -1,4 +1,4 @@
-"""Exchanges on a task queue, for more than one machine; needs the extra ``taskiq``.
+"""Exchanges on a task queue with workers on several machines; needs the extra ``taskiq``.
 
 ::
 
@@ -18,10 +18,10 @@
 The default serializer of several result backends is pickle, by which anyone who can write to the database runs code in
 the collectors. `ExchangeQueue` refuses such a backend: give it ``JSONSerializer()``.
 
-Workers are those of taskiq: ``taskiq worker module:broker``. Every broker works. Nothing is lost with one that delivers
-the messages of a dead worker again, such as `RedisStreamBroker` and the brokers for RabbitMQ and NATS. With a
-`RedisStreamBroker`, set ``idle_timeout``, after which it does so, and ``unacknowledged_lock_timeout``, because a worker
-that is killed may leave its lock behind.
+Start the workers by ``taskiq worker module:broker``. Every broker works. No task is lost if the broker redelivers the
+messages of a dead worker, as do `RedisStreamBroker` and the brokers for RabbitMQ and NATS. With a
+`RedisStreamBroker`, set ``idle_timeout``, the time until redelivery, and
+``unacknowledged_lock_timeout``, because a killed worker may leave its lock behind.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class ExchangedKey:
 
     Attributes:
         key: The user's API key; None if the worker's client has an ``on_key``, which received it.
-        user_id: The user's id; None when OpenRouter does not tell it.
+        user_id: The user's id; None if OpenRouter does not send one.
         key_hash: The SHA-256 of the key in lowercase hex, by which OpenRouter's pages name it.
     """
 
@@ -103,14 +103,14 @@ class ExchangedKey:
 
 
 class ExchangeQueue:
-    """Exchanges authorization codes by the workers of a taskiq broker.
+    """Exchanges authorization codes in the workers of a taskiq broker.
 
     The constructor registers the task. Each worker opens a client when it starts, and closes it when it stops, after
     the exchanges under way have ended. Requests and results are encrypted on their way through the broker and the
     result backend, each for its own task, so that one cannot replace another. If the worker's client has an ``on_key``,
     the results hold no key at all.
 
-    Brokers deliver a message again when its worker died. A code is claimed before it is sent, as logins are: a second
+    A broker redelivers a message if its worker died. A code is claimed before it is sent, as logins are: a second
     delivery waits for the first one and returns the same result. If the first one was lost with its worker, the code is
     sent again; if it is rejected then, the outcome is ``UNKNOWN``.
 
