@@ -28,13 +28,13 @@ from openrouter_async.errors import (
 )
 
 BODY_LIMIT: Final = 1_048_576
-"""The most bytes that a body may have, before and after decompression."""
+"""The maximum number of bytes of a body, before and after decompression."""
 
 MAX_HEADER_SIZE: Final = 65_536
-"""The most bytes of a header or of the status line: aiohttp's 8 KiB are less than some proxies add."""
+"""The maximum number of bytes of a header or of the status line: some proxies exceed aiohttp's default, 8 KiB."""
 
 MAX_HEADERS: Final = 1_024
-"""The most headers of an answer, where aiohttp's own limit is 128."""
+"""The maximum number of headers of an answer; aiohttp's default is 128."""
 
 _SESSION_CLOSED: Final = "the session that the client uses is closed"
 _NO_TIMEOUT: Final = aiohttp.ClientTimeout(total=None)

@@ -39,7 +39,7 @@ class MalformedBodyError(ValueError):
 
 
 MAX_KEY_LENGTH: Final = 1_024
-"""The largest number of characters of an API key that is accepted."""
+"""The maximum number of characters of an API key."""
 
 # Visible ASCII except quotes, dollar sign, backquote and backslash, which a shell would interpret.
 _KEY: Final = re.compile(r"[!#%&(-\[\]-_a-~]+")

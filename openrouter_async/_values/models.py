@@ -24,7 +24,7 @@ LOOPBACK_HOSTS: Final = frozenset({"localhost", "127.0.0.1"})
 """The hosts that OpenRouter accepts with plain http in a callback URL."""
 
 KEY_LABEL_LENGTH: Final = 100
-"""The most characters that a ``key_label`` may have."""
+"""The maximum number of characters of a ``key_label``."""
 
 _VERIFIER: Final = re.compile(r"[A-Za-z0-9\-._~]{43,128}")
 
@@ -42,7 +42,7 @@ class Unset(enum.Enum):
 
 
 UNSET: Final = Unset.UNSET
-"""Marks a field that is left out of the request, where None is sent as null."""
+"""Marks a field to leave out of the request; None is sent as null."""
 
 
 class CodeChallengeMethod(enum.StrEnum):

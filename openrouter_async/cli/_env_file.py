@@ -14,7 +14,7 @@ from openrouter_async.sinks._base import BaseKeySink, KeySinkError, StoredKey
 from openrouter_async.sinks._private_file import PrivateFile
 
 VARIABLE: Final = "OPENROUTER_API_KEY"
-"""The variable that programs read the key from."""
+"""The environment variable from which programs read the key."""
 
 # Quoted values may span lines, and text within one may look like an assignment. Only "\n" separates lines, because
 # values may contain the other characters at which str.splitlines() splits.

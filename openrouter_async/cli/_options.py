@@ -38,7 +38,7 @@ SecretFile: TypeAlias = Annotated[Path | None, Parameter(allow_leading_hyphen=Tr
 """A file with a secret; "-" is the standard input."""
 
 Method: TypeAlias = Literal["S256", "plain", "null"]
-"""How a challenge was derived."""
+"""The derivation method of a challenge."""
 
 _STORE: Final = (
     'The system\'s keyring; a file that only you can read; "env", the line OPENROUTER_API_KEY of a file .env; or'

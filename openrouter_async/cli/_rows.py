@@ -25,7 +25,7 @@ from openrouter_async.redaction import mask_optional
 STDIN: Final = Path("-")
 
 MAX_ROWS_AHEAD: Final = 64
-"""Rows that are read before they are asked for."""
+"""The number of rows to read ahead."""
 
 _FIELDS: Final = ("code", "code_verifier", "code_challenge_method")
 _DELIMITERS: Final = ",;\t"

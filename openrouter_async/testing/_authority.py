@@ -21,7 +21,7 @@ from openrouter_async.redaction import mask, mask_key, mask_optional
 from openrouter_async.testing.faults import FAULT_PREFIX
 
 USER_ID: Final = "user_sandbox"
-"""Who consents, unless somebody else is named."""
+"""The id of the default user."""
 
 _VERIFIER: Final = re.compile(r"[A-Za-z0-9\-._~]{43,128}")
 

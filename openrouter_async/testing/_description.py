@@ -157,4 +157,4 @@ DESCRIPTION: Final[dict[str, Any]] = {
         "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
     },
 }
-"""It, but for the address of the server."""
+"""The OpenAPI description, without the URL of the server."""

@@ -26,7 +26,7 @@ FAULTS: Final[Mapping[str, str]] = {
     "delay-5000ms": "The answer comes 5 seconds late once",
     "hang": "No answer comes once",
 }
-"""What the consent page offers to let go wrong, by the words that a code asks for it with."""
+"""Labels of the faults that the consent page offers, by their specs in a code."""
 
 _STATIC: Final = files("openrouter_async.testing") / "static"
 _STYLE: Final = (_STATIC / "sandbox.css").read_text()
@@ -55,7 +55,7 @@ HEADERS: Final = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-"""What goes with every page."""
+"""The headers of every page."""
 
 _PAGE: Final = """<!doctype html>
 <html lang="en">

@@ -29,7 +29,7 @@ from openrouter_async.testing._threads import in_thread
 from openrouter_async.testing.faults import Fault
 
 TOKEN: Final = f"sk-or-v1-{'5a' * 32}"
-"""The bearer token of the app that is known by default."""
+"""The bearer token that is accepted by default."""
 
 # Bound the memory of servers that run for a long time.
 _MOST_CODES: Final = 200_000

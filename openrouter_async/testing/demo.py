@@ -12,7 +12,7 @@ from openrouter_async.redaction import mask_key
 from openrouter_async.testing import FakeOpenRouter, Fault
 
 EXCHANGES = 500
-"""How many codes the demo exchanges at last."""
+"""The number of codes in the batch of the demo."""
 
 _AT_ONCE = 50
 _WIDTH = 40

@@ -24,7 +24,7 @@ from openrouter_async.errors import RequestValidationError
 __all__ = ["Fault"]
 
 FAULT_PREFIX: Final = re.compile(r"fault\.(?P<spec>[a-z0-9.-]{1,64})~")
-"""What a code starts with whose exchanges meet a fault."""
+"""Matches the prefix of a code whose exchanges meet a fault."""
 
 _CHALLENGE: Final = """<!DOCTYPE html><html lang="en-US"><head><title>Just a moment...</title></head>
 <body><div id="challenge-error-text">Enable JavaScript and cookies to continue</div></body></html>
