@@ -124,13 +124,14 @@ class OpenRouter:
             for field, is_given in (("pool_size", pool_size is not UNSET), ("trust_env", trust_env)):
                 if is_given:
                     raise RequestValidationError(field, "must not come with a session, which has its own")
-        pool_size = DEFAULT_POOL_SIZE if isinstance(pool_size, Unset) else pool_size
-        if isinstance(pool_size, bool) or not isinstance(pool_size, int) or pool_size < 1:
-            raise RequestValidationError("pool_size", "must be an integer from 1")
         if not isinstance(ssl, (SSLContext, type(None))):
             raise RequestValidationError("ssl", "must be an ssl.SSLContext, or None to verify as usual")
         transport = Transport(
-            session=session, pool_size=pool_size, proxy=to_proxy("proxy", proxy), ssl=ssl or True, trust_env=trust_env
+            session=session,
+            pool_size=_to_pool_size(pool_size),
+            proxy=to_proxy("proxy", proxy),
+            ssl=ssl or True,
+            trust_env=trust_env,
         )
         self._attach(settings, ClientState(clock, transport), owner=None)
 
@@ -306,3 +307,11 @@ class OpenRouter:
 
 def _or_environment(value: Any, name: str) -> Any:
     return from_environment(name) if isinstance(value, Unset) else value
+
+
+def _to_pool_size(value: int | Unset) -> int:
+    if isinstance(value, Unset):
+        return DEFAULT_POOL_SIZE
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise RequestValidationError("pool_size", "must be an integer from 1")
+    return value

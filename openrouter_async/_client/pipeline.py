@@ -278,9 +278,7 @@ class Pipeline:
         """
         settings = self.settings
         url, headers, timeout, retry = self._urls[operation], self._headers, settings.timeout, settings.retry
-        secrets: tuple[str, ...] = ()
-        if isinstance(model, ExchangeAuthCodeForAPIKeyRequest):
-            secrets = (model.code,) if model.code_verifier is None else (model.code, model.code_verifier)
+        secrets = _secrets_of(model)
         if bearer is not None:
             headers = {"Authorization": f"Bearer {bearer.token}"} | headers
             secrets = (*secrets, bearer.token)
@@ -352,3 +350,9 @@ def _operation_urls(base_url: URL) -> dict[Operation[Any], URL]:
     # Joining by "/" would drop the path of the base.
     base = str(base_url).rstrip("/")
     return {operation: URL(base + operation.path) for operation in OPERATIONS}
+
+
+def _secrets_of(model: ExchangeAuthCodeForAPIKeyRequest | CreateAuthKeysCodeRequest | None) -> tuple[str, ...]:
+    if not isinstance(model, ExchangeAuthCodeForAPIKeyRequest):
+        return ()
+    return (model.code,) if model.code_verifier is None else (model.code, model.code_verifier)

@@ -39,7 +39,8 @@ def to_base_url(field: str, value: object) -> URL:
     try:
         url = parse_url(value)
         secure = url.scheme == "https" or (url.scheme == "http" and url.host in _LOOPBACK)
-        extra = url.raw_query_string or url.raw_fragment or url.raw_user is not None or url.raw_password is not None
+        has_credentials = (url.raw_user, url.raw_password) != (None, None)
+        extra = url.raw_query_string or url.raw_fragment or has_credentials
     except ValueError:
         raise RequestValidationError(field, requirement) from None
     if not secure or extra:

@@ -96,15 +96,19 @@ def _read_error_body(text: str) -> tuple[str, int | None, Mapping[str, Any] | No
         return (_describe_html(text) if re.match(_LOOKS_LIKE_HTML, text) else text), None, None
     error = payload.get("error", payload) if isinstance(payload, dict) else payload
     if not isinstance(error, dict):
-        return (error if isinstance(error, str) else ""), None, None
+        return _text_or_empty(error), None, None
     message, code, metadata = error.get("message"), error.get("code"), error.get("metadata")
     if error.get("name") == "ZodError" and isinstance(message, str):
         message = _describe_zod_issues(message)
     return (
-        message if isinstance(message, str) else "",
+        _text_or_empty(message),
         code if isinstance(code, int) and not isinstance(code, bool) else None,
         metadata if isinstance(metadata, dict) else None,
     )
+
+
+def _text_or_empty(value: object) -> str:
+    return value if isinstance(value, str) else ""
 
 
 def _scrub_values(value: Any, secrets: tuple[str, ...]) -> Any:

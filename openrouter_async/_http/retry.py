@@ -82,6 +82,12 @@ class RetryMiddleware:
         call = _Call(request, self._throttle, self._clock, started)
         if result is None:
             result = await self._wait_and_attempt(call, request, call_next)
+        return await self._finish(call, result, request, call_next)
+
+    async def _finish(
+        self, call: _Call, result: Response | _Failure | None, request: Request, call_next: Handler
+    ) -> Response:
+        """Retry after a failed attempt while the plan allows it; None as the result means that nothing was sent."""
         failure: _Failure | None = None
         while isinstance(result, _Failure):
             failure = result

@@ -58,12 +58,16 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_count_fork)
 
 
-class _BodyTooLargeError(Exception):
-    pass
+class _UnreadableBodyError(Exception):
+    reason: str
 
 
-class _UndecodableBodyError(Exception):
-    pass
+class _BodyTooLargeError(_UnreadableBodyError):
+    reason = f"is larger than {BODY_LIMIT} bytes"
+
+
+class _UndecodableBodyError(_UnreadableBodyError):
+    reason = "cannot be decompressed"
 
 
 class _EarlyAnswerError(Exception):
@@ -189,10 +193,7 @@ class Transport:
         except OpenRouterError:
             raise
         except Exception as caught:  # noqa: BLE001 - whatever it is, the caller gets one of our errors
-            if isinstance(caught, RuntimeError) and session.closed:
-                error = ClientClosedError(_SESSION_CLOSED)
-            else:
-                error = _translate(caught, request, body)
+            error = _translate(caught, request, body, is_closed=session.closed)
         finally:
             self._deadlines.stop(deadline)
         # Raised outside of the handler, so that `__context__` does not hold the foreign exception, whose frames
@@ -255,22 +256,19 @@ async def _read(answer: aiohttp.ClientResponse, sent: Body) -> bytes:
             raise _BodyTooLargeError
         encoding = answer.headers.get("Content-Encoding")
         return body if encoding is None else _decompress(body, encoding)
-    except (_BodyTooLargeError, _UndecodableBodyError) as failure:
+    except _UnreadableBodyError as failure:
         answer.close()
         if answer.status >= 400:
             # The status determines the error; the body would add only a message.
             return b""
-        reason = (
-            f"is larger than {BODY_LIMIT} bytes"
-            if isinstance(failure, _BodyTooLargeError)
-            else "cannot be decompressed"
-        )
+        reason = failure.reason
     raise ResponseValidationError(
         f"{answer.status}: the body {reason}", status_code=answer.status, headers=answer.headers.copy()
     )
 
 
 async def _read_on(content: aiohttp.StreamReader, sent: Body, *, is_success: bool) -> bytes:
+    # No frame here may hold the response: its connection would be left to the cyclic garbage collector.
     body = bytearray()
     if is_success:
         sent.received = body
@@ -340,28 +338,33 @@ _REASONS: Final[tuple[tuple[type[Exception], str], ...]] = (
 )
 
 
-def _translate(caught: Exception, request: Request, body: Body) -> OpenRouterError:
+def _translate(caught: Exception, request: Request, body: Body, *, is_closed: bool = False) -> OpenRouterError:
+    if is_closed and isinstance(caught, RuntimeError):
+        return ClientClosedError(_SESSION_CLOSED)
     outcome = Outcome.UNKNOWN if body.written else Outcome.NOT_SENT
     place = f"{request.method} {request.url.scheme}://{request.url.authority}{request.url.raw_path}"
     if isinstance(caught, TimeoutError):
         when = "an answer" if body.written else "a connection"
         return RequestTimeoutError(f"{place}: waited more than {request.timeout:g} s for {when}", outcome=outcome)
+    return TransportError(
+        f"{place}: {_describe_failure(caught, body)}",
+        outcome=outcome,
+        is_permanent=_is_permanent(caught, body),
+        stale_connection=body.reused and isinstance(caught, (_EarlyAnswerError, aiohttp.ClientConnectionError)),
+    )
+
+
+def _describe_failure(caught: Exception, body: Body) -> str:
     reason = next((text for kind, text in _REASONS if isinstance(caught, kind)), None)
-    is_permanent = _is_permanent(caught, body)
     if reason is None:
         reason = f"{type(caught).__name__} while the request was {'under way' if body.written else 'being made'}"
     if isinstance(caught, aiohttp.ClientHttpProxyError):
-        reason = f"{reason} with the status {caught.status}"
-    elif (tls := _tls_reason(caught)) is not None:
-        reason = f"{reason}: {tls}"
-    elif isinstance(caught, OSError) and caught.errno is not None:
-        reason = f"{reason} ({os.strerror(caught.errno) if caught.errno > 0 else type(caught).__name__})"
-    return TransportError(
-        f"{place}: {reason}",
-        outcome=outcome,
-        is_permanent=is_permanent,
-        stale_connection=body.reused and isinstance(caught, (_EarlyAnswerError, aiohttp.ClientConnectionError)),
-    )
+        return f"{reason} with the status {caught.status}"
+    if (tls := _tls_reason(caught)) is not None:
+        return f"{reason}: {tls}"
+    if isinstance(caught, OSError) and caught.errno is not None:
+        return f"{reason} ({os.strerror(caught.errno) if caught.errno > 0 else type(caught).__name__})"
+    return reason
 
 
 def _tls_reason(caught: Exception) -> str | None:

@@ -27,6 +27,7 @@ KEY_LABEL_LENGTH: Final = 100
 """The maximum number of characters of a ``key_label``."""
 
 _VERIFIER: Final = re.compile(r"[A-Za-z0-9\-._~]{43,128}")
+_INVISIBLE: Final = re.compile(r"[\x00-\x20\x7f]")
 
 
 class Unset(enum.Enum):
@@ -176,11 +177,11 @@ def validate_callback_url(field: str, value: object) -> URL:
     """
     requirement = "must be an https URL, or http on localhost or 127.0.0.1"
     # URL parsers drop control characters and spaces silently, so the checked URL would differ from the one sent.
-    if not isinstance(value, str) or any(character <= " " or character == "\x7f" for character in value):
+    if not isinstance(value, str) or _INVISIBLE.search(value):
         raise RequestValidationError(field, requirement)
     try:
         url = parse_url(value)
-        has_credentials = url.raw_user is not None or url.raw_password is not None
+        has_credentials = (url.raw_user, url.raw_password) != (None, None)
         accepted = url.scheme == "https" or (url.scheme == "http" and url.raw_host in LOOPBACK_HOSTS)
     except ValueError:
         raise RequestValidationError(field, requirement) from None

@@ -208,36 +208,31 @@ class Runner:
         return True
 
     async def _carry_out(self, index: int, request: _Request, identity: Identity) -> None:
-        journal, digest, is_begun = self._options.journal, "", False
+        journal, digest = self._options.journal, ""
+        begun_in: Journal | None = None
         result: ExchangeResult | None = None
         outcome: _Response | Exception
         try:
             try:
                 if journal is not None and self._not_sent is None:
                     digest = request_digest(request)
-                    is_begun = await journal.begin(digest)
-                    if not is_begun:
+                    if not await journal.begin(digest):
                         await self._skip(index)
                         return
+                    begun_in = journal
                 if self._not_sent is not None:
                     raise self._not_sent()
                 outcome = await self._exchange(request, self._group)
             except Exception as error:  # noqa: BLE001 - it is the request's result
                 outcome = error
-            if journal is not None and is_begun:
-                await self._record(journal, digest, outcome)
-            made: ExchangeResult
-            if isinstance(outcome, Exception):
-                self._end_by(outcome)
-                made = to_failure(index, request, outcome)
-            else:
-                made = ExchangeSuccess(index=index, request=request, response=outcome)
-            result = made
+            if begun_in is not None:
+                await self._record(begun_in, digest, outcome)
+            result = made = self._to_result(index, request, outcome)
         finally:
             # However it ends: others may wait for it.
             self._dedup.resolve(identity, result)
-            if journal is not None and is_begun and result is None:
-                journal.abandon(digest)
+            if begun_in is not None and result is None:
+                begun_in.abandon(digest)
         self._deliver(made)
 
     async def _skip(self, index: int) -> None:
@@ -252,10 +247,13 @@ class Runner:
         except JournalError as failure:
             self._fail(failure)
 
-    def _end_by(self, error: Exception) -> None:
-        """End the batch if all other requests would fail alike."""
-        if isinstance(error, (ClientClosedError, JournalError)):
-            self._fail(error)
+    def _to_result(self, index: int, request: _Request, outcome: _Response | Exception) -> ExchangeResult:
+        """Return the result of a request, and end the batch if all other requests would fail alike."""
+        if not isinstance(outcome, Exception):
+            return ExchangeSuccess(index=index, request=request, response=outcome)
+        if isinstance(outcome, (ClientClosedError, JournalError)):
+            self._fail(outcome)
+        return to_failure(index, request, outcome)
 
     def _deliver(self, result: ExchangeResult) -> None:
         self._tally.add(result)
