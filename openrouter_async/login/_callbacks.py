@@ -149,19 +149,25 @@ def _clean(text: str) -> str:
     before = None
     while text != before:
         before = text
-        if (link := _MARKDOWN_LINK.fullmatch(text)) is not None:
-            text = link[1]
-        if len(text) > 2 and text[0] + text[-1] in _WRAPPERS:
-            text = text[1:-1].strip()
-        # No code ends with these; an ellipsis shows that a code is cut off.
-        if text.endswith((".", ",", ";")) and not text.endswith("..."):
-            text = text[:-1].rstrip()
-        if (label := _CODE_LABEL.match(text)) is not None and "&" not in text and ";" not in text:
-            text = text[label.end() :]
+        text = _unwrap(text)
     text = _AMPERSAND_ENTITY.sub("&", text)
     if not _PASTED_QUERY.search(text) and _ENCODED_QUERY.search(text):
         text = unquote(text)
     return _SEMICOLON.sub("&", text)
+
+
+def _unwrap(text: str) -> str:
+    """Remove one layer of what surrounds a code or an address."""
+    if (link := _MARKDOWN_LINK.fullmatch(text)) is not None:
+        text = link[1]
+    if len(text) > 2 and text[0] + text[-1] in _WRAPPERS:
+        text = text[1:-1].strip()
+    # No code ends with these; an ellipsis shows that a code is cut off.
+    if text.endswith((".", ",", ";")) and not text.endswith("..."):
+        text = text[:-1].rstrip()
+    if (label := _CODE_LABEL.match(text)) is not None and "&" not in text and ";" not in text:
+        text = text[label.end() :]
+    return text
 
 
 def _read(callback: CallbackInput, template: CallbackTemplate | None) -> Callback:

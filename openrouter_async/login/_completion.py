@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeGuard
 
 from openrouter_async._values.models import ExchangeAuthCodeForAPIKeyResponse
 from openrouter_async._values.tasks import ShieldedTasks
@@ -101,12 +101,9 @@ class LoginCompleter:
     async def _exchange_claimed(self, callback: Callback, claim_request: ClaimRequest, claim: Claim) -> Grant:
         login = claim.login
         assert login is not None  # noqa: S101 - stores promise it
-        if login.expires_at <= self._clock.time():
+        if callback.code is None or login.expires_at <= self._clock.time():
             await self._consume(claim_request)
-            raise LoginExpiredError("the login took longer than its lifetime", return_to=login.return_to)
-        if callback.code is None:
-            await self._consume(claim_request)
-            raise authorization_error(callback, login)
+            raise self._refusal(callback, login)
         result_ttl = self._result_lifetime if _is_same_browser(claim_request, claim) else 0.0
         try:
             response = await self._exchange(callback.code, login, claim_request)
@@ -117,7 +114,7 @@ class LoginCompleter:
             if failure.outcome is Outcome.NOT_SENT or not failure.restart_login:
                 await self._release(claim_request)
                 raise
-            if isinstance(failure, APIError) and failure.is_code_rejected and failure.outcome is Outcome.REFUSED:
+            if _is_rejection(failure):
                 return await self._explain_rejection(callback, claim_request, claim, failure)
             await self._consume(claim_request)
             raise
@@ -127,6 +124,12 @@ class LoginCompleter:
             raise
         record = _record(response, callback, login)
         return _grant(record, await self._consume(claim_request, record, result_ttl))
+
+    def _refusal(self, callback: Callback, login: LoginRecord) -> LoginError:
+        """Return the error of a login that ends without an exchange."""
+        if login.expires_at <= self._clock.time():
+            return LoginExpiredError("the login took longer than its lifetime", return_to=login.return_to)
+        return authorization_error(callback, login)
 
     async def _exchange(
         self, code: str, login: LoginRecord, claim_request: ClaimRequest
@@ -279,3 +282,7 @@ def _grant(record: KeyRecord, cookie: LoginCookie | None) -> Grant:
     return Grant(
         key=record.key, user_id=record.user_id, context=record.context, return_to=record.return_to, cookie=cookie
     )
+
+
+def _is_rejection(failure: OpenRouterError) -> TypeGuard[APIError]:
+    return isinstance(failure, APIError) and failure.is_code_rejected and failure.outcome is Outcome.REFUSED

@@ -346,18 +346,8 @@ class LoopbackLogin:
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         path, _, query = request.raw_path.partition("?")
-        hosts = request.headers.getall("Host", [])
-        if len(hosts) != 1 or _LOOPBACK_HOST.fullmatch(hosts[0]) is None:
-            # DNS rebinding: a page of another site whose name was made to resolve to this computer.
-            return _page(421, "Not here", "This address is not served here.")
-        if not hmac.compare_digest(path.encode(errors="replace"), self._path.encode()):
-            return _page(404, "Not found", "There is nothing here.")
-        peer = None if request.transport is None else request.transport.get_extra_info("peername")
-        if peer is None or is_foreign((peer[0], peer[1]), self._port):
-            logger.info("a callback from another user of this computer was refused")
-            return _page(403, "Not yours", "Another user of this computer started this sign-in.")
-        if request.method != "GET":
-            return _page(405, "Not allowed", "This address can only be read.")
+        if (refusal := self._refuse(request, path)) is not None:
+            return refusal
         target = f"{path}?{query}"
         try:
             # An invalid callback must not block a valid one that comes at the same time.
@@ -374,6 +364,25 @@ class LoopbackLogin:
         error = await self._take(self._flow.finish(target, binding=self._binding))
         if error is not None:
             return _page(503, "Not signed in yet", error.user_message)
+        return self._page_of_result()
+
+    def _refuse(self, request: web.BaseRequest, path: str) -> web.Response | None:
+        """Return the page for a request that is not a callback of this sign-in."""
+        hosts = request.headers.getall("Host", [])
+        if len(hosts) != 1 or _LOOPBACK_HOST.fullmatch(hosts[0]) is None:
+            # DNS rebinding: a page of another site whose name was made to resolve to this computer.
+            return _page(421, "Not here", "This address is not served here.")
+        if not hmac.compare_digest(path.encode(errors="replace"), self._path.encode()):
+            return _page(404, "Not found", "There is nothing here.")
+        peer = None if request.transport is None else request.transport.get_extra_info("peername")
+        if peer is None or is_foreign((peer[0], peer[1]), self._port):
+            logger.info("a callback from another user of this computer was refused")
+            return _page(403, "Not yours", "Another user of this computer started this sign-in.")
+        if request.method != "GET":
+            return _page(405, "Not allowed", "This address can only be read.")
+        return None
+
+    def _page_of_result(self) -> web.Response:
         if self._result.future.cancelled():
             return _page(410, "Not signed in", "This sign-in was closed while it was finished.")
         failure = self._result.future.exception()

@@ -29,14 +29,19 @@ def listen(port: int) -> list[socket.socket]:
             if sockets and failure.errno != errno.EADDRINUSE:
                 # This computer has no IPv6, so no browser connects by it.
                 return sockets
-            reason = "in use" if failure.errno == errno.EADDRINUSE else f"not available ({failure.strerror})"
-            if failure.errno == errno.EACCES and sys.platform == "win32":  # pragma: no cover - Windows reserves ranges
-                reason += "; `netsh int ipv4 show excludedportrange tcp` lists the reserved ones"
+            reason = _describe(failure)
             for listener in sockets:
                 listener.close()
         else:
             return sockets
     raise LoopbackUnavailableError(f"the port is {reason}" if port else "no port is free on both 127.0.0.1 and ::1")
+
+
+def _describe(failure: OSError) -> str:
+    reason = "in use" if failure.errno == errno.EADDRINUSE else f"not available ({failure.strerror})"
+    if failure.errno == errno.EACCES and sys.platform == "win32":  # pragma: no cover - Windows reserves ranges
+        reason += "; `netsh int ipv4 show excludedportrange tcp` lists the reserved ones"
+    return reason
 
 
 def _bind(family: socket.AddressFamily, host: str, port: int) -> socket.socket:

@@ -49,14 +49,19 @@ def surplus_cookies(cookies: Mapping[str, str], prefixes: tuple[str, ...], added
     names = [name for name in cookies if name.startswith(prefixes)]
     # A login may have two cookies: that of the browser and that of a `CookieStore`. Both end in its id.
     logins = dict.fromkeys(name[-_ID_LENGTH:] for name in names)
-    size = added + sum(len(name) + len(cookies[name]) + 3 for name in names)
+    size = added + _size(cookies, names)
     surplus: list[str] = []
     left = len(logins)
     for login in logins:
         if left < MAX_PENDING_LOGINS and size <= MAX_COOKIE_BYTES:
             break
         dropped = [name for name in names if name[-_ID_LENGTH:] == login]
-        size -= sum(len(name) + len(cookies[name]) + 3 for name in dropped)
+        size -= _size(cookies, dropped)
         surplus.extend(dropped)
         left -= 1
     return surplus
+
+
+def _size(cookies: Mapping[str, str], names: Iterable[str]) -> int:
+    """Return the bytes of cookies in a header, each with ``=`` and ``; ``."""
+    return sum(len(name) + len(cookies[name]) + 3 for name in names)

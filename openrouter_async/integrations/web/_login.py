@@ -267,13 +267,9 @@ class WebLogin(Generic[RequestT, ResponseT]):
         wait = self._rejections.retry_after(info.address, self.client.clock)
         if wait is not None:
             return await self._show_failure(request, self._describe_throttled(info, wait))
-        state = info.state or next(iter(info.parameters("state")), None)
-        cookies = info.cookies
-        binding = None if state is None else cookies.get(self._cookie_name(state))
-        if binding is not None and not _BINDING.fullmatch(binding):
-            binding = None
+        binding = self._binding(info)
         try:
-            grant = await self.flow.finish(self._callback(info), binding=binding, cookies=cookies)
+            grant = await self.flow.finish(self._callback(info), binding=binding, cookies=info.cookies)
         except OpenRouterError as error:
             if isinstance(error, CodeRejectedError) or (isinstance(error, APIError) and error.is_code_rejected):
                 self._rejections.note(info.address, self.client.clock)
@@ -284,6 +280,11 @@ class WebLogin(Generic[RequestT, ResponseT]):
             response = self.redirect(grant)
         self._framework.add_headers(response, PRIVACY_HEADERS, () if grant.cookie is None else (grant.cookie,))
         return response
+
+    def _binding(self, info: RequestInfo) -> str | None:
+        state = info.state or next(iter(info.parameters("state")), None)
+        binding = None if state is None else info.cookies.get(self._cookie_name(state))
+        return None if binding is None or not _BINDING.fullmatch(binding) else binding
 
     def _callback(self, info: RequestInfo) -> str:
         if info.state is None:
