@@ -121,8 +121,7 @@ def _advice(error: OpenRouterError, command: str | None) -> str:
         case LoginError():
             return error.user_message
         case TooManyRequestsResponseError():
-            seconds = "a moment" if error.retry_after is None else f"{error.retry_after:.0f} seconds"
-            return f"Try again in {seconds}; what you sent is still good."
+            return f"Try again in {_duration(error.retry_after)}; what you sent is still good."
         case UnauthorizedResponseError():
             return "Give a valid API key in OPENROUTER_API_KEY or by --api-key-file."
         case APIError(is_code_rejected=True, outcome=Outcome.REFUSED):
@@ -137,6 +136,10 @@ def _advice(error: OpenRouterError, command: str | None) -> str:
             return "Check the network and --base-url, and try again; nothing was sent."
         case _:
             return error.user_message
+
+
+def _duration(seconds: float | None) -> str:
+    return "a moment" if seconds is None else f"{seconds:.0f} seconds"
 
 
 def _sentence(text: str) -> str:

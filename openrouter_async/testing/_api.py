@@ -147,6 +147,9 @@ def _timestamp(moment: datetime) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+_NO_USAGE: Final = {f"{kind}{period}": 0 for kind in ("usage", "byok_usage") for period in _PERIODS}
+
+
 def _describe(token: str, key: IssuedKey | None) -> dict[str, Any]:
     limit = None if key is None else key.limit
     budget = None if key is None or limit is None else _budget(key, limit)
@@ -156,7 +159,7 @@ def _describe(token: str, key: IssuedKey | None) -> dict[str, Any]:
         "limit_remaining": limit,
         "limit_reset": None if key is None else key.usage_limit_type,
         "include_byok_in_limit": False,
-        **{f"{kind}{period}": 0 for kind in ("usage", "byok_usage") for period in _PERIODS},
+        **_NO_USAGE,
         "is_free_tier": True,
         "is_management_key": key is None,
         "is_provisioning_key": key is None,
