@@ -74,7 +74,7 @@ __all__ = [
 def _take_home() -> None:
     """Make the public classes say where users import them from, as their pickles and tracebacks show."""
     # The models import the errors, so the errors can name a model only here.
-    vars(errors).setdefault("ExchangeAuthCodeForAPIKeyResponse", ExchangeAuthCodeForAPIKeyResponse)
+    errors.__dict__.setdefault("ExchangeAuthCodeForAPIKeyResponse", ExchangeAuthCodeForAPIKeyResponse)
     for name in __all__:
         value = globals()[name]
         if isinstance(value, type):

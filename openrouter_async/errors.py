@@ -238,7 +238,8 @@ class APIError(OpenRouterError):
         attempts: int = 1,
     ) -> None:
         super().__init__(f"{status_code} {message}", outcome=outcome, attempts=attempts, retry_after=retry_after)
-        self.status_code = status_code
+        # An error of an answer always has a status; nothing assigns None here.
+        self.status_code = status_code  # pyright: ignore[reportIncompatibleVariableOverride]
         self.message = message
         self.code = code
         self.metadata = metadata
@@ -328,7 +329,8 @@ class ResponseValidationError(OpenRouterError):
         attempts: int = 1,
     ) -> None:
         super().__init__(message, outcome=Outcome.UNKNOWN, attempts=attempts)
-        self.status_code = status_code
+        # An error of an answer always has a status; nothing assigns None here.
+        self.status_code = status_code  # pyright: ignore[reportIncompatibleVariableOverride]
         self.headers = headers if headers is not None else {}
 
 

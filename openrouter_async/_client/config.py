@@ -91,6 +91,10 @@ def _check_on_key(_instance: object, attribute: attrs.Attribute[Any], value: obj
     check_hook(attribute.name, value, "request", "response")
 
 
+def _to_policy(value: RetryPolicy | None) -> RetryPolicy:
+    return cast(RetryPolicy, to_policy(value))
+
+
 def _check_on_retry(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
     check_hook(attribute.name, value, "request", "attempt")
 
@@ -102,7 +106,7 @@ class Settings:
     api_key: Bearer | ApiKeySource | None = attrs.field(converter=_to_api_key, repr=mask_optional)
     base_url: URL = attrs.field(converter=_to_base_url)
     timeout: float = attrs.field(validator=check_timeout)
-    retry: RetryPolicy = attrs.field(converter=to_policy)
+    retry: RetryPolicy = attrs.field(converter=_to_policy)
     middlewares: tuple[Middleware, ...] = attrs.field(converter=_to_middlewares)
     attempt_middlewares: tuple[Middleware, ...] = attrs.field(converter=_to_middlewares)
     http_referer: str | None = attrs.field(validator=_is_header_value)

@@ -21,10 +21,9 @@ def to_proxy(field: str, value: str | URL | None) -> URL | None:
         return None
     try:
         url = parse_url(value)
-        is_usable = url.scheme in ("http", "https")
     except (ValueError, TypeError):
-        is_usable = False
-    if not is_usable:
+        url = URL()
+    if url.scheme not in ("http", "https"):
         raise RequestValidationError(field, "must be an http or https URL")
     return url
 

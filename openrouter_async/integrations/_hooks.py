@@ -37,5 +37,6 @@ def check_hook(field: str, hook: object, arguments: int) -> None:
 
 async def call_hook(hook: Callable[..., Awaitable[T] | T], *arguments: Any) -> T:
     """Call a sync or async hook, and return its result."""
-    result = hook(*arguments)
-    return await result if inspect.isawaitable(result) else result
+    result: Any = hook(*arguments)
+    value: T = await result if inspect.isawaitable(result) else result
+    return value

@@ -119,7 +119,7 @@ class API:
 
     def _revoke(self, record: RecordedRequest) -> Answer:
         token = bearer_of(record)
-        if token not in self.tokens:
+        if token is None or token not in self.tokens:
             return error(401, "Missing Authentication header" if token is None else "Invalid management key")
         if not self.authority.revoke(record.path.rpartition("/")[2]):
             return error(404, "API key not found")
