@@ -157,11 +157,7 @@ class Transport:
         started = time.perf_counter()
         deadline = self._deadlines.start(request.timeout)
         answer: aiohttp.ClientResponse | None = None
-        proxy = self._proxy
         try:
-            if proxy is None and self._trust_env:
-                # In a thread: Windows may look up names to tell whether the host is to be reached directly.
-                proxy = await asyncio.to_thread(proxy_from_environment, request.url)
             answer = await session.request(
                 request.method,
                 request.url,
@@ -171,7 +167,13 @@ class Transport:
                 auto_decompress=False,
                 raise_for_status=False,
                 timeout=_NO_TIMEOUT,
-                proxy=proxy,
+                # No local variable holds it: a proxy's URL may have a password, and tracebacks show locals.
+                # In a thread: Windows may resolve names to tell whether the host is to be reached directly.
+                proxy=(
+                    await asyncio.to_thread(proxy_from_environment, request.url)
+                    if self._proxy is None and self._trust_env
+                    else self._proxy
+                ),
                 ssl=self._ssl,
                 max_line_size=MAX_HEADER_SIZE,
                 max_field_size=MAX_HEADER_SIZE,
