@@ -13,6 +13,11 @@ def _json(schema: dict[str, Any], description: str) -> dict[str, Any]:
     return {"description": description, "content": {"application/json": {"schema": schema}}}
 
 
+def _with_stream(answers: dict[str, Any]) -> dict[str, Any]:
+    answers["200"]["content"]["text/event-stream"] = {"schema": {"type": "string"}}
+    return answers
+
+
 def _answers(success: dict[str, Any], *statuses: int) -> dict[str, Any]:
     error = {"$ref": "#/components/schemas/Error"}
     return {"200": _json(success, "It was done")} | {
@@ -137,7 +142,9 @@ DESCRIPTION: Final[dict[str, Any]] = {
                         "The messages so far",
                     ),
                 },
-                "responses": _answers(_object(["choices"], choices={"type": "array"}), 400, 401, 405, 413, 429, 500),
+                "responses": _with_stream(
+                    _answers(_object(["choices"], choices={"type": "array"}), 400, 401, 405, 413, 429, 500)
+                ),
             }
         },
     },

@@ -777,7 +777,7 @@ async def test_a_journal_is_not_written_by_a_fork_of_its_process(
 
 def test_digests_and_identities_tell_requests_apart() -> None:
     def requests() -> Iterator[ExchangeAuthCodeForAPIKeyRequest]:
-        for code in ("c", "1:c", "c:None", "\ud800"):
+        for code in ("c", "1:c", "c:None"):
             yield ExchangeAuthCodeForAPIKeyRequest(code=code)
             yield ExchangeAuthCodeForAPIKeyRequest(code=code, code_challenge_method=None)
             yield ExchangeAuthCodeForAPIKeyRequest(code=code, code_challenge_method="S256")
