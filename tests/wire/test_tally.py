@@ -193,7 +193,8 @@ async def test_every_key_that_is_issued_is_accounted_for_through_a_proxy_full_of
     assert faults / len(proxy.requests) == pytest.approx(FAULTY, abs=0.05)
     assert {act.name for act in (FAULTS if STRESS else QUICK_FAULTS)} <= set(proxy.tally)
     assert tally["issued, returned"] > EXCHANGES * 0.75
-    assert memory[-1] - memory[0] < 128 * 1024
+    # The client remembers the last 1,024 exchanged codes, which takes up to 72 KiB.
+    assert memory[-1] - memory[0] < (128 + 72) * 1024
 
 
 @pytest.mark.stress
