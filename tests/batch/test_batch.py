@@ -40,7 +40,9 @@ async def each(codes: list[str]) -> AsyncIterator[str]:
         yield code
 
 
-async def test_each_request_has_a_result_with_its_place_in_the_input(fake: FakeOpenRouter, client: OpenRouter) -> None:
+async def test_exchange_many_gives_each_request_a_result_with_its_index(
+    fake: FakeOpenRouter, client: OpenRouter
+) -> None:
     codes = issue(fake, 20)
     results = [result async for result in client.oauth.exchange_many(codes, concurrency=3)]
     assert sorted(result.index for result in results) == list(range(20))
@@ -52,7 +54,9 @@ async def test_each_request_has_a_result_with_its_place_in_the_input(fake: FakeO
     assert {result.key for result in results} == {issued.key for issued in fake.issued_keys}
 
 
-async def test_the_input_may_be_any_iterable_of_codes_and_requests(fake: FakeOpenRouter, client: OpenRouter) -> None:
+async def test_exchange_many_accepts_any_iterable_of_codes_and_requests(
+    fake: FakeOpenRouter, client: OpenRouter
+) -> None:
     pair = PKCEPair.generate()
     with_verifier = ExchangeAuthCodeForAPIKeyRequest(
         code=fake.issue_code(code_challenge=pair.code_challenge, code_challenge_method="S256"),
@@ -65,13 +69,13 @@ async def test_the_input_may_be_any_iterable_of_codes_and_requests(fake: FakeOpe
         assert all(result.error is None for result in results)
 
 
-async def test_all_results_come_in_the_order_of_the_input(fake: FakeOpenRouter, client: OpenRouter) -> None:
+async def test_exchange_all_returns_results_in_input_order(fake: FakeOpenRouter, client: OpenRouter) -> None:
     codes = issue(fake, 30)
     results = await client.oauth.exchange_all(each(codes), concurrency=7)
     assert [result.request and result.request.code for result in results] == codes
 
 
-async def test_an_ordered_batch_holds_back_what_is_early(fake: FakeOpenRouter) -> None:
+async def test_ordered_batch_holds_back_early_results(fake: FakeOpenRouter) -> None:
     codes = [fake.issue_code(fault="delay-60000ms"), *issue(fake, 11)]
     async with connect(fake) as client:
         batch = client.oauth.exchange_many(codes, concurrency=2, ordered=True)
@@ -85,7 +89,7 @@ async def test_an_ordered_batch_holds_back_what_is_early(fake: FakeOpenRouter) -
         assert [result.index async for result in batch] == list(range(1, 12))
 
 
-async def test_no_more_exchanges_are_on_their_way_than_asked_for(fake: FakeOpenRouter) -> None:
+async def test_batch_has_no_more_exchanges_in_flight_than_its_concurrency(fake: FakeOpenRouter) -> None:
     gate = Gate()
     async with connect(fake, middlewares=[gate]) as client:
         collecting = asyncio.ensure_future(client.oauth.exchange_all(issue(fake, 40), concurrency=5))
@@ -96,7 +100,7 @@ async def test_no_more_exchanges_are_on_their_way_than_asked_for(fake: FakeOpenR
     assert gate.most == 5
 
 
-async def test_a_slow_consumer_stops_the_workers(fake: FakeOpenRouter, client: OpenRouter) -> None:
+async def test_batch_with_slow_consumer_pauses_its_workers(fake: FakeOpenRouter, client: OpenRouter) -> None:
     asked = 0
 
     def codes() -> Iterator[str]:
@@ -118,7 +122,7 @@ async def test_a_slow_consumer_stops_the_workers(fake: FakeOpenRouter, client: O
     await batch.aclose()
 
 
-async def test_a_slow_producer_holds_nothing_up(fake: FakeOpenRouter, client: OpenRouter) -> None:
+async def test_batch_with_slow_producer_delivers_finished_results(fake: FakeOpenRouter, client: OpenRouter) -> None:
     queue: asyncio.Queue[str] = asyncio.Queue()
 
     async def codes() -> AsyncIterator[str]:
@@ -133,7 +137,7 @@ async def test_a_slow_producer_holds_nothing_up(fake: FakeOpenRouter, client: Op
     assert [result async for result in batch] == []
 
 
-async def test_one_failure_does_not_disturb_the_others(fake: FakeOpenRouter, client: OpenRouter) -> None:
+async def test_batch_failure_of_one_request_leaves_the_others(fake: FakeOpenRouter, client: OpenRouter) -> None:
     codes = issue(fake, 9)
     results = await client.oauth.exchange_all([*codes[:4], "used", *codes[4:]])
     assert [result.index for result in results if result.error] == [4]
@@ -144,7 +148,7 @@ async def test_one_failure_does_not_disturb_the_others(fake: FakeOpenRouter, cli
         failed.unwrap()
 
 
-async def test_an_invalid_request_is_a_result_and_nothing_is_sent(fake: FakeOpenRouter, client: OpenRouter) -> None:
+async def test_batch_invalid_request_is_a_result_and_sends_nothing(fake: FakeOpenRouter, client: OpenRouter) -> None:
     code = fake.issue_code()
     invalid: list[Any] = [code, "", 7, None]
     results = await client.oauth.exchange_all(invalid)
@@ -154,7 +158,7 @@ async def test_an_invalid_request_is_a_result_and_nothing_is_sent(fake: FakeOpen
     assert len(fake.requests) == 1
 
 
-async def test_what_a_middleware_raises_is_a_result_of_unknown_outcome(fake: FakeOpenRouter) -> None:
+async def test_batch_middleware_exception_is_a_result_of_unknown_outcome(fake: FakeOpenRouter) -> None:
     async def fail(request: Request, call_next: Handler) -> Response:
         raise ZeroDivisionError
 
@@ -168,7 +172,7 @@ async def test_what_a_middleware_raises_is_a_result_of_unknown_outcome(fake: Fak
         result.unwrap()
 
 
-async def test_a_cancellation_that_comes_from_inside_an_exchange_is_its_result_alone(fake: FakeOpenRouter) -> None:
+async def test_batch_cancellation_inside_one_exchange_is_the_result_of_that_one(fake: FakeOpenRouter) -> None:
     first, second = issue(fake, 2)
 
     async def cancel(request: Request, call_next: Handler) -> Response:
@@ -184,7 +188,7 @@ async def test_a_cancellation_that_comes_from_inside_an_exchange_is_its_result_a
 
 
 @pytest.mark.parametrize("number", [0, 1])
-async def test_a_worker_that_somebody_cancels_ends_the_batch_also_for_those_that_wait_for_its_code(
+async def test_batch_cancelled_worker_ends_the_batch_and_waiters_for_its_code(
     fake: FakeOpenRouter, number: int
 ) -> None:
     gate = Gate()
@@ -203,7 +207,7 @@ async def test_a_worker_that_somebody_cancels_ends_the_batch_also_for_those_that
     assert len(fake.requests) == 0
 
 
-async def test_when_all_tasks_are_cancelled_a_batch_sends_nothing_more(fake: FakeOpenRouter) -> None:
+async def test_batch_with_all_tasks_cancelled_sends_nothing_more(fake: FakeOpenRouter) -> None:
     fake.queue_faults(Fault.delay(0), Fault.hang().times(9))
     client = connect(fake)
     before = asyncio.all_tasks()
@@ -222,7 +226,7 @@ async def test_when_all_tasks_are_cancelled_a_batch_sends_nothing_more(fake: Fak
     await client.aclose(timeout=0)
 
 
-async def test_the_key_is_in_the_result_also_when_on_key_fails(fake: FakeOpenRouter) -> None:
+async def test_batch_result_has_the_key_even_if_on_key_fails(fake: FakeOpenRouter) -> None:
     async def refuse(*_: object) -> None:
         raise OSError
 
@@ -232,7 +236,7 @@ async def test_the_key_is_in_the_result_also_when_on_key_fails(fake: FakeOpenRou
     assert (result.key, result.outcome) == (fake.issued_keys[0].key, Outcome.COMPLETED)
 
 
-async def test_equal_requests_are_sent_once(fake: FakeOpenRouter, client: OpenRouter) -> None:
+async def test_batch_equal_requests_are_sent_once(fake: FakeOpenRouter, client: OpenRouter) -> None:
     one, two = issue(fake, 2)
     results = await client.oauth.exchange_all([one, two, one, one, "bad", "bad", two], concurrency=2)
     assert len(fake.requests) == 3
@@ -243,7 +247,7 @@ async def test_equal_requests_are_sent_once(fake: FakeOpenRouter, client: OpenRo
     assert [result.index for result in results] == list(range(7))
 
 
-async def test_an_equal_request_waits_for_the_one_that_is_under_way(fake: FakeOpenRouter) -> None:
+async def test_batch_equal_request_waits_for_the_one_in_flight(fake: FakeOpenRouter) -> None:
     gate = Gate()
     async with connect(fake, middlewares=[gate]) as client:
         batch = client.oauth.exchange_many([fake.issue_code()] * 3, concurrency=3)
@@ -257,14 +261,14 @@ async def test_an_equal_request_waits_for_the_one_that_is_under_way(fake: FakeOp
     assert batch.progress.repeated == 2
 
 
-async def test_requests_that_differ_in_the_verifier_are_different(fake: FakeOpenRouter, client: OpenRouter) -> None:
+async def test_batch_requests_with_different_verifiers_are_not_shared(fake: FakeOpenRouter, client: OpenRouter) -> None:
     code = fake.issue_code()
     requests = [ExchangeAuthCodeForAPIKeyRequest(code=code, code_verifier=letter * 43) for letter in "ab"]
     await client.oauth.exchange_all(requests)
     assert len(fake.requests) == 2
 
 
-async def test_a_stream_forgets_old_requests_and_a_list_does_not(
+async def test_exchange_many_forgets_old_requests_and_exchange_all_does_not(
     fake: FakeOpenRouter, client: OpenRouter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     codes = issue(fake, 6)
@@ -287,14 +291,14 @@ async def test_a_stream_forgets_old_requests_and_a_list_does_not(
         lambda result: result.error is not None,
     ],
 )
-async def test_a_batch_stops_on_what_it_is_told_to(fake: FakeOpenRouter, client: OpenRouter, stop_on: Any) -> None:
+async def test_batch_stop_on_ends_the_batch(fake: FakeOpenRouter, client: OpenRouter, stop_on: Any) -> None:
     codes = issue(fake, 10)
     results = await client.oauth.exchange_all([*codes[:3], "bad", *codes[3:]], concurrency=1, stop_on=stop_on)
     assert [result.error is None for result in results] == [True, True, True, False]
     assert len(fake.requests) == 4
 
 
-async def test_when_a_batch_stops_what_was_sent_is_answered_and_the_rest_says_that_it_was_not_sent(
+async def test_batch_stopped_by_stop_on_drains_sent_and_reports_rest_not_sent(
     fake: FakeOpenRouter,
 ) -> None:
     gate = Gate()
@@ -314,7 +318,7 @@ async def test_when_a_batch_stops_what_was_sent_is_answered_and_the_rest_says_th
     assert len(fake.requests) == 2
 
 
-async def test_what_stop_on_raises_ends_the_batch(fake: FakeOpenRouter, client: OpenRouter) -> None:
+async def test_batch_stop_on_that_raises_ends_the_batch(fake: FakeOpenRouter, client: OpenRouter) -> None:
     def fail(result: ExchangeResult) -> bool:
         raise ZeroDivisionError
 
@@ -326,7 +330,7 @@ async def test_what_stop_on_raises_ends_the_batch(fake: FakeOpenRouter, client: 
         await anext(batch)
 
 
-async def test_a_deadline_ends_the_batch_but_not_what_was_sent(fake: FakeOpenRouter) -> None:
+async def test_batch_timeout_ends_the_batch_but_not_sent_requests(fake: FakeOpenRouter) -> None:
     time = StoppedClock()
     gate = Gate()
     fake.queue_faults(Fault.delay(60))
@@ -343,7 +347,7 @@ async def test_a_deadline_ends_the_batch_but_not_what_was_sent(fake: FakeOpenRou
     assert str(results[1].error) == "not sent: the batch's timeout of 30 s is over"
 
 
-async def test_a_deadline_ends_the_wait_for_more_input(fake: FakeOpenRouter) -> None:
+async def test_batch_timeout_ends_the_wait_for_input(fake: FakeOpenRouter) -> None:
     time = StoppedClock()
 
     async def codes() -> AsyncIterator[str]:
@@ -358,14 +362,14 @@ async def test_a_deadline_ends_the_wait_for_more_input(fake: FakeOpenRouter) -> 
     assert batch.progress.is_finished
 
 
-async def test_a_batch_that_ends_in_time_does_not_wait_for_its_deadline(fake: FakeOpenRouter) -> None:
+async def test_batch_that_ends_in_time_does_not_wait_for_its_timeout(fake: FakeOpenRouter) -> None:
     time = StoppedClock()
     async with connect(fake, clock=time.clock) as client:
         await client.oauth.exchange_all(issue(fake, 2), timeout=30)
     assert time.sleeping == 0
 
 
-async def test_leaving_the_loop_loses_no_key(fake: FakeOpenRouter) -> None:
+async def test_batch_break_out_of_loop_loses_no_key(fake: FakeOpenRouter) -> None:
     safe, gate = Safe(), Gate()
     async with connect(fake, on_key=safe, attempt_middlewares=[gate]) as client:
         gate.let(3)
@@ -379,7 +383,7 @@ async def test_leaving_the_loop_loses_no_key(fake: FakeOpenRouter) -> None:
     assert sorted(safe.keys.values()) == sorted(issued.key for issued in fake.issued_keys)
 
 
-async def test_leaving_the_loop_without_a_safe_place_is_told_in_the_log(
+async def test_batch_break_without_on_key_logs_lost_keys(
     fake: FakeOpenRouter, client: OpenRouter, caplog: pytest.LogCaptureFixture
 ) -> None:
     fake.queue_faults(Fault.delay(0), Fault.delay(60))
@@ -421,7 +425,7 @@ async def test_stop_on_matches_the_class_that_a_middleware_raised(fake: FakeOpen
     assert len(results) == 1
 
 
-async def test_what_was_read_completely_is_no_loss(
+async def test_batch_read_to_the_end_logs_no_loss(
     fake: FakeOpenRouter, client: OpenRouter, caplog: pytest.LogCaptureFixture
 ) -> None:
     batch = client.oauth.exchange_many(issue(fake, 3))
@@ -432,7 +436,7 @@ async def test_what_was_read_completely_is_no_loss(
     assert caplog.records == []
 
 
-async def test_a_batch_that_was_never_started_sends_nothing(fake: FakeOpenRouter, client: OpenRouter) -> None:
+async def test_batch_never_started_sends_nothing(fake: FakeOpenRouter, client: OpenRouter) -> None:
     batch = client.oauth.exchange_many(issue(fake, 3))
     assert repr(batch) == "<Batch 0 results, 0 under way>"
     del batch
@@ -444,9 +448,7 @@ async def test_a_batch_that_was_never_started_sends_nothing(fake: FakeOpenRouter
     assert len(fake.requests) == 0
 
 
-async def test_the_end_of_a_with_block_waits_for_what_was_sent_and_its_results_can_be_read(
-    fake: FakeOpenRouter, client: OpenRouter
-) -> None:
+async def test_batch_exit_drains_and_leaves_results_readable(fake: FakeOpenRouter, client: OpenRouter) -> None:
     fake.queue_faults(Fault.delay(0), Fault.delay(60).times(2))
     async with client.oauth.exchange_many((fake.issue_code() for _ in itertools.count()), concurrency=3) as batch:
         async for result in batch:
@@ -460,7 +462,7 @@ async def test_the_end_of_a_with_block_waits_for_what_was_sent_and_its_results_c
     assert all(result.outcome is Outcome.NOT_SENT for result in rest if result.error)
 
 
-async def test_whenever_a_batch_is_closed_no_key_is_lost(fake: FakeOpenRouter) -> None:
+async def test_batch_closed_at_any_moment_loses_no_key(fake: FakeOpenRouter) -> None:
     async def dawdle(request: Request, call_next: Handler) -> Response:
         await passes(5)
         return await call_next(request)
@@ -489,7 +491,7 @@ async def test_whenever_a_batch_is_closed_no_key_is_lost(fake: FakeOpenRouter) -
 
 
 @pytest.mark.parametrize("place", ["on_key", "on_progress", "requests"])
-async def test_what_a_batch_calls_can_close_it(fake: FakeOpenRouter, place: str) -> None:
+async def test_batch_closed_from_a_hook_ends(fake: FakeOpenRouter, place: str) -> None:
     async def close(*_: object) -> None:
         await batch.aclose()
 
@@ -510,7 +512,7 @@ async def test_what_a_batch_calls_can_close_it(fake: FakeOpenRouter, place: str)
     assert all(worker.done() for worker in batch._runner._workers)
 
 
-async def test_a_consumer_that_is_cancelled_waits_for_what_was_sent(fake: FakeOpenRouter, client: OpenRouter) -> None:
+async def test_batch_cancelled_consumer_waits_for_sent_requests(fake: FakeOpenRouter, client: OpenRouter) -> None:
     fake.queue_faults(Fault.delay(60))
     batch = client.oauth.exchange_many(issue(fake, 5), concurrency=1)
     reading = asyncio.ensure_future(anext(batch))
@@ -527,7 +529,7 @@ async def test_a_consumer_that_is_cancelled_waits_for_what_was_sent(fake: FakeOp
     assert len(fake.requests) == 1
 
 
-async def test_a_consumer_that_is_cancelled_twice_leaves_at_once_and_no_key_is_lost(fake: FakeOpenRouter) -> None:
+async def test_batch_consumer_cancelled_twice_leaves_at_once_and_loses_no_key(fake: FakeOpenRouter) -> None:
     safe = Safe()
     fake.queue_faults(Fault.delay(60))
     async with connect(fake, on_key=safe) as client:
@@ -542,7 +544,7 @@ async def test_a_consumer_that_is_cancelled_twice_leaves_at_once_and_no_key_is_l
     assert list(safe.keys.values()) == [fake.issued_keys[0].key]
 
 
-async def test_results_that_a_failed_list_had_are_told_in_the_log(
+async def test_exchange_all_that_fails_logs_lost_results(
     fake: FakeOpenRouter, client: OpenRouter, caplog: pytest.LogCaptureFixture
 ) -> None:
     def codes() -> Iterator[str]:
@@ -554,7 +556,7 @@ async def test_results_that_a_failed_list_had_are_told_in_the_log(
     assert [record.getMessage()[:29] for record in caplog.records] == ["2 key(s) of a batch are lost:"]
 
 
-async def test_what_the_input_raises_comes_after_the_last_result(fake: FakeOpenRouter, client: OpenRouter) -> None:
+async def test_batch_input_exception_is_raised_after_the_last_result(fake: FakeOpenRouter, client: OpenRouter) -> None:
     async def codes() -> AsyncIterator[str]:
         for code in issue(fake, 3):
             yield code
@@ -567,7 +569,7 @@ async def test_what_the_input_raises_comes_after_the_last_result(fake: FakeOpenR
     assert [result.error for result in results] == [None] * 3
 
 
-async def test_an_input_that_is_cancelled_cancels_its_consumer(fake: FakeOpenRouter, client: OpenRouter) -> None:
+async def test_batch_input_that_is_cancelled_cancels_the_consumer(fake: FakeOpenRouter, client: OpenRouter) -> None:
     async def codes() -> AsyncIterator[str]:
         yield fake.issue_code()
         raise asyncio.CancelledError
@@ -597,14 +599,14 @@ class Codes:
                 raise ZeroDivisionError
 
 
-async def test_a_generator_that_the_batch_made_is_closed_with_it(fake: FakeOpenRouter, client: OpenRouter) -> None:
+async def test_batch_closes_the_generator_it_made(fake: FakeOpenRouter, client: OpenRouter) -> None:
     codes = Codes(fake)
     async with client.oauth.exchange_many(codes, concurrency=2) as batch:
         await anext(batch)
     assert codes.is_closed
 
 
-async def test_a_generator_that_was_passed_in_is_left_open(fake: FakeOpenRouter, client: OpenRouter) -> None:
+async def test_batch_leaves_a_passed_generator_open(fake: FakeOpenRouter, client: OpenRouter) -> None:
     codes = Codes(fake)
     generator: Any = aiter(codes)
     async with client.oauth.exchange_many(generator, concurrency=2) as batch:
@@ -613,14 +615,14 @@ async def test_a_generator_that_was_passed_in_is_left_open(fake: FakeOpenRouter,
     await generator.aclose()
 
 
-async def test_what_closing_the_input_raises_is_raised(fake: FakeOpenRouter, client: OpenRouter) -> None:
+async def test_batch_exception_from_closing_the_input_is_raised(fake: FakeOpenRouter, client: OpenRouter) -> None:
     batch = client.oauth.exchange_many(Codes(fake, failing=True), concurrency=1, stop_on=lambda _: True)
     assert (await anext(batch)).error is None
     with pytest.raises(ZeroDivisionError):
         await anext(batch)
 
 
-async def test_a_client_that_is_closed_ends_its_batches(fake: FakeOpenRouter) -> None:
+async def test_client_aclose_ends_its_batches(fake: FakeOpenRouter) -> None:
     client = connect(fake)
     batch = client.oauth.exchange_many((fake.issue_code() for _ in itertools.count()), concurrency=2)
     await anext(batch)
@@ -632,7 +634,7 @@ async def test_a_client_that_is_closed_ends_its_batches(fake: FakeOpenRouter) ->
     assert {result.outcome for result in results} <= {Outcome.COMPLETED, Outcome.NOT_SENT}
 
 
-async def test_a_pause_that_the_server_asks_for_holds_for_the_whole_batch(fake: FakeOpenRouter) -> None:
+async def test_batch_retry_after_pauses_the_whole_batch(fake: FakeOpenRouter) -> None:
     time = FakeClock()
     fake.queue_faults(Fault.status(429, headers={"Retry-After": "7"}))
     async with connect(fake, clock=time.clock) as client:
@@ -643,7 +645,7 @@ async def test_a_pause_that_the_server_asks_for_holds_for_the_whole_batch(fake: 
     assert time.now >= 1007
 
 
-async def test_options_hold_for_each_exchange(fake: FakeOpenRouter) -> None:
+async def test_batch_options_apply_to_each_exchange(fake: FakeOpenRouter) -> None:
     from openrouter_async import RequestOptions
 
     async with OpenRouter(None) as client:
@@ -653,7 +655,7 @@ async def test_options_hold_for_each_exchange(fake: FakeOpenRouter) -> None:
     assert [request.headers["X-App"] for request in fake.requests] == ["1", "1"]
 
 
-async def test_progress_is_counted(fake: FakeOpenRouter) -> None:
+async def test_batch_progress_is_counted(fake: FakeOpenRouter) -> None:
     time = FakeClock()
     reports: list[BatchProgress] = []
 
@@ -677,7 +679,7 @@ async def test_progress_is_counted(fake: FakeOpenRouter) -> None:
     assert BatchProgress().rate == 0.0
 
 
-async def test_progress_is_reported_at_most_ten_times_a_second_and_at_the_end(fake: FakeOpenRouter) -> None:
+async def test_on_progress_is_called_at_most_ten_times_a_second_and_at_the_end(fake: FakeOpenRouter) -> None:
     time = FakeClock()
     reports: list[BatchProgress] = []
     async with connect(fake, clock=time.clock) as client:
@@ -688,7 +690,7 @@ async def test_progress_is_reported_at_most_ten_times_a_second_and_at_the_end(fa
     assert reports[-1].total == 20
 
 
-async def test_an_async_observer_is_awaited_and_called_once_at_a_time(fake: FakeOpenRouter) -> None:
+async def test_on_progress_async_is_awaited_and_never_concurrent(fake: FakeOpenRouter) -> None:
     time = FakeClock()
     seen: list[int] = []
     go_on = asyncio.Event()
@@ -711,7 +713,7 @@ async def test_an_async_observer_is_awaited_and_called_once_at_a_time(fake: Fake
     assert batch.progress.total is None
 
 
-async def test_what_an_observer_raises_is_logged_and_changes_nothing(
+async def test_on_progress_exception_is_logged_and_changes_nothing(
     fake: FakeOpenRouter, client: OpenRouter, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(progress: BatchProgress) -> None:
@@ -745,7 +747,7 @@ async def test_what_an_observer_raises_is_logged_and_changes_nothing(
         ("on_progress", {"on_progress": 7}),
     ],
 )
-async def test_bad_arguments_are_refused_before_anything_is_sent(
+async def test_batch_bad_arguments_are_refused_unsent(
     client: OpenRouter, field: str, arguments: dict[str, Any]
 ) -> None:
     requests = arguments.pop("requests", ["code"])
@@ -755,7 +757,7 @@ async def test_bad_arguments_are_refused_before_anything_is_sent(
         await client.oauth.exchange_all(requests, **arguments)
 
 
-def test_a_loop_that_ends_in_the_middle_of_a_batch_ends(caplog: pytest.LogCaptureFixture) -> None:
+def test_batch_whose_loop_ends_midway_ends(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> Batch:
         async with FakeOpenRouter() as fake:
             fake.queue_faults(Fault.hang().times(9))
@@ -775,7 +777,7 @@ def test_a_loop_that_ends_in_the_middle_of_a_batch_ends(caplog: pytest.LogCaptur
     gc.collect()
 
 
-def test_a_loop_that_is_stopped_by_force_leaves_no_complaint(caplog: pytest.LogCaptureFixture) -> None:
+def test_batch_whose_loop_is_stopped_leaves_no_warning(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> Batch:
         gate = Gate()
         client = OpenRouter(None, middlewares=[gate])

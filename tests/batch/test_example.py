@@ -53,7 +53,7 @@ class Example:
 
 
 @pytest.mark.shows_secrets
-async def test_the_example_exchanges_a_file_and_goes_on_where_it_stopped(tmp_path: Path, fake: FakeOpenRouter) -> None:
+async def test_batch_example_exchanges_a_file_and_resumes(tmp_path: Path, fake: FakeOpenRouter) -> None:
     example = Example(tmp_path, fake)
     example.add(good=20)
     first = await example.run("codes.jsonl", "journal.db")

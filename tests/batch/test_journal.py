@@ -88,9 +88,7 @@ async def run(client: OpenRouter, path: Path, codes: list[str], **options: Any) 
         return await client.oauth.exchange_all(codes, journal=opened, **options)
 
 
-async def test_journal_of_a_batch_has_an_entry_for_each_request(
-    fake: FakeOpenRouter, client: OpenRouter, path: Path
-) -> None:
+async def test_journal_has_an_entry_for_each_request(fake: FakeOpenRouter, client: OpenRouter, path: Path) -> None:
     codes = issue(fake, 2)
     await run(client, path, codes, concurrency=1)
     written = await entries(path, KEY)
@@ -117,14 +115,14 @@ async def test_journal_has_the_intent_before_its_request_leaves(fake: FakeOpenRo
     assert seen == [[RequestStatus.UNCERTAIN], [RequestStatus.SUCCEEDED, RequestStatus.UNCERTAIN]]
 
 
-async def test_journal_has_the_key_before_the_consumer_gets_it(
+async def test_journal_has_the_key_before_the_consumer(
     fake: FakeOpenRouter, client: OpenRouter, journal: Journal
 ) -> None:
     async for result in client.oauth.exchange_many(issue(fake, 9), journal=journal, concurrency=3):
         assert result.key in [entry.key async for entry in journal.entries()]
 
 
-async def test_with_a_key_nothing_secret_can_be_read_in_the_file(
+async def test_journal_with_encryption_key_has_no_readable_secret(
     fake: FakeOpenRouter, client: OpenRouter, path: Path
 ) -> None:
     requests: list[ExchangeAuthCodeForAPIKeyRequest | str] = [
@@ -152,7 +150,7 @@ def change(path: Path, statement: str, *values: object) -> None:
         connection.executescript(statement) if not values else connection.execute(statement, values)
 
 
-async def test_key_sealed_for_one_request_is_refused_for_another(
+async def test_journal_key_encrypted_for_one_request_is_refused_for_another(
     fake: FakeOpenRouter, client: OpenRouter, path: Path
 ) -> None:
     await run(client, path, issue(fake, 1))
@@ -162,7 +160,7 @@ async def test_key_sealed_for_one_request_is_refused_for_another(
 
 
 @pytest.mark.parametrize("column", ["key", "user_id"])
-async def test_entry_that_is_not_sealed_is_refused_with_encryption_keys(
+async def test_journal_plaintext_entry_is_refused_with_encryption_keys(
     fake: FakeOpenRouter, client: OpenRouter, path: Path, column: str
 ) -> None:
     await run(client, path, issue(fake, 1))
@@ -172,7 +170,7 @@ async def test_entry_that_is_not_sealed_is_refused_with_encryption_keys(
             await opening
 
 
-async def test_without_a_key_to_seal_with_no_api_key_is_written_and_on_key_is_wanted(
+async def test_journal_without_encryption_key_writes_no_api_key_and_needs_on_key(
     fake: FakeOpenRouter, client: OpenRouter, path: Path
 ) -> None:
     safe = Safe()
@@ -191,7 +189,7 @@ async def test_without_a_key_to_seal_with_no_api_key_is_written_and_on_key_is_wa
     assert entry.key_hash == hashlib.sha256(key.encode()).hexdigest()
 
 
-async def test_api_keys_are_written_as_they_are_only_when_that_is_asked_for(
+async def test_journal_writes_plaintext_keys_only_when_asked(
     fake: FakeOpenRouter, client: OpenRouter, path: Path
 ) -> None:
     async with Journal(path, store_plaintext_keys=True) as journal:
@@ -201,7 +199,7 @@ async def test_api_keys_are_written_as_they_are_only_when_that_is_asked_for(
         Journal(path, encryption_keys=KEY, store_plaintext_keys=True)
 
 
-async def test_a_key_that_on_key_did_not_take_is_in_the_journal(fake: FakeOpenRouter, path: Path) -> None:
+async def test_journal_has_a_key_that_on_key_did_not_take(fake: FakeOpenRouter, path: Path) -> None:
     async def refuse(*_: object) -> None:
         raise OSError
 
@@ -212,13 +210,13 @@ async def test_a_key_that_on_key_did_not_take_is_in_the_journal(fake: FakeOpenRo
     assert entry.error == "KeyDeliveryError: on_key raised OSError; the key is in .response"
 
 
-async def test_a_file_that_others_can_read_is_taken_from_them(path: Path) -> None:
+async def test_journal_file_readable_by_others_is_made_private(path: Path) -> None:
     path.touch(0o644)
     async with Journal(path):
         assert (path.stat().st_mode & 0o777) == 0o600
 
 
-async def test_what_is_done_or_refused_for_good_is_not_sent_again(
+async def test_journal_succeeded_or_rejected_request_is_not_sent_again(
     fake: FakeOpenRouter, client: OpenRouter, path: Path
 ) -> None:
     fake.queue_faults(Fault.delay(0), REFUSED, Fault.status(400, message="Invalid code_challenge_method"))
@@ -232,7 +230,7 @@ async def test_what_is_done_or_refused_for_good_is_not_sent_again(
     assert (progress[-1].skipped, progress[-1].finished, progress[-1].in_flight) == (3, 1, 0)
 
 
-async def test_what_is_done_is_skipped_as_often_as_it_comes(
+async def test_journal_succeeded_request_is_skipped_each_time_it_comes(
     fake: FakeOpenRouter, client: OpenRouter, path: Path
 ) -> None:
     done, new = issue(fake, 2)
@@ -244,9 +242,7 @@ async def test_what_is_done_is_skipped_as_often_as_it_comes(
     assert len(fake.requests) == 2
 
 
-async def test_an_ordered_batch_passes_over_what_is_skipped(
-    fake: FakeOpenRouter, client: OpenRouter, path: Path
-) -> None:
+async def test_ordered_batch_passes_over_skipped_requests(fake: FakeOpenRouter, client: OpenRouter, path: Path) -> None:
     codes = issue(fake, 60)
     await run(client, path, codes[:40])
     async with Journal(path, encryption_keys=KEY) as journal:
@@ -257,7 +253,7 @@ async def test_an_ordered_batch_passes_over_what_is_skipped(
 
 
 @pytest.mark.parametrize("status", [401, 403, 409, 429])
-async def test_what_was_refused_for_a_reason_that_passes_is_sent_again(
+async def test_journal_passing_refusal_is_sent_again(
     fake: FakeOpenRouter, client: OpenRouter, path: Path, status: int
 ) -> None:
     fake.queue_faults(Fault.status(status, message="No"))
@@ -269,7 +265,7 @@ async def test_what_was_refused_for_a_reason_that_passes_is_sent_again(
     assert done.error is None
 
 
-async def test_what_never_left_is_sent_again(fake: FakeOpenRouter, client: OpenRouter, path: Path) -> None:
+async def test_journal_unsent_request_is_sent_again(fake: FakeOpenRouter, client: OpenRouter, path: Path) -> None:
     codes = issue(fake, 1)
     async with OpenRouter(None, base_url="http://127.0.0.1:1/", retry=RetryPolicy.none()) as lost:
         (result,) = await run(lost, path, codes)
@@ -278,7 +274,7 @@ async def test_what_never_left_is_sent_again(fake: FakeOpenRouter, client: OpenR
     assert done.error is None
 
 
-async def test_an_intent_without_a_result_is_tried_again_and_may_succeed(
+async def test_journal_intent_without_result_is_retried_and_may_succeed(
     fake: FakeOpenRouter, client: OpenRouter, path: Path
 ) -> None:
     codes = issue(fake, 1)
@@ -292,7 +288,7 @@ async def test_an_intent_without_a_result_is_tried_again_and_may_succeed(
     assert [entry.status for entry in await entries(path)] == [RequestStatus.SUCCEEDED]
 
 
-async def test_an_intent_without_a_result_whose_code_is_refused_is_unknown(
+async def test_journal_intent_without_result_whose_code_is_refused_is_unknown(
     fake: FakeOpenRouter, client: OpenRouter, path: Path
 ) -> None:
     codes = issue(fake, 1)
@@ -313,7 +309,9 @@ async def test_an_intent_without_a_result_whose_code_is_refused_is_unknown(
     assert await run(client, path, codes) == []
 
 
-async def test_a_doubt_outlives_a_refusal_that_passes(fake: FakeOpenRouter, client: OpenRouter, path: Path) -> None:
+async def test_journal_uncertain_request_stays_uncertain_after_a_passing_refusal(
+    fake: FakeOpenRouter, client: OpenRouter, path: Path
+) -> None:
     codes = issue(fake, 1)
     fake.queue_faults(Fault.status(500, message="Broken", after=True), Fault.status(429))
     written = []
@@ -324,7 +322,9 @@ async def test_a_doubt_outlives_a_refusal_that_passes(fake: FakeOpenRouter, clie
     assert written == [RequestStatus.UNCERTAIN, RequestStatus.UNCERTAIN, RequestStatus.LOST]
 
 
-async def test_what_a_middleware_raised_leaves_a_doubt_and_only_its_name(fake: FakeOpenRouter, path: Path) -> None:
+async def test_journal_middleware_exception_is_uncertain_and_stores_its_name_alone(
+    fake: FakeOpenRouter, path: Path
+) -> None:
     async def fail(request: Request, call_next: Handler) -> Response:
         raise ValueError("a secret")
 
@@ -334,7 +334,7 @@ async def test_what_a_middleware_raised_leaves_a_doubt_and_only_its_name(fake: F
     assert (entry.status, entry.error) == (RequestStatus.UNCERTAIN, "ValueError")
 
 
-async def test_a_doubtful_request_that_fails_for_another_reason_keeps_its_error(
+async def test_journal_uncertain_request_that_fails_otherwise_keeps_its_error(
     fake: FakeOpenRouter, client: OpenRouter, path: Path
 ) -> None:
     codes = issue(fake, 1)
@@ -345,7 +345,7 @@ async def test_a_doubtful_request_that_fails_for_another_reason_keeps_its_error(
     assert [entry.status for entry in await entries(path)] == [RequestStatus.UNCERTAIN]
 
 
-async def test_what_was_taken_but_not_sent_when_a_batch_ended_is_sent_again(fake: FakeOpenRouter, path: Path) -> None:
+async def test_journal_request_taken_but_unsent_at_the_end_is_sent_again(fake: FakeOpenRouter, path: Path) -> None:
     gate = Gate()
     codes = issue(fake, 2)
     async with OpenRouter(None, base_url=fake.base_url, attempt_middlewares=[gate]) as client:
@@ -359,7 +359,7 @@ async def test_what_was_taken_but_not_sent_when_a_batch_ended_is_sent_again(fake
         assert [result.error for result in await run(client, path, codes)] == [None, None]
 
 
-async def test_a_batch_that_is_closed_while_intents_are_written_sends_none_of_them(
+async def test_batch_closed_while_intents_are_written_sends_none_of_them(
     fake: FakeOpenRouter, client: OpenRouter, path: Path
 ) -> None:
     async with Journal(path, encryption_keys=KEY) as journal:
@@ -372,9 +372,7 @@ async def test_a_batch_that_is_closed_while_intents_are_written_sends_none_of_th
     assert len(fake.requests) == 0
 
 
-async def test_the_journal_waits_for_what_is_under_way_when_it_is_closed(
-    fake: FakeOpenRouter, client: OpenRouter, path: Path
-) -> None:
+async def test_journal_aclose_waits_for_work_under_way(fake: FakeOpenRouter, client: OpenRouter, path: Path) -> None:
     fake.queue_faults(Fault.delay(0), Fault.delay(60))
     async with Journal(path, encryption_keys=KEY) as journal:
         async for _ in client.oauth.exchange_many(issue(fake, 2), journal=journal, concurrency=2):
@@ -384,7 +382,7 @@ async def test_the_journal_waits_for_what_is_under_way_when_it_is_closed(
     assert {entry.key for entry in await entries(path, KEY)} == {issued.key for issued in fake.issued_keys}
 
 
-async def test_a_journal_that_is_closed_in_the_middle_of_writing_writes_all_of_it(path: Path) -> None:
+async def test_journal_closed_in_the_middle_of_writing_writes_all_of_it(path: Path) -> None:
     journal = await Journal(path).__aenter__()
     first = asyncio.ensure_future(journal.begin(request_digest("one")))
     await until(lambda: not writer_of(journal)._quiet.is_set() and writer_of(journal)._group is None)
@@ -397,9 +395,7 @@ async def test_a_journal_that_is_closed_in_the_middle_of_writing_writes_all_of_i
         await journal.begin(request_digest("three"))
 
 
-async def test_batches_that_share_a_journal_share_its_results(
-    fake: FakeOpenRouter, client: OpenRouter, path: Path
-) -> None:
+async def test_journal_shared_by_batches_shares_results(fake: FakeOpenRouter, client: OpenRouter, path: Path) -> None:
     codes = issue(fake, 5)
     async with Journal(path, encryption_keys=KEY) as journal:
         one, other = await asyncio.gather(*(client.oauth.exchange_all(codes, journal=journal) for _ in range(2)))
@@ -408,7 +404,7 @@ async def test_batches_that_share_a_journal_share_its_results(
     assert [entry.status for entry in await entries(path)] == [RequestStatus.SUCCEEDED] * 5
 
 
-async def test_a_request_that_another_batch_has_under_way_waits_for_its_result(
+async def test_journal_request_in_flight_in_another_batch_waits_for_its_result(
     fake: FakeOpenRouter, path: Path, journal: Journal
 ) -> None:
     gate = Gate()
@@ -431,7 +427,7 @@ async def test_a_request_that_another_batch_has_under_way_waits_for_its_result(
     assert [entry.key async for entry in journal.entries()] == [fake.issued_keys[0].key]
 
 
-async def test_a_request_that_another_batch_left_is_sent(
+async def test_journal_request_abandoned_by_another_batch_is_sent(
     fake: FakeOpenRouter, client: OpenRouter, path: Path, journal: Journal
 ) -> None:
     gate = Gate()
@@ -450,7 +446,7 @@ async def test_a_request_that_another_batch_left_is_sent(
     assert await statuses(journal) == [RequestStatus.SUCCEEDED]
 
 
-async def test_rows_that_come_at_the_same_time_share_a_transaction(path: Path) -> None:
+async def test_journal_concurrent_rows_share_a_transaction(path: Path) -> None:
     groups: list[int] = []
     async with Journal(path, encryption_keys=KEY) as journal:
         writer_of(journal).db._connection.set_trace_callback(
@@ -477,7 +473,7 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize("data", FOREIGN.values(), ids=FOREIGN)
-async def test_file_that_is_no_journal_is_refused_and_left_as_it_is(path: Path, data: bytes) -> None:
+async def test_journal_file_of_another_kind_is_refused_and_left_unchanged(path: Path, data: bytes) -> None:
     path.write_bytes(data)
     for opening in (Journal(path).open(), entries(path)):
         with pytest.raises(errors.JournalError, match="it is not a journal"):
@@ -486,7 +482,7 @@ async def test_file_that_is_no_journal_is_refused_and_left_as_it_is(path: Path, 
     assert os.listdir(path.parent) == [path.name]
 
 
-async def test_database_of_another_program_is_refused_and_left_as_it_is(path: Path) -> None:
+async def test_journal_database_of_another_program_is_refused_and_left_unchanged(path: Path) -> None:
     change(path, "CREATE TABLE t (x); INSERT INTO t VALUES (1);")
     data = path.read_bytes()
     for opening in (Journal(path).open(), entries(path)):
@@ -495,7 +491,7 @@ async def test_database_of_another_program_is_refused_and_left_as_it_is(path: Pa
     assert path.read_bytes() == data
 
 
-async def test_journal_of_a_newer_version_is_refused_with_its_version(path: Path) -> None:
+async def test_journal_of_newer_version_is_refused_with_its_version(path: Path) -> None:
     async with Journal(path):
         pass
     change(path, "PRAGMA user_version = 7;")
@@ -505,7 +501,7 @@ async def test_journal_of_a_newer_version_is_refused_with_its_version(path: Path
 
 
 @pytest.mark.parametrize("column", ["status", "at"])
-async def test_entry_that_cannot_be_understood_is_refused(path: Path, column: str) -> None:
+async def test_journal_unreadable_entry_is_refused(path: Path, column: str) -> None:
     async with Journal(path) as journal:
         await journal.begin(request_digest("code"))
         await journal.aclose(timeout=0)
@@ -514,7 +510,7 @@ async def test_entry_that_cannot_be_understood_is_refused(path: Path, column: st
         await entries(path)
 
 
-async def test_file_that_is_damaged_is_refused(path: Path) -> None:
+async def test_journal_damaged_file_is_refused(path: Path) -> None:
     async with Journal(path) as journal:
         await journal.begin(request_digest("code"))
         await journal.aclose(timeout=0)
@@ -525,7 +521,7 @@ async def test_file_that_is_damaged_is_refused(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["journal.db", "journal.db-wal", "journal.db-shm"])
-async def test_journal_that_is_a_symbolic_link_is_refused(path: Path, name: str) -> None:
+async def test_journal_symbolic_link_is_refused(path: Path, name: str) -> None:
     async with Journal(path):
         pass
     target = path.with_name("target")
@@ -553,7 +549,7 @@ async def test_journal_in_a_folder_open_to_everybody_is_refused(path: Path) -> N
         await Journal(path).open()
 
 
-async def test_entry_of_a_request_is_read_from_an_open_journal(
+async def test_journal_entry_is_read_while_the_journal_is_open(
     fake: FakeOpenRouter, client: OpenRouter, journal: Journal
 ) -> None:
     (code,) = issue(fake, 1)
@@ -567,7 +563,7 @@ async def test_entry_of_a_request_is_read_from_an_open_journal(
         await journal.entry(code)
 
 
-async def test_entries_of_a_large_journal_come_in_order_and_may_be_left(path: Path) -> None:
+async def test_journal_entries_come_in_order_and_reading_may_stop_early(path: Path) -> None:
     digests = [request_digest(f"code-{number}") for number in range(2 * CHUNK_SIZE + 1)]
     async with Journal(path) as journal:
         await asyncio.gather(*map(journal.begin, digests))
@@ -580,7 +576,7 @@ async def test_entries_of_a_large_journal_come_in_order_and_may_be_left(path: Pa
         assert [entry.request async for entry in journal.entries()] == digests
 
 
-async def test_a_journal_is_open_once(path: Path, journal: Journal) -> None:
+async def test_journal_opened_by_two_is_refused(path: Path, journal: Journal) -> None:
     with pytest.raises(errors.JournalError, match="another process has it open"):
         await Journal(path).open()
     with pytest.raises(errors.JournalError, match="it is open already"):
@@ -617,7 +613,7 @@ async def test_journal_whose_opening_is_cancelled_is_not_locked(path: Path, monk
     await journal.aclose()
 
 
-async def test_a_journal_can_be_opened_again(fake: FakeOpenRouter, client: OpenRouter, path: Path) -> None:
+async def test_journal_can_be_opened_again(fake: FakeOpenRouter, client: OpenRouter, path: Path) -> None:
     journal = Journal(path, encryption_keys=KEY)
     for _ in range(2):
         async with journal:
@@ -626,14 +622,14 @@ async def test_a_journal_can_be_opened_again(fake: FakeOpenRouter, client: OpenR
     assert len(await entries(path)) == 2
 
 
-async def test_a_journal_that_is_not_open_is_refused(client: OpenRouter, path: Path) -> None:
+async def test_journal_not_open_is_refused(client: OpenRouter, path: Path) -> None:
     with pytest.raises(errors.RequestValidationError, match="journal: must be an open Journal"):
         client.oauth.exchange_many(["c"], journal=Journal(path, encryption_keys=KEY))
     with pytest.raises(errors.JournalError, match="it is not open"):
         await Journal(path).begin("0" * 32)
 
 
-async def test_a_place_where_no_journal_can_be_is_refused(tmp_path: Path) -> None:
+async def test_journal_at_an_impossible_path_is_refused(tmp_path: Path) -> None:
     with pytest.raises(errors.JournalError, match="it cannot be opened: "):
         await Journal(tmp_path / "nowhere" / "journal.db").open()
     with pytest.raises(errors.JournalError, match="it cannot be opened: "):
@@ -654,7 +650,7 @@ def fill_the_disk(journal: Journal) -> None:
             connection.execute("INSERT INTO entries (request, status, at) VALUES (?, 'retryable', 0)", padding)
 
 
-async def test_when_an_intent_cannot_be_written_nothing_is_sent_and_the_batch_ends(
+async def test_journal_that_cannot_write_an_intent_sends_nothing_and_ends_the_batch(
     fake: FakeOpenRouter, client: OpenRouter, journal: Journal
 ) -> None:
     fill_the_disk(journal)
@@ -667,7 +663,7 @@ async def test_when_an_intent_cannot_be_written_nothing_is_sent_and_the_batch_en
     assert len(fake.requests) == 0
 
 
-async def test_when_a_result_cannot_be_written_the_consumer_gets_it_all_the_same(
+async def test_journal_that_cannot_write_a_result_still_gives_it_to_the_consumer(
     fake: FakeOpenRouter, path: Path
 ) -> None:
     journal = Journal(path, encryption_keys=KEY)
@@ -685,7 +681,7 @@ async def test_when_a_result_cannot_be_written_the_consumer_gets_it_all_the_same
     assert (await entries(path))[0].status is RequestStatus.UNCERTAIN
 
 
-async def test_rows_of_a_transaction_that_fails_are_all_refused_and_none_is_written(
+async def test_journal_failed_transaction_refuses_all_rows_and_writes_none(
     path: Path, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writing, go_on = threading.Event(), threading.Event()
@@ -715,7 +711,7 @@ async def test_rows_of_a_transaction_that_fails_are_all_refused_and_none_is_writ
     assert [entry.request for entry in await entries(path)] == [request_digest("two")]
 
 
-async def test_a_journal_goes_on_when_all_tasks_are_cancelled(path: Path, journal: Journal) -> None:
+async def test_journal_survives_the_cancellation_of_all_tasks(path: Path, journal: Journal) -> None:
     before = asyncio.all_tasks()
     beginning = asyncio.ensure_future(journal.begin(request_digest("one")))
     await until(lambda: not writer_of(journal)._quiet.is_set() and writer_of(journal)._group is None)
@@ -729,7 +725,7 @@ async def test_a_journal_goes_on_when_all_tasks_are_cancelled(path: Path, journa
     assert await statuses(journal) == [RequestStatus.UNCERTAIN, RequestStatus.SUCCEEDED]
 
 
-async def test_a_result_whose_writing_is_given_up_is_written_all_the_same(path: Path, journal: Journal) -> None:
+async def test_journal_result_whose_writer_is_cancelled_is_written(path: Path, journal: Journal) -> None:
     digest = request_digest("one")
     await journal.begin(digest)
     recording = asyncio.ensure_future(journal.record(digest, ExchangeAuthCodeForAPIKeyResponse(key="k")))
@@ -743,7 +739,7 @@ async def test_a_result_whose_writing_is_given_up_is_written_all_the_same(path: 
     assert [entry.key for entry in await entries(path, KEY)] == ["k"]
 
 
-async def test_a_journal_can_be_closed_by_several_at_once(path: Path) -> None:
+async def test_journal_can_be_closed_by_several_at_once(path: Path) -> None:
     journal = await Journal(path).__aenter__()
     await journal.begin(request_digest("one"))
     await asyncio.gather(*(journal.aclose(timeout=0) for _ in range(3)))
@@ -751,7 +747,7 @@ async def test_a_journal_can_be_closed_by_several_at_once(path: Path) -> None:
         assert again.status("one") is RequestStatus.UNCERTAIN
 
 
-async def test_what_waits_for_another_batch_is_refused_when_the_journal_is_closed(path: Path) -> None:
+async def test_journal_aclose_refuses_requests_that_wait_for_another_batch(path: Path) -> None:
     journal = await Journal(path).__aenter__()
     await journal.begin(request_digest("one"))
     waiting = asyncio.ensure_future(journal.begin(request_digest("one")))
@@ -765,9 +761,7 @@ async def test_what_waits_for_another_batch_is_refused_when_the_journal_is_close
         await journal.record(request_digest("one"), ExchangeAuthCodeForAPIKeyResponse(key="k"))
 
 
-async def test_a_journal_is_not_written_by_a_fork_of_its_process(
-    path: Path, journal: Journal, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_journal_after_fork_is_not_written(path: Path, journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "getpid", lambda: 1)
     with pytest.raises(errors.JournalError, match="it was opened before a fork"):
         await journal.begin(request_digest("one"))
@@ -775,7 +769,7 @@ async def test_a_journal_is_not_written_by_a_fork_of_its_process(
     assert await statuses(journal) == []
 
 
-def test_digests_and_identities_tell_requests_apart() -> None:
+def test_journal_digest_differs_for_different_requests() -> None:
     def requests() -> Iterator[ExchangeAuthCodeForAPIKeyRequest]:
         for code in ("c", "1:c", "c:None"):
             yield ExchangeAuthCodeForAPIKeyRequest(code=code)
@@ -790,9 +784,7 @@ def test_digests_and_identities_tell_requests_apart() -> None:
         request_digest("")
 
 
-async def test_neither_a_journal_nor_what_it_says_shows_a_key(
-    fake: FakeOpenRouter, client: OpenRouter, path: Path
-) -> None:
+async def test_journal_repr_and_errors_show_no_key(fake: FakeOpenRouter, client: OpenRouter, path: Path) -> None:
     await run(client, path, [*issue(fake, 1), "bad"])
     assert repr(Journal(path, encryption_keys=KEY)) == f"<Journal {path} closed>"
     async with Journal(path, encryption_keys=KEY) as journal:
@@ -803,7 +795,7 @@ async def test_neither_a_journal_nor_what_it_says_shows_a_key(
     assert "key=None" in repr(failed)
 
 
-async def test_what_was_sent_stays_in_doubt_when_the_loop_ends_while_a_closed_batch_waits_for_it(
+async def test_journal_sent_request_stays_uncertain_when_loop_ends_during_close(
     fake: FakeOpenRouter, client: OpenRouter, journal: Journal, path: Path
 ) -> None:
     fake.queue_faults(Fault.delay(60))
@@ -828,7 +820,7 @@ async def test_what_was_sent_stays_in_doubt_when_the_loop_ends_while_a_closed_ba
     assert [entry.status for entry in await entries(path)] == [RequestStatus.UNCERTAIN]
 
 
-async def test_a_worker_that_is_cancelled_while_its_intent_is_written_sends_nothing(
+async def test_journal_worker_cancelled_during_its_intent_sends_nothing(
     fake: FakeOpenRouter, client: OpenRouter, path: Path
 ) -> None:
     codes = issue(fake, 1)
@@ -848,9 +840,7 @@ async def test_a_worker_that_is_cancelled_while_its_intent_is_written_sends_noth
     assert [result.key for result in await run(client, path, codes)] == [fake.issued_keys[0].key]
 
 
-async def test_a_cancellation_that_comes_from_inside_an_exchange_leaves_a_doubt(
-    fake: FakeOpenRouter, path: Path
-) -> None:
+async def test_journal_cancellation_inside_an_exchange_is_uncertain(fake: FakeOpenRouter, path: Path) -> None:
     async def cancel(request: Request, call_next: Handler) -> Response:
         await call_next(request)
         raise asyncio.CancelledError
@@ -862,7 +852,7 @@ async def test_a_cancellation_that_comes_from_inside_an_exchange_leaves_a_doubt(
     assert [entry.status for entry in await entries(path)] == [RequestStatus.UNCERTAIN] * 2
 
 
-async def test_journal_on_a_read_only_disk_can_be_read_and_says_that_it_cannot_be_written(
+async def test_journal_on_a_read_only_disk_is_read_and_refuses_writes(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with Journal(path) as journal:

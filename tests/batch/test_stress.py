@@ -37,7 +37,7 @@ def start(*arguments: object) -> subprocess.Popen[str]:
     )
 
 
-def test_memory_does_not_grow_with_the_input() -> None:
+def test_batch_memory_does_not_grow_with_the_input() -> None:
     count = 1_000_000 if STRESS else 2_000
     with running("--forgetful") as stub:
         started = time.monotonic()
@@ -67,7 +67,7 @@ class ProgressCounter:
     sent_twice: int = 0
 
 
-def test_a_batch_that_is_killed_at_any_moment_loses_no_key(tmp_path: Path) -> None:
+def test_batch_killed_at_any_moment_loses_no_key(tmp_path: Path) -> None:
     rounds, count = (10, 20_000) if STRESS else (1, 400)
     tally = ProgressCounter()
     batches = 0
@@ -153,7 +153,7 @@ def test_journal_of_a_process_killed_between_write_and_commit_loses_no_key(tmp_p
     assert tally.issued == tally.in_journal + tally.unknown == tally.codes
 
 
-async def test_journal_on_a_full_disk_loses_no_key_and_goes_on_when_there_is_room(tmp_path: Path) -> None:
+async def test_journal_on_a_full_disk_loses_no_key_and_resumes_when_there_is_room(tmp_path: Path) -> None:
     count = 2_000
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -196,7 +196,7 @@ async def run_until_it_fails(
     return results
 
 
-async def test_large_journal_is_opened_and_resumed(tmp_path: Path) -> None:
+async def test_journal_of_many_entries_opens_and_resumes(tmp_path: Path) -> None:
     count = 200_000 if STRESS else 2_000
     path = tmp_path / "journal.db"
     digests = [request_digest(code) for code in codes(0, count)]
@@ -216,7 +216,7 @@ async def test_large_journal_is_opened_and_resumed(tmp_path: Path) -> None:
     assert results == []
 
 
-async def test_a_throttling_server_is_used_nearly_to_the_full() -> None:
+async def test_batch_with_a_throttling_server_uses_nearly_all_of_its_rate() -> None:
     count, rate = (2_000, 200) if STRESS else (500, 250)
     async with FakeOpenRouter() as fake, OpenRouter(None, base_url=fake.base_url) as client:
         batch = [fake.issue_code() for _ in range(count)]

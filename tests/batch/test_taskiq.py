@@ -106,7 +106,7 @@ async def queue(fake: FakeOpenRouter) -> AsyncIterator[Queue]:
         yield made
 
 
-async def test_a_code_is_exchanged_by_a_worker(fake: FakeOpenRouter, queue: Queue) -> None:
+async def test_exchange_queue_worker_exchanges_a_code(fake: FakeOpenRouter, queue: Queue) -> None:
     exchanged = await queue.exchange(fake.issue_code())
     (issued,) = fake.issued_keys
     assert exchanged == ExchangedKey(
@@ -115,7 +115,7 @@ async def test_a_code_is_exchanged_by_a_worker(fake: FakeOpenRouter, queue: Queu
 
 
 @pytest.mark.parametrize("method", ["S256", "plain"])
-async def test_a_request_arrives_as_it_was_sent(fake: FakeOpenRouter, queue: Queue, method: str) -> None:
+async def test_exchange_queue_request_arrives_unchanged(fake: FakeOpenRouter, queue: Queue, method: str) -> None:
     pair = PKCEPair.generate(method)
     code = fake.issue_code(code_challenge=pair.code_challenge, code_challenge_method=method)
     request = ExchangeAuthCodeForAPIKeyRequest(
@@ -129,7 +129,7 @@ async def test_a_request_arrives_as_it_was_sent(fake: FakeOpenRouter, queue: Que
     }
 
 
-async def test_nothing_secret_goes_through_the_broker_or_the_log(
+async def test_exchange_queue_shows_no_secret_to_the_broker_or_the_log(
     fake: FakeOpenRouter, queue: Queue, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -145,7 +145,7 @@ async def test_nothing_secret_goes_through_the_broker_or_the_log(
     assert "key=sk-or-v1-…" in repr(exchanged)
 
 
-async def test_with_an_on_key_the_result_holds_no_key(fake: FakeOpenRouter) -> None:
+async def test_exchange_queue_with_on_key_returns_no_key(fake: FakeOpenRouter) -> None:
     safe = Safe()
     async with Queue(fake, client_options={"on_key": safe}) as queue:
         exchanged = await queue.exchange(fake.issue_code())
@@ -157,7 +157,7 @@ async def test_with_an_on_key_the_result_holds_no_key(fake: FakeOpenRouter) -> N
     assert again == exchanged
 
 
-async def test_a_key_that_on_key_did_not_take_is_in_the_result(fake: FakeOpenRouter) -> None:
+async def test_exchange_queue_key_that_on_key_did_not_take_is_in_the_result(fake: FakeOpenRouter) -> None:
     async def refuse(*_: object) -> None:
         raise OSError
 
@@ -166,14 +166,14 @@ async def test_a_key_that_on_key_did_not_take_is_in_the_result(fake: FakeOpenRou
         assert (await queue.exchange_again()).key == fake.issued_keys[0].key
 
 
-async def test_a_failure_is_raised_where_the_result_is_waited_for(fake: FakeOpenRouter, queue: Queue) -> None:
+async def test_exchange_queue_failure_is_raised_to_the_waiter(fake: FakeOpenRouter, queue: Queue) -> None:
     with pytest.raises(errors.ForbiddenResponseError) as caught:
         await queue.exchange("bad")
     assert (str(caught.value), caught.value.status_code, caught.value.outcome) == (REFUSED, 403, Outcome.REFUSED)
     assert caught.value.is_code_rejected
 
 
-async def test_each_failure_tells_its_outcome(fake: FakeOpenRouter) -> None:
+async def test_exchange_queue_failure_has_its_outcome(fake: FakeOpenRouter) -> None:
     async def fail(request: Request, call_next: Handler) -> Response:
         raise ValueError("a secret")
 
@@ -190,13 +190,13 @@ async def test_each_failure_tells_its_outcome(fake: FakeOpenRouter) -> None:
         await queue.exchanges.send("")
 
 
-async def test_a_message_that_is_delivered_twice_is_exchanged_once(fake: FakeOpenRouter, queue: Queue) -> None:
+async def test_exchange_queue_message_delivered_twice_is_exchanged_once(fake: FakeOpenRouter, queue: Queue) -> None:
     first = await queue.exchange(fake.issue_code())
     assert await queue.exchange_again() == first
     assert len(fake.requests) == 1
 
 
-async def test_a_second_delivery_waits_for_the_first(fake: FakeOpenRouter) -> None:
+async def test_exchange_queue_second_delivery_waits_for_the_first(fake: FakeOpenRouter) -> None:
     gate, time = Gate(), StoppedClock()
     async with Queue(fake, client_options={"middlewares": [gate]}, time=time) as queue:
         task_id = await queue.exchanges.send(fake.issue_code())
@@ -214,7 +214,7 @@ async def test_a_second_delivery_waits_for_the_first(fake: FakeOpenRouter) -> No
     assert len(fake.requests) == 1
 
 
-async def test_a_claim_is_kept_as_long_as_the_exchange_takes(fake: FakeOpenRouter) -> None:
+async def test_exchange_queue_claim_lasts_as_long_as_the_exchange(fake: FakeOpenRouter) -> None:
     gate, store = Gate(), Counting()
     async with Queue(fake, client_options={"middlewares": [gate]}, claim_ttl=0.003, claims=store) as queue:
         task_id = await queue.exchanges.send(fake.issue_code())
@@ -257,13 +257,15 @@ class Counting(MemoryStore):
         await super().finish(claim_request, result, now=now, result_ttl=result_ttl)
 
 
-async def test_a_code_whose_worker_died_is_tried_again_and_may_succeed(fake: FakeOpenRouter, queue: Queue) -> None:
+async def test_exchange_queue_code_of_a_dead_worker_is_retried_and_may_succeed(
+    fake: FakeOpenRouter, queue: Queue
+) -> None:
     code = fake.issue_code()
     await queue.claim_for_another(code)
     assert (await queue.exchange(code)).key == fake.issued_keys[0].key
 
 
-async def test_a_code_whose_worker_died_and_that_is_rejected_then_is_unknown(
+async def test_exchange_queue_code_of_a_dead_worker_then_rejected_is_unknown(
     fake: FakeOpenRouter, queue: Queue
 ) -> None:
     code = fake.issue_code()
@@ -279,7 +281,7 @@ async def test_a_code_whose_worker_died_and_that_is_rejected_then_is_unknown(
     assert again.value.outcome is Outcome.UNKNOWN
 
 
-async def test_what_may_have_been_carried_out_is_unknown_to_the_next_delivery_too(
+async def test_exchange_queue_unknown_outcome_is_unknown_to_the_next_delivery(
     fake: FakeOpenRouter, queue: Queue
 ) -> None:
     fake.queue_faults(Fault.status(500, after=True), Fault.status(500).times(3))
@@ -290,7 +292,7 @@ async def test_what_may_have_been_carried_out_is_unknown_to_the_next_delivery_to
     assert again.value.outcome is Outcome.UNKNOWN
 
 
-async def test_what_was_refused_for_a_reason_that_passes_can_be_sent_again(fake: FakeOpenRouter, queue: Queue) -> None:
+async def test_exchange_queue_passing_refusal_can_be_sent_again(fake: FakeOpenRouter, queue: Queue) -> None:
     fake.queue_faults(Fault.status(429, headers={"Retry-After": "700"}))
     code = fake.issue_code()
     with pytest.raises(errors.TooManyRequestsResponseError) as caught:
@@ -300,7 +302,7 @@ async def test_what_was_refused_for_a_reason_that_passes_can_be_sent_again(fake:
     assert (await queue.exchange(code)).key
 
 
-async def test_a_cancellation_that_comes_from_inside_an_exchange_is_unknown(fake: FakeOpenRouter) -> None:
+async def test_exchange_queue_cancellation_inside_an_exchange_is_unknown(fake: FakeOpenRouter) -> None:
     async def cancel(request: Request, call_next: Handler) -> Response:
         await call_next(request)
         raise asyncio.CancelledError
@@ -315,7 +317,7 @@ async def test_a_cancellation_that_comes_from_inside_an_exchange_is_unknown(fake
         assert again.value.outcome is Outcome.UNKNOWN
 
 
-async def test_a_worker_that_was_overtaken_gives_the_result_of_the_other(fake: FakeOpenRouter) -> None:
+async def test_exchange_queue_overtaken_worker_returns_the_result_of_the_other(fake: FakeOpenRouter) -> None:
     store = Counting()
     async with Queue(fake, claims=store) as queue:
         code = fake.issue_code()
@@ -332,7 +334,7 @@ async def test_a_worker_that_was_overtaken_gives_the_result_of_the_other(fake: F
         assert await queue.exchange(code) == ExchangedKey(key="sk-or-v1-other", key_hash="h")
 
 
-async def test_a_store_that_fails_costs_no_key_and_no_honest_answer(
+async def test_exchange_queue_failing_store_loses_no_key_and_no_true_answer(
     fake: FakeOpenRouter, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = Counting()
@@ -361,7 +363,7 @@ async def test_a_store_that_fails_costs_no_key_and_no_honest_answer(
         store.finish = store.release = None  # type: ignore[assignment, method-assign]
 
 
-async def test_a_key_that_cannot_be_marked_as_given_is_given_all_the_same(
+async def test_exchange_queue_key_that_cannot_be_marked_delivered_is_delivered(
     fake: FakeOpenRouter, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = Counting()
@@ -375,7 +377,7 @@ async def test_a_key_that_cannot_be_marked_as_given_is_given_all_the_same(
     assert "an exchange that is over could not be marked so" in caplog.text
 
 
-async def test_a_result_that_is_not_kept_is_told_of(fake: FakeOpenRouter, queue: Queue) -> None:
+async def test_exchange_queue_result_that_is_not_kept_is_logged(fake: FakeOpenRouter, queue: Queue) -> None:
     code = fake.issue_code()
     another = await queue.claim_for_another(code)
     await queue.store.finish(another, None, now=queue.time.clock.time(), result_ttl=0)
@@ -384,7 +386,7 @@ async def test_a_result_that_is_not_kept_is_told_of(fake: FakeOpenRouter, queue:
     assert caught.value.outcome is Outcome.COMPLETED
 
 
-async def test_a_task_that_is_cancelled_does_not_take_the_key_with_it(fake: FakeOpenRouter) -> None:
+async def test_exchange_queue_cancelled_task_keeps_the_key(fake: FakeOpenRouter) -> None:
     gate = Gate()
     async with Queue(fake, client_options={"attempt_middlewares": [gate]}) as queue:
         await queue.exchanges.send(fake.issue_code())
@@ -397,7 +399,7 @@ async def test_a_task_that_is_cancelled_does_not_take_the_key_with_it(fake: Fake
     assert len(fake.requests) == 1
 
 
-async def test_a_worker_that_ends_lets_its_exchanges_end(fake: FakeOpenRouter) -> None:
+async def test_exchange_queue_worker_shutdown_drains_its_exchanges(fake: FakeOpenRouter) -> None:
     gate = Gate()
     queue = Queue(fake, client_options={"attempt_middlewares": [gate]})
     await queue.broker.startup()
@@ -413,7 +415,7 @@ async def test_a_worker_that_ends_lets_its_exchanges_end(fake: FakeOpenRouter) -
     assert len(fake.issued_keys) == 1
 
 
-async def test_what_was_borrowed_stays_open_and_what_was_made_is_closed(fake: FakeOpenRouter) -> None:
+async def test_exchange_queue_closes_what_it_made_and_leaves_what_it_borrowed(fake: FakeOpenRouter) -> None:
     class Closing(MemoryStore):
         is_closed = False
 
@@ -436,16 +438,14 @@ async def test_what_was_borrowed_stays_open_and_what_was_made_is_closed(fake: Fa
     await broker.shutdown()
 
 
-async def test_without_a_worker_a_task_fails(fake: FakeOpenRouter) -> None:
+async def test_exchange_queue_without_a_worker_fails(fake: FakeOpenRouter) -> None:
     queue = Queue(fake)
     with pytest.raises(errors.TransportError, match="the task failed: RuntimeError"):
         await queue.exchange(fake.issue_code())
     queue.broker.executor.shutdown()
 
 
-async def test_requests_and_results_of_other_keys_and_other_tasks_are_refused(
-    fake: FakeOpenRouter, queue: Queue
-) -> None:
+async def test_exchange_queue_payloads_of_other_keys_and_tasks_are_refused(fake: FakeOpenRouter, queue: Queue) -> None:
     stranger = ExchangeQueue(
         queue.broker, encryption_keys=generate_encryption_key(), claims=MemoryStore, task_name="stranger"
     )
@@ -471,7 +471,7 @@ async def test_requests_and_results_of_other_keys_and_other_tasks_are_refused(
     assert len(fake.requests) == 2
 
 
-async def test_a_result_that_does_not_come_in_time_is_a_timeout_and_wakes_the_broker_up(fake: FakeOpenRouter) -> None:
+async def test_exchange_queue_late_result_is_a_timeout_and_wakes_the_broker(fake: FakeOpenRouter) -> None:
     gate = Gate()
     async with Queue(fake, client_options={"middlewares": [gate]}, claim_ttl=0.01) as queue:
         task_id = await queue.exchanges.send(fake.issue_code())
@@ -487,7 +487,9 @@ async def test_a_result_that_does_not_come_in_time_is_a_timeout_and_wakes_the_br
         assert (await queue.exchanges.result(task_id, interval=0.001)).key
 
 
-async def test_brokers_and_backends_that_fail_are_errors_of_ours(fake: FakeOpenRouter, queue: Queue) -> None:
+async def test_exchange_queue_broker_and_backend_failures_are_library_errors(
+    fake: FakeOpenRouter, queue: Queue
+) -> None:
     async def fail(*_: object) -> None:
         raise ConnectionError("with a secret")
 
@@ -500,7 +502,7 @@ async def test_brokers_and_backends_that_fail_are_errors_of_ours(fake: FakeOpenR
         await queue.exchanges.result("0")
 
 
-def test_without_taskiq_the_integration_says_what_to_install() -> None:
+def test_taskiq_import_without_its_extra_names_the_extra() -> None:
     code = "import sys; sys.modules['taskiq'] = None; import openrouter_async.integrations.taskiq"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
@@ -508,7 +510,7 @@ def test_without_taskiq_the_integration_says_what_to_install() -> None:
 
 
 @pytest.mark.parametrize("arguments", [{"timeout": -1}, {"interval": 0}, {"timeout": float("inf")}])
-async def test_bad_waits_are_refused(queue: Queue, arguments: dict[str, Any]) -> None:
+async def test_exchange_queue_bad_timeouts_are_refused(queue: Queue, arguments: dict[str, Any]) -> None:
     with pytest.raises(errors.RequestValidationError, match=f"{next(iter(arguments))}: must be a finite number"):
         await queue.exchanges.result("0", **arguments)
 
@@ -516,7 +518,7 @@ async def test_bad_waits_are_refused(queue: Queue, arguments: dict[str, Any]) ->
 @pytest.mark.parametrize(
     ("field", "value"), [("claim_ttl", 0), ("result_ttl", float("inf")), ("encryption_keys", "short")]
 )
-def test_bad_arguments_are_refused(field: str, value: Any) -> None:
+def test_exchange_queue_bad_arguments_are_refused(field: str, value: Any) -> None:
     options: dict[str, Any] = {"encryption_keys": KEY, "claims": MemoryStore} | {field: value}
     with pytest.raises(errors.RequestValidationError, match=field):
         ExchangeQueue(InMemoryBroker(), **options)

@@ -41,7 +41,7 @@ def stub() -> Iterator[Stub]:
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("scheme", ["http", "tls"])
 @pytest.mark.parametrize("name", CONTENDERS)
-def test_each_client_gets_the_key(stub: Stub, name: str, scheme: str) -> None:
+def test_contenders_each_get_the_key(stub: Stub, name: str, scheme: str) -> None:
     needs("openrouter", "pyreqwest", "uvloop")
     contender = CONTENDERS[name]()
 
@@ -58,7 +58,7 @@ def test_each_client_gets_the_key(stub: Stub, name: str, scheme: str) -> None:
 
 
 @pytest.mark.unmeasured
-def test_the_server_tells_its_cpu_time(stub: Stub) -> None:
+def test_stub_server_reports_its_cpu_time(stub: Stub) -> None:
     before = stub.cpu()
     plan = alone.Plan(name="hand-written", url=stub.urls["http"], authority=None, concurrency=4, count=2000, blocks=1)
     figures = run_child("benchmarks.alone", plan)
@@ -68,9 +68,7 @@ def test_the_server_tells_its_cpu_time(stub: Stub) -> None:
 
 
 @pytest.mark.parametrize(("tolerance", "rounds", "discarded"), [(1e9, 2, 0), (-1, 0, 3)])
-def test_a_round_with_an_unequal_control_is_discarded(
-    stub: Stub, tolerance: float, rounds: int, discarded: int
-) -> None:
+def test_round_with_an_unequal_control_is_discarded(stub: Stub, tolerance: float, rounds: int, discarded: int) -> None:
     plan = side_by_side.Plan(
         url=stub.urls["http"],
         authority=None,
@@ -96,13 +94,13 @@ def test_a_round_with_an_unequal_control_is_discarded(
         (Target("x", float("nan"), 0.95), "FAIL"),
     ],
 )
-def test_a_target_judges_its_figure(target: Target, verdict: str) -> None:
+def test_target_judges_its_figure(target: Target, verdict: str) -> None:
     assert target.cells()[-1] == verdict
     assert target.is_met is (verdict == "PASS")
 
 
 @pytest.mark.parametrize(("value", "status"), [(1.0, 0), (1.1, 1)])
-def test_a_missed_target_is_the_exit_status(
+def test_target_missed_sets_the_exit_status(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], value: float, status: int
 ) -> None:
     def measure(_: Setup) -> Section:
@@ -117,7 +115,7 @@ def test_a_missed_target_is_the_exit_status(
     assert "## Title\n\n| a | b |\n| --- | ---: |\n| 1 | 2 |" in capsys.readouterr().out
 
 
-def test_the_docs_get_the_figures_between_their_marks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_report_puts_the_figures_between_the_marks_of_the_docs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     needs("openrouter", "pyreqwest", "uvloop")
     page = tmp_path / "page.md"
     page.write_text(f"before\n\n{runner.BEGIN}\nold\n{runner.END}\n\nafter\n")
@@ -135,7 +133,7 @@ def test_the_docs_get_the_figures_between_their_marks(monkeypatch: pytest.Monkey
     assert str(ROOT) not in text
 
 
-def test_quick_figures_are_not_for_the_docs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_report_refuses_quick_figures_for_the_docs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["make bench", "--docs", "--quick"])
     with pytest.raises(SystemExit) as exit_:
         runner.main()
@@ -153,7 +151,7 @@ SECTIONS = {
 
 @pytest.mark.stress
 @pytest.mark.unmeasured
-def test_a_glance_has_all_tables_and_judges_each_target() -> None:
+def test_report_summary_has_all_tables_and_judges_each_target() -> None:
     needs("matplotlib", "openai", "openrouter", "pyreqwest", "uvloop")
     assert SECTIONS.keys() == runner.MEASUREMENTS.keys()
     names = list(SECTIONS) if STRESS else ["side-by-side", "batches", "imports"]
@@ -174,7 +172,7 @@ def test_a_glance_has_all_tables_and_judges_each_target() -> None:
     assert ("FAIL" in verdicts) is (made.returncode == 1)
 
 
-def test_a_chart_is_the_same_for_the_same_figures_and_says_nothing_of_where_it_was_made() -> None:
+def test_chart_of_equal_figures_is_identical_and_names_no_machine() -> None:
     needs("matplotlib")
     from benchmarks.plots import Chart
 
@@ -189,5 +187,5 @@ def test_a_chart_is_the_same_for_the_same_figures_and_says_nothing_of_where_it_w
 
 
 @pytest.mark.parametrize(("share", "value"), [(0.5, 50), (0.99, 99), (1.0, 100), (0.001, 1)])
-def test_a_quantile_is_a_value_that_was_measured(share: float, value: int) -> None:
+def test_quantile_is_a_measured_value(share: float, value: int) -> None:
     assert quantile(range(1, 101), share) == value

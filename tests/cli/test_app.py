@@ -23,16 +23,14 @@ def function_of(command: str) -> object:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_the_summary_of_a_command_is_the_first_line_of_its_help(command: str) -> None:
+def test_command_summary_is_the_first_line_of_its_help(command: str) -> None:
     doc = function_of(command).__doc__
     assert doc is not None
     assert doc.splitlines()[0] == COMMANDS[command]
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
-async def test_the_help_fits_into_80_columns_and_tells_what_each_option_and_status_means(
-    here: Here, command: str
-) -> None:
+async def test_help_fits_80_columns_and_explains_each_option_and_status(here: Here, command: str) -> None:
     ended = await here(*command.split(), "--help")
     assert (ended.status, ended.err) == (0, "")
     lines = ended.out.splitlines()
@@ -51,11 +49,11 @@ async def test_the_help_fits_into_80_columns_and_tells_what_each_option_and_stat
         assert not line.startswith("│ --") or len(line.strip("│ ").split("  ")) > 1 or "CHOICE" not in line
 
 
-async def test_without_a_command_the_help_is_shown(here: Here) -> None:
+async def test_cli_without_command_shows_help(here: Here) -> None:
     assert (await here()).out == (await here("--help")).out
 
 
-async def test_the_version_is_that_of_the_package(shell: Shell, here: Here) -> None:
+async def test_version_is_that_of_the_package(shell: Shell, here: Here) -> None:
     assert (await here("--version")).out == f"{openrouter_async.__version__}\n"
     assert (await shell.run("--version")).out == f"{openrouter_async.__version__}\n"
 
@@ -76,7 +74,7 @@ async def test_the_version_is_that_of_the_package(shell: Shell, here: Here) -> N
         (["completion", "csh"], 'Choose from: "bash", "zsh", "fish", "powershell".'),
     ],
 )
-async def test_wrong_usage_is_told_in_one_line_with_status_2(here: Here, arguments: list[str], complaint: str) -> None:
+async def test_wrong_usage_is_one_line_and_status_2(here: Here, arguments: list[str], complaint: str) -> None:
     ended = await here(*arguments, *(["--no-browser"] if arguments[0] == "login" else []))
     assert ended.status == 2
     assert complaint in ended.complaint
@@ -97,13 +95,13 @@ SECRET = "auth_code_that_nobody_may_see"
         ["sk-or-v1-" + SECRET],
     ],
 )
-async def test_what_was_given_for_the_wrong_option_is_not_shown(here: Here, arguments: list[str]) -> None:
+async def test_wrong_usage_does_not_show_the_value(here: Here, arguments: list[str]) -> None:
     ended = await here(*arguments)
     assert ended.status == 2
     assert SECRET not in ended.complaint
 
 
-async def test_wrong_usage_is_an_object_for_machines(here: Here) -> None:
+async def test_wrong_usage_with_json_is_an_object(here: Here) -> None:
     ended = await here("status", "--jason", "--json")
     assert ended.status == 2
     assert ended.failure["exit_status"] == 2
@@ -111,12 +109,12 @@ async def test_wrong_usage_is_an_object_for_machines(here: Here) -> None:
     assert "Did you mean --json?" in ended.failure["message"]
 
 
-async def test_json_may_stand_before_the_command(here: Here) -> None:
+async def test_json_option_may_precede_the_command(here: Here) -> None:
     ended = await here("--json", "status")
     assert (ended.status, json.loads(ended.out)) == (1, {"keys": []})
 
 
-async def test_an_error_has_a_traceback_with_debug_alone(here: Here) -> None:
+async def test_error_has_a_traceback_with_debug_only(here: Here) -> None:
     command = ("exchange", "a-code", "--base-url", "http://127.0.0.1:9/api/v1", "--store", "print")
     ended = await here(*command)
     assert ended.status == 5
@@ -128,7 +126,7 @@ async def test_an_error_has_a_traceback_with_debug_alone(here: Here) -> None:
     assert "a-code" not in ended.err
 
 
-async def test_a_mistake_of_ours_is_told_without_what_it_says(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_unexpected_exception_is_reported_without_its_text(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     from openrouter_async.cli._commands import keys
 
     def fail(*_: object) -> None:
@@ -141,7 +139,7 @@ async def test_a_mistake_of_ours_is_told_without_what_it_says(here: Here, monkey
     assert SECRET not in ended.err
 
 
-def test_a_reader_that_goes_away_ends_the_program_quietly(shell: Shell) -> None:
+def test_closed_output_pipe_ends_the_program_quietly(shell: Shell) -> None:
     with subprocess.Popen(
         [*PROGRAM, "completion", "bash"],
         env=dict(shell.environment),
@@ -156,14 +154,14 @@ def test_a_reader_that_goes_away_ends_the_program_quietly(shell: Shell) -> None:
 
 
 @pytest.mark.parametrize("shell_name", ["bash", "zsh", "fish", "powershell"])
-async def test_shells_can_complete_commands_and_options(here: Here, shell_name: str) -> None:
+async def test_completion_offers_commands_and_options(here: Here, shell_name: str) -> None:
     ended = await here("completion", shell_name)
     assert ended.status == 0
     for word in (*COMMANDS, "code-verifier-file"):
         assert word in ended.out
 
 
-def test_bash_completes_a_command(shell: Shell, tmp_path: Path) -> None:
+def test_completion_in_bash_completes_a_command(shell: Shell, tmp_path: Path) -> None:
     script = tmp_path / "completion"
     script.write_text(make_app().generate_completion(shell="bash"))
     code = f"""
@@ -178,7 +176,7 @@ def test_bash_completes_a_command(shell: Shell, tmp_path: Path) -> None:
     assert result.stdout.split() == ["exchange"]
 
 
-def test_without_the_extra_it_says_what_to_install(
+def test_cli_without_its_extra_names_the_extra(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delitem(sys.modules, "openrouter_async.cli._app")
@@ -189,14 +187,14 @@ def test_without_the_extra_it_says_what_to_install(
     assert err == "openrouter-async: the command line needs more packages: pip install 'openrouter-async[cli]'\n"
 
 
-def test_another_module_that_is_missing_is_no_reason_to_install_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cli_with_another_missing_module_does_not_name_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "openrouter_async.cli._app")
     monkeypatch.setitem(sys.modules, "openrouter_async.redaction", None)
     with pytest.raises(ModuleNotFoundError, match=r"openrouter_async\.redaction"):
         main()
 
 
-def test_every_package_of_the_extra_is_known_to_the_check_for_it() -> None:
+def test_cli_extra_check_knows_every_package_of_the_extra() -> None:
     import tomllib
 
     from openrouter_async import cli
@@ -206,14 +204,14 @@ def test_every_package_of_the_extra_is_known_to_the_check_for_it() -> None:
     assert extra == cli._PACKAGES
 
 
-def test_help_imports_no_command_and_no_extra_of_one() -> None:
+def test_help_imports_no_command_and_none_of_its_extras() -> None:
     code = "import sys; from openrouter_async.cli._app import run; run(['--help']); print(*sorted(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     loaded = set(result.stdout.splitlines()[-1].split())
     assert loaded.isdisjoint({"keyring", "openrouter_async.cli._commands.login", "openrouter_async.login", "segno"})
 
 
-def test_no_command_prints_by_itself() -> None:
+def test_commands_print_only_through_the_output() -> None:
     """Everything goes through one place that knows what machines and terminals want."""
     for path in (ROOT / "openrouter_async" / "cli").rglob("*.py"):
         calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]

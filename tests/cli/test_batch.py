@@ -71,9 +71,7 @@ async def counting(at: int, act: Callable[[], object]) -> AsyncIterator[FakeOpen
         yield fake
 
 
-async def test_a_batch_gives_each_row_its_key_or_the_reason_why_there_is_none(
-    shell: Shell, fake: FakeOpenRouter
-) -> None:
+async def test_batch_gives_each_row_its_key_or_the_reason_for_none(shell: Shell, fake: FakeOpenRouter) -> None:
     pair = PKCEPair.generate()
     with_verifier = fake.issue_code(code_challenge=pair.code_challenge, code_challenge_method="S256")
     bare, refused = fake.issue_code(), "auth_code_of_nobody"
@@ -127,7 +125,7 @@ async def test_a_batch_gives_each_row_its_key_or_the_reason_why_there_is_none(
         assert secret.encode() not in data
 
 
-async def test_after_ctrl_c_the_same_command_goes_on_and_no_code_is_lost(shell: Shell) -> None:
+async def test_batch_after_ctrl_c_resumes_and_loses_no_code(shell: Shell) -> None:
     processes: list[asyncio.subprocess.Process] = []
     count = 2000 if STRESS else 200
     async with counting(count // 4, lambda: os.killpg(processes[0].pid, signal.SIGINT)) as fake:
@@ -157,7 +155,7 @@ async def test_after_ctrl_c_the_same_command_goes_on_and_no_code_is_lost(shell: 
         )
 
 
-async def test_after_sigkill_the_same_command_goes_on_and_says_what_it_cannot_know(shell: Shell) -> None:
+async def test_batch_after_sigkill_resumes_and_names_unknown_outcomes(shell: Shell) -> None:
     processes: list[asyncio.subprocess.Process] = []
     count, concurrency = (2000, 32) if STRESS else (120, 8)
     async with counting(count // 3, lambda: processes[0].kill()) as fake:
@@ -187,7 +185,7 @@ async def test_after_sigkill_the_same_command_goes_on_and_says_what_it_cannot_kn
         print(f"\nkilled after {document['done_before']} of {count}; {len(unknown)} unknown, and told so")
 
 
-async def test_csv_goes_in_and_comes_out(here: Here, home: Path, fake: FakeOpenRouter) -> None:
+async def test_batch_reads_and_writes_csv(here: Here, home: Path, fake: FakeOpenRouter) -> None:
     codes = [fake.issue_code() for _ in range(3)]
     with (home / "codes.csv").open("w", newline="", encoding="utf-8-sig") as file:
         writer = csv.writer(file)
@@ -223,7 +221,7 @@ async def test_csv_goes_in_and_comes_out(here: Here, home: Path, fake: FakeOpenR
     assert len(issued_by(fake)) == 3
 
 
-async def test_what_failed_for_a_passing_reason_is_tried_again(here: Here, home: Path, fake: FakeOpenRouter) -> None:
+async def test_batch_passing_failure_is_tried_again(here: Here, home: Path, fake: FakeOpenRouter) -> None:
     write_lines(home / "codes.jsonl", [fake.issue_code(), fake.issue_code(), "auth_code_of_nobody"])
     command = ("batch", "codes.jsonl", "keys.jsonl", "--concurrency", "1", "--json", "--base-url", fake.base_url)
     fake.queue_faults(Fault.status(429).times(4))
@@ -241,7 +239,7 @@ async def test_what_failed_for_a_passing_reason_is_tried_again(here: Here, home:
     assert fake.counters["exchange"] == before
 
 
-async def test_a_server_that_is_not_there_costs_no_code(here: Here, home: Path, fake: FakeOpenRouter) -> None:
+async def test_batch_with_unreachable_server_uses_no_code(here: Here, home: Path, fake: FakeOpenRouter) -> None:
     write_lines(home / "codes.jsonl", [fake.issue_code()])
     ended = await here("batch", "codes.jsonl", "keys.jsonl", "--base-url", "http://127.0.0.1:9/api/v1")
     assert ended.status == 5
@@ -251,7 +249,7 @@ async def test_a_server_that_is_not_there_costs_no_code(here: Here, home: Path, 
     assert keys_in(home / "keys.jsonl") == issued_by(fake)
 
 
-async def test_exchanges_are_no_faster_than_they_may_be(here: Here, home: Path, fake: FakeOpenRouter) -> None:
+async def test_batch_rate_bounds_the_exchanges(here: Here, home: Path, fake: FakeOpenRouter) -> None:
     write_lines(home / "codes.jsonl", [fake.issue_code() for _ in range(6)])
     started = time.monotonic()
     ended = await here("batch", "codes.jsonl", "keys.jsonl", "--rate", "10", "--base-url", fake.base_url)
@@ -259,7 +257,7 @@ async def test_exchanges_are_no_faster_than_they_may_be(here: Here, home: Path, 
     assert time.monotonic() - started >= 0.5
 
 
-async def test_a_terminal_shows_how_far_it_has_come(shell: Shell, fake: FakeOpenRouter) -> None:
+async def test_batch_in_a_terminal_shows_progress(shell: Shell, fake: FakeOpenRouter) -> None:
     write_lines(shell.home / "codes.jsonl", [*(fake.issue_code() for _ in range(40)), "auth_code_of_nobody"])
     command = ("batch", "codes.jsonl", "keys.jsonl", "--rate", "80", "--base-url", fake.base_url)
     async with Terminal(shell, *command) as terminal:
@@ -272,7 +270,7 @@ async def test_a_terminal_shows_how_far_it_has_come(shell: Shell, fake: FakeOpen
     assert "40 codes gave a key, now in" in "".join(terminal.screen)
 
 
-async def test_ctrl_c_in_a_terminal_says_what_is_waited_for_and_a_second_one_leaves_it(
+async def test_batch_ctrl_c_in_a_terminal_says_what_it_waits_for_and_twice_leaves(
     shell: Shell, fake: FakeOpenRouter
 ) -> None:
     write_lines(shell.home / "codes.jsonl", [fake.issue_code() for _ in range(3)])
@@ -291,7 +289,7 @@ async def test_ctrl_c_in_a_terminal_says_what_is_waited_for_and_a_second_one_lea
     assert "3 codes gave none (3 unknown); the lines there say why." in ended.out
 
 
-async def test_a_batch_heeds_what_ends_services_as_it_heeds_ctrl_c(shell: Shell, fake: FakeOpenRouter) -> None:
+async def test_batch_handles_sigterm_like_ctrl_c(shell: Shell, fake: FakeOpenRouter) -> None:
     write_lines(shell.home / "codes.jsonl", [fake.issue_code()])
     fake.queue_faults(Fault.hang(after=True))
     process = await shell.start("batch", "codes.jsonl", "keys.jsonl", "--base-url", fake.base_url)
@@ -309,14 +307,14 @@ async def test_a_batch_heeds_what_ends_services_as_it_heeds_ctrl_c(shell: Shell,
     assert b"Traceback" not in err
 
 
-async def test_without_a_terminal_there_is_no_bar_and_no_colour(shell: Shell, fake: FakeOpenRouter) -> None:
+async def test_batch_without_a_terminal_has_no_bar_and_no_colour(shell: Shell, fake: FakeOpenRouter) -> None:
     write_lines(shell.home / "codes.jsonl", [fake.issue_code()])
     ended = await shell.run("batch", "codes.jsonl", "keys.jsonl", "--base-url", fake.base_url)
     assert (ended.status, ended.err) == (0, "")
     assert ended.out == f"1 code gave a key, now in {shell.home / 'keys.jsonl'}.\n"
 
 
-async def test_no_color_is_heard(shell: Shell, fake: FakeOpenRouter) -> None:
+async def test_batch_with_no_color_has_no_colour(shell: Shell, fake: FakeOpenRouter) -> None:
     write_lines(shell.home / "codes.jsonl", [fake.issue_code()])
     command = ("batch", "codes.jsonl", "keys.jsonl", "--base-url", fake.base_url)
     async with Terminal(shell, *command, env={"NO_COLOR": "1"}) as terminal:
@@ -325,7 +323,7 @@ async def test_no_color_is_heard(shell: Shell, fake: FakeOpenRouter) -> None:
     assert "\x1b[3" not in terminal.text
 
 
-async def test_an_output_with_a_wrong_mode_is_replaced(here: Here, home: Path, fake: FakeOpenRouter) -> None:
+async def test_batch_output_with_wrong_mode_is_replaced(here: Here, home: Path, fake: FakeOpenRouter) -> None:
     write_lines(home / "codes.jsonl", [fake.issue_code()])
     (home / "keys.jsonl").touch(0o666)
     (home / "keys.jsonl").chmod(0o666)
@@ -351,7 +349,7 @@ REFUSALS = [
 
 
 @pytest.mark.parametrize(("arguments", "complaint"), REFUSALS)
-async def test_a_batch_that_cannot_be_is_refused_before_anything_is_sent(
+async def test_batch_impossible_arguments_are_refused_unsent(
     here: Here, home: Path, fake: FakeOpenRouter, arguments: list[str], complaint: str
 ) -> None:
     write_lines(home / "codes.jsonl", [{"code": fake.issue_code()}])
@@ -384,7 +382,7 @@ async def test_batch_output_that_went_missing_is_written_from_the_journal(
     assert fake.counters["exchange"] == 2
 
 
-async def test_two_batches_do_not_write_the_same_output(here: Here, home: Path, fake: FakeOpenRouter) -> None:
+async def test_batch_output_in_use_by_another_batch_is_refused(here: Here, home: Path, fake: FakeOpenRouter) -> None:
     write_lines(home / "codes.jsonl", [fake.issue_code()])
     async with Journal(home / "keys.jsonl.journal"):
         ended = await here("batch", "codes.jsonl", "keys.jsonl", "--base-url", fake.base_url)
@@ -463,7 +461,7 @@ async def test_batch_whose_files_have_no_room_rescues_keys(
     assert sorted({*rescued, *keys_in(home / "keys.jsonl")}) == sorted(issued_by(fake))
 
 
-async def test_batch_key_that_no_file_takes_is_told(
+async def test_batch_key_that_no_file_takes_is_reported(
     here: Here, home: Path, fake: FakeOpenRouter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (home / "data").write_text("in the way")
@@ -483,7 +481,7 @@ async def test_batch_whose_output_has_no_room_for_errors_ends(
     assert fake.counters["exchange"] < 40
 
 
-async def test_batch_that_is_hung_up_drains_and_loses_no_key(shell: Shell, fake: FakeOpenRouter) -> None:
+async def test_batch_after_hangup_drains_and_loses_no_key(shell: Shell, fake: FakeOpenRouter) -> None:
     write_lines(shell.home / "codes.jsonl", [fake.issue_code() for _ in range(9)])
     fake.queue_faults(Fault.delay(60).times(2))
     command = ("batch", "codes.jsonl", "keys.jsonl", "--concurrency", "2", "--base-url", fake.base_url)
@@ -500,7 +498,7 @@ async def test_batch_that_is_hung_up_drains_and_loses_no_key(shell: Shell, fake:
     assert len(issued_by(fake)) == 2
 
 
-async def test_batch_under_nohup_goes_on_when_it_is_hung_up(shell: Shell, fake: FakeOpenRouter) -> None:
+async def test_batch_under_nohup_survives_a_hangup(shell: Shell, fake: FakeOpenRouter) -> None:
     write_lines(shell.home / "codes.jsonl", [fake.issue_code() for _ in range(3)])
     fake.queue_faults(Fault.delay(60).times(2))
     command = ("batch", "codes.jsonl", "keys.jsonl", "--concurrency", "2", "--base-url", fake.base_url)
@@ -514,9 +512,7 @@ async def test_batch_under_nohup_goes_on_when_it_is_hung_up(shell: Shell, fake: 
     assert len(keys_in(shell.home / "keys.jsonl")) == 3
 
 
-async def test_batch_from_a_pipe_sends_each_row_as_it_comes_and_hears_signals(
-    shell: Shell, fake: FakeOpenRouter
-) -> None:
+async def test_batch_from_a_pipe_sends_each_row_at_once_and_handles_signals(shell: Shell, fake: FakeOpenRouter) -> None:
     process = await shell.start("batch", "-", "keys.jsonl", "--base-url", fake.base_url, stdin=asyncio.subprocess.PIPE)
     assert process.stdin is not None
     for count in (1, 2):
@@ -544,7 +540,7 @@ async def until_issued(fake: FakeOpenRouter, count: int) -> None:
         "code\tcode_verifier\tcode_challenge_method",
     ],
 )
-async def test_batch_csv_with_an_odd_header_and_padded_cells_is_read(
+async def test_batch_csv_with_odd_header_and_padded_cells_is_read(
     here: Here, home: Path, fake: FakeOpenRouter, header: str
 ) -> None:
     pair = PKCEPair.generate()
@@ -577,7 +573,7 @@ CSV_ROWS = {
 
 
 @pytest.mark.parametrize(("row", "problem"), CSV_ROWS.values(), ids=CSV_ROWS)
-async def test_batch_csv_row_that_is_wrong_is_told_with_its_line(
+async def test_batch_csv_wrong_row_is_reported_with_its_line(
     here: Here, home: Path, fake: FakeOpenRouter, row: bytes, problem: str
 ) -> None:
     good, bad = (fake.issue_code().encode() for _ in range(2))
@@ -598,7 +594,7 @@ async def test_batch_csv_row_that_is_wrong_is_told_with_its_line(
         (("code", "Code"), "The column code is there twice."),
     ],
 )
-async def test_batch_column_that_may_be_the_verifier_is_refused_before_anything_is_sent(
+async def test_batch_column_that_may_be_the_verifier_is_refused_unsent(
     here: Here, home: Path, fake: FakeOpenRouter, name: str, columns: tuple[str, str], problem: str
 ) -> None:
     values = (fake.issue_code(), "v" * 43)
@@ -614,7 +610,9 @@ async def test_batch_column_that_may_be_the_verifier_is_refused_before_anything_
 
 
 @pytest.mark.parametrize("name", ["codes.csv", "codes.jsonl"])
-async def test_batch_input_in_utf_16_is_named(here: Here, home: Path, fake: FakeOpenRouter, name: str) -> None:
+async def test_batch_input_in_utf_16_is_refused_by_name(
+    here: Here, home: Path, fake: FakeOpenRouter, name: str
+) -> None:
     (home / name).write_text("code\n", encoding="utf-16")
     ended = await here("batch", name, "keys.jsonl", "--base-url", fake.base_url)
     assert ended.status == 2
@@ -642,7 +640,9 @@ async def test_journal_command_shows_entries_with_masked_keys(here: Here, home: 
 @pytest.mark.parametrize(
     ("name", "complaint"), [("codes.jsonl", "it is not a journal"), ("none", "it cannot be opened")]
 )
-async def test_journal_command_refuses_what_is_no_journal(here: Here, home: Path, name: str, complaint: str) -> None:
+async def test_journal_command_refuses_a_file_that_is_no_journal(
+    here: Here, home: Path, name: str, complaint: str
+) -> None:
     write_lines(home / "codes.jsonl", ["x"])
     ended = await here("journal", name)
     assert ended.status == 1

@@ -50,9 +50,7 @@ def at(fake: FakeOpenRouter) -> tuple[str, str]:
 
 
 @pytest.mark.shows_secrets
-async def test_a_code_made_on_the_command_line_becomes_a_key_on_the_command_line(
-    shell: Shell, fake: FakeOpenRouter
-) -> None:
+async def test_create_code_then_exchange_stores_the_key(shell: Shell, fake: FakeOpenRouter) -> None:
     (shell.home / "app-key").write_text(fake.token)
     created = await shell.run(
         *("create-code", "https://app.example/callback", *at(fake), "--api-key-file", "app-key"),
@@ -81,7 +79,7 @@ async def test_a_code_made_on_the_command_line_becomes_a_key_on_the_command_line
     assert json.loads(kept.read_text())["key"] == issued.key
 
 
-async def test_the_key_is_described_to_machines_and_never_shown(here: Here, home: Path, fake: FakeOpenRouter) -> None:
+async def test_exchange_json_describes_the_key_without_showing_it(here: Here, home: Path, fake: FakeOpenRouter) -> None:
     ended = await here("exchange", fake.issue_code(), "--json", *at(fake))
     key = key_of(fake)
     digest = hashlib.sha256(key.encode()).hexdigest()
@@ -98,7 +96,7 @@ async def test_the_key_is_described_to_machines_and_never_shown(here: Here, home
 
 
 @pytest.mark.shows_secrets
-async def test_the_key_is_printed_when_it_is_asked_for_and_kept_nowhere(
+async def test_exchange_store_print_prints_the_key_and_stores_nothing(
     here: Here, home: Path, fake: FakeOpenRouter
 ) -> None:
     ended = await here("exchange", fake.issue_code(), "--store", "print", *at(fake))
@@ -110,14 +108,12 @@ async def test_the_key_is_printed_when_it_is_asked_for_and_kept_nowhere(
     assert os.listdir(home) == []
 
 
-async def test_a_user_without_a_name_is_no_reason_to_fail(here: Here, fake: FakeOpenRouter) -> None:
+async def test_exchange_without_user_id_succeeds(here: Here, fake: FakeOpenRouter) -> None:
     ended = await here("exchange", fake.issue_code(user_id=None), *at(fake))
     assert ended.out.startswith("Signed in. The key sk-or-v1-…")
 
 
-async def test_the_fields_of_an_exchange_are_sent_as_they_are_given(
-    here: Here, home: Path, fake: FakeOpenRouter
-) -> None:
+async def test_exchange_options_are_sent_unchanged(here: Here, home: Path, fake: FakeOpenRouter) -> None:
     pair = PKCEPair(code_verifier="-" + "v" * 42)
     (home / "verifier").write_text(pair.code_verifier + "\n")
     for arguments, method in (
@@ -134,7 +130,7 @@ async def test_the_fields_of_an_exchange_are_sent_as_they_are_given(
 
 
 @pytest.mark.shows_secrets
-async def test_the_fields_of_a_code_are_sent_as_they_are_given(
+async def test_create_code_options_are_sent_unchanged(
     here: Here, fake: FakeOpenRouter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENROUTER_API_KEY", fake.token)
@@ -178,7 +174,7 @@ REFUSALS = [
 
 
 @pytest.mark.parametrize(("arguments", "status", "advice"), REFUSALS)
-async def test_a_failure_is_told_in_one_line_that_says_what_to_do(
+async def test_failure_is_one_line_that_says_what_to_do(
     here: Here, home: Path, fake: FakeOpenRouter, arguments: list[str], status: int, advice: str
 ) -> None:
     (home / "wrong").write_text("sk-or-v1-wrong")
@@ -206,7 +202,7 @@ async def test_a_failure_is_told_in_one_line_that_says_what_to_do(
         (Fault.status(302), 4, "Is --base-url right?"),
     ],
 )
-async def test_what_goes_wrong_on_the_way_has_a_status_of_its_own(
+async def test_failure_has_an_exit_status_for_its_kind(
     here: Here, fake: FakeOpenRouter, fault: Fault, status: int, advice: str
 ) -> None:
     code = fake.issue_code()
@@ -217,7 +213,7 @@ async def test_what_goes_wrong_on_the_way_has_a_status_of_its_own(
     assert code not in ended.err
 
 
-async def test_a_code_whose_creation_is_unknown_does_no_harm(
+async def test_create_code_of_unknown_outcome_says_that_it_is_harmless(
     here: Here, fake: FakeOpenRouter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENROUTER_API_KEY", fake.token)
@@ -227,7 +223,7 @@ async def test_a_code_whose_creation_is_unknown_does_no_harm(
     assert "creating another one does no harm" in ended.complaint
 
 
-async def test_a_failure_is_an_object_for_machines(here: Here, fake: FakeOpenRouter) -> None:
+async def test_failure_with_json_is_an_object(here: Here, fake: FakeOpenRouter) -> None:
     ended = await here("exchange", "no-such-code", "--json", *at(fake))
     assert ended.status == 3
     failure = ended.failure
@@ -241,7 +237,7 @@ async def test_a_failure_is_an_object_for_machines(here: Here, fake: FakeOpenRou
 # Where keys are kept.
 
 
-async def test_the_keyring_comes_first(with_keyring: Here, home: Path, fake: FakeOpenRouter) -> None:
+async def test_exchange_stores_in_the_keyring_first(with_keyring: Here, home: Path, fake: FakeOpenRouter) -> None:
     ended = await with_keyring("exchange", fake.issue_code(), *at(fake))
     assert "is in the keyring" in ended.out
     stored = keyring.get_password("openrouter-async", f"default-127.0.0.1-{fake.base_url.split(':')[2].split('/')[0]}")
@@ -250,7 +246,7 @@ async def test_the_keyring_comes_first(with_keyring: Here, home: Path, fake: Fak
     assert os.listdir(home) == ["keyring.json"]
 
 
-async def test_the_status_shows_every_key_and_where_it_is(
+async def test_status_shows_every_key_and_its_location(
     with_keyring: Here, fake: FakeOpenRouter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for store in ("keyring", "file"):
@@ -272,7 +268,7 @@ async def test_the_status_shows_every_key_and_where_it_is(
 
 
 @pytest.mark.shows_secrets
-async def test_token_prints_the_kept_key_alone(here: Here, fake: FakeOpenRouter) -> None:
+async def test_token_prints_the_stored_key_alone(here: Here, fake: FakeOpenRouter) -> None:
     ended = await here("token", *at(fake))
     assert (ended.status, ended.out) == (1, "")
     await here("exchange", fake.issue_code(), *at(fake))
@@ -280,7 +276,7 @@ async def test_token_prints_the_kept_key_alone(here: Here, fake: FakeOpenRouter)
     assert (ended.status, ended.out, ended.err) == (0, key_of(fake) + "\n", "")
 
 
-async def test_status_asks_the_server_unless_it_is_offline(here: Here, fake: FakeOpenRouter) -> None:
+async def test_status_asks_the_server_unless_offline(here: Here, fake: FakeOpenRouter) -> None:
     await here("exchange", fake.issue_code(), *at(fake))
     sent = len(list(fake.requests))
     assert "State" not in (await here("status", "--offline", *at(fake))).out
@@ -288,7 +284,7 @@ async def test_status_asks_the_server_unless_it_is_offline(here: Here, fake: Fak
     assert "State       valid" in (await here("status", *at(fake))).out
 
 
-async def test_logging_out_removes_the_key_wherever_it_is(
+async def test_logout_removes_the_key_from_every_location(
     with_keyring: Here, home: Path, fake: FakeOpenRouter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for store in ("keyring", "file"):
@@ -305,9 +301,7 @@ async def test_logging_out_removes_the_key_wherever_it_is(
     assert not key_file(home / "data" / "openrouter-async", fake).exists()
 
 
-async def test_a_line_of_a_dotenv_file_takes_the_key_and_leaves_the_others(
-    here: Here, home: Path, fake: FakeOpenRouter
-) -> None:
+async def test_env_file_takes_the_key_and_keeps_other_lines(here: Here, home: Path, fake: FakeOpenRouter) -> None:
     env = home / ".env"
     place = ("--store", "env", *at(fake))
     assert (await here("status", *place)).status == 1
@@ -328,7 +322,7 @@ async def test_a_line_of_a_dotenv_file_takes_the_key_and_leaves_the_others(
     assert "is not a key" in (await here("status", *place)).err
 
 
-async def test_a_file_that_others_could_read_is_replaced_by_one_that_they_cannot(
+async def test_key_file_readable_by_others_is_replaced_by_a_private_one(
     here: Here, home: Path, fake: FakeOpenRouter
 ) -> None:
     for name in ("key.json", "key.env"):
@@ -346,7 +340,7 @@ async def test_a_file_that_others_could_read_is_replaced_by_one_that_they_cannot
 
 
 @pytest.mark.parametrize("store", ["file", "env"])
-async def test_a_symbolic_link_is_refused_before_the_code_is_spent(
+async def test_key_file_symbolic_link_is_refused_before_the_code_is_used(
     here: Here, home: Path, fake: FakeOpenRouter, store: str
 ) -> None:
     (home / "target").write_text("untouched")
@@ -358,7 +352,7 @@ async def test_a_symbolic_link_is_refused_before_the_code_is_spent(
     assert (home / "target").read_text() == "untouched"
 
 
-async def test_a_verifier_is_not_written_through_a_symbolic_link(here: Here, home: Path, fake: FakeOpenRouter) -> None:
+async def test_verifier_file_symbolic_link_is_not_written_through(here: Here, home: Path, fake: FakeOpenRouter) -> None:
     (home / "key").write_text(fake.token)
     (home / "link").symlink_to("target")
     ended = await here(
@@ -369,14 +363,14 @@ async def test_a_verifier_is_not_written_through_a_symbolic_link(here: Here, hom
     assert list(fake.requests) == []
 
 
-async def test_without_a_keyring_one_is_not_pretended(here: Here, fake: FakeOpenRouter) -> None:
+async def test_exchange_without_a_keyring_does_not_claim_one(here: Here, fake: FakeOpenRouter) -> None:
     ended = await here("exchange", fake.issue_code(), "--store", "keyring", *at(fake))
     assert ended.status == 2
     assert "this computer has no keyring that can be used" in ended.complaint
     assert list(fake.requests) == []
 
 
-async def test_a_key_that_its_place_does_not_take_is_rescued(
+async def test_exchange_rescues_a_key_that_its_location_refuses(
     with_keyring: Here, home: Path, fake: FakeOpenRouter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KEYRING_FAULT", "late")
@@ -435,7 +429,7 @@ async def test_exchange_with_a_keyring_that_fails_later_uses_the_key_file(
     assert json.loads(key_file(home / "data" / "openrouter-async", fake).read_text())["key"] == key_of(fake)
 
 
-async def test_exchange_with_a_locked_keyring_that_was_asked_for_spends_no_code(
+async def test_exchange_with_a_locked_chosen_keyring_uses_no_code(
     with_keyring: Here, fake: FakeOpenRouter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KEYRING_FAULT", "locked")
@@ -445,7 +439,7 @@ async def test_exchange_with_a_locked_keyring_that_was_asked_for_spends_no_code(
     assert list(fake.requests) == []
 
 
-async def test_a_rescued_key_is_found_by_status_and_logout(
+async def test_status_and_logout_find_a_rescued_key(
     with_keyring: Here, fake: FakeOpenRouter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KEYRING_FAULT", "late")
@@ -458,7 +452,7 @@ async def test_a_rescued_key_is_found_by_status_and_logout(
     assert (await with_keyring("status", *at(fake))).status == 1
 
 
-async def test_exchange_with_unwritable_data_folder_spends_no_code_and_names_it(
+async def test_exchange_with_unwritable_data_folder_uses_no_code_and_names_it(
     here: Here, home: Path, fake: FakeOpenRouter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (home / "in-the-way").write_text("")
@@ -498,7 +492,7 @@ async def test_rescue_without_data_folder_uses_the_working_folder(
     shutil.rmtree(rescued.parent)
 
 
-async def test_interrupting_while_the_keyring_hangs_keeps_the_key_in_a_file(shell: Shell) -> None:
+async def test_exchange_interrupted_while_the_keyring_hangs_keeps_the_key_in_a_file(shell: Shell) -> None:
     environment = {**shell.environment, **KEYRING, "KEYRING_FAULT": "late-hang"}
     impatient = attrs.evolve(shell, environment=environment)
     processes: list[asyncio.subprocess.Process] = []
@@ -516,7 +510,7 @@ async def test_interrupting_while_the_keyring_hangs_keeps_the_key_in_a_file(shel
 
 @pytest.mark.parametrize("store", ["file", "print"])
 @pytest.mark.parametrize("stdout", ["full", "closed", "latin-1"])
-async def test_a_failing_standard_output_loses_no_key(
+async def test_exchange_with_failing_stdout_loses_no_key(
     shell: Shell, fake: FakeOpenRouter, store: str, stdout: str
 ) -> None:
     command = [*PROGRAM, "exchange", fake.issue_code(), "--store", store, *at(fake)]
@@ -578,13 +572,15 @@ async def test_exchange_reads_secrets_with_a_byte_order_mark(shell: Shell, fake:
     assert ended.status == 0, ended.err
 
 
-async def test_env_file_in_utf_16_is_named(here: Here, home: Path, fake: FakeOpenRouter) -> None:
+async def test_env_file_in_utf_16_is_refused_by_name(here: Here, home: Path, fake: FakeOpenRouter) -> None:
     (home / ".env").write_text("A=1", encoding="utf-16")
     ended = await here("exchange", fake.issue_code(), "--store", "env", *at(fake))
     assert (ended.status, "UTF-16" in ended.complaint) == (2, True)
 
 
-async def test_a_key_that_others_may_read_is_not_read_but_removed(here: Here, home: Path, fake: FakeOpenRouter) -> None:
+async def test_key_file_readable_by_others_is_not_read_but_removed(
+    here: Here, home: Path, fake: FakeOpenRouter
+) -> None:
     await here("exchange", fake.issue_code(), *at(fake))
     key_file(home / "data" / "openrouter-async", fake).chmod(0o644)
     ended = await here("status", *at(fake))
@@ -593,7 +589,7 @@ async def test_a_key_that_others_may_read_is_not_read_but_removed(here: Here, ho
     assert "The key was removed" in (await here("logout", *at(fake))).out
 
 
-async def test_a_key_whose_exchange_is_interrupted_is_kept_all_the_same(shell: Shell) -> None:
+async def test_exchange_interrupted_keeps_the_key(shell: Shell) -> None:
     processes: list[asyncio.subprocess.Process] = []
 
     def interrupt(_: bytes) -> bytes:
@@ -610,7 +606,7 @@ async def test_a_key_whose_exchange_is_interrupted_is_kept_all_the_same(shell: S
     assert json.loads((shell.data / kept).read_text())["key"] == KEY
 
 
-async def test_the_code_is_asked_for_where_somebody_sits(shell: Shell, fake: FakeOpenRouter) -> None:
+async def test_exchange_in_a_terminal_asks_for_the_code(shell: Shell, fake: FakeOpenRouter) -> None:
     code = fake.issue_code()
     primary, secondary = os.openpty()
     try:

@@ -61,7 +61,7 @@ def make_browser(home: Path) -> str:
 
 
 @pytest.mark.browser
-async def test_the_user_is_signed_in_by_a_real_browser(
+async def test_login_in_a_real_browser_stores_the_key(
     shell: Shell, fake: FakeOpenRouter, browser: BrowserContext
 ) -> None:
     opener = make_browser(shell.home)
@@ -84,9 +84,7 @@ async def test_the_user_is_signed_in_by_a_real_browser(
     assert f"Signed in as {issued.user_id}. The key sk-or-v1-…{issued.key[-4:]} is in" in terminal.text
 
 
-async def test_over_ssh_it_shows_a_qr_code_and_takes_the_code_without_showing_it(
-    shell: Shell, fake: FakeOpenRouter
-) -> None:
+async def test_login_over_ssh_shows_a_qr_code_and_hides_the_typed_code(shell: Shell, fake: FakeOpenRouter) -> None:
     async with Terminal(shell, "login", "--base-url", fake.base_url) as terminal:
         await terminal.shows(PASTE)
         url = address_in(terminal.text, fake)
@@ -108,7 +106,7 @@ async def test_over_ssh_it_shows_a_qr_code_and_takes_the_code_without_showing_it
     assert any(line.startswith("Signed in as ") for line in terminal.screen)
 
 
-async def test_the_address_on_which_a_browser_elsewhere_ended_can_be_pasted(shell: Shell, fake: FakeOpenRouter) -> None:
+async def test_login_accepts_a_pasted_callback_url(shell: Shell, fake: FakeOpenRouter) -> None:
     async with Terminal(shell, "login", "--no-browser", "--base-url", fake.base_url) as terminal:
         await terminal.shows(WAITING)
         terminal.type(fake.consent(address_in(terminal.text, fake)) + "\n")
@@ -116,7 +114,7 @@ async def test_the_address_on_which_a_browser_elsewhere_ended_can_be_pasted(shel
     assert kept_key(shell) == fake.issued_keys[0].key
 
 
-async def test_the_browser_may_come_back_when_nobody_answers(shell: Shell, fake: FakeOpenRouter) -> None:
+async def test_login_browser_callback_ends_an_unanswered_prompt(shell: Shell, fake: FakeOpenRouter) -> None:
     port = free_port()
     command = ("login", "--no-browser", "--port", str(port), "--base-url", fake.base_url)
     async with Terminal(shell, *command) as terminal:
@@ -129,7 +127,7 @@ async def test_the_browser_may_come_back_when_nobody_answers(shell: Shell, fake:
 
 
 @pytest.mark.parametrize("arguments", [("login",), ("login", "--no-browser"), ("exchange",)])
-async def test_ctrl_c_ends_it_and_the_terminal_shows_again_what_is_typed(
+async def test_login_ctrl_c_ends_and_restores_echo(
     shell: Shell, fake: FakeOpenRouter, arguments: tuple[str, ...]
 ) -> None:
     async with Terminal(shell, *arguments, "--base-url", fake.base_url) as terminal:
@@ -141,7 +139,7 @@ async def test_ctrl_c_ends_it_and_the_terminal_shows_again_what_is_typed(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
-async def test_echo_is_restored_after_a_signal_that_ends_login(
+async def test_login_ended_by_a_signal_restores_echo(
     shell: Shell, fake: FakeOpenRouter, number: signal.Signals
 ) -> None:
     async with Terminal(shell, "login", "--base-url", fake.base_url) as terminal:
@@ -160,7 +158,7 @@ async def test_login_ignores_sigint_if_its_parent_did(shell: Shell, fake: FakeOp
         assert await terminal.end() == 0
 
 
-async def test_a_browser_that_does_not_come_up_is_no_reason_to_give_up(shell: Shell, fake: FakeOpenRouter) -> None:
+async def test_login_browser_that_does_not_start_falls_back(shell: Shell, fake: FakeOpenRouter) -> None:
     async with Terminal(shell, "login", "--base-url", fake.base_url, env={"BROWSER": "false"}) as terminal:
         await terminal.shows(PASTE)
         assert "No browser came up." in terminal.text
@@ -170,7 +168,7 @@ async def test_a_browser_that_does_not_come_up_is_no_reason_to_give_up(shell: Sh
     assert kept_key(shell) == fake.issued_keys[0].key
 
 
-async def test_a_busy_server_is_asked_again_and_the_code_is_not_lost(shell: Shell, fake: FakeOpenRouter) -> None:
+async def test_login_busy_server_is_retried_and_keeps_the_code(shell: Shell, fake: FakeOpenRouter) -> None:
     async with Terminal(shell, "login", "--base-url", fake.base_url) as terminal:
         await terminal.shows(PASTE)
         code = fake.consent(address_in(terminal.text, fake))
@@ -182,7 +180,7 @@ async def test_a_busy_server_is_asked_again_and_the_code_is_not_lost(shell: Shel
     assert kept_key(shell) == fake.issued_keys[0].key
 
 
-async def test_a_script_can_paste_the_code(shell: Shell, fake: FakeOpenRouter) -> None:
+async def test_login_reads_a_pasted_code_from_stdin(shell: Shell, fake: FakeOpenRouter) -> None:
     process = await shell.start(
         "login", "--headless", "--json", "--base-url", fake.base_url, stdin=asyncio.subprocess.PIPE
     )
@@ -198,7 +196,7 @@ async def test_a_script_can_paste_the_code(shell: Shell, fake: FakeOpenRouter) -
     assert "█" not in told.decode()
 
 
-async def test_without_a_code_on_the_standard_input_it_says_so(shell: Shell, fake: FakeOpenRouter) -> None:
+async def test_login_without_a_code_on_stdin_says_so(shell: Shell, fake: FakeOpenRouter) -> None:
     ended = await shell.run("login", "--base-url", fake.base_url)
     assert ended.status == 2
     assert ended.err.splitlines()[-1] == "openrouter-async: No code was given on the standard input."
@@ -208,7 +206,7 @@ async def test_without_a_code_on_the_standard_input_it_says_so(shell: Shell, fak
     ("pasted", "status", "advice"),
     [("two words", 2, "must be 1 to 1024 visible"), ("auth_code_of_nobody", 3, "copy the whole code")],
 )
-async def test_a_code_that_a_script_pastes_wrongly_ends_it(
+async def test_login_wrong_code_on_stdin_ends(
     shell: Shell, fake: FakeOpenRouter, pasted: str, status: int, advice: str
 ) -> None:
     ended = await shell.run("login", "--headless", "--base-url", fake.base_url, stdin=pasted)
@@ -216,7 +214,7 @@ async def test_a_code_that_a_script_pastes_wrongly_ends_it(
     assert advice in ended.err.splitlines()[-1]
 
 
-async def test_nobody_comes(here: Here, fake: FakeOpenRouter) -> None:
+async def test_login_without_a_callback_times_out(here: Here, fake: FakeOpenRouter) -> None:
     for arguments in (("--no-browser",), ("--headless",)):
         ended = await here("login", *arguments, "--wait", "0.05", "--base-url", fake.base_url)
         assert ended.status in (2, 3)

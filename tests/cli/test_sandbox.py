@@ -15,7 +15,7 @@ from tests.cli.support import Shell
 from tests.cli.terminal import Terminal
 
 
-async def test_the_sandbox_is_an_openrouter_until_ctrl_c(shell: Shell) -> None:
+async def test_sandbox_serves_until_ctrl_c(shell: Shell) -> None:
     process = await shell.start("sandbox", "--port", "0", "--dialect", "observed", "--rate-limit", "2", "--json")
     assert process.stdout is not None
     async with asyncio.timeout(30):
@@ -39,7 +39,7 @@ async def test_the_sandbox_is_an_openrouter_until_ctrl_c(shell: Shell) -> None:
 
 
 @pytest.mark.shows_secrets
-async def test_the_sandbox_tells_people_how_to_use_it(shell: Shell) -> None:
+async def test_sandbox_prints_how_to_use_it(shell: Shell) -> None:
     process = await shell.start("sandbox", "--port", "0")
     assert process.stdout is not None
     async with asyncio.timeout(30):
@@ -50,14 +50,14 @@ async def test_the_sandbox_tells_people_how_to_use_it(shell: Shell) -> None:
     assert "openrouter-async login --base-url http://127.0.0.1:" in told.decode()
 
 
-async def test_a_port_that_is_taken_is_told(here: Here, fake: FakeOpenRouter) -> None:
+async def test_sandbox_port_in_use_is_reported(here: Here, fake: FakeOpenRouter) -> None:
     port = fake.url.rpartition(":")[2]
     ended = await here("sandbox", "--port", port)
     assert ended.status == 2
     assert ended.complaint == f"Port {port} is in use: give another one with --port."
 
 
-async def test_the_demo_does_the_whole_job(shell: Shell) -> None:
+async def test_demo_runs_the_whole_flow(shell: Shell) -> None:
     ended = await shell.run("demo")
     assert (ended.status, ended.err) == (0, "")
     assert "exchanged key   sk-or-v1-…" in ended.out
@@ -65,7 +65,7 @@ async def test_the_demo_does_the_whole_job(shell: Shell) -> None:
     assert "\n500 keys, by " in ended.out
 
 
-async def test_the_demo_has_a_bar_for_whoever_looks(shell: Shell) -> None:
+async def test_demo_in_a_terminal_shows_a_bar(shell: Shell) -> None:
     async with Terminal(shell, "demo") as terminal:
         assert await terminal.end() == 0
     assert terminal.screen[-1].startswith("500 keys, by ")

@@ -33,7 +33,7 @@ async def fake() -> AsyncIterator[FakeOpenRouter]:
 # Codes and keys.
 
 
-async def test_a_created_code_is_exchanged_for_a_key_once(fake: FakeOpenRouter) -> None:
+async def test_fake_created_code_is_exchanged_once(fake: FakeOpenRouter) -> None:
     created = await create(fake, **PKCE)
     code = created.json["data"]["id"]
     first = await exchange(fake, code, code_verifier=VERIFIER, code_challenge_method="S256")
@@ -72,7 +72,7 @@ async def test_a_created_code_is_exchanged_for_a_key_once(fake: FakeOpenRouter) 
         ({}, {"code_challenge_method": "S256"}, 400),
     ],
 )
-async def test_a_code_is_given_to_who_has_the_verifier_of_its_challenge_and_nobody_else(
+async def test_fake_code_is_exchanged_with_the_verifier_of_its_challenge_only(
     fake: FakeOpenRouter, issued: dict[str, Any], sent: dict[str, Any], status: int
 ) -> None:
     code = fake.issue_code(**issued)
@@ -86,7 +86,7 @@ async def test_a_code_is_given_to_who_has_the_verifier_of_its_challenge_and_nobo
         assert (await exchange(fake, code, code_verifier=VERIFIER)).status == 200
 
 
-async def test_a_code_can_be_exchanged_for_ten_minutes(fake: FakeOpenRouter) -> None:
+async def test_fake_code_is_valid_for_ten_minutes(fake: FakeOpenRouter) -> None:
     late, too_late = fake.issue_code(), fake.issue_code()
     fake.advance(599.9)
     assert (await exchange(fake, late)).status == 200
@@ -99,7 +99,7 @@ async def test_a_code_can_be_exchanged_for_ten_minutes(fake: FakeOpenRouter) -> 
     assert (await exchange(fake, too_late)).message == "Invalid code or code_verifier"
 
 
-async def test_fifty_exchanges_of_one_code_at_once_give_one_key(fake: FakeOpenRouter) -> None:
+async def test_fake_fifty_concurrent_exchanges_of_one_code_issue_one_key(fake: FakeOpenRouter) -> None:
     for _ in range(5):
         code = fake.issue_code(**PKCE)
         replies = await asyncio.gather(*(exchange(fake, code, code_verifier=VERIFIER) for _ in range(50)))
@@ -107,7 +107,7 @@ async def test_fifty_exchanges_of_one_code_at_once_give_one_key(fake: FakeOpenRo
     assert len(fake.issued_keys) == len(set(fake.redeemed_codes)) == 5
 
 
-async def test_what_a_key_will_be_like_is_said_when_its_code_is_created(fake: FakeOpenRouter) -> None:
+async def test_fake_key_has_the_properties_its_code_was_created_with(fake: FakeOpenRouter) -> None:
     created = await create(
         fake,
         limit=2.5,
@@ -169,7 +169,7 @@ async def test_get_key_without_a_valid_key_is_401(fake: FakeOpenRouter) -> None:
             fake.revoke(unknown)
 
 
-async def test_delete_key_revokes_it_for_the_apps_token_alone(fake: FakeOpenRouter) -> None:
+async def test_delete_key_with_the_apps_token_alone_revokes_it(fake: FakeOpenRouter) -> None:
     key = await issue_key(fake)
     url = f"{fake.base_url}/keys/{fake.issued_keys[-1].hash}"
 
@@ -214,7 +214,7 @@ async def test_chat_streams_events_when_asked(fake: FakeOpenRouter) -> None:
     assert (last, end) == ("data: [DONE]", "")
 
 
-async def test_chat_refuses_bad_keys_and_bad_bodies(fake: FakeOpenRouter) -> None:
+async def test_chat_bad_keys_and_bodies_are_refused(fake: FakeOpenRouter) -> None:
     key = await issue_key(fake)
     messages = [{"role": "user", "content": "Hello"}]
 
@@ -228,7 +228,7 @@ async def test_chat_refuses_bad_keys_and_bad_bodies(fake: FakeOpenRouter) -> Non
     assert (without.status, without.message) == (401, "Missing Authentication header")
 
 
-async def test_a_user_may_be_another_one_or_nobody(fake: FakeOpenRouter) -> None:
+async def test_fake_user_id_may_be_chosen_or_null(fake: FakeOpenRouter) -> None:
     replies = [await exchange(fake, fake.issue_code(user_id=user)) for user in ("user_1", None)]
 
     assert [reply.json["user_id"] for reply in replies] == ["user_1", None]
@@ -237,7 +237,7 @@ async def test_a_user_may_be_another_one_or_nobody(fake: FakeOpenRouter) -> None
 # Who may create codes.
 
 
-async def test_codes_are_created_for_known_bearers_alone() -> None:
+async def test_create_code_with_unknown_bearer_is_refused() -> None:
     async with FakeOpenRouter(tokens=["app-1", "app-2"]) as fake:
         key = (await exchange(fake, fake.issue_code())).json["key"]
         tries = {bearer: await create(fake, bearer=bearer) for bearer in ("app-1", "app-2", "app-3", key, "")}
@@ -252,7 +252,7 @@ async def test_codes_are_created_for_known_bearers_alone() -> None:
     ]
 
 
-async def test_codes_are_exchanged_with_and_without_a_bearer(fake: FakeOpenRouter) -> None:
+async def test_exchange_works_with_and_without_a_bearer(fake: FakeOpenRouter) -> None:
     for bearer in (None, fake.token, "stale"):
         async with OpenRouter(bearer, base_url=fake.base_url) as client:
             assert (await client.oauth.exchange_auth_code_for_api_key(code=fake.issue_code())).key
@@ -290,9 +290,7 @@ CREATIONS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("fields", CREATIONS, ids=str)
-async def test_a_creation_that_is_not_as_described_is_refused_by_name(
-    fake: FakeOpenRouter, fields: dict[str, Any]
-) -> None:
+async def test_create_code_undocumented_body_is_refused_by_field(fake: FakeOpenRouter, fields: dict[str, Any]) -> None:
     reply = await create(fake, **fields)
 
     assert reply.status == 400
@@ -310,7 +308,7 @@ async def test_a_creation_that_is_not_as_described_is_refused_by_name(
     ids=lambda body: body[:50].decode(errors="replace"),
 )
 @pytest.mark.parametrize("dialect", Dialect)
-async def test_an_exchange_that_is_not_as_described_is_refused(body: bytes, dialect: Dialect) -> None:
+async def test_exchange_undocumented_body_is_refused(body: bytes, dialect: Dialect) -> None:
     async with FakeOpenRouter(dialect=dialect) as fake:
         reply = await send(f"{fake.base_url}/auth/keys", data=body, **{"Content-Type": "application/json"})
 
@@ -322,11 +320,11 @@ async def test_an_exchange_that_is_not_as_described_is_refused(body: bytes, dial
         assert reply.json["error"]["code"] == 400
 
 
-async def test_a_code_of_half_a_character_is_as_invalid_as_others(fake: FakeOpenRouter) -> None:
+async def test_exchange_code_with_lone_surrogate_is_invalid(fake: FakeOpenRouter) -> None:
     assert (await exchange(fake, "\ud800")).status == 403
 
 
-async def test_all_mistakes_are_told_at_once(fake: FakeOpenRouter) -> None:
+async def test_exchange_body_with_several_mistakes_reports_all(fake: FakeOpenRouter) -> None:
     reply = await create(fake, limit="10", key_label=7)
 
     assert reply.message == (
@@ -334,7 +332,7 @@ async def test_all_mistakes_are_told_at_once(fake: FakeOpenRouter) -> None:
     )
 
 
-async def test_too_large_a_body_is_refused(fake: FakeOpenRouter) -> None:
+async def test_fake_too_large_body_is_refused(fake: FakeOpenRouter) -> None:
     reply = await exchange(fake, "x" * 70_000)
 
     assert reply.status == 413
@@ -345,7 +343,7 @@ async def test_too_large_a_body_is_refused(fake: FakeOpenRouter) -> None:
 # Dialects.
 
 
-async def test_the_dialects_differ_in_a_bad_code_and_a_wrong_method() -> None:
+async def test_dialects_differ_in_a_bad_code_and_a_wrong_method() -> None:
     seen = {}
     for dialect in Dialect:
         async with FakeOpenRouter(dialect=dialect, clock=STOPPED) as fake:
@@ -370,7 +368,7 @@ async def test_the_dialects_differ_in_a_bad_code_and_a_wrong_method() -> None:
 
 
 @pytest.mark.parametrize("dialect", Dialect)
-async def test_the_client_understands_both_dialects(dialect: Dialect) -> None:
+async def test_dialects_are_both_understood_by_the_client(dialect: Dialect) -> None:
     async with FakeOpenRouter(dialect=dialect) as fake, OpenRouter(None, base_url=fake.base_url) as client:
         with pytest.raises(APIError) as caught:
             await client.oauth.exchange_auth_code_for_api_key(code="nothing")
@@ -381,7 +379,7 @@ async def test_the_client_understands_both_dialects(dialect: Dialect) -> None:
 # What is seen of all this.
 
 
-async def test_requests_are_remembered_and_show_no_secret(fake: FakeOpenRouter) -> None:
+async def test_fake_recorded_requests_show_no_secret(fake: FakeOpenRouter) -> None:
     code = fake.issue_code(**PKCE)
     reply = await exchange(fake, code, code_verifier=VERIFIER)
     await create(fake, key_label="My app", callback_url="https://app.example/secret-path", invented="secret")
@@ -403,14 +401,14 @@ async def test_requests_are_remembered_and_show_no_secret(fake: FakeOpenRouter) 
     assert "My app" in shown
 
 
-async def test_the_description_of_the_api_is_served(fake: FakeOpenRouter) -> None:
+async def test_fake_serves_its_openapi_description(fake: FakeOpenRouter) -> None:
     reply = await send(f"{fake.base_url}/openapi.json", method="GET")
 
     assert reply.json["servers"] == [{"url": fake.base_url}]
     assert set(reply.json["paths"]) == {"/auth/keys", "/auth/keys/code", "/key", "/keys/{hash}", "/chat/completions"}
 
 
-async def test_a_script_of_faults_does_not_disturb_the_description(fake: FakeOpenRouter) -> None:
+async def test_fake_fault_queue_does_not_affect_the_description(fake: FakeOpenRouter) -> None:
     fake.queue_faults(Fault.status(503))
     assert (await send(f"{fake.base_url}/openapi.json", method="GET")).status == 200
     assert (await exchange(fake, "nothing")).status == 503
@@ -419,7 +417,7 @@ async def test_a_script_of_faults_does_not_disturb_the_description(fake: FakeOpe
 # Where it listens.
 
 
-async def test_it_listens_in_both_families_and_can_be_entered_again() -> None:
+async def test_fake_listens_on_ipv4_and_ipv6_and_can_be_reentered() -> None:
     fake = FakeOpenRouter()
     assert "not listening" in repr(fake)
     with pytest.raises(RuntimeError, match="enter it first"):
@@ -433,7 +431,7 @@ async def test_it_listens_in_both_families_and_can_be_entered_again() -> None:
     assert "not listening" in repr(fake)
 
 
-async def test_a_port_may_be_given_and_may_be_in_use() -> None:
+async def test_fake_port_may_be_chosen_or_in_use() -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         port: int = other.getsockname()[1]
@@ -443,7 +441,7 @@ async def test_a_port_may_be_given_and_may_be_in_use() -> None:
             await FakeOpenRouter(port=port).__aenter__()
 
 
-async def test_it_can_be_put_into_another_server() -> None:
+async def test_fake_app_can_be_mounted_in_another_server() -> None:
     fake = FakeOpenRouter()
     outer = web.Application()
     outer.add_subapp("/openrouter", fake.app)
@@ -479,7 +477,7 @@ async def test_it_can_be_put_into_another_server() -> None:
         ({"code_lifetime": 0}, "code_lifetime"),
     ],
 )
-def test_arguments_that_are_not_valid_are_refused_by_name(arguments: dict[str, Any], field: str) -> None:
+def test_fake_invalid_arguments_are_refused_by_name(arguments: dict[str, Any], field: str) -> None:
     with pytest.raises(RequestValidationError) as caught:
         FakeOpenRouter(**arguments)
 
@@ -495,7 +493,7 @@ def test_arguments_that_are_not_valid_are_refused_by_name(arguments: dict[str, A
         ({"fault": "nonsense"}, "fault"),
     ],
 )
-def test_codes_are_not_issued_for_what_is_not_valid(arguments: dict[str, Any], field: str) -> None:
+def test_issue_code_invalid_arguments_are_refused(arguments: dict[str, Any], field: str) -> None:
     with pytest.raises(RequestValidationError) as caught:
         FakeOpenRouter().issue_code(**arguments)
 
@@ -505,7 +503,7 @@ def test_codes_are_not_issued_for_what_is_not_valid(arguments: dict[str, Any], f
 # Without a loop, and with many codes.
 
 
-def test_without_a_loop_it_runs_in_a_thread() -> None:
+def test_fake_without_a_loop_runs_in_a_thread() -> None:
     with FakeOpenRouter(clock=STOPPED, code_lifetime=1e9) as fake:
 
         async def use() -> None:
@@ -525,7 +523,7 @@ def test_without_a_loop_it_runs_in_a_thread() -> None:
     fake.advance(1)
 
 
-def test_what_is_remembered_is_bounded() -> None:
+def test_fake_history_is_bounded() -> None:
     authority = Authority(lambda: EPOCH, code_lifetime=600, capacity=10)
     codes = [authority.issue() for _ in range(100)]
     assert authority.outstanding == 10
@@ -535,7 +533,7 @@ def test_what_is_remembered_is_bounded() -> None:
 
 
 @pytest.mark.stress
-async def test_neither_two_hundred_clients_nor_many_codes_slow_anybody_down() -> None:
+async def test_fake_with_many_clients_and_codes_stays_fast() -> None:
     async def time_exchanges(fake: FakeOpenRouter, client: OpenRouter) -> float:
         codes = iter([fake.issue_code() for _ in range(200)])
 

@@ -41,7 +41,7 @@ async def visit(browser: BrowserContext) -> AsyncIterator[RequestInfo]:
     assert made.complaints == []
 
 
-async def test_a_user_authorizes_and_arrives_at_the_callback(fake: FakeOpenRouter, visit: RequestInfo) -> None:
+async def test_consent_page_authorize_leads_to_the_callback(fake: FakeOpenRouter, visit: RequestInfo) -> None:
     await visit.page.goto(asking(fake, f"{fake.url}/callback", state=STATE, key_label="My app", limit="5"))
     assert await visit.page.get_by_text("My app", exact=True).is_visible()
     assert await visit.page.get_by_text("$5.00").is_visible()
@@ -55,7 +55,9 @@ async def test_a_user_authorizes_and_arrives_at_the_callback(fake: FakeOpenRoute
     assert reply.json["key"] == fake.issued_keys[-1].key
 
 
-async def test_a_user_denies_by_keyboard_and_arrives_without_a_state(fake: FakeOpenRouter, visit: RequestInfo) -> None:
+async def test_consent_page_deny_by_keyboard_leads_to_the_callback_without_state(
+    fake: FakeOpenRouter, visit: RequestInfo
+) -> None:
     await visit.page.goto(asking(fake, f"{fake.url}/callback", state=STATE))
     await visit.page.keyboard.press("Tab")
     await visit.page.keyboard.press("Tab")
@@ -65,7 +67,7 @@ async def test_a_user_denies_by_keyboard_and_arrives_without_a_state(fake: FakeO
     assert visit.page.url == f"{fake.url}/callback?error=access_denied"
 
 
-async def test_a_user_chooses_what_goes_wrong(fake: FakeOpenRouter, visit: RequestInfo) -> None:
+async def test_consent_page_fault_menu_applies_the_fault(fake: FakeOpenRouter, visit: RequestInfo) -> None:
     await visit.page.goto(asking(fake, f"{fake.url}/callback"))
     await visit.page.get_by_text("Options of the sandbox").click()
     await visit.page.get_by_label("User who consents").fill("user_3")
@@ -78,7 +80,7 @@ async def test_a_user_chooses_what_goes_wrong(fake: FakeOpenRouter, visit: Reque
     assert fake.issued_keys[-1].user_id == "user_3"
 
 
-async def test_without_a_callback_the_code_is_copied(fake: FakeOpenRouter, visit: RequestInfo) -> None:
+async def test_code_page_copies_the_code(fake: FakeOpenRouter, visit: RequestInfo) -> None:
     await visit.page.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=fake.url)
     await visit.page.goto(asking(fake, None))
     await visit.page.get_by_role("button", name="Authorize").click()
@@ -90,7 +92,7 @@ async def test_without_a_callback_the_code_is_copied(fake: FakeOpenRouter, visit
     assert (await exchange(fake, copied, code_verifier=PAIR.code_verifier)).status == 200
 
 
-async def test_a_code_that_cannot_be_copied_is_selected(fake: FakeOpenRouter, visit: RequestInfo) -> None:
+async def test_code_page_without_clipboard_selects_the_code(fake: FakeOpenRouter, visit: RequestInfo) -> None:
     await visit.page.add_init_script(
         "Object.defineProperty(Navigator.prototype, 'clipboard', {get: () => ({writeText: () => Promise.reject()})})"
     )
@@ -103,7 +105,7 @@ async def test_a_code_that_cannot_be_copied_is_selected(fake: FakeOpenRouter, vi
     assert selected == await visit.page.get_by_label("Code").input_value()
 
 
-async def test_everybody_can_use_the_pages_in_light_and_dark_and_on_any_screen(
+async def test_fake_pages_are_accessible_in_light_and_dark_at_any_width(
     fake: FakeOpenRouter, browser: BrowserContext
 ) -> None:
     if not AXE.exists():
@@ -142,7 +144,7 @@ async def test_everybody_can_use_the_pages_in_light_and_dark_and_on_any_screen(
     assert violations == {}
 
 
-async def test_the_check_for_everybody_can_fail(fake: FakeOpenRouter, browser: BrowserContext) -> None:
+async def test_accessibility_check_can_fail(fake: FakeOpenRouter, browser: BrowserContext) -> None:
     if not AXE.exists():
         missing("axe-core from npm")
     page = await browser.new_page()

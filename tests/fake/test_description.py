@@ -92,7 +92,7 @@ def is_described(case: Case[Any]) -> bool:
 
 @schema.parametrize()
 @settings(max_examples=500 if STRESS else 25, deadline=None, suppress_health_check=list(HealthCheck))
-def test_whatever_is_sent_is_answered_as_described(
+def test_fake_answers_match_the_description_whatever_is_sent(
     case: Case[Any], fake: FakeOpenRouter, session: requests.Session
 ) -> None:
     if is_valid(case) and case.path == "/auth/keys" and fake.counters["exchange"] % 4 == 0:
@@ -122,7 +122,7 @@ CALLBACK = {"callback_url": "https://app.example/callback"}
         ("/auth/keys/code", CALLBACK, None, 401),
     ],
 )
-def test_successes_and_refusals_are_as_described(
+def test_fake_successes_and_refusals_match_the_description(
     fake: FakeOpenRouter, session: requests.Session, path: str, body: dict[str, Any], bearer: str | None, status: int
 ) -> None:
     if path == "/auth/keys":
@@ -134,7 +134,7 @@ def test_successes_and_refusals_are_as_described(
     schema[path]["POST"].validate_response(response)
 
 
-def test_that_check_can_fail(fake: FakeOpenRouter, session: requests.Session) -> None:
+def test_description_check_can_fail(fake: FakeOpenRouter, session: requests.Session) -> None:
     fake.queue_faults(Fault.status(200, body="{}"))
     response = session.post(f"{fake.base_url}/auth/keys", json={"code": "c"}, timeout=10)
 
@@ -142,7 +142,7 @@ def test_that_check_can_fail(fake: FakeOpenRouter, session: requests.Session) ->
         schema["/auth/keys"]["POST"].validate_response(response)
 
 
-def test_the_descriptions_have_the_same_fields() -> None:
+def test_descriptions_have_the_same_fields() -> None:
     if not REFERENCE.exists():
         missing("OpenRouter's description of its API")
     for path in ("/auth/keys", "/auth/keys/code"):

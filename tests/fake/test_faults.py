@@ -71,7 +71,7 @@ async def fail(fake: FakeOpenRouter, *, code: str | None = None, timeout: float 
     ],
     ids=str,
 )
-async def test_a_request_meets_its_fault_and_the_next_one_none(
+async def test_fault_applies_to_one_request_only(
     fake: FakeOpenRouter, fault: Fault, keys: int, kind: type[OpenRouterError], outcome: Outcome | None
 ) -> None:
     fake.queue_faults(fault)
@@ -87,7 +87,7 @@ async def test_a_request_meets_its_fault_and_the_next_one_none(
     assert (await exchange(fake, fake.issue_code())).status == 200
 
 
-async def test_bodies_have_the_shapes_that_were_seen(fake: FakeOpenRouter) -> None:
+async def test_fault_bodies_have_the_observed_shapes(fake: FakeOpenRouter) -> None:
     fake.queue_faults(
         Fault.html(520), Fault.html(403, challenge=True), Fault.text(503, "no healthy upstream"), Fault.empty(504),
         Fault.zod_error(), Fault.status(429), Fault.status(599), Fault.status(400, message="Broken"),
@@ -104,7 +104,7 @@ async def test_bodies_have_the_shapes_that_were_seen(fake: FakeOpenRouter) -> No
     assert [reply.message for reply in (busy, odd, broken)] == ["Rate limit exceeded", "Unknown Error", "Broken"]
 
 
-async def test_a_script_is_met_in_its_order_by_any_operation(fake: FakeOpenRouter) -> None:
+async def test_fault_queue_is_used_in_order_by_any_operation(fake: FakeOpenRouter) -> None:
     fake.queue_faults(Fault.status(501).times(2), Fault.status(502))
     fake.queue_faults(Fault.status(503))
     replies = [await create(fake), await exchange(fake, "c"), await create(fake), await exchange(fake, "c")]
@@ -113,7 +113,7 @@ async def test_a_script_is_met_in_its_order_by_any_operation(fake: FakeOpenRoute
     assert fake.counters["create 501"] == fake.counters["exchange 501"] == 1
 
 
-async def test_a_delay_is_as_long_as_the_clock_says(fake: FakeOpenRouter) -> None:
+async def test_fault_delay_follows_the_clock(fake: FakeOpenRouter) -> None:
     fake.queue_faults(Fault.delay(60))
     waiting = asyncio.create_task(exchange(fake, fake.issue_code()))
     await until(lambda: fake.issued_keys)
@@ -128,7 +128,7 @@ async def test_a_delay_is_as_long_as_the_clock_says(fake: FakeOpenRouter) -> Non
 
 
 @pytest.mark.parametrize("after", [False, True])
-async def test_a_hanging_request_ends_with_its_client(fake: FakeOpenRouter, after: bool) -> None:
+async def test_fault_hang_ends_with_its_client(fake: FakeOpenRouter, after: bool) -> None:
     fake.queue_faults(Fault.hang(after=after))
     error = await fail(fake, timeout=0.05)
 
@@ -137,7 +137,7 @@ async def test_a_hanging_request_ends_with_its_client(fake: FakeOpenRouter, afte
     assert fake.requests[-1].status is None
 
 
-async def test_a_hanging_request_ends_with_the_server() -> None:
+async def test_fault_hang_ends_with_the_server() -> None:
     async with FakeOpenRouter() as fake:
         fake.queue_faults(Fault.hang())
         waiting = asyncio.create_task(exchange(fake, "c"))
@@ -146,7 +146,7 @@ async def test_a_hanging_request_ends_with_the_server() -> None:
         await waiting
 
 
-async def test_in_another_server_a_hanging_request_outlives_its_client_and_ends_with_the_server() -> None:
+async def test_fault_hang_in_another_server_ends_with_that_server() -> None:
     fake = FakeOpenRouter()
     runner = web.AppRunner(fake.app, access_log=None)
     await runner.setup()
@@ -160,7 +160,7 @@ async def test_in_another_server_a_hanging_request_outlives_its_client_and_ends_
         await runner.cleanup()
 
 
-async def test_the_client_gets_through_what_passes(fake: FakeOpenRouter) -> None:
+async def test_client_retries_get_past_transient_faults(fake: FakeOpenRouter) -> None:
     async with OpenRouter(
         None, base_url=fake.base_url, clock=Clock(sleep=lambda _: asyncio.sleep(0)), retry=RetryPolicy(max_attempts=6)
     ) as client:
@@ -176,7 +176,7 @@ async def test_the_client_gets_through_what_passes(fake: FakeOpenRouter) -> None
 # By code.
 
 
-async def test_a_client_elsewhere_asks_for_a_fault_by_its_code(fake: FakeOpenRouter) -> None:
+async def test_fault_named_by_a_code_is_applied(fake: FakeOpenRouter) -> None:
     code = fake.issue_code(fault="status-429.retry-7.x2")
     assert code.startswith("fault.status-429.retry-7.x2~auth_code_")
     replies = [await exchange(fake, code) for _ in range(4)]
@@ -185,7 +185,7 @@ async def test_a_client_elsewhere_asks_for_a_fault_by_its_code(fake: FakeOpenRou
     assert [reply.headers.get("Retry-After") for reply in replies] == ["7", "7", None, None]
 
 
-async def test_a_fault_may_be_put_in_front_of_a_code_that_was_issued_without(fake: FakeOpenRouter) -> None:
+async def test_fault_may_be_prefixed_to_an_issued_code(fake: FakeOpenRouter) -> None:
     code = fake.issue_code()
     replies = [await exchange(fake, f"fault.status-500.after~{code}") for _ in range(2)]
 
@@ -193,7 +193,7 @@ async def test_a_fault_may_be_put_in_front_of_a_code_that_was_issued_without(fak
     assert fake.redeemed_codes == [code]
 
 
-async def test_a_fault_of_a_code_is_met_by_its_exchange_alone_and_after_the_script(fake: FakeOpenRouter) -> None:
+async def test_fault_of_a_code_applies_to_its_exchange_after_the_queue(fake: FakeOpenRouter) -> None:
     code = fake.issue_code(fault="status-503")
     fake.queue_faults(Fault.status(502))
     assert (await exchange(fake, code)).status == 502
@@ -202,7 +202,7 @@ async def test_a_fault_of_a_code_is_met_by_its_exchange_alone_and_after_the_scri
     assert (await exchange(fake, code)).status == 200
 
 
-async def test_a_code_that_asks_for_nonsense_is_told_so(fake: FakeOpenRouter) -> None:
+async def test_fault_code_with_an_unknown_fault_is_refused(fake: FakeOpenRouter) -> None:
     code = fake.issue_code()
     reply = await exchange(fake, f"fault.statsu-503~{code}")
 
@@ -229,7 +229,7 @@ async def test_a_code_that_asks_for_nonsense_is_told_so(fake: FakeOpenRouter) ->
         ("delay-999999ms", Fault.delay(600)),
     ],
 )
-def test_a_spec_names_a_fault(spec: str, fault: Fault) -> None:
+def test_fault_spec_is_parsed(spec: str, fault: Fault) -> None:
     assert Fault.from_spec(spec) == fault
     assert hash(Fault.from_spec(spec)) == hash(fault)
     assert FAULT_PREFIX.match(f"fault.{spec}~x")
@@ -239,7 +239,7 @@ def test_a_spec_names_a_fault(spec: str, fault: Fault) -> None:
     "spec",
     ["", "status", "status-99", "status-600", "status-503.x0", "status-503.x2.after", "drop-503", "drop.", "never"],
 )
-def test_a_spec_that_names_none_is_refused(spec: str) -> None:
+def test_fault_spec_without_a_fault_is_refused(spec: str) -> None:
     with pytest.raises(RequestValidationError) as caught:
         Fault.from_spec(spec)
 
@@ -247,12 +247,12 @@ def test_a_spec_that_names_none_is_refused(spec: str) -> None:
 
 
 @given(st.text(alphabet="abcdefghijklmnopqrstuvwxyz0123456789.-~", max_size=40))
-def test_any_spec_is_a_fault_or_refused(spec: str) -> None:
+def test_fault_spec_of_any_text_is_a_fault_or_refused(spec: str) -> None:
     with contextlib.suppress(RequestValidationError):
         assert isinstance(Fault.from_spec(spec), Fault)
 
 
-def test_what_the_consent_page_offers_are_faults() -> None:
+def test_fault_menu_of_the_consent_page_names_faults() -> None:
     assert [Fault.from_spec(spec).count for spec in FAULTS if spec] == [1] * (len(FAULTS) - 1)
 
 
@@ -266,14 +266,14 @@ def test_what_the_consent_page_offers_are_faults() -> None:
         (lambda: Fault.drop().times(0), "count"),
     ],
 )
-def test_a_fault_that_is_not_valid_is_refused_by_name(make: Any, field: str) -> None:
+def test_fault_invalid_arguments_are_refused_by_name(make: Any, field: str) -> None:
     with pytest.raises(RequestValidationError) as caught:
         make()
 
     assert caught.value.field == field
 
 
-def test_how_often_codes_met_their_faults_is_remembered_within_bounds() -> None:
+def test_fault_counts_of_codes_are_bounded() -> None:
     script = FaultQueue()
     first = "fault.status-500~0"
     assert [script.next(first), script.next(first)] == [Fault.status(500), None]
@@ -288,7 +288,7 @@ def test_how_often_codes_met_their_faults_is_remembered_within_bounds() -> None:
 # The rate limit.
 
 
-async def test_who_waits_as_long_as_retry_after_says_gets_in(fake: FakeOpenRouter) -> None:
+async def test_rate_limit_client_that_waits_retry_after_is_let_in(fake: FakeOpenRouter) -> None:
     fake.rate_limit(5)
     replies = [await exchange(fake, "c") for _ in range(7)]
     assert [reply.status for reply in replies] == [403] * 5 + [429] * 2
@@ -302,7 +302,7 @@ async def test_who_waits_as_long_as_retry_after_says_gets_in(fake: FakeOpenRoute
     assert (await exchange(fake, "c")).status == 403
 
 
-async def test_a_slow_rate_says_how_long_it_takes(fake: FakeOpenRouter) -> None:
+async def test_rate_limit_below_one_a_second_says_how_long_to_wait(fake: FakeOpenRouter) -> None:
     fake.rate_limit(0.1)
     assert (await exchange(fake, "c")).status == 403
     fake.advance(2.5)
@@ -314,7 +314,7 @@ async def test_a_slow_rate_says_how_long_it_takes(fake: FakeOpenRouter) -> None:
     assert (await exchange(fake, "c")).status == 403
 
 
-async def test_a_limited_request_meets_no_fault_and_redeems_nothing(fake: FakeOpenRouter) -> None:
+async def test_rate_limit_refused_request_meets_no_fault_and_redeems_nothing(fake: FakeOpenRouter) -> None:
     fake.rate_limit(1)
     code = fake.issue_code()
     await create(fake)
@@ -328,9 +328,7 @@ async def test_a_limited_request_meets_no_fault_and_redeems_nothing(fake: FakeOp
     rate=st.floats(0.01, 1000),
     steps=st.lists(st.floats(0, 3), min_size=1, max_size=60),
 )
-def test_never_are_more_let_in_than_the_rate_allows_and_the_wait_is_never_too_short(
-    rate: float, steps: list[float]
-) -> None:
+def test_rate_limit_admits_at_most_its_rate_and_retry_after_suffices(rate: float, steps: list[float]) -> None:
     now = 0.0
     limit = RateLimit(rate, lambda: now)
     let_in = []
@@ -348,7 +346,7 @@ def test_never_are_more_let_in_than_the_rate_allows_and_the_wait_is_never_too_sh
 
 
 @pytest.mark.parametrize("rate", [0, -1, float("nan"), "5", True])
-def test_a_rate_that_is_none_is_refused(rate: Any) -> None:
+def test_rate_limit_invalid_rate_is_refused(rate: Any) -> None:
     with pytest.raises(RequestValidationError, match="per_second"):
         FakeOpenRouter().rate_limit(rate)
 
@@ -356,7 +354,7 @@ def test_a_rate_that_is_none_is_refused(rate: Any) -> None:
 # The clock.
 
 
-async def test_a_clock_that_lets_sleepers_go_on_without_moving_does_so() -> None:
+async def test_fake_clock_with_autojump_off_wakes_sleepers_in_place() -> None:
     slept: list[float] = []
 
     async def sleep(seconds: float) -> None:
@@ -368,7 +366,7 @@ async def test_a_clock_that_lets_sleepers_go_on_without_moving_does_so() -> None
     assert slept == [5]
 
 
-async def test_a_clock_may_be_moved_twice_before_anybody_wakes() -> None:
+async def test_fake_clock_advanced_twice_wakes_each_sleeper() -> None:
     clock = MovableClock(STOPPED)
     sleeping = asyncio.create_task(clock.sleep(5))
     await asyncio.sleep(0)
@@ -377,7 +375,7 @@ async def test_a_clock_may_be_moved_twice_before_anybody_wakes() -> None:
     await sleeping
 
 
-async def test_a_real_clock_is_waited_for() -> None:
+async def test_real_clock_is_waited_for() -> None:
     clock = MovableClock(Clock())
     started = clock.monotonic()
     await clock.sleep(0.01)
@@ -385,7 +383,7 @@ async def test_a_real_clock_is_waited_for() -> None:
 
 
 @pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf"), "1"])
-def test_a_clock_does_not_go_back(seconds: Any) -> None:
+def test_fake_clock_backwards_is_refused(seconds: Any) -> None:
     with pytest.raises(RequestValidationError, match="seconds"):
         FakeOpenRouter().advance(seconds)
 

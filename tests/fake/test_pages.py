@@ -32,7 +32,7 @@ async def decide(url: str, decision: str = "authorize", **fields: str) -> Reply:
 # Consent, by the page and without a browser.
 
 
-async def test_who_authorizes_comes_back_with_a_code_and_the_state(fake: FakeOpenRouter) -> None:
+async def test_consent_page_authorize_redirects_with_code_and_state(fake: FakeOpenRouter) -> None:
     url = asking(
         fake, "https://app.example/callback/%7Bx%7D?tenant=a%20b", state=STATE, key_label="My app", limit="2.5"
     )
@@ -47,7 +47,7 @@ async def test_who_authorizes_comes_back_with_a_code_and_the_state(fake: FakeOpe
     assert fake.counters["consent"] == 1
 
 
-async def test_consent_without_a_browser_brings_the_same(fake: FakeOpenRouter) -> None:
+async def test_authorize_without_a_browser_redirects_the_same(fake: FakeOpenRouter) -> None:
     callback = fake.consent(asking(fake, "http://localhost:3000/", state=STATE, limit="10"), user_id="user_1")
     code = parse_qs(urlsplit(callback).query)["code"][0]
 
@@ -57,7 +57,7 @@ async def test_consent_without_a_browser_brings_the_same(fake: FakeOpenRouter) -
     assert fake.issued_keys[-1].limit == 10
 
 
-async def test_who_denies_comes_back_with_an_error_and_without_a_state(fake: FakeOpenRouter) -> None:
+async def test_consent_page_deny_redirects_with_error_and_without_state(fake: FakeOpenRouter) -> None:
     url = asking(fake, state=STATE)
     reply = await decide(url, "deny")
 
@@ -67,18 +67,18 @@ async def test_who_denies_comes_back_with_an_error_and_without_a_state(fake: Fak
     assert not fake.counters["consent"]
 
 
-def test_what_is_not_a_url_is_refused() -> None:
+def test_consent_page_bad_callback_url_is_refused() -> None:
     with pytest.raises(RequestValidationError, match="url: it is not a URL"):
         FakeOpenRouter().consent("http://[/auth")
 
 
-async def test_a_callback_in_another_script_is_sent_as_ascii(fake: FakeOpenRouter) -> None:
+async def test_consent_page_callback_in_another_script_is_sent_as_ascii(fake: FakeOpenRouter) -> None:
     assert fake.deny(asking(fake, "https://app.example/gr\u00fc\u00df")) == (
         "https://app.example/gr%C3%BC%C3%9F?error=access_denied"
     )
 
 
-async def test_without_a_callback_the_page_shows_the_code(fake: FakeOpenRouter) -> None:
+async def test_consent_page_without_callback_shows_the_code(fake: FakeOpenRouter) -> None:
     url = asking(fake, None, key_label="My bot")
     page, shown, denied = await get(url), await decide(url), await decide(url, "deny")
     code = shown.text.partition('value="')[2].partition('"')[0]
@@ -92,7 +92,7 @@ async def test_without_a_callback_the_page_shows_the_code(fake: FakeOpenRouter) 
     assert fake.counters["denial"] == 1
 
 
-async def test_the_page_takes_another_user_and_a_fault(fake: FakeOpenRouter) -> None:
+async def test_consent_page_accepts_a_user_and_a_fault(fake: FakeOpenRouter) -> None:
     url = asking(fake)
     reply = await decide(url, user_id="user_2", fault="status-503")
     code = parse_qs(urlsplit(reply.headers["Location"]).query)["code"][0]
@@ -125,7 +125,9 @@ CHALLENGE = PAIR.code_challenge
         ("callback_url=https://app.example/&limit=nan", "limit must be a number of US dollars"),
     ],
 )
-async def test_a_bad_request_is_explained_and_never_redirected(fake: FakeOpenRouter, query: str, reason: str) -> None:
+async def test_consent_page_bad_request_is_explained_and_not_redirected(
+    fake: FakeOpenRouter, query: str, reason: str
+) -> None:
     for reply in (await get(f"{fake.auth_url}?{query}"), await decide(f"{fake.auth_url}?{query}")):
         assert reply.status == 400
         assert reason in html.unescape(reply.text)
@@ -145,7 +147,7 @@ async def test_a_bad_request_is_explained_and_never_redirected(fake: FakeOpenRou
         (f"code_challenge={CHALLENGE}&code_challenge_method=plain", "code_challenge_method must be S256"),
     ],
 )
-async def test_a_bad_headless_request_lands_on_the_home_page_without_an_error(
+async def test_consent_page_bad_headless_request_shows_the_home_page(
     fake: FakeOpenRouter, query: str, reason: str
 ) -> None:
     reply = await get(f"{fake.auth_url}?{query}")
@@ -159,7 +161,7 @@ async def test_a_bad_headless_request_lands_on_the_home_page_without_an_error(
 # What pages show.
 
 
-async def test_a_key_has_its_pages(fake: FakeOpenRouter) -> None:
+async def test_key_pages_show_the_key(fake: FakeOpenRouter) -> None:
     full = fake.issue_code(
         key_label="My app",
         limit=1234.5,
@@ -184,7 +186,7 @@ async def test_a_key_has_its_pages(fake: FakeOpenRouter) -> None:
         assert (await get(fake.url + unknown)).status == 404
 
 
-async def test_pages_are_escaped_marked_as_a_sandbox_and_locked_down(fake: FakeOpenRouter) -> None:
+async def test_fake_pages_are_escaped_marked_and_locked_down(fake: FakeOpenRouter) -> None:
     url = asking(fake, f"https://app.example/{EVIL.replace(' ', '')}", key_label=EVIL)
     reply = await decide(url, user_id=EVIL)
     code = parse_qs(urlsplit(reply.headers["Location"]).query)["code"][0]
@@ -208,7 +210,7 @@ async def test_pages_are_escaped_marked_as_a_sandbox_and_locked_down(fake: FakeO
     assert "unsafe" not in policy
 
 
-async def test_half_of_a_character_in_a_label_breaks_no_page(fake: FakeOpenRouter) -> None:
+async def test_consent_page_label_with_lone_surrogate_is_shown(fake: FakeOpenRouter) -> None:
     await exchange(fake, fake.issue_code(key_label="\ud800"))
 
     assert (await get(f"{fake.url}/keys/{fake.issued_keys[-1].hash}")).status == 200

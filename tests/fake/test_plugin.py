@@ -32,7 +32,7 @@ async def test_async(fake_openrouter, openrouter_client):
 """
 
 
-async def test_the_fixtures_work_together(fake_openrouter: FakeOpenRouter, openrouter_client: OpenRouter) -> None:
+async def test_plugin_fixtures_work_together(fake_openrouter: FakeOpenRouter, openrouter_client: OpenRouter) -> None:
     created = await openrouter_client.oauth.create_auth_code(callback_url="https://app.example/")
     await openrouter_client.oauth.exchange_auth_code_for_api_key(code=created.data.id)
 
@@ -61,19 +61,19 @@ def run_pytest(folder: Path, tests: str, *arguments: str, hide: str = "nothing")
     return run.stdout + run.stderr
 
 
-def test_the_fixtures_work_in_the_strict_mode_of_pytest_asyncio(tmp_path: Path) -> None:
+def test_plugin_fixtures_work_in_strict_mode_of_pytest_asyncio(tmp_path: Path) -> None:
     scope = "asyncio_default_fixture_loop_scope=function"
     tests = TESTS.replace("MARK", "asyncio")
     said = run_pytest(tmp_path, tests, "-p", "pytest_asyncio.plugin", "-o", "asyncio_mode=strict", "-o", scope)
     assert "2 passed" in said, said
 
 
-def test_the_fixtures_work_with_anyio_where_there_is_no_pytest_asyncio(tmp_path: Path) -> None:
+def test_plugin_fixtures_work_with_anyio_alone(tmp_path: Path) -> None:
     tests = TESTS.replace("MARK", "anyio")
     said = run_pytest(tmp_path, tests, "-p", "anyio.pytest_plugin", hide="pytest_asyncio")
     assert "2 passed" in said, said
 
 
-def test_every_exported_name_is_there() -> None:
+def test_testing_exports_exist() -> None:
     assert testing.__all__ == sorted(testing.__all__)
     assert all(hasattr(testing, name) for name in testing.__all__)

@@ -52,7 +52,7 @@ def curl(*arguments: str) -> tuple[int, dict[str, str], str]:
     return int(status.split()[1]), dict(line.split(": ", 1) for line in lines), body
 
 
-def test_plain_curl_completes_the_whole_flow() -> None:
+def test_sandbox_completes_the_flow_with_curl() -> None:
     with sandbox("--token", "my-app") as said:
         assert said["bearer token"] == "my-app"
         asked = {
@@ -87,14 +87,14 @@ def test_sandbox_on_sigterm_ends_without_an_error() -> None:
         assert said["API"].startswith("http://127.0.0.1:")
 
 
-def test_the_sandbox_speaks_the_other_dialect_when_told() -> None:
+def test_sandbox_dialect_option_selects_the_dialect() -> None:
     with sandbox("--dialect", "observed") as said:
         status, _, text = curl("--json", '{"code": "nothing"}', f"{said['API']}/auth/keys")
 
     assert (status, json.loads(text)["error"]["message"]) == (400, "Invalid code")
 
 
-def test_wrong_arguments_of_the_sandbox_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_sandbox_wrong_arguments_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with FakeOpenRouter() as other:
         taken = str(urlsplit(other.url).port)
         for arguments, said in {
@@ -108,7 +108,7 @@ def test_wrong_arguments_of_the_sandbox_are_refused(capsys: pytest.CaptureFixtur
             assert said in capsys.readouterr().err
 
 
-def test_the_official_sdk_completes_the_whole_flow() -> None:
+def test_sandbox_completes_the_flow_with_the_official_sdk() -> None:
     with FakeOpenRouter() as fake:
         # Its own client leaves its connections to the garbage collector.
         with OfficialSDK(api_key=fake.token, server_url=fake.base_url) as sdk:
@@ -136,7 +136,7 @@ def test_the_official_sdk_completes_the_whole_flow() -> None:
 
 # A field of the answer is deprecated, and the SDK warns of it.
 @pytest.mark.filterwarnings("ignore:.*DEPRECATED:DeprecationWarning")
-def test_the_official_sdk_understands_get_key_and_chat() -> None:
+def test_sandbox_get_key_and_chat_work_with_the_official_sdk() -> None:
     with FakeOpenRouter() as fake, OfficialSDK(server_url=fake.base_url) as sdk:
         code = fake.issue_code(limit=5, usage_limit_type="monthly")
         exchanged: Any = sdk.o_auth.exchange_auth_code_for_api_key(code=code)
@@ -157,7 +157,7 @@ def test_the_official_sdk_understands_get_key_and_chat() -> None:
 
 @pytest.mark.parametrize("is_terminal", [True, False])
 @pytest.mark.shows_secrets
-async def test_the_demo_shows_a_code_a_masked_key_and_a_batch(
+async def test_demo_shows_a_code_a_masked_key_and_a_batch(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, is_terminal: bool
 ) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: is_terminal)

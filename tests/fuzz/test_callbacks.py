@@ -25,7 +25,7 @@ def check_error(error: errors.OpenRouterError, pending: PendingLogin) -> str:
 
 
 @pytest.mark.stress
-async def test_whatever_comes_back_is_an_error_of_ours_or_a_grant_of_the_very_login() -> None:
+async def test_callback_of_any_bytes_is_a_library_error_or_a_grant_of_its_own_login() -> None:
     exchanged: list[bytes] = []
 
     async def answer(request: Request, _call_next: Handler) -> Response:

@@ -59,7 +59,7 @@ def check_error(error: errors.OpenRouterError) -> str:
 
 @pytest.mark.stress
 @pytest.mark.parametrize("strictly", [False, True], ids=["as users read it", "in development mode"])
-async def test_whatever_a_server_answers_is_a_key_or_an_error_of_ours_in_bounded_time(
+async def test_response_of_any_bytes_is_a_key_or_a_library_error_in_bounded_time(
     monkeypatch: pytest.MonkeyPatch, strictly: bool
 ) -> None:
     monkeypatch.setattr("aiohttp._http_parser.DEBUG", strictly)

@@ -68,7 +68,7 @@ async def bot(telegram: FakeTelegram, client: OpenRouter) -> AsyncIterator[Talk]
         yield made
 
 
-async def test_a_user_signs_in_in_a_private_chat_and_out_again(
+async def test_aiogram_user_signs_in_and_out_in_a_private_chat(
     telegram: FakeTelegram, bot: Talk, fake: FakeOpenRouter
 ) -> None:
     telegram.say(ADA, "/login")
@@ -89,7 +89,7 @@ async def test_a_user_signs_in_in_a_private_chat_and_out_again(
 
 
 @pytest.mark.parametrize("command", ["/login {}", "/login@the_bot {}"])
-async def test_a_code_may_come_with_the_command(
+async def test_aiogram_code_may_come_with_the_command(
     telegram: FakeTelegram, bot: Talk, fake: FakeOpenRouter, command: str
 ) -> None:
     telegram.say(ADA, "/start login")
@@ -99,7 +99,7 @@ async def test_a_code_may_come_with_the_command(
     assert [user for user, _ in bot.logins] == [ADA]
 
 
-async def test_a_code_that_is_sent_twice_is_deleted_twice_and_exchanged_once(
+async def test_aiogram_code_sent_twice_is_deleted_twice_and_exchanged_once(
     telegram: FakeTelegram, bot: Talk, fake: FakeOpenRouter
 ) -> None:
     telegram.say(ADA, "/login")
@@ -110,7 +110,7 @@ async def test_a_code_that_is_sent_twice_is_deleted_twice_and_exchanged_once(
     assert len(bot.logins) == len(fake.requests) == 1
 
 
-async def test_what_is_not_meant_for_the_login_goes_to_the_rest_of_the_bot(
+async def test_aiogram_other_messages_reach_the_rest_of_the_bot(
     telegram: FakeTelegram, bot: Talk, fake: FakeOpenRouter
 ) -> None:
     code = "auth_code_" + "x" * 32
@@ -154,7 +154,7 @@ async def test_router_during_a_login_passes_on_messages_that_are_no_code(
     assert (await telegram.answer()).text == TEXTS.done
 
 
-async def test_router_after_a_login_that_is_over_shows_a_button_to_start_again(
+async def test_router_after_a_login_is_over_offers_a_new_start(
     telegram: FakeTelegram, bot: Talk, fake: FakeOpenRouter
 ) -> None:
     telegram.say(ADA, "/login auth_code_without_a_login")
@@ -184,7 +184,7 @@ async def test_router_carries_out_what_it_cannot_answer(
 
 
 @pytest.mark.parametrize("text", ["/login", "/logout", "/login auth_code_xxxxxxxxxxxxxxxxxxx"])
-async def test_in_a_group_the_bot_shows_the_way_to_the_private_chat_and_nothing_else(
+async def test_aiogram_in_a_group_links_to_the_private_chat_only(
     telegram: FakeTelegram, bot: Talk, fake: FakeOpenRouter, text: str
 ) -> None:
     telegram.say(ADA, text, group=True)
@@ -195,7 +195,7 @@ async def test_in_a_group_the_bot_shows_the_way_to_the_private_chat_and_nothing_
     assert bot.logouts == []
 
 
-async def test_a_code_that_is_posted_in_a_group_is_not_taken(
+async def test_aiogram_code_posted_in_a_group_is_ignored(
     telegram: FakeTelegram, bot: Talk, fake: FakeOpenRouter
 ) -> None:
     telegram.say(ADA, "/login")
@@ -206,7 +206,7 @@ async def test_a_code_that_is_posted_in_a_group_is_not_taken(
     assert await bot.login.is_pending(ADA)
 
 
-async def test_a_user_is_told_what_went_wrong_in_words_for_users(
+async def test_aiogram_failure_is_explained_to_the_user(
     telegram: FakeTelegram, bot: Talk, fake: FakeOpenRouter
 ) -> None:
     telegram.say(ADA, "/login auth_code_without_a_login")
@@ -220,7 +220,7 @@ async def test_a_user_is_told_what_went_wrong_in_words_for_users(
     assert len(telegram.deleted) == 2
 
 
-async def test_a_message_that_cannot_be_deleted_costs_no_key(
+async def test_aiogram_message_that_cannot_be_deleted_loses_no_key(
     telegram: FakeTelegram, bot: Talk, fake: FakeOpenRouter, caplog: pytest.LogCaptureFixture
 ) -> None:
     telegram.failing.add("deleteMessage")
@@ -231,7 +231,7 @@ async def test_a_message_that_cannot_be_deleted_costs_no_key(
     assert "a message could not be sent or deleted: TelegramBadRequest" in caplog.text
 
 
-async def test_the_url_is_shown_as_a_qr_code_on_request(
+async def test_aiogram_qr_code_is_sent_on_request(
     telegram: FakeTelegram, client: OpenRouter, fake: FakeOpenRouter
 ) -> None:
     async with talking(telegram, client, router={"qr_code": True}):
@@ -244,7 +244,7 @@ async def test_the_url_is_shown_as_a_qr_code_on_request(
         assert prompt.fields["protect_content"] == "true"
 
 
-async def test_a_link_with_a_ticket_finishes_a_login_that_came_back_to_a_web_app(
+async def test_aiogram_deep_link_with_a_ticket_finishes_the_login(
     telegram: FakeTelegram, client: OpenRouter, fake: FakeOpenRouter
 ) -> None:
     async with talking(telegram, client, headless=False) as bot:
@@ -260,7 +260,7 @@ async def test_a_link_with_a_ticket_finishes_a_login_that_came_back_to_a_web_app
         assert [user for user, _ in bot.logins] == [ADA]
 
 
-async def test_a_store_that_is_down_is_told_of_and_does_not_silence_the_rest_of_the_bot(
+async def test_aiogram_failing_store_is_reported_and_other_handlers_work(
     telegram: FakeTelegram, client: OpenRouter, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = Broken()
@@ -274,7 +274,7 @@ async def test_a_store_that_is_down_is_told_of_and_does_not_silence_the_rest_of_
     assert "it is not known whether a message has a code" in caplog.text
 
 
-async def test_the_bot_speaks_the_language_that_it_is_given(
+async def test_aiogram_texts_may_be_translated(
     telegram: FakeTelegram, client: OpenRouter, fake: FakeOpenRouter
 ) -> None:
     def explain(error: OpenRouterError) -> str:
@@ -289,7 +289,7 @@ async def test_the_bot_speaks_the_language_that_it_is_given(
         assert (await telegram.answer()).text == "Fehler: CodeRejectedError"
 
 
-async def test_neither_code_nor_url_nor_key_is_logged_at_any_level(
+async def test_aiogram_logs_no_code_url_or_key_at_any_level(
     telegram: FakeTelegram, bot: Talk, fake: FakeOpenRouter, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -311,7 +311,7 @@ async def test_neither_code_nor_url_nor_key_is_logged_at_any_level(
         assert secret not in text
 
 
-async def test_the_example_signs_a_user_in(
+async def test_aiogram_example_signs_a_user_in(
     telegram: FakeTelegram, client: OpenRouter, fake: FakeOpenRouter, tmp_path: Path
 ) -> None:
     example = load("telegram_bot")
@@ -331,7 +331,7 @@ async def test_the_example_signs_a_user_in(
         assert await keys.of(ADA).load() is None
 
 
-def test_without_aiogram_the_extra_is_named() -> None:
+def test_aiogram_import_without_its_extra_names_the_extra() -> None:
     code = "import sys; sys.modules['aiogram'] = None; import openrouter_async.integrations.aiogram"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "pip install 'openrouter-async[aiogram]'" in result.stderr.splitlines()[-1]

@@ -109,7 +109,9 @@ def login(once: OpenRouter, keys: Keys) -> BotLogin:
     return make_login(once, keys)
 
 
-async def test_a_user_signs_in_by_pasting_the_code(login: BotLogin, fake: FakeOpenRouter, keys: Keys) -> None:
+async def test_bot_login_with_a_pasted_code_signs_the_user_in(
+    login: BotLogin, fake: FakeOpenRouter, keys: Keys
+) -> None:
     assert not await login.is_pending(ADA)
     prompt = await login.start(ADA)
     assert prompt.headless
@@ -129,14 +131,14 @@ async def test_a_user_signs_in_by_pasting_the_code(login: BotLogin, fake: FakeOp
     assert await login.expects(ADA, "auth_code_of_the_page"), "a code may come twice"
 
 
-async def test_the_page_is_told_the_label_and_the_limit_of_the_key(once: OpenRouter, keys: Keys) -> None:
+async def test_bot_login_url_carries_the_label_and_the_limit(once: OpenRouter, keys: Keys) -> None:
     prompt = await make_login(once, keys, key_label="My bot", limit=5).start(ADA)
     query = URL(prompt.url).query
     assert (query["key_label"], query["limit"]) == ("My bot", "5")
     assert "callback_url" not in query
 
 
-async def test_a_code_of_another_user_is_of_no_use(login: BotLogin, fake: FakeOpenRouter, keys: Keys) -> None:
+async def test_finish_code_of_another_user_is_refused(login: BotLogin, fake: FakeOpenRouter, keys: Keys) -> None:
     code = fake.consent((await login.start(ADA)).url)
     with pytest.raises(UnknownLoginError):
         await login.finish_code(BEN, code)
@@ -146,7 +148,7 @@ async def test_a_code_of_another_user_is_of_no_use(login: BotLogin, fake: FakeOp
     assert keys.logins == []
 
 
-async def test_beginning_again_gives_the_same_url_so_that_either_tab_works(once: OpenRouter, keys: Keys) -> None:
+async def test_start_again_returns_the_same_url(once: OpenRouter, keys: Keys) -> None:
     time = Time()
     login = make_login(once, keys, time=time)
     first = await login.start(ADA)
@@ -160,14 +162,14 @@ async def test_beginning_again_gives_the_same_url_so_that_either_tab_works(once:
     assert renewed.expires_at.timestamp() == NOW + 900
 
 
-async def test_a_user_who_is_signed_in_can_sign_in_again(login: BotLogin, fake: FakeOpenRouter, keys: Keys) -> None:
+async def test_start_while_signed_in_starts_another_login(login: BotLogin, fake: FakeOpenRouter, keys: Keys) -> None:
     for _ in range(2):
         await login.finish_code(ADA, fake.consent((await login.start(ADA)).url))
     assert keys.logins == [(ADA, issued.key) for issued in fake.issued_keys]
     assert len(fake.issued_keys) == 2
 
 
-async def test_a_code_that_is_pasted_twice_is_exchanged_and_delivered_once(
+async def test_finish_code_pasted_twice_is_exchanged_and_delivered_once(
     login: BotLogin, fake: FakeOpenRouter, keys: Keys
 ) -> None:
     code = fake.consent((await login.start(ADA)).url)
@@ -180,7 +182,7 @@ async def test_a_code_that_is_pasted_twice_is_exchanged_and_delivered_once(
         await login.finish_code(ADA, "auth_code_another")
 
 
-async def test_what_is_no_code_leaves_the_login_as_it_is(login: BotLogin, fake: FakeOpenRouter) -> None:
+async def test_finish_code_with_text_that_is_no_code_keeps_the_login(login: BotLogin, fake: FakeOpenRouter) -> None:
     prompt = await login.start(ADA)
     for text, kind in (
         ("two words", InvalidCallbackError),
@@ -204,7 +206,7 @@ async def test_finish_code_after_a_rejected_code_takes_another_code(login: BotLo
     assert (await login.finish_code(ADA, fake.consent(prompt.url))).key
 
 
-async def test_when_openrouter_is_busy_the_same_code_can_be_pasted_again(login: BotLogin, fake: FakeOpenRouter) -> None:
+async def test_finish_code_after_a_busy_answer_takes_the_same_code(login: BotLogin, fake: FakeOpenRouter) -> None:
     code = fake.consent((await login.start(ADA)).url)
     fake.queue_faults(Fault.status(429))
     with pytest.raises(TooManyRequestsResponseError):
@@ -213,9 +215,7 @@ async def test_when_openrouter_is_busy_the_same_code_can_be_pasted_again(login: 
     assert (await login.finish_code(ADA, code)).key
 
 
-async def test_a_login_that_took_too_long_is_told_of_as_such(
-    once: OpenRouter, keys: Keys, fake: FakeOpenRouter
-) -> None:
+async def test_finish_code_of_an_expired_login_says_so(once: OpenRouter, keys: Keys, fake: FakeOpenRouter) -> None:
     time = Time()
     login = make_login(once, keys, time=time)
     code = fake.consent((await login.start(ADA)).url)
@@ -228,9 +228,7 @@ async def test_a_login_that_took_too_long_is_told_of_as_such(
     assert fake.requests == ()
 
 
-async def test_a_user_who_signs_out_has_neither_a_login_nor_a_key(
-    login: BotLogin, fake: FakeOpenRouter, keys: Keys
-) -> None:
+async def test_logout_removes_the_login_and_the_key(login: BotLogin, fake: FakeOpenRouter, keys: Keys) -> None:
     prompt = await login.start(ADA)
     await login.logout(ADA)
     assert keys.logouts == [ADA]
@@ -242,7 +240,7 @@ async def test_a_user_who_signs_out_has_neither_a_login_nor_a_key(
         await login.logout(ADA)
 
 
-async def test_a_bot_that_keeps_no_keys_needs_no_place_to_take_them_from(once: OpenRouter, keys: Keys) -> None:
+async def test_bot_login_without_stored_keys_needs_no_on_logout(once: OpenRouter, keys: Keys) -> None:
     await BotLogin(AuthorizationFlow(once), on_login=keys.put).logout(ADA)
     assert keys.logouts == []
 
@@ -250,7 +248,7 @@ async def test_a_bot_that_keeps_no_keys_needs_no_place_to_take_them_from(once: O
 # Keys are not lost.
 
 
-async def test_a_key_that_could_not_be_stored_is_stored_when_the_code_is_pasted_again(
+async def test_finish_code_after_a_failed_on_login_stores_the_key(
     login: BotLogin, fake: FakeOpenRouter, keys: Keys
 ) -> None:
     code = fake.consent((await login.start(ADA)).url)
@@ -266,7 +264,7 @@ async def test_a_key_that_could_not_be_stored_is_stored_when_the_code_is_pasted_
     assert len(fake.requests) == 1
 
 
-async def test_a_handler_that_is_cancelled_takes_no_key_with_it(fake: FakeOpenRouter, keys: Keys) -> None:
+async def test_finish_code_cancelled_keeps_the_key(fake: FakeOpenRouter, keys: Keys) -> None:
     for after in (False, True):
         gate = Gate(after=after)
         async with OpenRouter(fake.token, base_url=fake.base_url, middlewares=[gate]) as client:
@@ -284,7 +282,7 @@ async def test_a_handler_that_is_cancelled_takes_no_key_with_it(fake: FakeOpenRo
     assert len(keys.logins) == 2
 
 
-async def test_a_key_that_the_clients_own_place_refused_goes_to_the_bots(fake: FakeOpenRouter, keys: Keys) -> None:
+async def test_bot_on_login_gets_a_key_that_the_clients_on_key_refused(fake: FakeOpenRouter, keys: Keys) -> None:
     async def refuse(*_: object) -> None:
         raise OSError("disk full")
 
@@ -296,7 +294,7 @@ async def test_a_key_that_the_clients_own_place_refused_goes_to_the_bots(fake: F
     assert keys.logins == [(ADA, grants[0].key)]
 
 
-async def test_a_store_that_breaks_during_the_exchange_costs_no_key(
+async def test_finish_code_with_a_store_failing_midway_loses_no_key(
     once: OpenRouter, fake: FakeOpenRouter, keys: Keys, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = Broken()
@@ -326,7 +324,7 @@ def web(once: OpenRouter, keys: Keys) -> BotLogin:
     return make_login(once, keys, headless=False)
 
 
-async def test_a_web_app_that_knows_its_user_finishes_the_login_and_the_chat_is_notified(
+async def test_web_callback_of_a_known_user_finishes_and_notifies_the_chat(
     web: BotLogin, fake: FakeOpenRouter, keys: Keys
 ) -> None:
     prompt = await web.start(ADA)
@@ -340,7 +338,7 @@ async def test_a_web_app_that_knows_its_user_finishes_the_login_and_the_chat_is_
     assert not await web.is_pending(ADA)
 
 
-async def test_a_notification_that_fails_costs_nothing(
+async def test_notify_that_fails_loses_nothing(
     web: BotLogin, fake: FakeOpenRouter, keys: Keys, caplog: pytest.LogCaptureFixture
 ) -> None:
     callback = fake.consent((await web.start(ADA)).url)
@@ -350,17 +348,13 @@ async def test_a_notification_that_fails_costs_nothing(
     assert "a user could not be notified: OSError" in caplog.text
 
 
-async def test_without_a_notification_a_web_app_finishes_the_login_all_the_same(
-    once: OpenRouter, fake: FakeOpenRouter, keys: Keys
-) -> None:
+async def test_web_callback_without_notify_finishes(once: OpenRouter, fake: FakeOpenRouter, keys: Keys) -> None:
     login = BotLogin(AuthorizationFlow(once, callback_url=CALLBACK), on_login=keys.put, headless=False)
     grant = await login.finish(fake.consent((await login.start(ADA)).url), user_id=ADA)
     assert keys.logins == [(ADA, grant.key)]
 
 
-async def test_a_ticket_finishes_the_login_of_the_user_who_began_it_and_of_no_other(
-    web: BotLogin, fake: FakeOpenRouter, keys: Keys
-) -> None:
+async def test_ticket_finishes_the_login_of_its_own_user_only(web: BotLogin, fake: FakeOpenRouter, keys: Keys) -> None:
     # Ben sends his own URL to Ada, who consents; the ticket comes to Ada.
     ticket = await web.park_callback(fake.consent((await web.start(BEN)).url))
     await web.start(ADA)
@@ -378,9 +372,7 @@ async def test_a_ticket_finishes_the_login_of_the_user_who_began_it_and_of_no_ot
     assert keys.logins == [(ADA, grants[0].key)]
 
 
-async def test_a_ticket_outlives_the_record_of_who_began_the_login(
-    once: OpenRouter, fake: FakeOpenRouter, keys: Keys
-) -> None:
+async def test_ticket_outlives_the_record_of_the_login(once: OpenRouter, fake: FakeOpenRouter, keys: Keys) -> None:
     store = MemoryKeyValueStore()
     web = make_login(once, keys, headless=False, store=store)
     ticket = await web.park_callback(fake.consent((await web.start(ADA)).url))
@@ -389,7 +381,7 @@ async def test_a_ticket_outlives_the_record_of_who_began_the_login(
     assert keys.logins == [(ADA, grant.key)]
 
 
-async def test_finish_code_with_an_unknown_ticket_leaves_the_login_as_it_is(
+async def test_finish_code_with_an_unknown_ticket_keeps_the_login(
     once: OpenRouter, fake: FakeOpenRouter, keys: Keys
 ) -> None:
     time = Time()
@@ -407,7 +399,7 @@ async def test_finish_code_with_an_unknown_ticket_leaves_the_login_as_it_is(
     assert (await web.finish_code(ADA, await web.park_callback(fake.consent(prompt.url)))).key
 
 
-async def test_finish_code_with_a_foreign_denial_leaves_the_login_as_it_is(
+async def test_finish_code_with_a_foreign_denial_keeps_the_login(
     web: BotLogin, fake: FakeOpenRouter, keys: Keys
 ) -> None:
     prompt = await web.start(ADA)
@@ -459,7 +451,7 @@ async def test_finish_code_sends_neither_keys_nor_codes_of_other_sites(
     assert (await login.finish_code(ADA, fake.consent(prompt.url))).key
 
 
-async def test_hooks_may_be_sync(once: OpenRouter, fake: FakeOpenRouter) -> None:
+async def test_bot_hooks_may_be_sync(once: OpenRouter, fake: FakeOpenRouter) -> None:
     seen: list[Any] = []
     flow = AuthorizationFlow(once, callback_url=CALLBACK)
     async with BotLogin(
@@ -474,7 +466,7 @@ async def test_hooks_may_be_sync(once: OpenRouter, fake: FakeOpenRouter) -> None
     assert seen == [("login", ADA, grant.key), ("notify", ADA, grant.key), ("logout", ADA)]
 
 
-async def test_the_clock_of_a_bot_is_by_default_that_of_its_flow(once: OpenRouter, keys: Keys) -> None:
+async def test_bot_clock_defaults_to_that_of_its_flow(once: OpenRouter, keys: Keys) -> None:
     time = Time()
     login = BotLogin(AuthorizationFlow(once, clock=time.clock), on_login=keys.put)
     await login.start(ADA)
@@ -483,7 +475,7 @@ async def test_the_clock_of_a_bot_is_by_default_that_of_its_flow(once: OpenRoute
     assert not await login.is_pending(ADA)
 
 
-async def test_a_denial_is_told_of_by_a_ticket_too(web: BotLogin, fake: FakeOpenRouter) -> None:
+async def test_ticket_of_a_denial_reports_the_denial(web: BotLogin, fake: FakeOpenRouter) -> None:
     ticket = await web.park_callback(fake.deny((await web.start(ADA)).url))
     with pytest.raises(AuthorizationDeniedError):
         await web.finish_code(ADA, ticket)
@@ -491,13 +483,13 @@ async def test_a_denial_is_told_of_by_a_ticket_too(web: BotLogin, fake: FakeOpen
 
 
 @pytest.mark.parametrize("callback", [7, None, {"code": "c"}, "c" * 4097])
-async def test_what_is_no_callback_is_not_held(web: BotLogin, callback: Any) -> None:
+async def test_park_callback_refuses_text_that_is_no_callback(web: BotLogin, callback: Any) -> None:
     with pytest.raises(InvalidCallbackError):
         await web.park_callback(callback)
 
 
 @pytest.mark.parametrize("callback", ["\ud800", "?code=c", "?x=1", "?code=c&state=short", "?code=c&error=e"])
-async def test_park_callback_reads_a_callback_before_it_keeps_it(once: OpenRouter, keys: Keys, callback: str) -> None:
+async def test_park_callback_validates_before_storing(once: OpenRouter, keys: Keys, callback: str) -> None:
     store = MemoryKeyValueStore()
     with pytest.raises((InvalidCallbackError, StateMismatchError)):
         await make_login(once, keys, store=store).park_callback(callback)
@@ -508,7 +500,7 @@ async def test_park_callback_reads_a_callback_before_it_keeps_it(once: OpenRoute
 
 
 @pytest.mark.parametrize("user_id", [None, True, 1.5, "", "a\nb", "\ud800", "a" * 257, b"7"])
-async def test_what_is_no_user_is_refused(login: BotLogin, user_id: Any) -> None:
+async def test_bot_login_refuses_an_invalid_user(login: BotLogin, user_id: Any) -> None:
     calls: list[Callable[[], Awaitable[object]]] = [
         lambda: login.start(user_id),
         lambda: login.is_pending(user_id),
@@ -523,19 +515,21 @@ async def test_what_is_no_user_is_refused(login: BotLogin, user_id: Any) -> None
 
 
 @pytest.mark.parametrize("hooks", [{"on_login": None}, {"on_login": 7}, {"on_logout": 7}, {"notify": "x"}])
-async def test_a_hook_must_be_callable(once: OpenRouter, keys: Keys, hooks: dict[str, Any]) -> None:
+async def test_bot_login_refuses_a_hook_that_is_not_callable(
+    once: OpenRouter, keys: Keys, hooks: dict[str, Any]
+) -> None:
     with pytest.raises(RequestValidationError, match=r"^\w+: must be callable with \(user_id") as caught:
         BotLogin(AuthorizationFlow(once), **{"on_login": keys.put} | hooks)
     assert [caught.value.field] == list(hooks)
 
 
-async def test_a_store_that_needs_cookies_is_refused(once: OpenRouter, keys: Keys) -> None:
+async def test_bot_login_refuses_a_cookie_store(once: OpenRouter, keys: Keys) -> None:
     login = make_login(once, keys, flow={"store": CookieStore(generate_encryption_key())})
     with pytest.raises(RequestValidationError, match=r"^flow: must have a store that needs no cookies$"):
         await login.start(ADA)
 
 
-async def test_nothing_secret_is_in_a_repr_a_traceback_or_a_log(
+async def test_bot_login_shows_no_secret_in_repr_traceback_or_log(
     login: BotLogin, fake: FakeOpenRouter, keys: Keys, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -593,11 +587,11 @@ async def test_nothing_secret_is_in_a_repr_a_traceback_or_a_log(
         ("", False),
     ],
 )
-def test_a_code_is_told_from_what_else_is_said_in_a_chat(text: str, expected: bool) -> None:
+def test_find_code_tells_a_code_from_other_messages(text: str, expected: bool) -> None:
     assert looks_like_code(text) is expected
 
 
-async def test_the_url_is_there_as_a_qr_code(login: BotLogin) -> None:
+async def test_qr_code_encodes_the_url(login: BotLogin) -> None:
     prompt = await login.start(ADA)
     png, svg = await prompt.qr_code(), await prompt.qr_code("svg", scale=2)
     assert png.startswith(b"\x89PNG\r\n\x1a\n")
@@ -605,7 +599,7 @@ async def test_the_url_is_there_as_a_qr_code(login: BotLogin) -> None:
     assert read_qr_code(png) == prompt.url
 
 
-def test_without_segno_the_extra_is_named() -> None:
+def test_qr_code_without_its_extra_names_the_extra() -> None:
     code = (
         "import sys, asyncio, datetime; sys.modules['segno'] = None; "
         "from openrouter_async.integrations.bots import LoginPrompt; "
@@ -625,7 +619,7 @@ async def database(valkey_url: str) -> AsyncIterator[Redis]:
         yield connection
 
 
-async def test_with_redis_another_process_finishes_what_one_began(
+async def test_bot_login_with_redis_is_finished_by_another_process(
     fake: FakeOpenRouter, keys: Keys, database: Redis
 ) -> None:
     secret = generate_encryption_key()
@@ -648,7 +642,7 @@ async def test_with_redis_another_process_finishes_what_one_began(
 
 
 @pytest.mark.parametrize("restarted", ["the login", "the user"])
-async def test_finish_code_after_a_restart_lost_a_part_asks_to_start_again(
+async def test_finish_code_after_partial_loss_of_state_asks_to_start_again(
     once: OpenRouter, fake: FakeOpenRouter, keys: Keys, restarted: str
 ) -> None:
     logins: LoginStore = MemoryStore()
@@ -675,7 +669,7 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[KeyValueStore]:
             yield RedisKeyValueStore(connection)
 
 
-async def test_a_store_holds_the_latest_value_of_a_name(store: KeyValueStore) -> None:
+async def test_key_value_store_returns_the_latest_value(store: KeyValueStore) -> None:
     for value in (b"one", b"two"):
         await store.set("name", value, now=NOW, until=NOW + 60)
         assert await store.get("name", now=NOW) == value
@@ -685,7 +679,7 @@ async def test_a_store_holds_the_latest_value_of_a_name(store: KeyValueStore) ->
         assert await store.get("name", now=NOW) is None
 
 
-async def test_a_store_in_memory_is_bounded_in_number_and_time() -> None:
+async def test_memory_key_value_store_is_bounded_in_number_and_time() -> None:
     store = MemoryKeyValueStore(max_values=3)
     await store.set("short", b"", now=NOW, until=NOW + 1)
     assert await store.get("short", now=NOW + 1) is None
@@ -696,19 +690,19 @@ async def test_a_store_in_memory_is_bounded_in_number_and_time() -> None:
 
 
 @pytest.mark.parametrize("max_values", [0, True, 1.5, "3"])
-def test_a_store_in_memory_needs_room(max_values: Any) -> None:
+def test_memory_key_value_store_refuses_a_bound_below_one(max_values: Any) -> None:
     with pytest.raises(RequestValidationError, match=r"^max_values: must be an integer from 1$"):
         MemoryKeyValueStore(max_values=max_values)
 
 
-async def test_redis_forgets_a_value_by_itself(database: Redis) -> None:
+async def test_redis_key_value_store_values_expire(database: Redis) -> None:
     store = RedisKeyValueStore(database, prefix="mine")
     await store.set("name", b"v", now=NOW, until=NOW + 60)
     assert 59_000 < await database.pttl("mine:name") <= 60_000
     assert repr(store) == "<RedisKeyValueStore mine>"
 
 
-async def test_redis_that_cannot_be_reached_is_one_of_our_errors() -> None:
+async def test_redis_key_value_store_unreachable_is_a_library_error() -> None:
     async with Redis.from_url(f"redis://127.0.0.1:{free_port()}") as connection:
         store = RedisKeyValueStore(connection)
         calls = store.set("n", b"v", now=NOW, until=NOW + 1), store.get("n", now=NOW), store.delete("n")
@@ -719,9 +713,7 @@ async def test_redis_that_cannot_be_reached_is_one_of_our_errors() -> None:
 
 
 @pytest.mark.parametrize("value", [b"", b"{}", b"[]", b'{"state": 1}', b"\xff", b"[" * 200_000])
-async def test_what_a_store_holds_and_is_no_login_is_one_of_our_errors(
-    once: OpenRouter, keys: Keys, value: bytes
-) -> None:
+async def test_bot_login_malformed_stored_value_is_a_library_error(once: OpenRouter, keys: Keys, value: bytes) -> None:
     store = MemoryKeyValueStore()
     await store.set(f"user-{ADA}", value, now=NOW, until=NOW + 60)
     with pytest.raises(LoginStoreError, match="the stored value is not a login"):

@@ -87,7 +87,7 @@ def callbacks_of(page: Page, site: Site) -> list[str]:
     return found
 
 
-async def test_a_user_signs_in(page: Page, site: Site, profile: BrowserContext) -> None:
+async def test_browser_user_signs_in(page: Page, site: Site, profile: BrowserContext) -> None:
     await ask(page, site)
     await say(page, "Authorize")
     await is_signed_in(page, site)
@@ -101,7 +101,7 @@ async def test_a_user_signs_in(page: Page, site: Site, profile: BrowserContext) 
     await page.wait_for_url(f"{site.url}/")
 
 
-async def test_a_user_says_no_and_then_yes(page: Page, site: Site) -> None:
+async def test_browser_user_denies_and_then_allows(page: Page, site: Site) -> None:
     await ask(page, site)
     await say(page, "Deny")
 
@@ -114,7 +114,7 @@ async def test_a_user_says_no_and_then_yes(page: Page, site: Site) -> None:
     assert site.exchanges == 1
 
 
-async def test_a_user_reloads_the_callback(page: Page, site: Site) -> None:
+async def test_browser_callback_reloaded_shows_the_same_result(page: Page, site: Site) -> None:
     callbacks = callbacks_of(page, site)
     await ask(page, site)
     await say(page, "Authorize")
@@ -127,7 +127,7 @@ async def test_a_user_reloads_the_callback(page: Page, site: Site) -> None:
     assert site.exchanges == 1
 
 
-async def test_a_user_clicks_twice(page: Page, site: Site) -> None:
+async def test_browser_double_click_signs_in_once(page: Page, site: Site) -> None:
     await page.goto(site.url)
     await page.get_by_role("link", name="Sign in with OpenRouter").dblclick()
     await page.wait_for_url(f"{site.fake.auth_url}?**")
@@ -147,7 +147,9 @@ async def test_a_user_clicks_twice(page: Page, site: Site) -> None:
         assert site.exchanges == 1
 
 
-async def test_a_callback_is_opened_twice_at_once(page: Page, site: Site, profile: BrowserContext) -> None:
+async def test_browser_callback_opened_twice_at_once_signs_in_once(
+    page: Page, site: Site, profile: BrowserContext
+) -> None:
     await ask(page, site)
     callback = site.fake.consent(page.url)
     other = await profile.new_page()
@@ -159,7 +161,7 @@ async def test_a_callback_is_opened_twice_at_once(page: Page, site: Site, profil
     assert site.exchanges == 1
 
 
-async def test_a_user_goes_back_and_consents_again(page: Page, site: Site) -> None:
+async def test_browser_back_and_second_consent_signs_in_once(page: Page, site: Site) -> None:
     await ask(page, site)
     await say(page, "Authorize")
     await is_signed_in(page, site)
@@ -177,7 +179,7 @@ async def test_a_user_goes_back_and_consents_again(page: Page, site: Site) -> No
     assert site.exchanges == 2
 
 
-async def test_a_user_signs_in_in_two_tabs_at_once(page: Page, site: Site, profile: BrowserContext) -> None:
+async def test_browser_two_tabs_both_sign_in(page: Page, site: Site, profile: BrowserContext) -> None:
     other = await profile.new_page()
     await asyncio.gather(ask(page, site), ask(other, site))
 
@@ -188,7 +190,7 @@ async def test_a_user_signs_in_in_two_tabs_at_once(page: Page, site: Site, profi
     assert site.exchanges == site.fake.counters["exchange 200"] == 2
 
 
-async def test_a_user_who_blocks_cookies_is_told_so(blocking: BrowserContext, site: Site) -> None:
+async def test_browser_without_cookies_explains_the_failure(blocking: BrowserContext, site: Site) -> None:
     site.fake.counters.clear()
     page = await blocking.new_page()
     await ask(page, site)
@@ -202,7 +204,7 @@ async def test_a_user_who_blocks_cookies_is_told_so(blocking: BrowserContext, si
     await page.close()
 
 
-async def test_the_pages_are_accessible(page: Page, site: Site) -> None:
+async def test_browser_pages_are_accessible(page: Page, site: Site) -> None:
     if not AXE.exists():
         missing("axe-core from npm")
     await page.goto(f"{site.url}/callback/{'s' * 43}?code=c")
@@ -215,7 +217,7 @@ async def test_the_pages_are_accessible(page: Page, site: Site) -> None:
         assert [violation["id"] for violation in found["violations"]] == []
 
 
-async def test_nothing_that_a_page_loads_or_runs_is_stopped_by_its_own_policy(page: Page, site: Site) -> None:
+async def test_browser_pages_violate_no_content_security_policy(page: Page, site: Site) -> None:
     complaints: list[str] = []
     page.on("console", lambda message: complaints.append(message.text))
 

@@ -125,7 +125,7 @@ async def go_away_during(visitor: Visitor, callback: str, reached: asyncio.Event
 
 
 @pytest.mark.parametrize("moment", ["before it is sent", "before the answer comes", "in the hook"])
-async def test_a_browser_that_goes_does_not_take_the_key_with_it(kind: str, fake: FakeOpenRouter, moment: str) -> None:
+async def test_browser_that_disconnects_loses_no_key(kind: str, fake: FakeOpenRouter, moment: str) -> None:
     keys, gate = Keys(is_open=moment != "in the hook"), Gate(after=moment == "before the answer comes")
     if moment == "in the hook":
         gate.open.set()
@@ -143,7 +143,7 @@ async def test_a_browser_that_goes_does_not_take_the_key_with_it(kind: str, fake
     assert fake.counters["exchange"] == 1
 
 
-async def test_a_hook_that_fails_when_the_browser_has_gone_is_in_the_log(
+async def test_on_login_that_fails_after_a_disconnect_is_logged(
     kind: str, fake: FakeOpenRouter, caplog: pytest.LogCaptureFixture
 ) -> None:
     keys = Keys(is_open=False, failure=ValueError("of the app"))
@@ -155,7 +155,7 @@ async def test_a_hook_that_fails_when_the_browser_has_gone_is_in_the_log(
     assert "a login failed after its browser had disconnected: ValueError" in caplog.text
 
 
-async def test_an_app_that_ends_lets_logins_under_way_end(kind: str, fake: FakeOpenRouter) -> None:
+async def test_app_shutdown_drains_logins_under_way(kind: str, fake: FakeOpenRouter) -> None:
     keys = Keys(is_open=False)
     async with serving(kind, fake, keys) as (site, cancelled), Visitor(site) as visitor:
         await go_away_during(visitor, await visitor.consent(), keys.reached)
@@ -166,7 +166,7 @@ async def test_an_app_that_ends_lets_logins_under_way_end(kind: str, fake: FakeO
     assert await keys.take() == fake.issued_keys[0].key
 
 
-async def test_an_app_that_ends_does_not_wait_forever(
+async def test_app_shutdown_is_bounded_in_time(
     kind: str, fake: FakeOpenRouter, caplog: pytest.LogCaptureFixture
 ) -> None:
     keys = Keys(is_open=False)
@@ -179,9 +179,7 @@ async def test_an_app_that_ends_does_not_wait_forever(
     assert "the app ended with 1 pending exchange(s)" in caplog.text
 
 
-async def test_under_hypercorn_a_browser_that_goes_does_not_take_the_key_with_it(
-    kind: str, fake: FakeOpenRouter
-) -> None:
+async def test_hypercorn_browser_that_disconnects_loses_no_key(kind: str, fake: FakeOpenRouter) -> None:
     if kind == "aiohttp":
         return
     keys, gate = Keys(), Gate(after=True)

@@ -71,7 +71,7 @@ async def bot(server: FakeDiscord, client: OpenRouter) -> AsyncIterator[Talk]:
 
 
 @pytest.mark.parametrize("in_server", [False, True])
-async def test_a_user_signs_in_where_nobody_else_sees_it_and_out_again(
+async def test_discord_user_signs_in_ephemerally_and_out(
     server: FakeDiscord, bot: Talk, fake: FakeOpenRouter, in_server: bool
 ) -> None:
     await server.command(ADA, "login", in_server=in_server)
@@ -87,7 +87,7 @@ async def test_a_user_signs_in_where_nobody_else_sees_it_and_out_again(
     assert bot.logouts == [ADA]
 
 
-async def test_the_commands_are_described_to_users(server: FakeDiscord, bot: Talk) -> None:
+async def test_discord_commands_have_descriptions(server: FakeDiscord, bot: Talk) -> None:
     await server.command(ADA, "logout")
     await server.answer()
     assert {(command["name"], command["description"]) for command in server.commands} == {
@@ -96,7 +96,7 @@ async def test_the_commands_are_described_to_users(server: FakeDiscord, bot: Tal
     }
 
 
-async def test_a_code_of_another_user_is_refused(server: FakeDiscord, bot: Talk, fake: FakeOpenRouter) -> None:
+async def test_discord_code_of_another_user_is_refused(server: FakeDiscord, bot: Talk, fake: FakeOpenRouter) -> None:
     await server.command(ADA, "login")
     code = fake.consent((await server.answer()).url)
     await server.click(BEN, CODE_BUTTON)
@@ -106,7 +106,7 @@ async def test_a_code_of_another_user_is_refused(server: FakeDiscord, bot: Talk,
     assert fake.requests == ()
 
 
-async def test_a_button_that_was_shown_before_a_restart_still_works(
+async def test_discord_button_shown_before_a_restart_works(
     server: FakeDiscord, client: OpenRouter, fake: FakeOpenRouter
 ) -> None:
     # Nothing but the id of the button is left of the first bot: this one has never shown it.
@@ -117,7 +117,7 @@ async def test_a_button_that_was_shown_before_a_restart_still_works(
         assert (await server.answer()).text == TEXTS.done
 
 
-async def test_buttons_that_were_shown_take_no_memory(server: FakeDiscord, client: OpenRouter) -> None:
+async def test_discord_shown_buttons_use_no_memory(server: FakeDiscord, client: OpenRouter) -> None:
     talk = Talk()
     talk.login = BotLogin(AuthorizationFlow(client), on_login=talk.put)
     bot = Bot(talk.login, {})
@@ -129,7 +129,7 @@ async def test_buttons_that_were_shown_take_no_memory(server: FakeDiscord, clien
         assert list(bot._connection._view_store._views) == [None]
 
 
-async def test_a_store_that_is_down_is_told_of(server: FakeDiscord, client: OpenRouter) -> None:
+async def test_discord_failing_store_is_reported(server: FakeDiscord, client: OpenRouter) -> None:
     store = Broken()
     store.broken = {"get", "delete"}
     async with talking(client, store=store):
@@ -138,7 +138,7 @@ async def test_a_store_that_is_down_is_told_of(server: FakeDiscord, client: Open
             assert (await server.answer()).text.startswith("Signing in is not possible at the moment.")
 
 
-async def test_the_url_is_shown_as_a_qr_code_on_request(server: FakeDiscord, client: OpenRouter) -> None:
+async def test_discord_qr_code_is_sent_on_request(server: FakeDiscord, client: OpenRouter) -> None:
     async with talking(client, commands={"qr_code": True}):
         await server.command(ADA, "login")
         prompt = await server.answer()
@@ -146,7 +146,7 @@ async def test_the_url_is_shown_as_a_qr_code_on_request(server: FakeDiscord, cli
         assert read_qr_code(prompt.image) == prompt.url
 
 
-async def test_a_login_may_come_back_to_a_web_app_and_the_bot_speaks_the_language_that_it_is_given(
+async def test_discord_login_may_return_to_a_web_app_with_translated_texts(
     server: FakeDiscord, client: OpenRouter, fake: FakeOpenRouter
 ) -> None:
     texts = BotTexts(web_login="Bitte anmelden.", button="Anmelden " * 9, code="Der Code " * 9)
@@ -161,7 +161,7 @@ async def test_a_login_may_come_back_to_a_web_app_and_the_bot_speaks_the_languag
         assert (await server.answer()).text == texts.done
 
 
-async def test_an_answer_that_discord_refuses_costs_no_key_and_shows_no_code(
+async def test_discord_refused_answer_loses_no_key_and_shows_no_code(
     server: FakeDiscord, bot: Talk, fake: FakeOpenRouter, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -184,7 +184,7 @@ async def test_an_answer_that_discord_refuses_costs_no_key_and_shows_no_code(
         assert secret not in text
 
 
-async def test_commands_are_carried_out_for_an_interaction_that_is_too_old(
+async def test_discord_command_of_an_expired_interaction_is_carried_out(
     server: FakeDiscord, bot: Talk, fake: FakeOpenRouter, caplog: pytest.LogCaptureFixture
 ) -> None:
     await server.command(ADA, "login")
@@ -203,7 +203,7 @@ async def test_commands_are_carried_out_for_an_interaction_that_is_too_old(
     assert "an interaction could not be answered: NotFound" in caplog.text
 
 
-async def test_a_button_below_an_expired_login_starts_a_new_one(
+async def test_discord_button_below_an_expired_login_starts_a_new_one(
     server: FakeDiscord, client: OpenRouter, fake: FakeOpenRouter
 ) -> None:
     async with talking(client):
@@ -219,7 +219,7 @@ async def test_a_button_below_an_expired_login_starts_a_new_one(
         assert (await server.answer()).text == TEXTS.done
 
 
-async def test_the_example_signs_a_user_in(
+async def test_discord_example_signs_a_user_in(
     server: FakeDiscord, client: OpenRouter, fake: FakeOpenRouter, tmp_path: Path
 ) -> None:
     example = load("discord_bot")
@@ -241,7 +241,7 @@ async def test_the_example_signs_a_user_in(
         assert await keys.of(ADA).load() is None
 
 
-def test_without_discord_py_the_extra_is_named() -> None:
+def test_discord_import_without_its_extra_names_the_extra() -> None:
     code = "import sys; sys.modules['discord'] = None; import openrouter_async.integrations.discord"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "pip install 'openrouter-async[discord]'" in result.stderr.splitlines()[-1]

@@ -36,12 +36,12 @@ LOGIN_ERRORS = {
 }
 
 
-def test_no_error_of_a_login_is_without_a_status() -> None:
+def test_every_login_error_has_a_status() -> None:
     assert set(LOGIN_ERRORS) == set(login_errors.__all__)
 
 
 @pytest.mark.parametrize(("name", "status"), LOGIN_ERRORS.items())
-def test_an_error_of_a_login_has_a_status_that_says_whose_turn_it_is(name: str, status: int) -> None:
+def test_login_error_status_says_who_has_to_act(name: str, status: int) -> None:
     error = getattr(login_errors, name)("no")
     assert status_of(error) == status
     # Who can do something about it is told what, and a server's failure is not the user's.
@@ -63,7 +63,7 @@ def test_an_error_of_a_login_has_a_status_that_says_whose_turn_it_is(name: str, 
         (errors.ClientClosedError("closed"), 503),
     ],
 )
-def test_an_error_of_an_exchange_has_a_status_that_says_whose_turn_it_is(error: OpenRouterError, status: int) -> None:
+def test_exchange_error_status_says_who_has_to_act(error: OpenRouterError, status: int) -> None:
     assert status_of(error) == status
 
 
@@ -71,7 +71,7 @@ def failure_of(error: OpenRouterError, *, return_to: str | None = None, lacks_co
     return describe(error, login_url="/login", return_to=return_to, home_url="/home", lacks_cookie=lacks_cookie)
 
 
-def test_a_page_leads_on() -> None:
+def test_failure_page_links_to_the_next_step() -> None:
     over = failure_of(login_errors.LoginExpiredError("late"), return_to="/a?b=c&d")
     not_yet = failure_of(login_errors.LoginInProgressError("busy"), return_to="/a")
 
@@ -82,14 +82,14 @@ def test_a_page_leads_on() -> None:
     assert "Sign in again" not in not_yet.page
 
 
-def test_a_page_escapes_what_it_shows() -> None:
+def test_failure_page_escapes_its_text() -> None:
     failure = LoginFailure(status=400, title="<b>", message="a & <i>", login_url='/"><script>', home_url="/")
     assert "<b>" not in failure.page
     assert "a &amp; &lt;i&gt;" in failure.page
     assert "<script" not in failure.page
 
 
-def test_a_failure_says_when_to_come_again_in_whole_seconds() -> None:
+def test_failure_retry_after_is_in_whole_seconds() -> None:
     busy = errors.APIError.for_status(429)("No", status_code=429, outcome=Outcome.REFUSED, retry_after=1.2)
     assert failure_of(busy).headers == {"Retry-After": "2"}
     assert failure_of(login_errors.LoginError("no")).headers == {}

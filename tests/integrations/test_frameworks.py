@@ -37,7 +37,7 @@ async def no_hook(request: Any, grant: Grant) -> None:
 # aiohttp.
 
 
-async def test_a_hook_of_aiohttp_may_raise_its_response(fake: FakeOpenRouter) -> None:
+async def test_aiohttp_hook_may_raise_its_response(fake: FakeOpenRouter) -> None:
     async def on_login(request: web.Request, grant: Grant) -> web.StreamResponse:
         raise web.HTTPSeeOther("/welcome")
 
@@ -49,7 +49,7 @@ async def test_a_hook_of_aiohttp_may_raise_its_response(fake: FakeOpenRouter) ->
     assert page.headers["Cache-Control"] == "no-store"
 
 
-async def test_in_aiohttp_client_and_flow_are_under_typed_keys(fake: FakeOpenRouter) -> None:
+async def test_aiohttp_app_has_client_and_flow_under_typed_keys(fake: FakeOpenRouter) -> None:
     async with running("aiohttp", fake) as (_, app):
         assert isinstance(app[for_aiohttp.CLIENT], OpenRouter)
         assert isinstance(app[for_aiohttp.FLOW], AuthorizationFlow)
@@ -58,7 +58,7 @@ async def test_in_aiohttp_client_and_flow_are_under_typed_keys(fake: FakeOpenRou
 # Starlette.
 
 
-async def test_the_login_lives_within_the_lifespan_of_its_app_and_its_state_stays(fake: FakeOpenRouter) -> None:
+async def test_starlette_lifespan_opens_the_login_and_keeps_the_apps_state(fake: FakeOpenRouter) -> None:
     events: list[str] = []
 
     @contextlib.asynccontextmanager
@@ -136,7 +136,7 @@ def in_quart(part: Starlette) -> Any:
 
 
 @pytest.mark.parametrize("mount", [in_litestar, in_quart])
-async def test_the_login_is_a_part_of_any_asgi_app(fake: FakeOpenRouter, mount: Any) -> None:
+async def test_starlette_login_can_be_mounted_in_any_asgi_app(fake: FakeOpenRouter, mount: Any) -> None:
     listener, url = bound_socket()
     async with serve_asgi(mount(login_app(url, fake)), listener):
         async with Visitor(Site(name="asgi", url=url, fake=fake)) as visitor:
@@ -152,7 +152,7 @@ async def test_the_login_is_a_part_of_any_asgi_app(fake: FakeOpenRouter, mount: 
     assert len(fake.issued_keys) == 1
 
 
-async def test_the_login_is_a_part_of_what_hypercorn_dispatches(fake: FakeOpenRouter) -> None:
+async def test_starlette_login_works_under_hypercorns_dispatcher(fake: FakeOpenRouter) -> None:
     listener, url = bound_socket()
     other = Quart(__name__)
     app = DispatcherMiddleware({"/auth": login_app(url, fake), "/": other})  # type: ignore[dict-item]
@@ -162,7 +162,7 @@ async def test_the_login_is_a_part_of_what_hypercorn_dispatches(fake: FakeOpenRo
     assert page.location == "/a"
 
 
-async def test_a_part_whose_lifespan_nobody_runs_says_so(fake: FakeOpenRouter) -> None:
+async def test_starlette_mounted_app_without_lifespan_says_so(fake: FakeOpenRouter) -> None:
     part = login_app("http://localhost", fake)
     scope = {
         "type": "http",
@@ -196,7 +196,7 @@ def fastapi_app(fake_url: str = "http://127.0.0.1:9") -> FastAPI:
     return app
 
 
-def test_the_openapi_of_fastapi_describes_both_routes_and_nothing_else() -> None:
+def test_fastapi_openapi_describes_both_routes_and_no_others() -> None:
     paths = fastapi_app().openapi()["paths"]
 
     assert list(paths) == ["/login", "/callback/{state}"]
@@ -220,7 +220,7 @@ def test_the_openapi_of_fastapi_describes_both_routes_and_nothing_else() -> None
     assert start["operationId"] != finish["operationId"]
 
 
-def test_a_callback_without_a_place_for_the_state_is_described_so() -> None:
+def test_fastapi_openapi_without_a_state_in_the_path_describes_that() -> None:
     app = FastAPI()
     for_fastapi.setup(
         app, callback_url="https://app.example/callback", login_path=None, on_login=no_hook, client=OpenRouter
@@ -230,7 +230,7 @@ def test_a_callback_without_a_place_for_the_state_is_described_so() -> None:
     assert [p["in"] for p in paths["/callback"]["get"]["parameters"]] == ["query"] * 3
 
 
-def test_a_login_without_routes_describes_none() -> None:
+def test_fastapi_login_without_routes_describes_none() -> None:
     app = FastAPI()
     for_fastapi.setup(
         app, callback_url="https://app.example/callback", login_path=None, callback_path=None, on_login=no_hook
@@ -238,7 +238,7 @@ def test_a_login_without_routes_describes_none() -> None:
     assert app.openapi()["paths"] == {}
 
 
-def test_whatever_is_asked_of_fastapi_the_answer_is_one_that_its_openapi_describes() -> None:
+def test_fastapi_any_request_is_answered_as_its_openapi_describes() -> None:
     app = fastapi_app()
     schema = schemathesis.openapi.from_dict(app.openapi())
     schema.validate()
@@ -261,7 +261,7 @@ def test_whatever_is_asked_of_fastapi_the_answer_is_one_that_its_openapi_describ
     assert {303, 400} <= set(statuses)
 
 
-async def test_in_fastapi_client_and_flow_are_dependencies_that_add_no_parameters(fake: FakeOpenRouter) -> None:
+async def test_fastapi_dependencies_give_client_and_flow_without_parameters(fake: FakeOpenRouter) -> None:
     app = fastapi_app(fake.url)
     seen: list[Any] = []
 

@@ -16,7 +16,7 @@ USERS = 200 if STRESS else 40
 
 
 @pytest.mark.stress
-async def test_many_users_sign_in_at_once_and_each_gets_their_own_key(
+async def test_web_login_of_many_users_at_once_gives_each_their_own_key(
     fake: FakeOpenRouter, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     listener, url = bound_socket()

@@ -83,7 +83,7 @@ async def exchange(
     return server
 
 
-async def test_a_call_that_succeeds_is_one_internal_span_named_by_its_operation(telemetry: Telemetry) -> None:
+async def test_telemetry_successful_call_is_one_span_named_by_its_operation(telemetry: Telemetry) -> None:
     server = await exchange(telemetry)
 
     (span,) = telemetry.finished
@@ -106,7 +106,7 @@ async def test_a_call_that_succeeds_is_one_internal_span_named_by_its_operation(
     assert span.instrumentation_scope.name == "openrouter_async"
 
 
-async def test_each_attempt_that_failed_is_an_event_at_its_time(telemetry: Telemetry) -> None:
+async def test_telemetry_failed_attempt_is_an_event_at_its_time(telemetry: Telemetry) -> None:
     await exchange(telemetry, drop(after=False), status(503))
 
     (span,) = telemetry.finished
@@ -148,7 +148,7 @@ async def test_each_attempt_that_failed_is_an_event_at_its_time(telemetry: Telem
     ],
     ids=["refused", "broken", "dropped"],
 )
-async def test_a_call_that_fails_says_how_and_what_became_of_it(
+async def test_telemetry_failed_call_records_its_error_and_outcome(
     telemetry: Telemetry, script: list[Act], error: type[Exception], attributes: dict[str, object]
 ) -> None:
     with pytest.raises(error):
@@ -161,7 +161,7 @@ async def test_a_call_that_fails_says_how_and_what_became_of_it(
     assert {name: span.attributes[name] for name in attributes} == attributes
 
 
-async def test_a_call_that_is_cancelled_ends_its_span(telemetry: Telemetry) -> None:
+async def test_telemetry_cancelled_call_ends_its_span(telemetry: Telemetry) -> None:
     reached = asyncio.Event()
 
     async def never(request: Request, call_next: Handler) -> Response:
@@ -180,7 +180,7 @@ async def test_a_call_that_is_cancelled_ends_its_span(telemetry: Telemetry) -> N
     assert telemetry.points()["openrouter.client.active_calls"][0].value == 0
 
 
-async def test_the_metrics_tell_duration_attempts_retries_waits_and_what_is_under_way(telemetry: Telemetry) -> None:
+async def test_telemetry_metrics_record_duration_attempts_retries_and_in_flight(telemetry: Telemetry) -> None:
     server = await exchange(telemetry, status(429), hang(after=False), timeout=0.5)
 
     points = telemetry.points()
@@ -204,7 +204,7 @@ async def test_the_metrics_tell_duration_attempts_retries_waits_and_what_is_unde
     assert (wait.count, 0 < wait.sum < 5) == (1, True)
 
 
-async def test_the_trace_context_is_sent_only_when_asked_for(telemetry: Telemetry) -> None:
+async def test_telemetry_trace_context_is_sent_only_when_asked_for(telemetry: Telemetry) -> None:
     silent = await exchange(telemetry)
     telling = await exchange(telemetry, propagate=True)
 
@@ -216,7 +216,7 @@ async def test_the_trace_context_is_sent_only_when_asked_for(telemetry: Telemetr
     )
 
 
-async def test_beside_the_instrumentation_of_aiohttp_nothing_is_counted_twice(telemetry: Telemetry) -> None:
+async def test_telemetry_beside_aiohttp_instrumentation_counts_nothing_twice(telemetry: Telemetry) -> None:
     instrumentor = AioHttpClientInstrumentor()
     instrumentor.instrument(tracer_provider=telemetry.tracer_provider, meter_provider=telemetry.meter_provider)
     try:
@@ -235,7 +235,7 @@ async def test_beside_the_instrumentation_of_aiohttp_nothing_is_counted_twice(te
     assert sum(point.count for point in points["openrouter.client.call.duration"]) == 1
 
 
-async def test_a_call_is_a_child_of_the_span_of_its_caller(telemetry: Telemetry) -> None:
+async def test_telemetry_call_span_is_a_child_of_the_callers_span(telemetry: Telemetry) -> None:
     tracer = telemetry.tracer_provider.get_tracer("app")
     with tracer.start_as_current_span("the app's own") as parent:
         await exchange(telemetry)
@@ -244,14 +244,14 @@ async def test_a_call_is_a_child_of_the_span_of_its_caller(telemetry: Telemetry)
     assert call.parent.span_id == parent.get_span_context().span_id
 
 
-async def test_retries_switched_off_are_one_attempt(telemetry: Telemetry) -> None:
+async def test_telemetry_without_retries_records_one_attempt(telemetry: Telemetry) -> None:
     with pytest.raises(errors.TransportError):
         await exchange(telemetry, drop(after=False), retry=RetryPolicy.none())
     (attempts,) = telemetry.points()["openrouter.client.call.attempts"]
     assert (attempts.count, attempts.sum) == (1, 1)
 
 
-def test_without_opentelemetry_the_extra_is_named() -> None:
+def test_opentelemetry_import_without_its_extra_names_the_extra() -> None:
     code = "import sys; sys.modules['opentelemetry'] = None; import openrouter_async.integrations.opentelemetry"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "pip install 'openrouter-async[otel]'" in result.stderr

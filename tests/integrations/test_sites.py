@@ -37,7 +37,7 @@ EVIL = (
 )
 
 
-async def test_a_user_is_signed_in_and_led_to_the_page_that_was_asked_for(site: Site, visitor: Visitor) -> None:
+async def test_site_login_returns_to_the_requested_page(site: Site, visitor: Visitor) -> None:
     page = await visitor.open(await visitor.consent("/login?next=/account%3Ftab=1%26b=2"))
 
     assert page.location == "/account?tab=1&b=2"
@@ -45,11 +45,11 @@ async def test_a_user_is_signed_in_and_led_to_the_page_that_was_asked_for(site: 
     assert site.fake.issued_keys[-1].key not in page.text
 
 
-async def test_without_a_page_to_return_to_the_user_is_led_home(visitor: Visitor) -> None:
+async def test_site_login_without_a_requested_page_returns_to_the_default(visitor: Visitor) -> None:
     assert (await visitor.open(await visitor.consent())).location == "/"
 
 
-async def test_a_user_who_says_no_is_told_so_and_may_try_again(site: Site, visitor: Visitor) -> None:
+async def test_site_denied_login_is_explained_and_can_be_retried(site: Site, visitor: Visitor) -> None:
     exchanges = site.exchanges
 
     page = await visitor.open(site.fake.deny(await visitor.start("/login?next=/account")))
@@ -60,9 +60,7 @@ async def test_a_user_who_says_no_is_told_so_and_may_try_again(site: Site, visit
     assert site.exchanges == exchanges
 
 
-async def test_a_callback_that_is_reloaded_leads_to_the_same_key_and_no_second_exchange(
-    site: Site, visitor: Visitor
-) -> None:
+async def test_site_reloaded_callback_gives_the_same_key_without_an_exchange(site: Site, visitor: Visitor) -> None:
     callback, exchanges = await visitor.consent("/login?next=/account"), site.exchanges
 
     for _ in range(3):
@@ -72,7 +70,7 @@ async def test_a_callback_that_is_reloaded_leads_to_the_same_key_and_no_second_e
     assert site.exchanges == exchanges + 1
 
 
-async def test_a_login_that_is_over_leads_to_another_one_with_the_same_aim(site: Site, visitor: Visitor) -> None:
+async def test_site_expired_login_links_to_a_new_one_with_the_same_target(site: Site, visitor: Visitor) -> None:
     asked = await visitor.start("/login?next=/account")
     await visitor.open(site.fake.consent(asked))
 
@@ -83,7 +81,7 @@ async def test_a_login_that_is_over_leads_to_another_one_with_the_same_aim(site:
     assert 'href="/login?next=%2Faccount"' in page.text
 
 
-async def test_a_double_click_leads_to_one_key_and_one_exchange(site: Site, visitor: Visitor) -> None:
+async def test_site_double_click_gives_one_key_and_one_exchange(site: Site, visitor: Visitor) -> None:
     callback, exchanges = await visitor.consent("/login?next=/account"), site.exchanges
 
     pages = await asyncio.gather(*(visitor.open(callback) for _ in range(6)))
@@ -93,7 +91,7 @@ async def test_a_double_click_leads_to_one_key_and_one_exchange(site: Site, visi
     assert await visitor.key_shown() == site.fake.issued_keys[-1].key[-4:]
 
 
-async def test_logins_in_two_tabs_at_once_both_succeed(site: Site, visitor: Visitor) -> None:
+async def test_site_concurrent_logins_in_two_tabs_succeed(site: Site, visitor: Visitor) -> None:
     keys = site.keys
 
     first, second = await asyncio.gather(visitor.start("/login?next=/?tab=1"), visitor.start("/login?next=/?tab=2"))
@@ -103,9 +101,7 @@ async def test_logins_in_two_tabs_at_once_both_succeed(site: Site, visitor: Visi
     assert site.keys == keys + 2
 
 
-async def test_the_back_button_and_a_second_consent_end_in_a_page_and_no_second_exchange(
-    site: Site, visitor: Visitor
-) -> None:
+async def test_site_back_button_and_second_consent_cause_no_second_exchange(site: Site, visitor: Visitor) -> None:
     consent_page, exchanges = await visitor.start(), site.exchanges
     await visitor.open(site.fake.consent(consent_page))
 
@@ -117,7 +113,7 @@ async def test_the_back_button_and_a_second_consent_end_in_a_page_and_no_second_
     assert site.exchanges == exchanges + 1
 
 
-async def test_a_browser_without_cookies_is_told_so_and_its_code_is_not_spent(site: Site, visitor: Visitor) -> None:
+async def test_site_browser_without_cookies_is_told_and_its_code_is_not_used(site: Site, visitor: Visitor) -> None:
     callback, exchanges = await visitor.consent(), site.exchanges
 
     async with Visitor(site, keeps_cookies=False) as other:
@@ -130,9 +126,7 @@ async def test_a_browser_without_cookies_is_told_so_and_its_code_is_not_spent(si
     assert (await visitor.open(callback)).location == "/"
 
 
-async def test_a_callback_of_somebody_else_is_refused_in_a_browser_with_a_login_of_its_own(
-    site: Site, visitor: Visitor
-) -> None:
+async def test_site_foreign_callback_is_refused_in_a_browser_with_its_own_login(site: Site, visitor: Visitor) -> None:
     async with Visitor(site) as attacker:
         callback = await attacker.consent()
     await visitor.start()
@@ -145,7 +139,7 @@ async def test_a_callback_of_somebody_else_is_refused_in_a_browser_with_a_login_
     assert await visitor.key_shown() is None
 
 
-async def test_a_cookie_that_is_altered_is_of_no_use(site: Site, visitor: Visitor) -> None:
+async def test_site_altered_cookie_is_refused(site: Site, visitor: Visitor) -> None:
     callback = await visitor.consent()
     (name,) = visitor.login_cookies
     visitor.session.cookie_jar.update_cookies({name: "x" * 43}, URL(site.url))
@@ -156,7 +150,7 @@ async def test_a_cookie_that_is_altered_is_of_no_use(site: Site, visitor: Visito
 
 
 @pytest.mark.parametrize("address", EVIL)
-async def test_no_login_is_started_that_would_lead_to_another_site(visitor: Visitor, address: str) -> None:
+async def test_site_login_that_would_return_to_another_site_is_refused(visitor: Visitor, address: str) -> None:
     page = await visitor.open(await visitor.consent("/login?next=" + quote(address, safe="")))
 
     assert page.location == "/"
@@ -167,14 +161,14 @@ async def test_login_with_next_given_twice_returns_to_default(visitor: Visitor) 
     assert page.location == "/"
 
 
-async def test_a_query_that_nobody_can_want_leads_home(visitor: Visitor) -> None:
+async def test_site_oversized_query_returns_to_the_default(visitor: Visitor) -> None:
     page = await visitor.open(
         await visitor.consent("/login?next=/a&" + "&".join(f"p{number}=" for number in range(60)))
     )
     assert page.location == "/"
 
 
-async def test_the_cookie_of_a_login_is_out_of_the_reach_of_scripts_and_of_other_sites(visitor: Visitor) -> None:
+async def test_site_cookie_is_httponly_and_samesite(visitor: Visitor) -> None:
     page = await visitor.open("/login")
 
     (header,) = page.cookies
@@ -187,14 +181,14 @@ async def test_the_cookie_of_a_login_is_out_of_the_reach_of_scripts_and_of_other
     assert re.fullmatch(r"[\w-]{43}", cookie.value)
 
 
-async def test_a_browser_that_starts_many_logins_keeps_few_cookies(visitor: Visitor) -> None:
+async def test_site_browser_that_starts_many_logins_keeps_few_cookies(visitor: Visitor) -> None:
     consent_pages = [await visitor.start() for _ in range(12)]
 
     assert len(visitor.login_cookies) == 8
     assert len(set(consent_pages)) == 12
 
 
-async def test_no_answer_is_kept_or_tells_where_the_browser_came_from(site: Site, visitor: Visitor) -> None:
+async def test_site_answers_are_not_cached_and_send_no_referrer(site: Site, visitor: Visitor) -> None:
     consent_page = await visitor.open("/login")
     callback = site.fake.consent(consent_page.location)
     pages = [
@@ -221,7 +215,7 @@ async def test_no_answer_is_kept_or_tells_where_the_browser_came_from(site: Site
 @pytest.mark.parametrize(
     "purpose", ["Sec-Purpose: prefetch;prerender", "Purpose: prefetch", "X-Moz: prefetch", "X-Purpose: preview"]
 )
-async def test_a_browser_that_prefetches_starts_no_login(visitor: Visitor, purpose: str) -> None:
+async def test_site_prefetch_starts_no_login(visitor: Visitor, purpose: str) -> None:
     name, _, value = purpose.partition(": ")
 
     page = await visitor.open("/login", headers={name: value})
@@ -230,7 +224,7 @@ async def test_a_browser_that_prefetches_starts_no_login(visitor: Visitor, purpo
     assert not page.cookies
 
 
-async def test_only_get_starts_or_finishes_a_login(site: Site, visitor: Visitor) -> None:
+async def test_site_routes_accept_get_only(site: Site, visitor: Visitor) -> None:
     callback, exchanges = await visitor.consent(), site.exchanges
 
     for address in ("/login", callback):
@@ -260,7 +254,7 @@ async def test_only_get_starts_or_finishes_a_login(site: Site, visitor: Visitor)
         "/callback/x?" + "&".join(f"p{number}=" for number in range(200)),
     ],
 )
-async def test_a_callback_that_is_none_of_ours_gets_a_page_that_repeats_nothing_of_it(
+async def test_site_invalid_callback_gets_a_page_that_repeats_nothing_of_it(
     site: Site, visitor: Visitor, callback: str
 ) -> None:
     exchanges = site.exchanges
@@ -273,7 +267,7 @@ async def test_a_callback_that_is_none_of_ours_gets_a_page_that_repeats_nothing_
     assert site.exchanges == exchanges
 
 
-async def test_codes_and_states_stay_out_of_the_access_log(
+async def test_site_access_log_has_no_code_or_state(
     site: Site, visitor: Visitor, caplog: pytest.LogCaptureFixture
 ) -> None:
     def log() -> str:
@@ -294,7 +288,7 @@ async def test_codes_and_states_stay_out_of_the_access_log(
     assert "Traceback" not in text
 
 
-async def test_each_worker_takes_its_part(site: Site, visitor: Visitor) -> None:
+async def test_site_requests_are_spread_over_the_workers(site: Site, visitor: Visitor) -> None:
     if site.log is None:
         return
     await visitor.open(await visitor.consent())

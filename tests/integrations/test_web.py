@@ -90,7 +90,7 @@ class BrokenStore(MemoryStore):
 # What goes well.
 
 
-async def test_the_hook_gets_the_grant_and_may_answer(kind: str, fake: FakeOpenRouter) -> None:
+async def test_on_login_gets_the_grant_and_may_answer(kind: str, fake: FakeOpenRouter) -> None:
     on_login = Hands(lambda: respond(kind, "Welcome", headers={"X-App": "1", "Referrer-Policy": "unsafe-url"}))
     async with (
         running(kind, fake, on_login=on_login, key_label="My app", limit=3) as (site, _),
@@ -109,7 +109,7 @@ async def test_the_hook_gets_the_grant_and_may_answer(kind: str, fake: FakeOpenR
     assert page.headers["Cache-Control"] == "no-store"
 
 
-async def test_over_https_cookies_are_secure_and_of_this_host_alone(kind: str, fake: FakeOpenRouter) -> None:
+async def test_web_cookies_over_https_are_secure_and_host_only(kind: str, fake: FakeOpenRouter) -> None:
     on_login = Hands()
     store = CookieStore(generate_encryption_key())
     async with (
@@ -155,7 +155,7 @@ async def test_web_hooks_when_sync_are_called_as_async_ones(kind: str, fake: Fak
     assert failed.status == 418
 
 
-async def test_a_handler_of_the_app_can_start_a_login_of_its_own_kind(kind: str, fake: FakeOpenRouter) -> None:
+async def test_web_login_start_from_an_own_handler_works(kind: str, fake: FakeOpenRouter) -> None:
     on_login = Hands()
 
     async def connect(request: Any) -> Any:
@@ -175,9 +175,7 @@ async def test_a_handler_of_the_app_can_start_a_login_of_its_own_kind(kind: str,
     assert "Sign in again" not in denied.text
 
 
-async def test_a_handler_of_the_app_can_finish_a_login_and_reach_client_and_flow(
-    kind: str, fake: FakeOpenRouter
-) -> None:
+async def test_web_login_finish_from_an_own_handler_has_client_and_flow(kind: str, fake: FakeOpenRouter) -> None:
     seen: list[Any] = []
 
     async def back(request: Any) -> Any:
@@ -201,9 +199,7 @@ async def test_a_handler_of_the_app_can_finish_a_login_and_reach_client_and_flow
     assert head.headers["Allow"] == "GET"
 
 
-async def test_a_login_can_be_a_part_of_an_app_behind_a_proxy_that_alters_paths(
-    kind: str, fake: FakeOpenRouter
-) -> None:
+async def test_web_login_behind_a_path_rewriting_proxy_works(kind: str, fake: FakeOpenRouter) -> None:
     options: dict[str, Any] = {
         "callback_url": "http://127.0.0.1/outside/{state}/back",
         "callback_path": "/inside/{state}",
@@ -224,7 +220,7 @@ async def test_a_login_can_be_a_part_of_an_app_behind_a_proxy_that_alters_paths(
 # Who owns what.
 
 
-async def test_a_client_and_a_store_that_are_given_are_borrowed(kind: str, fake: FakeOpenRouter) -> None:
+async def test_web_login_leaves_a_given_client_and_store_open(kind: str, fake: FakeOpenRouter) -> None:
     store = ClosableStore()
     async with OpenRouter(None, base_url=fake.base_url) as client:
         async with running(kind, fake, client=client, store=store) as (site, _), Visitor(site) as visitor:
@@ -235,7 +231,7 @@ async def test_a_client_and_a_store_that_are_given_are_borrowed(kind: str, fake:
     assert not store.closed
 
 
-async def test_a_client_and_a_store_that_were_made_are_closed(kind: str, fake: FakeOpenRouter) -> None:
+async def test_web_login_closes_the_client_and_store_it_made(kind: str, fake: FakeOpenRouter) -> None:
     made: list[Any] = []
 
     def keep(part: Any) -> Any:
@@ -255,7 +251,7 @@ async def test_a_client_and_a_store_that_were_made_are_closed(kind: str, fake: F
     assert store.closed
 
 
-async def test_a_client_that_is_closed_already_is_told_of_when_the_app_begins(kind: str) -> None:
+async def test_web_login_with_a_closed_client_fails_at_startup(kind: str) -> None:
     client = OpenRouter(None)
     await client.aclose()
     login: WebLogin[Any, Any] = WebLogin(None, callback_url="https://app.example/", on_login=Hands(), client=client)  # type: ignore[arg-type]
@@ -265,7 +261,7 @@ async def test_a_client_that_is_closed_already_is_told_of_when_the_app_begins(ki
             pass
 
 
-async def test_outside_of_the_life_of_its_app_a_login_says_so(kind: str) -> None:
+async def test_web_login_outside_its_lifespan_says_so(kind: str) -> None:
     login: WebLogin[Any, Any] = WebLogin(None, callback_url="https://app.example/", on_login=Hands())  # type: ignore[arg-type]
 
     for part in ("client", "flow"):
@@ -288,14 +284,14 @@ async def test_outside_of_the_life_of_its_app_a_login_says_so(kind: str) -> None
         ("drain_timeout", float("nan")),
     ],
 )
-def test_what_would_not_work_or_be_unsafe_is_refused_at_once(kind: str, field: str, value: Any) -> None:
+def test_web_login_unsafe_or_impossible_setup_is_refused(kind: str, field: str, value: Any) -> None:
     options = {"callback_url": "https://app.example/callback/{state}", "on_login": Hands(), field: value}
     with pytest.raises(RequestValidationError) as caught:
         make_app(kind, **options)
     assert caught.value.field == field
 
 
-def test_without_the_framework_the_import_says_what_to_install(kind: str) -> None:
+def test_web_framework_import_without_its_extra_names_the_extra(kind: str) -> None:
     if kind == "aiohttp":
         return
     code = f"import sys; sys.modules[{kind!r}] = None; import openrouter_async.integrations.{kind}"
@@ -306,7 +302,7 @@ def test_without_the_framework_the_import_says_what_to_install(kind: str) -> Non
 # What goes wrong.
 
 
-async def test_the_app_can_show_failures_in_its_own_way_or_leave_it(kind: str, fake: FakeOpenRouter) -> None:
+async def test_on_error_may_answer_or_leave_the_page(kind: str, fake: FakeOpenRouter) -> None:
     answers = [respond(kind, "Sorry", status=418), None]
     on_error = Hands(lambda: answers.pop(0))
     async with running(kind, fake, on_error=on_error) as (site, _), Visitor(site) as visitor:
@@ -323,7 +319,7 @@ async def test_the_app_can_show_failures_in_its_own_way_or_leave_it(kind: str, f
     assert "You did not allow the sign-in." in ours.text
 
 
-async def test_a_login_that_took_too_long_is_told_so(kind: str, fake: FakeOpenRouter) -> None:
+async def test_web_login_expired_is_explained(kind: str, fake: FakeOpenRouter) -> None:
     later = Later()
     async with running(kind, fake, clock=later.clock) as (site, _), Visitor(site) as visitor:
         callback = await visitor.consent("/login?next=/a")
@@ -335,7 +331,7 @@ async def test_a_login_that_took_too_long_is_told_so(kind: str, fake: FakeOpenRo
     assert fake.counters["exchange"] == 0
 
 
-async def test_a_callback_that_is_reloaded_much_later_ends_in_a_page(kind: str, fake: FakeOpenRouter) -> None:
+async def test_web_callback_reloaded_much_later_gets_a_page(kind: str, fake: FakeOpenRouter) -> None:
     later = Later()
     async with running(kind, fake, clock=later.clock) as (site, _), Visitor(site) as visitor:
         callback = await visitor.consent()
@@ -352,7 +348,7 @@ async def test_a_callback_that_is_reloaded_much_later_ends_in_a_page(kind: str, 
     assert fake.counters["exchange"] == 1
 
 
-async def test_when_openrouter_is_busy_the_same_page_may_be_loaded_again(kind: str, fake: FakeOpenRouter) -> None:
+async def test_web_callback_when_openrouter_is_busy_can_be_reloaded(kind: str, fake: FakeOpenRouter) -> None:
     on_login = Hands()
     async with running(kind, fake, on_login=on_login) as (site, _), Visitor(site) as visitor:
         callback = await visitor.consent()
@@ -395,7 +391,7 @@ async def test_web_login_during_long_pause_is_kept_and_a_probe_ends_the_pause(ki
     assert len(fake.issued_keys) == 2
 
 
-async def test_when_openrouter_cannot_be_reached_the_login_is_not_lost(kind: str, fake: FakeOpenRouter) -> None:
+async def test_web_callback_when_openrouter_is_unreachable_keeps_the_login(kind: str, fake: FakeOpenRouter) -> None:
     port = free_port()
 
     def client() -> OpenRouter:
@@ -414,7 +410,7 @@ async def test_when_openrouter_cannot_be_reached_the_login_is_not_lost(kind: str
     assert 'href="/login"' in refused.text
 
 
-async def test_when_it_is_not_known_what_became_of_the_code_the_page_says_so(
+async def test_web_callback_of_unknown_outcome_is_explained(
     kind: str, fake: FakeOpenRouter, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with running(kind, fake) as (site, _), Visitor(site) as visitor:
@@ -427,9 +423,7 @@ async def test_when_it_is_not_known_what_became_of_the_code_the_page_says_so(
     assert "a login failed" in caplog.text
 
 
-async def test_an_app_that_is_not_allowed_to_exchange_is_the_operators_business(
-    kind: str, fake: FakeOpenRouter
-) -> None:
+async def test_web_callback_unauthorized_app_is_reported_to_the_operator(kind: str, fake: FakeOpenRouter) -> None:
     async with running(kind, fake) as (site, _), Visitor(site) as visitor:
         callback = await visitor.consent()
         fake.queue_faults(Fault.status(401))
@@ -439,7 +433,7 @@ async def test_an_app_that_is_not_allowed_to_exchange_is_the_operators_business(
     assert "operator" in page.text
 
 
-async def test_a_store_that_cannot_be_reached_is_told_of_before_the_user_leaves(
+async def test_web_login_with_a_failing_store_is_reported_before_the_user_leaves(
     kind: str, fake: FakeOpenRouter
 ) -> None:
     async with running(kind, fake, store=BrokenStore()) as (site, _), Visitor(site) as visitor:
@@ -450,7 +444,7 @@ async def test_a_store_that_cannot_be_reached_is_told_of_before_the_user_leaves(
     assert not page.cookies
 
 
-async def test_a_key_that_its_safe_place_did_not_take_is_in_the_failure(kind: str, fake: FakeOpenRouter) -> None:
+async def test_web_failure_holds_a_key_that_on_key_refused(kind: str, fake: FakeOpenRouter) -> None:
     async def on_key(request: Any, response: Any) -> None:
         raise OSError("the disk is full")
 
@@ -470,9 +464,7 @@ async def test_a_key_that_its_safe_place_did_not_take_is_in_the_failure(kind: st
     assert not on_login.taken
 
 
-async def test_a_hook_that_fails_is_the_apps_own_failure_and_a_reload_calls_it_again(
-    kind: str, fake: FakeOpenRouter
-) -> None:
+async def test_on_login_that_fails_propagates_and_a_reload_calls_it_again(kind: str, fake: FakeOpenRouter) -> None:
     failures = [ValueError("of the app")]
 
     def fail_once() -> None:
@@ -491,7 +483,7 @@ async def test_a_hook_that_fails_is_the_apps_own_failure_and_a_reload_calls_it_a
     assert fake.counters["exchange"] == 1
 
 
-async def test_what_cannot_be_in_a_login_is_the_apps_own_failure(kind: str, fake: FakeOpenRouter) -> None:
+async def test_web_login_invalid_start_arguments_propagate(kind: str, fake: FakeOpenRouter) -> None:
     caught: list[RequestValidationError] = []
 
     async def connect(request: Any) -> Any:
@@ -510,7 +502,7 @@ async def test_what_cannot_be_in_a_login_is_the_apps_own_failure(kind: str, fake
 # A part of another app.
 
 
-async def test_in_a_part_of_another_app_the_links_lead_to_that_part(kind: str, fake: FakeOpenRouter) -> None:
+async def test_web_login_mounted_in_another_app_links_within_its_mount(kind: str, fake: FakeOpenRouter) -> None:
     listener, url = bound_socket()
     options: dict[str, Any] = {
         "callback_url": url + "/auth/callback/{state}",

@@ -77,7 +77,7 @@ def test_surplus_cookies_over_budget_drops_oldest_whole_logins() -> None:
 
 
 @each_kind
-async def test_start_from_other_site_without_click_starts_nothing(kind: str, fake: FakeOpenRouter) -> None:
+async def test_start_from_another_site_without_a_click_starts_nothing(kind: str, fake: FakeOpenRouter) -> None:
     forced = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
     async with running(kind, fake) as (site, _), Visitor(site) as visitor:
         page = await visitor.open("/login?next=/a", headers=forced)
@@ -92,7 +92,7 @@ async def test_start_from_other_site_without_click_starts_nothing(kind: str, fak
 
 
 @each_kind
-async def test_callback_with_smuggled_cookie_is_refused(kind: str, fake: FakeOpenRouter) -> None:
+async def test_callback_with_a_smuggled_cookie_is_refused(kind: str, fake: FakeOpenRouter) -> None:
     async with running(kind, fake) as (site, _), Visitor(site) as attacker:
         callback = await attacker.consent()
         (cookie,) = [c for c in attacker.session.cookie_jar if "openrouter" in c.key]

@@ -184,7 +184,7 @@ BROUGHT_BY_THE_VICTIM: dict[str, tuple[Attack, Errors, str]] = {
 
 
 @pytest.mark.parametrize("attack", BROUGHT_BY_THE_VICTIM)
-async def test_what_a_victim_is_made_to_bring_is_refused(attack: str, scene: Scene) -> None:
+async def test_finish_of_an_attackers_callback_in_the_victims_browser_is_refused(attack: str, scene: Scene) -> None:
     make, error, message = BROUGHT_BY_THE_VICTIM[attack]
 
     with pytest.raises(error, match=message) as caught:
@@ -205,7 +205,7 @@ BROUGHT_BY_THE_ATTACKER: dict[str, Attack] = {
 
 @pytest.mark.parametrize("attack", BROUGHT_BY_THE_ATTACKER)
 @pytest.mark.parametrize("when", ["before", "after"])
-async def test_what_an_attacker_brings_for_the_victims_login_is_refused(attack: str, when: str, scene: Scene) -> None:
+async def test_finish_by_an_attacker_of_the_victims_login_is_refused(attack: str, when: str, scene: Scene) -> None:
     if when == "after":
         assert await scene.finish(scene.callback) == KEY
 
@@ -219,7 +219,7 @@ async def test_what_an_attacker_brings_for_the_victims_login_is_refused(attack: 
     assert scene.server.codes == [CODE]
 
 
-async def test_a_callback_that_is_replayed_is_refused(scene: Scene) -> None:
+async def test_finish_of_a_replayed_callback_is_refused(scene: Scene) -> None:
     assert await scene.finish(scene.callback) == KEY
 
     for callback in (scene.callback, back(scene.victim, code=STOLEN)):
@@ -231,7 +231,7 @@ async def test_a_callback_that_is_replayed_is_refused(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("age", [600, 650])
-async def test_a_login_that_took_too_long_is_refused(age: float, scene: Scene) -> None:
+async def test_finish_of_an_expired_login_is_refused(age: float, scene: Scene) -> None:
     scene.time.now += age
 
     with pytest.raises(LoginExpiredError, match="longer than its lifetime") as caught:
@@ -243,7 +243,9 @@ async def test_a_login_that_took_too_long_is_refused(age: float, scene: Scene) -
     assert_clear(caught.value, scene)
 
 
-async def test_a_code_of_another_login_is_refused_by_openrouter(fake: FakeOpenRouter, store: LoginStore) -> None:
+async def test_finish_with_a_code_of_another_login_is_refused_by_openrouter(
+    fake: FakeOpenRouter, store: LoginStore
+) -> None:
     async with OpenRouter(None, base_url=fake.base_url) as client:
         flow = AuthorizationFlow(client, callback_url=CALLBACK, store=store)
         victim, attacker = await flow.start(binding=VICTIM), await flow.start(binding=ATTACKER)
@@ -262,7 +264,7 @@ async def test_a_code_of_another_login_is_refused_by_openrouter(fake: FakeOpenRo
 # With where the user is led to.
 
 
-async def test_a_user_is_led_to_the_own_site_whatever_a_callback_says(scene: Scene) -> None:
+async def test_finish_returns_to_the_own_site_whatever_the_callback_says(scene: Scene) -> None:
     callback = f"{scene.callback}&return_to=//evil.example&context=%7B%22next%22:%22https://evil.example%22%7D"
 
     grant = await scene.flow.finish(callback, binding=VICTIM, cookies=jar(scene.victim.cookie))
@@ -285,7 +287,7 @@ async def test_a_user_is_led_to_the_own_site_whatever_a_callback_says(scene: Sce
         "",
     ],
 )
-async def test_a_login_that_would_lead_elsewhere_does_not_start(target: str, scene: Scene) -> None:
+async def test_start_that_would_return_to_another_site_is_refused(target: str, scene: Scene) -> None:
     with pytest.raises(RequestValidationError, match=r"^return_to: must be a path on this site"):
         await scene.flow.start(binding=VICTIM, return_to=target)
 
@@ -311,7 +313,7 @@ FORGED_COOKIES: dict[str, Callable[[str, str], str]] = {
 
 @pytest.mark.parametrize("store", ["cookie", "cookie over valkey"], indirect=True)
 @pytest.mark.parametrize("forgery", FORGED_COOKIES)
-async def test_a_forged_cookie_is_refused(forgery: str, scene: Scene) -> None:
+async def test_finish_with_a_forged_cookie_is_refused(forgery: str, scene: Scene) -> None:
     mine, other = scene.victim.cookie, scene.attacker.cookie
     assert mine is not None
     assert other is not None
@@ -327,7 +329,7 @@ async def test_a_forged_cookie_is_refused(forgery: str, scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("store", ["cookie", "cookie over valkey"], indirect=True)
-async def test_without_the_cookie_a_stolen_callback_is_worth_nothing(scene: Scene) -> None:
+async def test_finish_of_a_stolen_callback_without_the_cookie_is_refused(scene: Scene) -> None:
     for binding in (VICTIM, ATTACKER):
         with pytest.raises(UnknownLoginError) as caught:
             await scene.finish(scene.callback, binding=binding, cookies={})
@@ -341,7 +343,7 @@ async def test_without_the_cookie_a_stolen_callback_is_worth_nothing(scene: Scen
 
 
 @pytest.mark.parametrize("store", ["cookie", "cookie over valkey"], indirect=True)
-async def test_a_stolen_cookie_is_worth_nothing_in_another_browser(scene: Scene) -> None:
+async def test_finish_of_a_stolen_cookie_in_another_browser_is_refused(scene: Scene) -> None:
     with pytest.raises(LoginBindingError) as caught:
         await scene.finish(scene.callback, binding=ATTACKER, cookies=jar(scene.victim.cookie, scene.attacker.cookie))
 
@@ -351,7 +353,7 @@ async def test_a_stolen_cookie_is_worth_nothing_in_another_browser(scene: Scene)
 
 
 @pytest.mark.parametrize("store", ["cookie", "cookie over valkey"], indirect=True)
-async def test_a_cookie_that_is_replayed_after_its_login_is_refused(scene: Scene) -> None:
+async def test_finish_with_a_cookie_replayed_after_its_login_is_refused(scene: Scene) -> None:
     cookies = jar(scene.victim.cookie)
     assert await scene.finish(scene.callback, cookies=cookies) == KEY
 
@@ -363,7 +365,7 @@ async def test_a_cookie_that_is_replayed_after_its_login_is_refused(scene: Scene
     assert scene.server.codes == [CODE]
 
 
-async def test_a_cookie_of_a_key_that_was_rotated_out_is_refused() -> None:
+async def test_finish_with_a_cookie_of_a_removed_key_is_refused() -> None:
     async with Server(GRANTED) as server, OpenRouter(None, base_url=server.base_url) as client:
         before, during, after = (
             AuthorizationFlow(client, callback_url=CALLBACK, store=CookieStore(keys))

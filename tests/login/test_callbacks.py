@@ -52,12 +52,12 @@ class ListsOnly(dict[str, Any]):
         ListsOnly(code=[CODE], state=[STATE]),
     ],
 )
-def test_a_callback_is_read_in_whatever_form_a_framework_has_it(callback: Any) -> None:
+def test_callback_is_read_in_the_form_of_any_framework(callback: Any) -> None:
     assert read_callback(callback, TEMPLATE) == FINISHED
 
 
 @given(st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=80))
-def test_a_code_of_any_visible_characters_survives(code: str) -> None:
+def test_callback_code_of_any_visible_characters_survives(code: str) -> None:
     expected = Callback(state=STATE, code=code)
 
     assert read_callback(f"/cb/{STATE}?{urlencode({'code': code})}", TEMPLATE) == expected
@@ -65,7 +65,7 @@ def test_a_code_of_any_visible_characters_survives(code: str) -> None:
 
 
 @given(st.one_of(st.text(max_size=300), st.dictionaries(st.sampled_from(["code", "state", "error", "x"]), st.text())))
-def test_whatever_comes_is_read_or_refused_as_our_own_error(callback: Any) -> None:
+def test_callback_of_any_input_is_read_or_a_library_error(callback: Any) -> None:
     try:
         read = read_callback(callback, TEMPLATE)
     except LoginError:
@@ -105,7 +105,7 @@ def test_whatever_comes_is_read_or_refused_as_our_own_error(callback: Any) -> No
         "",
     ],
 )
-def test_a_malformed_callback_is_refused(callback: Any) -> None:
+def test_callback_malformed_is_refused(callback: Any) -> None:
     with pytest.raises(InvalidCallbackError) as caught:
         read_callback(callback, TEMPLATE)
 
@@ -136,7 +136,7 @@ def test_a_malformed_callback_is_refused(callback: Any) -> None:
         ),
     ],
 )
-def test_a_refused_callback_is_told_what_is_wrong_with_it(callback: Any, message: str) -> None:
+def test_callback_refusal_names_what_is_wrong(callback: Any, message: str) -> None:
     with pytest.raises(LoginError) as caught:
         read_callback(callback, TEMPLATE)
 
@@ -154,14 +154,14 @@ def test_a_refused_callback_is_told_what_is_wrong_with_it(callback: Any, message
         ("two words", STATE, "the code must be 1 to 1024 visible ASCII characters"),
     ],
 )
-def test_what_is_pasted_and_refused_is_told_what_is_wrong_with_it(text: Any, state: Any, message: str) -> None:
+def test_pasted_code_refusal_names_what_is_wrong(text: Any, state: Any, message: str) -> None:
     with pytest.raises(LoginError) as caught:
         read_pasted(text, TEMPLATE, state)
 
     assert str(caught.value) == message
 
 
-def test_a_callback_may_be_as_large_as_the_bounds_say() -> None:
+def test_callback_at_its_size_limit_is_read() -> None:
     longest = "x" * 1024
     query = f"code={longest}&state={STATE}" + "&x=1" * 48
 
@@ -171,13 +171,13 @@ def test_a_callback_may_be_as_large_as_the_bounds_say() -> None:
     assert read_pasted(longest.rjust(8192), None, STATE).code == longest
 
 
-def test_an_error_in_a_mapping_is_an_error_though_there_is_no_code() -> None:
+def test_callback_mapping_with_error_is_a_denial_without_a_code() -> None:
     read = read_callback({"error": "access_denied", "state": STATE}, None)
 
     assert read == Callback(state=STATE, error="access_denied")
 
 
-def test_a_megabyte_is_refused_before_it_is_parsed() -> None:
+def test_callback_of_a_megabyte_is_refused_before_parsing() -> None:
     callback = f"/cb/{STATE}?code={CODE}&" + "x=1&" * 250_000
     started = time.thread_time()
 
@@ -200,7 +200,7 @@ def test_a_megabyte_is_refused_before_it_is_parsed() -> None:
         ({"code": CODE, "state": STATE + "\x00"}, None),
     ],
 )
-def test_a_state_that_is_missing_or_odd_is_refused(callback: Any, message: str | None) -> None:
+def test_callback_state_missing_or_malformed_is_refused(callback: Any, message: str | None) -> None:
     with pytest.raises((StateMismatchError, InvalidCallbackError), match=message or "control characters") as caught:
         read_callback(callback, TEMPLATE)
 
@@ -208,18 +208,18 @@ def test_a_state_that_is_missing_or_odd_is_refused(callback: Any, message: str |
     assert OTHER not in str(caught.value)
 
 
-def test_an_error_is_read_with_the_state_of_the_path() -> None:
+def test_callback_error_takes_the_state_of_the_path() -> None:
     read = read_callback(f"/cb/{STATE}?error=access_denied&error_description=no", TEMPLATE)
 
     assert read == Callback(state=STATE, error="access_denied")
 
 
-def test_an_error_without_a_state_is_still_an_error() -> None:
+def test_callback_error_without_state_is_an_error() -> None:
     assert read_callback("?error=access_denied", TEMPLATE) == Callback(state=None, error="access_denied")
 
 
 @pytest.mark.parametrize("error", ["<script>alert(1)</script>", "x" * 65, "", "a b", "\u202e"])
-def test_an_error_that_does_not_look_like_one_is_not_repeated(error: str) -> None:
+def test_callback_error_with_unusual_code_is_not_repeated(error: str) -> None:
     assert read_callback(f"/cb/{STATE}?error={quote(error)}", TEMPLATE).error == "unknown"
 
 
@@ -240,7 +240,7 @@ def test_an_error_that_does_not_look_like_one_is_not_repeated(error: str) -> Non
         f"/cb/{STATE}?code={CODE}&next=https://app.example/",
     ],
 )
-def test_a_code_is_found_in_what_users_paste(text: str) -> None:
+def test_pasted_text_with_a_code_is_found(text: str) -> None:
     assert read_pasted(text, TEMPLATE, STATE) == FINISHED
 
 
@@ -313,7 +313,7 @@ def test_callback_with_api_key_as_code_is_refused() -> None:
     assert caught.value.restart_login
 
 
-def test_a_pasted_denial_is_a_denial() -> None:
+def test_pasted_denial_is_a_denial() -> None:
     read = read_pasted("http://127.0.0.1/cb?error=access_denied", None, STATE)
 
     assert read == Callback(state=STATE, error="access_denied")
@@ -323,7 +323,7 @@ def test_a_pasted_denial_is_a_denial() -> None:
     "text",
     ["", "   ", "two words", "https://app.example/", f"code={CODE}&code=other", "x" * 1025, "x" * 1_000_000, "ü"],
 )
-def test_what_holds_no_code_is_refused(text: str) -> None:
+def test_pasted_text_without_a_code_is_refused(text: str) -> None:
     with pytest.raises(InvalidCallbackError):
         read_pasted(text, TEMPLATE, STATE)
 
@@ -338,19 +338,19 @@ def test_what_holds_no_code_is_refused(text: str) -> None:
         f"code={CODE}&state=forged",
     ],
 )
-def test_a_pasted_url_of_another_login_is_refused(text: str) -> None:
+def test_pasted_url_of_another_login_is_refused(text: str) -> None:
     with pytest.raises(StateMismatchError):
         read_pasted(text, TEMPLATE, STATE)
 
 
 @pytest.mark.parametrize("state", ["made-up", "", STATE + "s", None, 7])
-def test_a_handle_that_is_no_state_is_refused(state: Any) -> None:
+def test_finish_code_with_malformed_state_is_refused(state: Any) -> None:
     with pytest.raises(StateMismatchError):
         read_pasted(CODE, None, state)
 
 
 @pytest.mark.parametrize("text", [None, 7, b"code"])
-def test_a_message_without_text_is_refused(text: Any) -> None:
+def test_pasted_message_without_text_is_refused(text: Any) -> None:
     with pytest.raises(InvalidCallbackError, match="must be text"):
         read_pasted(text, None, STATE)
 
@@ -373,7 +373,7 @@ def frames_of(error: BaseException) -> str:
         {"code": CODE + "\x00", "state": STATE},
     ],
 )
-async def test_no_traceback_shows_a_code_or_a_state_even_with_local_variables(callback: Any) -> None:
+async def test_callback_traceback_with_locals_shows_no_code_or_state(callback: Any) -> None:
     async with OpenRouter(None) as client:
         flow = AuthorizationFlow(client, callback_url="https://app.example/cb/{state}")
         with pytest.raises(LoginError) as read:
@@ -388,5 +388,5 @@ async def test_no_traceback_shows_a_code_or_a_state_even_with_local_variables(ca
             assert secret not in frames_of(caught.value)
 
 
-def test_a_callback_shows_neither_its_state_nor_its_code() -> None:
+def test_callback_repr_shows_no_state_or_code() -> None:
     assert repr(FINISHED) == "Callback(state=***, code=***, error=None)"

@@ -52,7 +52,7 @@ def with_value(claim_request: ClaimRequest, cookie: LoginCookie, value: str) -> 
     return attrs.evolve(claim_request, cookies={cookie.name: value})
 
 
-async def test_the_cookie_is_for_this_host_https_and_no_script() -> None:
+async def test_cookie_is_host_only_secure_and_httponly() -> None:
     cookie = await make_cookie(CookieStore(NEW), make_login())
 
     assert cookie.name.startswith("__Host-openrouter-login-")
@@ -68,21 +68,21 @@ async def test_the_cookie_is_for_this_host_https_and_no_script() -> None:
     assert morsel["domain"] == ""
 
 
-async def test_over_plain_http_the_cookie_has_no_prefix_that_browsers_would_refuse() -> None:
+async def test_cookie_over_plain_http_has_no_host_prefix() -> None:
     cookie = await make_cookie(CookieStore(NEW, secure=False), make_login())
 
     assert cookie.name.startswith("openrouter-login-")
     assert "Secure" not in cookie.header
 
 
-async def test_a_cookie_is_named_by_its_login() -> None:
+async def test_cookie_is_named_by_its_login() -> None:
     login, store = make_login(), CookieStore(NEW)
     assert (await make_cookie(store, login)).name == f"__Host-openrouter-login-{login.id[:16]}"
     assert repr(store) == "<CookieStore __Host-openrouter-login-*>"
 
 
 @pytest.mark.parametrize("name", ["app", "my-app", "my_app", "my-2nd_app"])
-async def test_a_name_may_have_dashes_and_underscores_and_what_comes_back_is_in_the_ledger(name: str) -> None:
+async def test_cookie_store_name_may_have_dashes_and_claims_go_to_the_ledger(name: str) -> None:
     login, ledger = make_login(), MemoryStore()
     store = CookieStore(NEW, ledger=ledger, name=name)
     cookie = await make_cookie(store, login)
@@ -96,7 +96,7 @@ async def test_a_name_may_have_dashes_and_underscores_and_what_comes_back_is_in_
 
 
 @pytest.mark.parametrize("value", ["", "altered", "\udcff", "ü" * 10, "x" * 100_000])
-async def test_a_cookie_that_is_none_of_ours_is_told(value: str) -> None:
+async def test_is_login_cookie_of_a_foreign_cookie_is_false(value: str) -> None:
     login, store = make_login(), CookieStore(NEW)
     cookie = await make_cookie(store, login)
     with pytest.raises(InvalidCookieError) as caught:
@@ -104,7 +104,7 @@ async def test_a_cookie_that_is_none_of_ours_is_told(value: str) -> None:
     assert str(caught.value) == ("the login's cookie is altered, cut off, or sealed with a key that is not in use")
 
 
-async def test_two_tabs_have_two_cookies() -> None:
+async def test_cookies_of_two_tabs_differ() -> None:
     store = CookieStore(NEW)
     first, second = make_login(), make_login()
     cookies = {
@@ -117,7 +117,7 @@ async def test_two_tabs_have_two_cookies() -> None:
         assert claim.login == login
 
 
-async def test_the_largest_login_fits_into_a_cookie() -> None:
+async def test_cookie_holds_the_largest_login() -> None:
     login = attrs.evolve(make_login(), context="x" * 1022, return_to="/" + "y" * 511)
 
     cookie = await make_cookie(CookieStore(NEW), login)
@@ -125,12 +125,12 @@ async def test_the_largest_login_fits_into_a_cookie() -> None:
     assert len(cookie.header) < 4096
 
 
-async def test_a_login_that_is_too_large_for_a_cookie_is_refused() -> None:
+async def test_cookie_store_login_too_large_for_a_cookie_is_refused() -> None:
     with pytest.raises(RequestValidationError, match="context: must be smaller"):
         await CookieStore(NEW).put(attrs.evolve(make_login(), context="x" * 3000), now=NOW)
 
 
-async def test_a_cookie_of_a_retired_key_is_refused_and_one_of_an_older_key_accepted() -> None:
+async def test_cookie_store_accepts_an_older_key_and_refuses_a_removed_one() -> None:
     login = make_login()
     cookie = await make_cookie(CookieStore(OLD), login)
     claim_request = make_claim_request(login, cookie)
@@ -140,14 +140,14 @@ async def test_a_cookie_of_a_retired_key_is_refused_and_one_of_an_older_key_acce
         await CookieStore(NEW).claim(claim_request, now=NOW, claim_ttl=15)
 
 
-async def test_after_a_rotation_the_new_key_seals() -> None:
+async def test_cookie_store_after_a_rotation_encrypts_with_the_new_key() -> None:
     login = make_login()
     cookie = await make_cookie(CookieStore([NEW, OLD]), login)
 
     assert (await CookieStore(NEW).claim(make_claim_request(login, cookie), now=NOW, claim_ttl=15)).login == login
 
 
-async def test_no_altered_or_shortened_cookie_is_accepted() -> None:
+async def test_cookie_altered_or_cut_is_refused() -> None:
     store = CookieStore(NEW)
     login = make_login()
     cookie = await make_cookie(store, login)
@@ -170,7 +170,7 @@ async def test_no_altered_or_shortened_cookie_is_accepted() -> None:
     assert (await store.claim(claim_request, now=NOW, claim_ttl=15)).status is ClaimStatus.CLAIMED
 
 
-async def test_the_cookie_of_one_login_is_none_of_another() -> None:
+async def test_cookie_of_another_login_is_refused() -> None:
     store = CookieStore(NEW)
     mine, other = make_login(), make_login()
     my_cookie, other_cookie = await make_cookie(store, mine), await make_cookie(store, other)
@@ -179,7 +179,7 @@ async def test_the_cookie_of_one_login_is_none_of_another() -> None:
         await store.claim(with_value(make_claim_request(mine), my_cookie, other_cookie.value), now=NOW, claim_ttl=15)
 
 
-async def test_without_its_cookie_a_login_is_unknown_even_while_it_is_being_finished() -> None:
+async def test_cookie_missing_is_unknown_even_while_the_login_is_finished() -> None:
     store = CookieStore(NEW)
     login = make_login()
     claim_request = make_claim_request(login, await make_cookie(store, login))
@@ -192,7 +192,7 @@ async def test_without_its_cookie_a_login_is_unknown_even_while_it_is_being_fini
     assert claim.result is None
 
 
-async def test_a_browser_without_any_cookie_is_told_that_there_is_no_login() -> None:
+async def test_cookie_header_absent_is_unknown_login() -> None:
     async with OpenRouter(None) as client:
         flow = AuthorizationFlow(client, callback_url=CALLBACK, store=CookieStore(generate_encryption_key()))
         pending = await flow.start()
@@ -200,7 +200,7 @@ async def test_a_browser_without_any_cookie_is_told_that_there_is_no_login() -> 
             await flow.finish(back(pending))
 
 
-async def test_a_replayed_cookie_does_not_start_a_spent_login_anew() -> None:
+async def test_cookie_replayed_does_not_restart_a_consumed_login() -> None:
     store = CookieStore(NEW)
     login = make_login()
     claim_request = make_claim_request(login, await make_cookie(store, login))
@@ -211,7 +211,7 @@ async def test_a_replayed_cookie_does_not_start_a_spent_login_anew() -> None:
 
 
 @pytest.mark.parametrize("age", [600, 659, 660, 100_000])
-async def test_a_cookie_that_is_too_old_is_told_from_one_that_is_not_known(age: int, valkey_url: str) -> None:
+async def test_cookie_expired_is_told_from_an_unknown_one(age: int, valkey_url: str) -> None:
     login = make_login()
     async with Redis.from_url(valkey_url) as connection:
         for ledger in (MemoryStore(), RedisStore(connection)):
@@ -223,7 +223,7 @@ async def test_a_cookie_that_is_too_old_is_told_from_one_that_is_not_known(age: 
                 assert claim.login == login
 
 
-async def test_a_flow_tells_a_cookie_that_is_too_old() -> None:
+async def test_flow_with_an_expired_cookie_says_so() -> None:
     time = Time()
     async with OpenRouter(None) as client:
         flow = AuthorizationFlow(client, callback_url=CALLBACK, store=CookieStore(NEW), clock=time.clock)
@@ -238,7 +238,7 @@ async def test_a_flow_tells_a_cookie_that_is_too_old() -> None:
             assert str(caught.value) == "the login took longer than its lifetime"
 
 
-async def test_a_browser_that_has_the_cookie_gets_the_same_grant_again_without_a_binding() -> None:
+async def test_cookie_holder_without_a_binding_gets_the_same_grant_again() -> None:
     async with Server(GRANTED) as server, OpenRouter(None, base_url=server.base_url) as client:
         flow = AuthorizationFlow(client, callback_url=CALLBACK, store=CookieStore(NEW))
         pending = await flow.start()
@@ -254,7 +254,7 @@ async def test_a_browser_that_has_the_cookie_gets_the_same_grant_again_without_a
     assert len(server.requests) == 1
 
 
-async def test_the_cookie_lives_as_long_as_the_result() -> None:
+async def test_cookie_lives_as_long_as_the_result() -> None:
     store = CookieStore(NEW)
     login = make_login()
     cookie = await make_cookie(store, login)
@@ -269,7 +269,7 @@ async def test_the_cookie_lives_as_long_as_the_result() -> None:
 
 
 @given(st.binary(max_size=300), st.text("abc:", max_size=8), st.text("abc:", max_size=8))
-def test_what_is_sealed_is_opened_for_the_same_purpose_only(data: bytes, purpose: str, other: str) -> None:
+def test_encrypted_value_is_decrypted_in_its_own_context_only(data: bytes, purpose: str, other: str) -> None:
     encryptor = Encryptor(NEW)
     sealed = encryptor.encrypt(purpose, data)
 
@@ -280,13 +280,13 @@ def test_what_is_sealed_is_opened_for_the_same_purpose_only(data: bytes, purpose
 
 
 @given(st.binary(max_size=400))
-def test_nothing_foreign_is_opened(sealed: bytes) -> None:
+def test_decrypt_refuses_foreign_data(sealed: bytes) -> None:
     with pytest.raises(DecryptionError):
         Encryptor(NEW).decrypt("login", sealed)
 
 
 @pytest.mark.parametrize("keys", ["", "short", [], ["short"], b"\xff" * 44, [7], "é" * 44])
-def test_keys_that_are_none_are_refused_and_not_repeated(keys: Any) -> None:
+def test_encryption_keys_invalid_are_refused_and_not_repeated(keys: Any) -> None:
     with pytest.raises(RequestValidationError, match="keys") as caught:
         CookieStore(keys)
 
@@ -294,7 +294,7 @@ def test_keys_that_are_none_are_refused_and_not_repeated(keys: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a;b", "a=b", "ü", "a\r\nb"])
-def test_a_name_that_would_break_the_header_is_refused(name: str) -> None:
+def test_cookie_store_name_that_breaks_the_header_is_refused(name: str) -> None:
     with pytest.raises(RequestValidationError, match="name"):
         CookieStore(NEW, name=name)
 

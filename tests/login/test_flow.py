@@ -91,7 +91,7 @@ async def flowing(
 # The whole way, against the fake OpenRouter, with every store.
 
 
-async def test_a_user_is_signed_in(fake: FakeOpenRouter, client: OpenRouter, store: LoginStore) -> None:
+async def test_flow_signs_a_user_in(fake: FakeOpenRouter, client: OpenRouter, store: LoginStore) -> None:
     flow = AuthorizationFlow(client, callback_url=CALLBACK, store=store)
 
     pending = await flow.start(key_label="My app", context={"user": 7}, return_to="/settings", binding=BINDING)
@@ -107,7 +107,7 @@ async def test_a_user_is_signed_in(fake: FakeOpenRouter, client: OpenRouter, sto
     assert len(fake.issued_keys) == 1
 
 
-async def test_a_user_without_a_callback_is_signed_in(
+async def test_flow_signs_a_user_in_without_a_callback(
     fake: FakeOpenRouter, client: OpenRouter, store: LoginStore
 ) -> None:
     flow = AuthorizationFlow(client, store=store)
@@ -121,7 +121,7 @@ async def test_a_user_without_a_callback_is_signed_in(
     assert grant.key.startswith("sk-or-v1-")
 
 
-async def test_callbacks_that_come_at_once_or_again_get_one_and_the_same_grant(
+async def test_finish_concurrent_or_repeated_gives_one_grant(
     fake: FakeOpenRouter, client: OpenRouter, store: LoginStore
 ) -> None:
     flow = AuthorizationFlow(client, callback_url=CALLBACK, store=store)
@@ -135,7 +135,9 @@ async def test_callbacks_that_come_at_once_or_again_get_one_and_the_same_grant(
     assert len(fake.issued_keys) == 1
 
 
-async def test_many_users_get_each_their_own_key(fake: FakeOpenRouter, client: OpenRouter, store: LoginStore) -> None:
+async def test_flow_gives_each_of_many_users_their_own_key(
+    fake: FakeOpenRouter, client: OpenRouter, store: LoginStore
+) -> None:
     flow = AuthorizationFlow(client, callback_url=CALLBACK, store=store)
 
     async def sign_in(number: int) -> Grant:
@@ -148,7 +150,7 @@ async def test_many_users_get_each_their_own_key(fake: FakeOpenRouter, client: O
     assert len({grant.key for grant in grants}) == 40
 
 
-async def test_with_a_plain_challenge_the_way_is_the_same(fake: FakeOpenRouter, client: OpenRouter) -> None:
+async def test_flow_with_a_plain_challenge_signs_in(fake: FakeOpenRouter, client: OpenRouter) -> None:
     flow = AuthorizationFlow(client, callback_url=CALLBACK, code_challenge_method="plain")
 
     pending = await flow.start(binding=BINDING)
@@ -160,7 +162,7 @@ async def test_with_a_plain_challenge_the_way_is_the_same(fake: FakeOpenRouter, 
 # The start.
 
 
-async def test_the_url_carries_the_state_in_path_and_query_and_a_challenge_of_the_stored_verifier() -> None:
+async def test_start_url_has_state_in_path_and_query_and_the_stored_challenge() -> None:
     store = Spy()
     async with flowing(GRANTED, store=store, client={"clock": Time().clock}) as (flow, _):
         pending = await flow.start(binding=BINDING, limit=5, key_label="My app")
@@ -177,7 +179,7 @@ async def test_the_url_carries_the_state_in_path_and_query_and_a_challenge_of_th
     assert record.pkce.code_verifier not in repr(pending) + pending.url + pending.state
 
 
-async def test_the_code_is_sent_with_the_verifier_that_belongs_to_it_and_how_it_was_hashed() -> None:
+async def test_finish_sends_the_code_with_its_verifier_and_method() -> None:
     store = Spy()
     async with flowing(GRANTED, store=store) as (flow, server):
         pending = await flow.start()
@@ -191,7 +193,7 @@ async def test_the_code_is_sent_with_the_verifier_that_belongs_to_it_and_how_it_
     }
 
 
-async def test_states_are_of_256_bits_and_never_the_same() -> None:
+async def test_state_has_256_bits_and_never_repeats() -> None:
     async with flowing(GRANTED) as (flow, _):
         states = {(await flow.start()).state for _ in range(500)}
 
@@ -199,7 +201,7 @@ async def test_states_are_of_256_bits_and_never_the_same() -> None:
     assert all(re.fullmatch(r"[A-Za-z0-9_-]{43}", state) for state in states)
 
 
-async def test_nothing_shows_a_state_a_key_or_a_url() -> None:
+async def test_flow_reprs_show_no_state_key_or_url() -> None:
     async with flowing(GRANTED) as (flow, _):
         pending = await flow.start(binding=BINDING)
         grant = await flow.finish(back(pending), binding=BINDING)
@@ -231,7 +233,7 @@ ODD_BINDING = "binding: must be an int, or a string of 1 to 1024 characters"
         ({"limit": -1}, "limit: "),
     ],
 )
-async def test_a_start_with_what_is_not_valid_is_refused_by_name(arguments: dict[str, Any], complaint: str) -> None:
+async def test_start_invalid_arguments_are_refused_by_name(arguments: dict[str, Any], complaint: str) -> None:
     async with flowing(GRANTED) as (flow, _):
         with pytest.raises(RequestValidationError) as caught:
             await flow.start(**arguments)
@@ -240,7 +242,7 @@ async def test_a_start_with_what_is_not_valid_is_refused_by_name(arguments: dict
     assert str(caught.value) == complaint or complaint.endswith(": ")
 
 
-async def test_a_start_may_be_as_large_as_the_bounds_say() -> None:
+async def test_start_arguments_at_their_limits_are_accepted() -> None:
     async with flowing(GRANTED) as (flow, _):
         pending = await flow.start(context="x" * 1022, binding="b" * 1024)
         assert (await flow.finish(back(pending), binding="b" * 1024)).context == "x" * 1022
@@ -260,7 +262,7 @@ async def test_a_start_may_be_as_large_as_the_bounds_say() -> None:
         ({"busy_timeout": float("inf")}, "busy_timeout"),
     ],
 )
-async def test_a_flow_with_what_is_not_valid_is_refused_by_name(arguments: dict[str, Any], field: str) -> None:
+async def test_flow_invalid_arguments_are_refused_by_name(arguments: dict[str, Any], field: str) -> None:
     async with OpenRouter(None) as client:
         with pytest.raises(RequestValidationError) as caught:
             AuthorizationFlow(client, **arguments)
@@ -268,7 +270,7 @@ async def test_a_flow_with_what_is_not_valid_is_refused_by_name(arguments: dict[
     assert caught.value.field == field
 
 
-async def test_without_a_callback_url_only_a_headless_login_starts() -> None:
+async def test_flow_without_callback_url_starts_headless_logins_only() -> None:
     async with OpenRouter(None) as client:
         flow = AuthorizationFlow(client)
         with pytest.raises(RequestValidationError) as caught:
@@ -278,7 +280,7 @@ async def test_without_a_callback_url_only_a_headless_login_starts() -> None:
         assert repr(flow) == "<AuthorizationFlow None <MemoryStore 1/10000>>"
 
 
-async def test_a_headless_login_has_no_callback_though_the_flow_has_one() -> None:
+async def test_start_headless_has_no_callback_though_the_flow_has_one() -> None:
     async with flowing(GRANTED) as (flow, _):
         pending = await flow.start(headless=True, binding=BINDING)
         grant = await flow.finish_code(pending.state, "the-code", binding=BINDING)
@@ -287,12 +289,12 @@ async def test_a_headless_login_has_no_callback_though_the_flow_has_one() -> Non
     assert grant.key == KEY
 
 
-async def test_the_page_can_be_elsewhere() -> None:
+async def test_flow_auth_url_can_be_another_host() -> None:
     async with flowing(GRANTED, auth_url="https://gateway.example/auth") as (flow, _):
         assert (await flow.start()).url.startswith("https://gateway.example/auth?")
 
 
-async def test_a_pasted_url_of_another_login_is_refused_by_the_state_in_its_path() -> None:
+async def test_finish_code_with_a_url_of_another_login_is_refused_by_its_path() -> None:
     async with flowing(GRANTED) as (flow, server):
         pending, other = await flow.start(binding=BINDING), await flow.start(binding=BINDING)
         with pytest.raises(StateMismatchError):
@@ -316,7 +318,7 @@ async def test_context_comes_back_as_json_carries_it() -> None:
 # Who comes again, or late. Who comes with bad intent is in test_attacks.
 
 
-async def test_without_a_binding_a_second_callback_gets_nothing() -> None:
+async def test_finish_repeated_without_a_binding_gets_nothing() -> None:
     gate = Gate()
     async with flowing(GRANTED, client={"middlewares": [gate]}) as (flow, server):
         pending = await flow.start()
@@ -334,7 +336,7 @@ async def test_without_a_binding_a_second_callback_gets_nothing() -> None:
     assert len(server.requests) == 1
 
 
-async def test_a_login_is_for_the_browser_that_started_it_and_known_here() -> None:
+async def test_finish_needs_the_binding_and_the_store_of_its_start() -> None:
     async with flowing(GRANTED) as (flow, server):
         pending = await flow.start(binding=BINDING)
         with pytest.raises(LoginBindingError) as elsewhere:
@@ -347,7 +349,7 @@ async def test_a_login_is_for_the_browser_that_started_it_and_known_here() -> No
     assert not server.requests
 
 
-async def test_a_finished_login_gives_nothing_for_another_code() -> None:
+async def test_finish_of_a_finished_login_with_another_code_gets_nothing() -> None:
     async with flowing(GRANTED) as (flow, server):
         pending = await flow.start(binding=BINDING, return_to="/settings")
         await flow.finish(back(pending), binding=BINDING)
@@ -361,7 +363,7 @@ async def test_a_finished_login_gives_nothing_for_another_code() -> None:
     assert len(server.requests) == 1
 
 
-async def test_an_expired_login_is_told_by_our_own_clock() -> None:
+async def test_finish_uses_the_clients_clock_for_expiry() -> None:
     time = Time()
     async with flowing(GRANTED, client={"clock": time.clock}) as (flow, server):
         pending = await flow.start(binding=BINDING, return_to="/settings")
@@ -377,7 +379,7 @@ async def test_an_expired_login_is_told_by_our_own_clock() -> None:
     assert not server.requests
 
 
-async def test_a_login_is_good_until_its_last_second() -> None:
+async def test_finish_in_the_last_second_of_a_login_succeeds() -> None:
     time = Time()
     async with flowing(GRANTED, clock=time.clock) as (flow, _):
         pending = await flow.start()
@@ -385,7 +387,7 @@ async def test_a_login_is_good_until_its_last_second() -> None:
         assert (await flow.finish(back(pending))).key == KEY
 
 
-async def test_a_store_learns_of_a_code_only_what_who_knows_the_state_can_check() -> None:
+async def test_store_gets_a_code_only_as_a_digest_keyed_by_the_state() -> None:
     store = Spy()
     async with flowing(GRANTED, store=store) as (flow, _):
         pending = await flow.start(binding=BINDING)
@@ -394,7 +396,7 @@ async def test_a_store_learns_of_a_code_only_what_who_knows_the_state_can_check(
     assert [result.code for result in store.results] == [digest(pending.state, "code", "the-code")]
 
 
-async def test_a_result_is_kept_for_its_time_and_no_longer() -> None:
+async def test_finish_result_is_kept_for_result_ttl() -> None:
     time = Time()
     async with flowing(GRANTED, client={"clock": time.clock}) as (flow, server):
         pending = await flow.start(binding=BINDING)
@@ -408,7 +410,7 @@ async def test_a_result_is_kept_for_its_time_and_no_longer() -> None:
     assert len(server.requests) == 1
 
 
-async def test_no_binding_is_too_odd_to_be_compared() -> None:
+async def test_binding_of_any_text_is_compared() -> None:
     async with flowing(GRANTED) as (flow, _):
         pending = await flow.start(binding="\udcff é")
         with pytest.raises(LoginBindingError):
@@ -419,7 +421,7 @@ async def test_no_binding_is_too_odd_to_be_compared() -> None:
 # When OpenRouter sends no code.
 
 
-async def test_a_denial_ends_the_login_and_gives_back_its_context() -> None:
+async def test_finish_denied_ends_the_login_and_returns_its_context() -> None:
     async with flowing(GRANTED) as (flow, server):
         pending = await flow.start(context={"user": 7}, return_to="/settings", binding=BINDING)
         with pytest.raises(AuthorizationDeniedError) as caught:
@@ -434,7 +436,7 @@ async def test_a_denial_ends_the_login_and_gives_back_its_context() -> None:
     assert not server.requests
 
 
-async def test_a_denial_without_a_state_is_told_and_touches_no_login() -> None:
+async def test_finish_denied_without_state_touches_no_login() -> None:
     async with flowing(GRANTED) as (flow, _):
         pending = await flow.start()
         with pytest.raises(AuthorizationDeniedError) as caught:
@@ -445,7 +447,7 @@ async def test_a_denial_without_a_state_is_told_and_touches_no_login() -> None:
     assert caught.value.context is None
 
 
-async def test_another_error_is_no_denial() -> None:
+async def test_finish_with_another_error_is_no_denial() -> None:
     async with flowing(GRANTED) as (flow, _):
         pending = await flow.start()
         with pytest.raises(AuthorizationError, match="the error server_error") as caught:
@@ -454,7 +456,7 @@ async def test_another_error_is_no_denial() -> None:
     assert type(caught.value) is AuthorizationError
 
 
-async def test_an_error_that_nobody_knows_is_kept_and_not_shown() -> None:
+async def test_finish_with_an_unknown_error_keeps_and_hides_its_code() -> None:
     async with flowing(GRANTED) as (flow, _):
         pending = await flow.start()
         with pytest.raises(AuthorizationError) as caught:
@@ -467,7 +469,7 @@ async def test_an_error_that_nobody_knows_is_kept_and_not_shown() -> None:
 # What becomes of a login when the exchange fails.
 
 
-async def test_a_login_is_given_back_when_nothing_was_sent(caplog: pytest.LogCaptureFixture) -> None:
+async def test_finish_when_nothing_was_sent_releases_the_login(caplog: pytest.LogCaptureFixture) -> None:
     async with OpenRouter(None, base_url=f"http://127.0.0.1:{free_port()}/api/v1", retry=ONCE) as unreachable:
         async with flowing(GRANTED, store=(store := MemoryStore())) as (good, server):
             bad = AuthorizationFlow(unreachable, callback_url=CALLBACK, store=store)
@@ -482,7 +484,7 @@ async def test_a_login_is_given_back_when_nothing_was_sent(caplog: pytest.LogCap
     assert caplog.messages == []
 
 
-async def test_a_login_is_given_back_when_openrouter_is_busy(caplog: pytest.LogCaptureFixture) -> None:
+async def test_finish_when_openrouter_is_busy_releases_the_login(caplog: pytest.LogCaptureFixture) -> None:
     async with flowing(BUSY, GRANTED) as (flow, _):
         pending = await flow.start(binding=BINDING)
         with pytest.raises(TooManyRequestsResponseError):
@@ -492,7 +494,7 @@ async def test_a_login_is_given_back_when_openrouter_is_busy(caplog: pytest.LogC
 
 
 @pytest.mark.parametrize("answer", [BROKEN, http(200, b"{}")])
-async def test_a_login_is_spent_when_its_code_may_be_used(answer: bytes) -> None:
+async def test_finish_when_the_code_may_be_used_consumes_the_login(answer: bytes) -> None:
     async with flowing(answer, GRANTED) as (flow, server):
         pending = await flow.start(binding=BINDING)
         with pytest.raises(OpenRouterError) as caught:
@@ -558,7 +560,7 @@ async def test_finish_code_with_api_key_is_refused_unsent() -> None:
     assert KEY not in repr(caught.value) + caught.value.user_message
 
 
-async def test_a_key_that_its_safe_place_refused_is_in_the_error_also_after_a_reload() -> None:
+async def test_finish_key_that_on_key_refused_is_in_the_error_after_a_reload_too() -> None:
     async def fail(*_: object) -> None:
         raise OSError("disk full")
 
@@ -573,7 +575,7 @@ async def test_a_key_that_its_safe_place_refused_is_in_the_error_also_after_a_re
     assert len(server.requests) == 1
 
 
-async def test_what_a_middleware_raises_reaches_the_caller_and_spends_the_login() -> None:
+async def test_finish_middleware_exception_propagates_and_consumes_the_login() -> None:
     async def fail(request: Request, call_next: Handler) -> Response:
         await call_next(request)
         raise ZeroDivisionError
@@ -592,9 +594,7 @@ async def test_what_a_middleware_raises_reaches_the_caller_and_spends_the_login(
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before it is sent", "after it is answered"])
-async def test_a_caller_that_goes_away_leaves_a_grant_for_the_reload(
-    after: bool, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_finish_cancelled_leaves_the_grant_for_a_reload(after: bool, caplog: pytest.LogCaptureFixture) -> None:
     gate = Gate(after=after)
     async with flowing(GRANTED, client={"middlewares": [gate]}) as (flow, server):
         pending = await flow.start(binding=BINDING)
@@ -615,7 +615,7 @@ async def test_a_caller_that_goes_away_leaves_a_grant_for_the_reload(
     ]
 
 
-async def test_a_key_in_a_safe_place_is_not_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+async def test_finish_cancelled_with_a_saved_key_logs_no_loss(caplog: pytest.LogCaptureFixture) -> None:
     kept: list[str] = []
 
     async def keep(_: object, response: ExchangeAuthCodeForAPIKeyResponse) -> None:
@@ -634,7 +634,7 @@ async def test_a_key_in_a_safe_place_is_not_warned_of(caplog: pytest.LogCaptureF
     assert not caplog.records
 
 
-async def test_a_failure_that_nobody_waits_for_is_logged_without_secrets(caplog: pytest.LogCaptureFixture) -> None:
+async def test_finish_failure_without_a_waiter_is_logged_without_secrets(caplog: pytest.LogCaptureFixture) -> None:
     gate = Gate()
     async with flowing(REFUSED, client={"middlewares": [gate]}) as (flow, _):
         pending = await flow.start()
@@ -649,7 +649,7 @@ async def test_a_failure_that_nobody_waits_for_is_logged_without_secrets(caplog:
     assert pending.state not in caplog.text
 
 
-async def test_draining_is_bounded() -> None:
+async def test_flow_aclose_is_bounded_in_time() -> None:
     gate = Gate()
     async with flowing(GRANTED, client={"middlewares": [gate]}) as (flow, _):
         pending = await flow.start()
@@ -728,7 +728,7 @@ async def die(flow: AuthorizationFlow, store: Spy, pending: PendingLogin, now: f
     await store.claim(dead, now=now, claim_ttl=1)
 
 
-async def test_a_login_whose_worker_died_is_taken_over() -> None:
+async def test_finish_takes_over_the_login_of_a_dead_worker() -> None:
     time, store = Time(), Spy()
     async with flowing(GRANTED, store=store, clock=time.clock) as (flow, _):
         pending = await flow.start(binding=BINDING)
@@ -738,7 +738,7 @@ async def test_a_login_whose_worker_died_is_taken_over() -> None:
         assert (await flow.finish(back(pending), binding=BINDING)).key == KEY
 
 
-async def test_when_a_dead_workers_code_is_used_the_error_says_that_nobody_knows() -> None:
+async def test_finish_after_a_dead_worker_used_the_code_is_unknown() -> None:
     time, store = Time(), Spy()
     async with flowing(REFUSED, store=store, clock=time.clock) as (flow, _):
         pending = await flow.start(binding=BINDING)
@@ -757,7 +757,7 @@ async def test_when_a_dead_workers_code_is_used_the_error_says_that_nobody_knows
     assert isinstance(caught.value.__cause__, APIError)
 
 
-async def test_who_overtook_a_worker_that_only_stalled_gets_its_key() -> None:
+async def test_finish_that_overtook_a_stalled_worker_gets_its_key() -> None:
     time, store = Time(), Spy()
     gate = Gate(after=True)
     async with (
@@ -781,7 +781,7 @@ async def test_who_overtook_a_worker_that_only_stalled_gets_its_key() -> None:
 
 
 @pytest.mark.parametrize("wait", [30, 0])
-async def test_who_was_overtaken_and_is_refused_gets_the_key_of_who_overtook(wait: float) -> None:
+async def test_finish_that_was_overtaken_and_refused_gets_the_key_of_the_other(wait: float) -> None:
     time, store = Time(), Spy()
     gate, heir_gate = Gate(), Gate(after=True)
     async with (
@@ -812,7 +812,7 @@ async def test_who_was_overtaken_and_is_refused_gets_the_key_of_who_overtook(wai
         assert (await slow.finish(back(pending), binding=BINDING)).key == KEY
 
 
-async def test_who_was_overtaken_by_one_who_died_does_not_say_that_the_code_was_bad() -> None:
+async def test_finish_overtaken_by_a_worker_that_died_does_not_blame_the_code() -> None:
     time, store, gate = Time(), Spy(), Gate()
     async with flowing(REFUSED, store=store, clock=time.clock, client={"middlewares": [gate]}) as (slow, _):
         pending = await slow.start(binding=BINDING)
@@ -829,7 +829,7 @@ async def test_who_was_overtaken_by_one_who_died_does_not_say_that_the_code_was_
             await slow.finish(back(pending), binding=BINDING)
 
 
-async def test_a_refusal_is_told_although_the_store_is_out_of_reach() -> None:
+async def test_finish_refusal_is_reported_although_the_store_is_unreachable() -> None:
     store, gate = Spy(), Gate(after=True)
     async with flowing(REFUSED, store=store, client={"middlewares": [gate]}) as (flow, _):
         pending = await flow.start(binding=BINDING)
@@ -844,7 +844,7 @@ async def test_a_refusal_is_told_although_the_store_is_out_of_reach() -> None:
     assert caught.value.is_code_rejected
 
 
-async def test_a_claim_is_renewed_while_the_exchange_runs(
+async def test_finish_renews_its_claim_during_the_exchange(
     store_failure: Exception, shown: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     store, gate = Spy(), Gate()
@@ -866,7 +866,7 @@ async def test_a_claim_is_renewed_while_the_exchange_runs(
     assert "secret" not in caplog.text
 
 
-async def test_a_claim_is_renewed_before_its_lease_is_over() -> None:
+async def test_finish_renews_its_claim_before_the_lease_ends() -> None:
     store, gate, lease = Spy(), Gate(), 1.5
     async with flowing(GRANTED, store=store, claim_ttl=lease, client={"middlewares": [gate]}) as (flow, _):
         pending = await flow.start(binding=BINDING)
@@ -880,7 +880,7 @@ async def test_a_claim_is_renewed_before_its_lease_is_over() -> None:
         await finishing
 
 
-async def test_who_waits_too_long_for_another_callback_is_told_to_come_again() -> None:
+async def test_finish_beyond_busy_timeout_says_to_come_again() -> None:
     gate = Gate()
     async with flowing(GRANTED, busy_timeout=0, client={"middlewares": [gate]}) as (flow, _):
         pending = await flow.start(binding=BINDING)
@@ -896,7 +896,7 @@ async def test_who_waits_too_long_for_another_callback_is_told_to_come_again() -
     assert "reload" in caught.value.user_message
 
 
-async def test_who_waits_for_another_callback_does_so_for_half_a_minute() -> None:
+async def test_finish_busy_timeout_defaults_to_half_a_minute() -> None:
     gate, clock = Gate(), FakeClock()
     async with flowing(GRANTED, claim_ttl=1000, client={"middlewares": [gate], "clock": clock.clock}) as (flow, _):
         pending = await flow.start(binding=BINDING)
@@ -913,7 +913,7 @@ async def test_who_waits_for_another_callback_does_so_for_half_a_minute() -> Non
     assert clock.waits == sorted(clock.waits)
 
 
-async def test_a_key_is_given_although_the_store_is_out_of_reach(
+async def test_finish_gives_the_key_although_the_store_is_unreachable(
     store_failure: Exception, shown: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = Spy()
@@ -927,7 +927,7 @@ async def test_a_key_is_given_although_the_store_is_out_of_reach(
     assert "secret" not in caplog.text
 
 
-async def test_the_reason_is_told_although_the_store_is_out_of_reach(
+async def test_finish_gives_the_reason_although_the_store_is_unreachable(
     store_failure: Exception, shown: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = Spy()
@@ -942,7 +942,7 @@ async def test_the_reason_is_told_although_the_store_is_out_of_reach(
     assert "secret" not in caplog.text
 
 
-async def test_a_store_out_of_reach_ends_no_login() -> None:
+async def test_finish_with_an_unreachable_store_ends_no_login() -> None:
     store = Spy()
     async with flowing(GRANTED, store=store) as (flow, server):
         pending = await flow.start(binding=BINDING)
@@ -956,7 +956,7 @@ async def test_a_store_out_of_reach_ends_no_login() -> None:
     assert not caught.value.restart_login
 
 
-async def test_flow_async_with_waits_for_login_of_cancelled_caller() -> None:
+async def test_flow_exit_waits_for_the_login_of_a_cancelled_caller() -> None:
     gate = Gate()
     async with flowing(GRANTED, client={"middlewares": [gate]}) as (flow, server):
         async with flow:
@@ -970,7 +970,7 @@ async def test_flow_async_with_waits_for_login_of_cancelled_caller() -> None:
     assert len(server.requests) == 1
 
 
-async def test_a_flow_that_is_torn_down_leaves_nothing_running(caplog: pytest.LogCaptureFixture) -> None:
+async def test_flow_cancelled_during_exit_leaves_nothing_running(caplog: pytest.LogCaptureFixture) -> None:
     gate = Gate()
     async with flowing(GRANTED, client={"middlewares": [gate]}) as (flow, server):
         pending = await flow.start()

@@ -89,7 +89,7 @@ async def send(login: LoopbackLogin, data: bytes) -> bytes:
             await writer.wait_closed()
 
 
-async def test_the_user_of_this_computer_is_signed_in(fake: FakeOpenRouter, client: OpenRouter) -> None:
+async def test_loopback_signs_the_user_in(fake: FakeOpenRouter, client: OpenRouter) -> None:
     async with LoopbackLogin(client, key_label="My tool") as login:
         callback = fake.consent(login.url)
         page, grant = await asyncio.gather(visit(callback), login.wait())
@@ -102,7 +102,7 @@ async def test_the_user_of_this_computer_is_signed_in(fake: FakeOpenRouter, clie
 
 @pytest.mark.browser
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-async def test_a_real_browser_brings_its_user_back(
+async def test_loopback_with_a_real_browser_signs_in(
     host: Literal["127.0.0.1", "localhost"], fake: FakeOpenRouter, client: OpenRouter, browser: BrowserContext
 ) -> None:
     page = await browser.new_page()
@@ -136,7 +136,7 @@ async def test_a_real_browser_brings_its_user_back(
 
 
 @pytest.mark.browser
-async def test_a_real_browser_brings_the_no_of_its_user(
+async def test_loopback_with_a_real_browser_reports_a_denial(
     fake: FakeOpenRouter, client: OpenRouter, browser: BrowserContext
 ) -> None:
     page = await browser.new_page()
@@ -150,7 +150,7 @@ async def test_a_real_browser_brings_the_no_of_its_user(
     assert not fake.issued_keys
 
 
-async def test_it_listens_before_the_url_exists_on_loopback_alone() -> None:
+async def test_loopback_listens_on_loopback_only_before_the_url_exists() -> None:
     async with logging_in(GRANTED) as (login, _):
         callback = URL(login.pending.url).query["callback_url"]
         assert callback == f"http://127.0.0.1:{login.port}/callback/{login.pending.state}"
@@ -158,14 +158,14 @@ async def test_it_listens_before_the_url_exists_on_loopback_alone() -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]"])
-async def test_the_callback_may_come_by_either_family(host: str) -> None:
+async def test_loopback_accepts_the_callback_over_ipv4_and_ipv6(host: str) -> None:
     async with logging_in(GRANTED, host="localhost") as (login, _):
         assert URL(URL(login.url).query["callback_url"]).host == "localhost"
         assert (await visit(f"http://{host}:{login.port}{address(login).raw_path_qs}")).status == 200
         assert (await login.wait()).key == KEY
 
 
-async def test_a_port_may_be_given_and_is_free_again_afterwards() -> None:
+async def test_loopback_port_may_be_chosen_and_is_freed() -> None:
     port = free_port()
     for _ in range(2):
         async with logging_in(GRANTED, port=port) as (login, _server):
@@ -174,7 +174,7 @@ async def test_a_port_may_be_given_and_is_free_again_afterwards() -> None:
 
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
-async def test_a_port_that_is_taken_in_either_family_is_an_error(family: socket.AddressFamily) -> None:
+async def test_loopback_port_in_use_by_either_family_is_an_error(family: socket.AddressFamily) -> None:
     with socket.socket(family) as taken:
         taken.bind(("127.0.0.1" if family == socket.AF_INET else "::1", 0))
         taken.listen()
@@ -185,7 +185,7 @@ async def test_a_port_that_is_taken_in_either_family_is_an_error(family: socket.
     assert "code" in caught.value.user_message
 
 
-async def test_a_port_that_may_not_be_used_is_an_error_that_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_loopback_port_without_permission_is_an_error_that_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ports, "_bind", refuse(socket.AF_INET, errno.EACCES))
     with pytest.raises(LoopbackUnavailableError, match=r"the port is not available \(Permission denied\)"):
         async with logging_in(GRANTED, port=80):
@@ -203,13 +203,13 @@ def refuse(family: socket.AddressFamily, number: int) -> Callable[..., socket.so
     return refusing
 
 
-async def test_a_computer_without_ipv6_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_loopback_without_ipv6_works(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ports, "_bind", refuse(socket.AF_INET6, errno.EADDRNOTAVAIL))
     async with logging_in(GRANTED) as (login, _):
         assert (await visit(address(login))).status == 200
 
 
-async def test_when_no_port_is_free_in_both_families_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_loopback_without_a_port_free_in_both_families_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ports, "_bind", refuse(socket.AF_INET6, errno.EADDRINUSE))
     with pytest.raises(LoopbackUnavailableError, match="no port is free on both"):
         async with logging_in(GRANTED):
@@ -226,7 +226,7 @@ async def test_when_no_port_is_free_in_both_families_it_says_so(monkeypatch: pyt
         ({"host": "::1"}, "host"),
     ],
 )
-async def test_what_is_not_valid_is_refused_by_name(arguments: dict[str, Any], field: str) -> None:
+async def test_loopback_invalid_arguments_are_refused_by_name(arguments: dict[str, Any], field: str) -> None:
     async with OpenRouter(None) as client:
         with pytest.raises(RequestValidationError) as caught:
             LoopbackLogin(client, **arguments)
@@ -234,7 +234,7 @@ async def test_what_is_not_valid_is_refused_by_name(arguments: dict[str, Any], f
     assert caught.value.field == field
 
 
-async def test_a_start_that_fails_leaves_no_port_open() -> None:
+async def test_loopback_start_that_fails_leaves_no_port_open() -> None:
     port = free_port()
     async with OpenRouter(None) as client:
         with pytest.raises(RequestValidationError, match="key_label"):
@@ -248,7 +248,7 @@ async def test_a_start_that_fails_leaves_no_port_open() -> None:
 # What else may come.
 
 
-async def test_stray_and_malicious_requests_change_nothing() -> None:
+async def test_loopback_stray_and_malicious_requests_change_nothing() -> None:
     async with logging_in(GRANTED) as (login, server):
         real = address(login)
         root = URL(f"http://127.0.0.1:{login.port}")
@@ -287,7 +287,7 @@ async def test_stray_and_malicious_requests_change_nothing() -> None:
         assert (await login.wait()).key == KEY
 
 
-async def test_two_hosts_no_host_and_an_absolute_target_are_refused() -> None:
+async def test_loopback_bad_hosts_and_absolute_targets_are_refused() -> None:
     async with logging_in(GRANTED) as (login, server):
         path = address(login).raw_path_qs
         host = f"127.0.0.1:{login.port}"
@@ -300,7 +300,7 @@ async def test_two_hosts_no_host_and_an_absolute_target_are_refused() -> None:
         assert not server.requests
 
 
-async def test_repeats_are_answered_with_409() -> None:
+async def test_loopback_repeated_callbacks_get_409() -> None:
     gate = Gate()
     async with logging_in(GRANTED, client={"middlewares": [gate]}) as (login, server):
         first = asyncio.create_task(visit(address(login)))
@@ -318,7 +318,7 @@ async def test_repeats_are_answered_with_409() -> None:
         assert len(server.requests) == 1
 
 
-async def test_pages_are_escaped_and_kept_by_nobody(caplog: pytest.LogCaptureFixture) -> None:
+async def test_loopback_pages_are_escaped_and_not_cached(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     async with logging_in(GRANTED, app_name="<script>alert(1)</script>") as (login, _):
         pages = [await visit(f"http://127.0.0.1:{login.port}/<b>"), await visit(address(login))]
@@ -337,7 +337,7 @@ async def test_pages_are_escaped_and_kept_by_nobody(caplog: pytest.LogCaptureFix
     assert not [record for record in caplog.records if record.name.startswith("aiohttp")]
 
 
-async def test_a_thousand_hostile_requests_do_not_keep_the_user_out(caplog: pytest.LogCaptureFixture) -> None:
+async def test_loopback_thousand_hostile_requests_do_not_keep_the_user_out(caplog: pytest.LogCaptureFixture) -> None:
     chance = random.Random(7)
     async with logging_in(GRANTED) as (login, server):
         host = f"Host: 127.0.0.1:{login.port}\r\nConnection: close\r\n\r\n"
@@ -392,7 +392,7 @@ async def test_a_thousand_hostile_requests_do_not_keep_the_user_out(caplog: pyte
     assert ["https" in record.getMessage() for record in caplog.records] in ([], [True])
 
 
-async def test_who_comes_late_does_not_push_out_the_browser_that_brought_the_callback() -> None:
+async def test_loopback_late_connections_do_not_evict_the_callback() -> None:
     gate = Gate()
     async with logging_in(GRANTED, client={"middlewares": [gate]}) as (login, _):
         visiting = asyncio.create_task(visit(address(login)))
@@ -408,7 +408,7 @@ async def test_who_comes_late_does_not_push_out_the_browser_that_brought_the_cal
                 await writer.wait_closed()
 
 
-async def test_the_page_arrives_although_the_login_is_left_at_once() -> None:
+async def test_loopback_page_arrives_although_the_block_is_left_at_once() -> None:
     async with Server(GRANTED) as server, OpenRouter(None, base_url=server.base_url) as client:
         for _ in range(20):
             async with LoopbackLogin(client) as login:
@@ -422,7 +422,7 @@ async def test_the_page_arrives_although_the_login_is_left_at_once() -> None:
 # How it ends otherwise.
 
 
-async def test_a_denial_is_told_to_who_waits_and_to_the_user() -> None:
+async def test_loopback_denial_is_reported_to_the_waiter_and_the_user() -> None:
     async with logging_in(GRANTED) as (login, _):
         page = await visit(address(login).with_query(error="access_denied"))
         with pytest.raises(AuthorizationDeniedError):
@@ -431,7 +431,7 @@ async def test_a_denial_is_told_to_who_waits_and_to_the_user() -> None:
     assert "You did not allow the sign-in." in page.text
 
 
-async def test_a_refused_code_is_told_to_who_waits_and_to_the_user() -> None:
+async def test_loopback_rejected_code_is_reported_to_the_waiter_and_the_user() -> None:
     async with logging_in(REFUSED) as (login, _):
         page = await visit(address(login))
         with pytest.raises(APIError):
@@ -441,7 +441,7 @@ async def test_a_refused_code_is_told_to_who_waits_and_to_the_user() -> None:
     assert "the-code" not in page.text
 
 
-async def test_when_openrouter_is_busy_a_reload_goes_on() -> None:
+async def test_loopback_when_openrouter_is_busy_a_reload_continues() -> None:
     async with logging_in(BUSY, GRANTED) as (login, _):
         assert (await visit(address(login))).status == 503
         with pytest.raises(LoginTimeoutError):
@@ -450,7 +450,7 @@ async def test_when_openrouter_is_busy_a_reload_goes_on() -> None:
         assert (await login.wait()).key == KEY
 
 
-async def test_what_a_middleware_raises_is_told_to_who_waits() -> None:
+async def test_loopback_middleware_exception_reaches_the_waiter() -> None:
     async def fail(_request: object, _call_next: object) -> Any:
         raise ZeroDivisionError
 
@@ -460,7 +460,7 @@ async def test_what_a_middleware_raises_is_told_to_who_waits() -> None:
             await login.wait()
 
 
-async def test_a_key_that_its_safe_place_refused_is_with_who_waits() -> None:
+async def test_loopback_key_that_on_key_refused_reaches_the_waiter() -> None:
     async def fail(*_: object) -> None:
         raise OSError("disk full")
 
@@ -472,14 +472,14 @@ async def test_a_key_that_its_safe_place_refused_is_with_who_waits() -> None:
     assert caught.value.response.key == KEY
 
 
-async def test_an_outcome_that_nobody_waits_for_is_no_mistake(caplog: pytest.LogCaptureFixture) -> None:
+async def test_loopback_failure_without_a_waiter_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     async with logging_in(REFUSED) as (login, _):
         await visit(address(login))
 
     assert not caplog.records
 
 
-async def test_waiting_is_bounded() -> None:
+async def test_loopback_wait_is_bounded() -> None:
     async with logging_in(GRANTED) as (login, _):
         with pytest.raises(LoginTimeoutError) as caught:
             await login.wait(timeout=0.01)
@@ -488,7 +488,7 @@ async def test_waiting_is_bounded() -> None:
         assert (await login.wait(timeout=None)).key == KEY
 
 
-async def test_an_exchange_under_way_is_not_cut_off_by_the_timeout() -> None:
+async def test_loopback_wait_timeout_does_not_cut_off_an_exchange() -> None:
     gate = Gate(after=True)
     async with logging_in(GRANTED, client={"middlewares": [gate]}) as (login, _):
         visiting = asyncio.create_task(visit(address(login)))
@@ -502,7 +502,7 @@ async def test_an_exchange_under_way_is_not_cut_off_by_the_timeout() -> None:
         assert (await visiting).status == 200
 
 
-async def test_cancelling_closes_the_port_and_nothing_is_left() -> None:
+async def test_loopback_cancelled_closes_the_port_and_leaves_no_task() -> None:
     entered = asyncio.Event()
     port = free_port()
 
@@ -534,7 +534,7 @@ async def fail_to_keep(*_: object) -> None:
         (REFUSED, None, None),
     ],
 )
-async def test_a_key_of_a_login_that_was_given_up_is_not_lost_in_silence(
+async def test_loopback_key_of_an_abandoned_login_is_logged_as_lost(
     answer: bytes, on_key: Any, warning: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     gate = Gate(after=True)
@@ -574,7 +574,7 @@ def typing(*texts: str) -> tuple[Callable[[OpenRouterError | None], Any], list[O
 
 
 @pytest.mark.parametrize("form", ["the-code", "code=the-code", "url"])
-async def test_a_pasted_code_is_as_good_as_a_callback(form: str) -> None:
+async def test_loopback_pasted_code_signs_in(form: str) -> None:
     async with logging_in(GRANTED) as (login, server):
         prompt, _ = typing(str(address(login)) if form == "url" else form)
         assert (await login.wait(prompt=prompt)).key == KEY
@@ -582,7 +582,7 @@ async def test_a_pasted_code_is_as_good_as_a_callback(form: str) -> None:
         assert server.codes == ["the-code"]
 
 
-async def test_a_callback_wins_over_a_user_who_pastes_nothing() -> None:
+async def test_loopback_callback_ends_an_unanswered_prompt() -> None:
     async with logging_in(GRANTED) as (login, _):
         prompt, told = typing()
         waiting = asyncio.create_task(login.wait(prompt=prompt))
@@ -592,7 +592,7 @@ async def test_a_callback_wins_over_a_user_who_pastes_nothing() -> None:
         assert told == [None]
 
 
-async def test_who_pastes_nonsense_is_asked_again_and_told_why() -> None:
+async def test_loopback_prompt_after_a_wrong_answer_asks_again_and_says_why() -> None:
     async with logging_in(BUSY, GRANTED) as (login, _):
         prompt, told = typing("not a code", f"code=x&state={'A' * 43}", "the-code", "the-code")
 
@@ -601,7 +601,7 @@ async def test_who_pastes_nonsense_is_asked_again_and_told_why() -> None:
     assert isinstance(told[3], APIError)
 
 
-async def test_a_prompt_that_fails_ends_the_waiting() -> None:
+async def test_loopback_prompt_that_fails_ends_the_wait() -> None:
     async def prompt(_: object) -> str:
         raise EOFError
 
@@ -610,7 +610,7 @@ async def test_a_prompt_that_fails_ends_the_waiting() -> None:
             await login.wait(prompt=prompt)
 
 
-async def test_a_prompt_that_fails_too_late_is_no_matter(caplog: pytest.LogCaptureFixture) -> None:
+async def test_loopback_prompt_that_fails_after_the_callback_is_ignored(caplog: pytest.LogCaptureFixture) -> None:
     async with logging_in(GRANTED) as (login, _):
 
         async def prompt(_: object) -> str:
@@ -623,7 +623,7 @@ async def test_a_prompt_that_fails_too_late_is_no_matter(caplog: pytest.LogCaptu
     assert not caplog.records
 
 
-async def test_a_code_that_is_pasted_beside_the_callback_gets_the_same_grant(caplog: pytest.LogCaptureFixture) -> None:
+async def test_loopback_code_pasted_beside_the_callback_gets_the_same_grant(caplog: pytest.LogCaptureFixture) -> None:
     gate = Gate()
     async with logging_in(GRANTED, client={"middlewares": [gate]}) as (login, server):
         visiting = asyncio.create_task(visit(address(login)))
@@ -643,7 +643,7 @@ async def test_a_code_that_is_pasted_beside_the_callback_gets_the_same_grant(cap
 # The browser.
 
 
-async def test_the_browser_is_opened_in_a_thread_and_not_waited_for() -> None:
+async def test_loopback_opens_the_browser_in_a_thread_without_waiting() -> None:
     called, proceed = threading.Event(), threading.Event()
     seen: list[tuple[str, bool]] = []
 
@@ -660,7 +660,7 @@ async def test_the_browser_is_opened_in_a_thread_and_not_waited_for() -> None:
         proceed.set()
 
 
-async def test_a_browser_that_cannot_be_opened_is_no_error() -> None:
+async def test_loopback_browser_that_cannot_be_opened_is_no_error() -> None:
     called = threading.Event()
 
     def opener(_: str) -> bool:
@@ -681,7 +681,7 @@ async def test_loopback_behind_a_mapped_port_accepts_any_loopback_name(host: str
 
 
 @pytest.mark.parametrize("family", ["127.0.0.1", "[::1]"])
-async def test_loopback_refuses_a_callback_of_another_user(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_loopback_callback_of_another_user_is_refused(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async with logging_in(GRANTED) as (login, server):
         real = f"http://{family}:{login.port}{address(login).raw_path_qs}"
         with monkeypatch.context() as patch:
@@ -693,7 +693,7 @@ async def test_loopback_refuses_a_callback_of_another_user(family: str, monkeypa
 
 
 @pytest.mark.parametrize("is_reset", [False, True])
-async def test_loopback_refuses_a_callback_whose_sender_is_gone(is_reset: bool) -> None:
+async def test_loopback_callback_whose_sender_is_gone_is_refused(is_reset: bool) -> None:
     """A socket that was closed has no user any more, so that another user could hide behind it."""
     async with logging_in(GRANTED) as (login, server):
         with socket.create_connection(("127.0.0.1", login.port)) as sender:
@@ -763,7 +763,7 @@ async def test_open_browser_without_any_browser_says_so(monkeypatch: pytest.Monk
         assert not await login.open_browser()
 
 
-def test_every_error_of_a_login_has_a_sentence_for_the_user() -> None:
+def test_login_errors_each_have_a_user_message() -> None:
     kinds: list[Any] = [LoginError, *LoginError.__subclasses__()]
 
     for kind in kinds:

@@ -15,7 +15,7 @@ from tests.support import STRESS
 
 
 @pytest.mark.stress
-async def test_very_many_pending_logins_stay_within_the_bound() -> None:
+async def test_memory_store_of_very_many_logins_stays_within_its_bound() -> None:
     most = 100_000 if STRESS else 3_000
     store = MemoryStore(max_logins=most)
     gc.collect()
@@ -52,7 +52,7 @@ async def time_logins(store: MemoryStore) -> float:
 
 
 @pytest.mark.stress
-async def test_a_full_store_is_as_fast_as_an_empty_one() -> None:
+async def test_memory_store_when_full_is_as_fast_as_empty() -> None:
     most = 100_000 if STRESS else 20_000
     empty, full = MemoryStore(max_logins=most), MemoryStore(max_logins=most)
     template = make_login()
@@ -70,7 +70,7 @@ async def test_a_full_store_is_as_fast_as_an_empty_one() -> None:
     assert crowded < alone * 5 + 50e-6
 
 
-async def test_the_oldest_are_forgotten_when_there_are_too_many() -> None:
+async def test_memory_store_when_full_drops_the_oldest() -> None:
     store = MemoryStore(max_logins=2)
     first, second, third = (make_login() for _ in range(3))
     for login in (first, second, third):
@@ -81,7 +81,7 @@ async def test_the_oldest_are_forgotten_when_there_are_too_many() -> None:
     assert (await store.claim(make_claim_request(third), now=NOW, claim_ttl=15)).status is ClaimStatus.CLAIMED
 
 
-async def test_a_login_that_was_pressed_out_can_still_be_finished() -> None:
+async def test_memory_store_dropped_login_can_still_be_finished() -> None:
     store = MemoryStore(max_logins=1)
     login = make_login()
     claim_request = make_claim_request(login)
@@ -96,7 +96,7 @@ async def test_a_login_that_was_pressed_out_can_still_be_finished() -> None:
     assert (await store.claim(claim_request, now=NOW, claim_ttl=15)).result == make_result()
 
 
-async def test_results_are_bounded_too() -> None:
+async def test_memory_store_results_are_bounded() -> None:
     store = MemoryStore(max_logins=2)
     claim_requests = [make_claim_request(make_login()) for _ in range(3)]
     for claim_request in claim_requests:
@@ -106,7 +106,7 @@ async def test_results_are_bounded_too() -> None:
     assert statuses == [ClaimStatus.UNKNOWN, ClaimStatus.FINISHED, ClaimStatus.FINISHED]
 
 
-async def test_everything_is_forgotten_in_its_time() -> None:
+async def test_memory_store_entries_expire() -> None:
     store = MemoryStore()
     login = make_login()
     claim_request = make_claim_request(login)
@@ -122,7 +122,7 @@ async def test_everything_is_forgotten_in_its_time() -> None:
     assert len(store) == 0
 
 
-async def test_a_result_behind_one_that_is_kept_longer_ends_in_its_own_time() -> None:
+async def test_memory_store_result_behind_a_longer_one_expires_on_time() -> None:
     store = MemoryStore()
     first, second = make_claim_request(make_login()), make_claim_request(make_login())
     await store.finish(first, make_result(), now=NOW, result_ttl=600)
@@ -132,7 +132,7 @@ async def test_a_result_behind_one_that_is_kept_longer_ends_in_its_own_time() ->
     assert (await store.claim(first, now=NOW + 60, claim_ttl=15)).status is ClaimStatus.FINISHED
 
 
-async def test_a_login_behind_one_that_lives_longer_ends_in_its_own_time() -> None:
+async def test_memory_store_login_behind_a_longer_one_expires_on_time() -> None:
     store = MemoryStore()
     await store.put(make_login(lifetime=6000), now=NOW)
     login = make_login(lifetime=600)
@@ -142,7 +142,7 @@ async def test_a_login_behind_one_that_lives_longer_ends_in_its_own_time() -> No
     assert len(store) == 1
 
 
-async def test_a_login_that_is_being_finished_outlives_its_end() -> None:
+async def test_memory_store_claimed_login_outlives_its_expiry() -> None:
     store = MemoryStore()
     login = make_login()
     claim_request = make_claim_request(login)
@@ -153,12 +153,12 @@ async def test_a_login_that_is_being_finished_outlives_its_end() -> None:
 
 
 @pytest.mark.parametrize("most", [0, -1, 1.5, True, "2", None])
-def test_a_bound_that_is_none_is_refused(most: int) -> None:
+def test_memory_store_invalid_bound_is_refused(most: int) -> None:
     with pytest.raises(RequestValidationError, match="max_logins"):
         MemoryStore(max_logins=most)
 
 
-async def test_a_store_is_told_by_its_bound_and_what_it_holds() -> None:
+async def test_memory_store_repr_shows_its_bound_and_size() -> None:
     with pytest.raises(RequestValidationError) as caught:
         MemoryStore(max_logins=0)
     assert str(caught.value) == "max_logins: must be an integer from 1"
@@ -167,7 +167,7 @@ async def test_a_store_is_told_by_its_bound_and_what_it_holds() -> None:
     assert repr(store) == "<MemoryStore 1/10000>"
 
 
-async def test_a_lease_is_over_at_its_end() -> None:
+async def test_memory_store_lease_ends_at_its_end() -> None:
     store, login = MemoryStore(), make_login()
     await store.put(login, now=NOW)
     await store.claim(make_claim_request(login), now=NOW, claim_ttl=15)
@@ -175,7 +175,7 @@ async def test_a_lease_is_over_at_its_end() -> None:
     assert (await store.claim(make_claim_request(login), now=NOW + 15, claim_ttl=15)).status is ClaimStatus.CLAIMED
 
 
-async def test_a_login_is_remembered_for_as_long_as_its_lease_and_its_result() -> None:
+async def test_memory_store_remembers_a_login_through_its_lease_and_result() -> None:
     store, login = MemoryStore(), make_login()
     claim_request = make_claim_request(login)
     await store.put(login, now=NOW)
@@ -185,7 +185,7 @@ async def test_a_login_is_remembered_for_as_long_as_its_lease_and_its_result() -
     assert (await store.claim(claim_request, now=NOW + 109_999, claim_ttl=1)).status is ClaimStatus.FINISHED
 
 
-async def test_a_result_is_kept_for_less_than_a_second_too() -> None:
+async def test_memory_store_result_ttl_below_a_second_is_kept() -> None:
     store, login = MemoryStore(), make_login()
     claim_request = make_claim_request(login)
     await store.put(login, now=NOW)
@@ -195,7 +195,7 @@ async def test_a_result_is_kept_for_less_than_a_second_too() -> None:
     assert (await store.claim(claim_request, now=NOW + 0.5, claim_ttl=15)).status is ClaimStatus.CONSUMED
 
 
-async def test_the_oldest_login_is_the_first_to_go_in_its_time() -> None:
+async def test_memory_store_oldest_login_expires_first() -> None:
     store = MemoryStore()
     short, long = make_login(lifetime=10), make_login(lifetime=100)
     await store.put(short, now=NOW)

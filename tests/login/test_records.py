@@ -15,20 +15,20 @@ GARBAGE = [b"", b"\xff", b"null", b"7", b"[]", b"{}", b'{"id": "x"}', b"[" * 100
 
 
 @pytest.mark.parametrize("method", ["S256", "plain"])
-def test_a_login_survives_the_way_through_a_store(method: str) -> None:
+def test_login_record_survives_serialization(method: str) -> None:
     login = attrs.evolve(make_login(), pkce=PKCEPair.generate(method))
     assert LoginRecord.from_json(login.to_json()) == login
     assert b" " not in login.to_json()  # a cookie has room for little
 
 
 @pytest.mark.parametrize("delivered", [True, False])
-def test_a_result_survives_the_way_through_a_store(delivered: bool) -> None:
+def test_result_record_survives_serialization(delivered: bool) -> None:
     result = attrs.evolve(make_result(), delivered=delivered, user_id=None)
     assert KeyRecord.from_json(result.to_json()) == result
 
 
 @pytest.mark.parametrize("data", GARBAGE)
-def test_what_is_no_record_is_an_error_of_the_store(data: bytes) -> None:
+def test_record_malformed_is_a_store_error(data: bytes) -> None:
     with pytest.raises(LoginStoreError) as caught:
         LoginRecord.from_json(data)
     assert str(caught.value) == "the value in the store is not a login"
@@ -40,13 +40,13 @@ def test_what_is_no_record_is_an_error_of_the_store(data: bytes) -> None:
 @pytest.mark.parametrize(
     ("field", "value"), [("verifier", "short"), ("method", "s256"), ("expires", "soon"), ("expires", None)]
 )
-def test_a_login_with_a_field_of_something_else_is_no_login(field: str, value: object) -> None:
+def test_record_with_a_wrong_field_is_a_store_error(field: str, value: object) -> None:
     fields = json.loads(make_login().to_json()) | {field: value}
     with pytest.raises(LoginStoreError):
         LoginRecord.from_json(json.dumps(fields).encode())
 
 
-def test_a_fingerprint_is_of_all_that_it_is_made_of() -> None:
+def test_digest_depends_on_each_part() -> None:
     made = [
         digest("state", "binding", "a"),
         digest("state", "binding", "b"),

@@ -68,7 +68,7 @@ async def finish_one(store: RedisStore, *, result_ttl: float = 60) -> None:
     await store.finish(claim_request, make_result(), now=NOW, result_ttl=result_ttl)
 
 
-async def test_with_a_key_nothing_secret_can_be_read_in_the_database(connection: Redis) -> None:
+async def test_redis_store_with_encryption_key_has_no_readable_secret(connection: Redis) -> None:
     store = RedisStore(connection, encryption_keys=KEY)
     login = make_login(state="S" * 43)
     claim_request = make_claim_request(login)
@@ -84,7 +84,7 @@ async def test_with_a_key_nothing_secret_can_be_read_in_the_database(connection:
     assert len(await connection.keys("*")) == 2
 
 
-async def test_without_a_key_no_result_is_kept(connection: Redis) -> None:
+async def test_redis_store_without_encryption_key_keeps_no_result(connection: Redis) -> None:
     store = RedisStore(connection)
     login = make_login()
     claim_request = make_claim_request(login)
@@ -97,7 +97,7 @@ async def test_without_a_key_no_result_is_kept(connection: Redis) -> None:
     assert (await store.claim(claim_request, now=NOW, claim_ttl=15)).status is ClaimStatus.CONSUMED
 
 
-async def test_everything_has_a_time_to_live(connection: Redis) -> None:
+async def test_redis_store_every_key_has_a_ttl(connection: Redis) -> None:
     store = RedisStore(connection, encryption_keys=KEY)
     pending, claimed, restored, lapsed = (make_login() for _ in range(4))
     for login in (pending, claimed, restored, lapsed):
@@ -119,7 +119,7 @@ async def test_everything_has_a_time_to_live(connection: Redis) -> None:
     assert await connection.pttl(name) > 600_000
 
 
-async def test_a_login_that_is_being_finished_outlives_its_end(connection: Redis) -> None:
+async def test_redis_store_claimed_login_outlives_its_expiry(connection: Redis) -> None:
     store = RedisStore(connection, encryption_keys=KEY)
     login = make_login(lifetime=1)
     await store.put(login, now=NOW + 60.9)
@@ -129,7 +129,7 @@ async def test_a_login_that_is_being_finished_outlives_its_end(connection: Redis
     assert await connection.pttl(key) > 60_000
 
 
-async def test_a_result_is_gone_after_its_time(connection: Redis) -> None:
+async def test_redis_store_result_expires(connection: Redis) -> None:
     store = RedisStore(connection, encryption_keys=KEY)
     login = make_login()
     claim_request = make_claim_request(login)
@@ -145,7 +145,7 @@ async def test_a_result_is_gone_after_its_time(connection: Redis) -> None:
     assert (await store.claim(claim_request, now=NOW, claim_ttl=15)).status is ClaimStatus.CONSUMED
 
 
-async def test_the_keys_of_a_login_share_a_slot_of_a_cluster_and_logins_do_not(connection: Redis) -> None:
+async def test_redis_store_keys_of_one_login_share_a_cluster_slot(connection: Redis) -> None:
     store = RedisStore(connection, encryption_keys=KEY)
     for _ in range(8):
         await finish_one(store)
@@ -161,7 +161,7 @@ async def test_the_keys_of_a_login_share_a_slot_of_a_cluster_and_logins_do_not(c
     assert len(set.union(*by_login.values())) > 1
 
 
-async def test_keys_can_be_rotated(connection: Redis) -> None:
+async def test_redis_store_encryption_keys_can_be_rotated(connection: Redis) -> None:
     login = make_login()
     newer = generate_encryption_key()
     await RedisStore(connection, encryption_keys=KEY).put(login, now=NOW)
@@ -174,7 +174,7 @@ async def test_keys_can_be_rotated(connection: Redis) -> None:
         await RedisStore(connection, encryption_keys=newer).claim(claim_request, now=NOW, claim_ttl=15)
 
 
-async def test_one_login_cannot_be_put_in_the_place_of_another(connection: Redis) -> None:
+async def test_redis_store_login_moved_to_another_name_is_refused(connection: Redis) -> None:
     store = RedisStore(connection, encryption_keys=KEY, prefix="app")
     mine, other = make_login(), make_login()
     await store.put(mine, now=NOW)
@@ -189,7 +189,7 @@ async def test_one_login_cannot_be_put_in_the_place_of_another(connection: Redis
 @pytest.mark.parametrize(
     "held", [b"", b"null", b"[]", b"{}", b"\xff", b'{"id": "x", "verifier": "short", "method": "S256"}']
 )
-async def test_what_is_no_login_is_an_error_that_repeats_nothing(connection: Redis, held: bytes) -> None:
+async def test_redis_store_malformed_login_is_an_error_that_repeats_nothing(connection: Redis, held: bytes) -> None:
     store = RedisStore(connection)
     login = make_login()
     await store.put(login, now=NOW)
@@ -202,7 +202,7 @@ async def test_what_is_no_login_is_an_error_that_repeats_nothing(connection: Red
     assert caught.value.__suppress_context__
 
 
-async def test_what_is_no_result_is_an_error(connection: Redis) -> None:
+async def test_redis_store_malformed_result_is_an_error(connection: Redis) -> None:
     store = RedisStore(connection, encryption_keys=KEY)
     login = make_login()
     claim_request = make_claim_request(login)
@@ -217,7 +217,7 @@ async def test_what_is_no_result_is_an_error(connection: Redis) -> None:
         await RedisStore(connection).claim(claim_request, now=NOW, claim_ttl=15)
 
 
-async def test_a_command_that_is_refused_is_an_error_without_the_arguments(connection: Redis) -> None:
+async def test_redis_store_refused_command_is_an_error_without_arguments(connection: Redis) -> None:
     store = RedisStore(connection)
     login = make_login()
     await connection.set(f"openrouter-login:{{{login.id}}}", "a string")
@@ -228,7 +228,7 @@ async def test_a_command_that_is_refused_is_an_error_without_the_arguments(conne
     assert not caught.value.restart_login
 
 
-async def test_a_lost_connection_is_made_anew() -> None:
+async def test_redis_store_lost_connection_is_reopened() -> None:
     port = free_port()
     with ValkeyServer(port=port):
         store = RedisStore.from_url(f"redis://127.0.0.1:{port}", encryption_keys=KEY)
@@ -242,7 +242,7 @@ async def test_a_lost_connection_is_made_anew() -> None:
         await store.aclose()
 
 
-async def test_a_crowd_waits_for_connections_instead_of_being_refused(valkey_url: str) -> None:
+async def test_redis_store_crowd_waits_for_connections(valkey_url: str) -> None:
     store = RedisStore.from_url(valkey_url)
     try:
         await asyncio.gather(*(store.put(make_login(), now=NOW) for _ in range(500)))
@@ -252,7 +252,7 @@ async def test_a_crowd_waits_for_connections_instead_of_being_refused(valkey_url
         await store.aclose()
 
 
-async def test_a_server_that_restarts_in_the_middle_of_logins_costs_no_one_an_error_of_another_kind() -> None:
+async def test_redis_store_server_restart_raises_store_errors_only() -> None:
     port = free_port()
     store = RedisStore.from_url(f"redis://127.0.0.1:{port}", encryption_keys=KEY)
     answers: Counter[str] = Counter()
@@ -293,7 +293,7 @@ async def test_a_server_that_restarts_in_the_middle_of_logins_costs_no_one_an_er
     print(f"a restart in the middle: {dict(answers)}")
 
 
-async def test_a_cluster_is_as_good_as_one_server(cluster_url: str) -> None:
+async def test_redis_store_works_with_a_cluster(cluster_url: str) -> None:
     async with RedisCluster.from_url(cluster_url) as cluster:
         store = RedisStore(cluster, encryption_keys=KEY)
         for _ in range(8):
@@ -308,14 +308,14 @@ async def test_a_cluster_is_as_good_as_one_server(cluster_url: str) -> None:
         assert (await store.claim(claim_request, now=NOW, claim_ttl=15)).result == make_result()
 
 
-async def test_a_cluster_that_is_not_there_is_an_error_of_our_own() -> None:
+async def test_redis_store_unreachable_cluster_is_a_store_error() -> None:
     store = RedisStore(RedisCluster.from_url(f"redis://127.0.0.1:{free_port()}"))
 
     with pytest.raises(LoginStoreError, match="Redis"):
         await store.put(make_login(), now=NOW)
 
 
-async def test_what_cannot_be_decoded_is_an_error_of_our_own(connection: Redis, database_url: str) -> None:
+async def test_redis_store_undecodable_answer_is_a_store_error(connection: Redis, database_url: str) -> None:
     login = make_login()
     await RedisStore(connection).put(login, now=NOW)
     (name,) = await connection.keys("*")
@@ -326,7 +326,7 @@ async def test_what_cannot_be_decoded_is_an_error_of_our_own(connection: Redis, 
             await RedisStore(decoding).claim(make_claim_request(login), now=NOW, claim_ttl=15)
 
 
-async def test_a_database_that_is_not_there_is_an_error_of_our_own() -> None:
+async def test_redis_store_unreachable_server_is_a_store_error() -> None:
     store = RedisStore.from_url(f"redis://:hunter2@127.0.0.1:{free_port()}", encryption_keys=KEY)
 
     with pytest.raises(LoginStoreError, match="Redis cannot be reached: ConnectionError") as caught:
@@ -337,7 +337,7 @@ async def test_a_database_that_is_not_there_is_an_error_of_our_own() -> None:
     assert not caught.value.restart_login
 
 
-async def test_a_database_that_is_out_of_reach_is_asked_four_times(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_redis_store_unreachable_server_is_tried_four_times(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
 
     async def sleep(seconds: float) -> None:
@@ -352,7 +352,7 @@ async def test_a_database_that_is_out_of_reach_is_asked_four_times(monkeypatch: 
     assert pauses == [0.05, 0.1, 0.2]
 
 
-async def test_a_server_that_does_not_answer_is_waited_for_in_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_redis_store_silent_server_is_waited_for_in_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
         writer.close()
@@ -371,7 +371,7 @@ async def test_a_server_that_does_not_answer_is_waited_for_in_bounds(monkeypatch
         await store.aclose()
 
 
-async def test_a_borrowed_client_is_not_closed() -> None:
+async def test_redis_store_borrowed_client_is_not_closed() -> None:
     client = Unreachable()
 
     await RedisStore(cast(Redis, client)).aclose()
@@ -379,7 +379,7 @@ async def test_a_borrowed_client_is_not_closed() -> None:
     assert not client.is_closed
 
 
-async def test_it_says_what_it_is(connection: Redis, database_url: str) -> None:
+async def test_redis_store_repr_shows_no_secret(connection: Redis, database_url: str) -> None:
     assert repr(RedisStore(connection)) == "<RedisStore openrouter-login plain>"
     store = RedisStore.from_url(database_url, encryption_keys=KEY, prefix="app")
     assert repr(store) == "<RedisStore app encrypted>"
@@ -388,7 +388,7 @@ async def test_it_says_what_it_is(connection: Redis, database_url: str) -> None:
     assert all(name.startswith(b"app:{") for name in await names(connection))
 
 
-def test_a_url_that_is_none_is_refused_and_not_repeated() -> None:
+def test_redis_store_invalid_url_is_refused_and_not_repeated() -> None:
     with pytest.raises(RequestValidationError, match=r"^url: must be a redis://") as caught:
         RedisStore.from_url("http://:hunter2@localhost")
 
@@ -396,13 +396,13 @@ def test_a_url_that_is_none_is_refused_and_not_repeated() -> None:
 
 
 @pytest.mark.parametrize("prefix", ["{app}", "{app", "app}"])
-async def test_a_prefix_that_would_choose_the_node_is_refused(connection: Redis, prefix: str) -> None:
+async def test_redis_store_prefix_with_a_hash_tag_is_refused(connection: Redis, prefix: str) -> None:
     with pytest.raises(RequestValidationError) as caught:
         RedisStore(connection, prefix=prefix)
     assert str(caught.value) == "prefix: must not hold braces, which choose the node of a cluster"
 
 
-async def test_two_stores_are_two_workers(connection: Redis, database_url: str) -> None:
+async def test_redis_stores_on_one_database_share_logins(connection: Redis, database_url: str) -> None:
     login = make_login()
     first = RedisStore(connection, encryption_keys=KEY)
     second = RedisStore.from_url(database_url, encryption_keys=KEY)

@@ -11,7 +11,7 @@ from openrouter_async.login.stores import ClaimStatus, LoginStore
 from tests.login.support import NOW, make_claim_request, make_login, make_result
 
 
-async def test_a_login_is_given_back_as_it_was_put(store: LoginStore) -> None:
+async def test_store_claim_returns_the_login_that_was_put(store: LoginStore) -> None:
     login = make_login()
     cookie = await store.put(login, now=NOW)
 
@@ -22,13 +22,13 @@ async def test_a_login_is_given_back_as_it_was_put(store: LoginStore) -> None:
     assert not claim.lost
 
 
-async def test_what_was_never_put_is_unknown(store: LoginStore) -> None:
+async def test_store_claim_of_an_unknown_login_is_unknown(store: LoginStore) -> None:
     claim = await store.claim(make_claim_request(make_login()), now=NOW, claim_ttl=15)
 
     assert claim.status is ClaimStatus.UNKNOWN
 
 
-async def test_of_many_callbacks_at_once_exactly_one_gets_the_login(store: LoginStore) -> None:
+async def test_store_concurrent_claims_give_the_login_to_one(store: LoginStore) -> None:
     login = make_login()
     cookie = await store.put(login, now=NOW)
 
@@ -39,7 +39,7 @@ async def test_of_many_callbacks_at_once_exactly_one_gets_the_login(store: Login
     assert sorted(claim.status for claim in claims) == ["busy"] * 49 + ["claimed"]
 
 
-async def test_another_browser_gets_nothing_and_changes_nothing(store: LoginStore) -> None:
+async def test_store_claim_with_another_binding_changes_nothing(store: LoginStore) -> None:
     login = make_login()
     cookie = await store.put(login, now=NOW)
     stranger = attrs.evolve(make_claim_request(login, cookie), binding="0" * 64)
@@ -49,7 +49,7 @@ async def test_another_browser_gets_nothing_and_changes_nothing(store: LoginStor
     assert (await store.claim(stranger, now=NOW, claim_ttl=15)).status is ClaimStatus.BINDING_MISMATCH
 
 
-async def test_a_login_that_is_given_back_can_be_claimed_again(store: LoginStore) -> None:
+async def test_store_released_login_can_be_claimed_again(store: LoginStore) -> None:
     login = make_login()
     cookie = await store.put(login, now=NOW)
     first, second = make_claim_request(login, cookie), make_claim_request(login, cookie)
@@ -63,7 +63,7 @@ async def test_a_login_that_is_given_back_can_be_claimed_again(store: LoginStore
     assert not claim.lost
 
 
-async def test_only_who_has_a_login_can_give_it_back_or_end_it_without_a_key(store: LoginStore) -> None:
+async def test_store_release_and_consume_need_the_claim(store: LoginStore) -> None:
     login = make_login()
     cookie = await store.put(login, now=NOW)
     holder, other = make_claim_request(login, cookie), make_claim_request(login, cookie)
@@ -76,7 +76,7 @@ async def test_only_who_has_a_login_can_give_it_back_or_end_it_without_a_key(sto
     assert (await store.claim(holder, now=NOW, claim_ttl=15)).status is ClaimStatus.CLAIMED
 
 
-async def test_a_spent_login_stays_spent(store: LoginStore) -> None:
+async def test_store_consumed_login_stays_consumed(store: LoginStore) -> None:
     login = make_login()
     cookie = await store.put(login, now=NOW)
     claim_request = make_claim_request(login, cookie)
@@ -89,7 +89,7 @@ async def test_a_spent_login_stays_spent(store: LoginStore) -> None:
     assert (await store.claim(claim_request, now=NOW, claim_ttl=15)).status is ClaimStatus.CONSUMED
 
 
-async def test_a_result_is_given_to_who_asks_again_and_to_no_other_browser(store: LoginStore) -> None:
+async def test_store_result_is_given_again_to_the_same_binding_only(store: LoginStore) -> None:
     login = make_login()
     cookie = await store.put(login, now=NOW)
     claim_request = make_claim_request(login, cookie)
@@ -104,7 +104,7 @@ async def test_a_result_is_given_to_who_asks_again_and_to_no_other_browser(store
     assert (await store.claim(stranger, now=NOW, claim_ttl=15)).status is ClaimStatus.BINDING_MISMATCH
 
 
-async def test_no_result_is_kept_for_no_time(store: LoginStore) -> None:
+async def test_store_finish_with_zero_result_ttl_keeps_no_result(store: LoginStore) -> None:
     login = make_login()
     cookie = await store.put(login, now=NOW)
     claim_request = make_claim_request(login, cookie)
@@ -115,7 +115,7 @@ async def test_no_result_is_kept_for_no_time(store: LoginStore) -> None:
     assert (await store.claim(claim_request, now=NOW, claim_ttl=15)).status is ClaimStatus.CONSUMED
 
 
-async def test_doing_it_twice_is_doing_it_once(store: LoginStore) -> None:
+async def test_store_operations_are_idempotent(store: LoginStore) -> None:
     login = make_login()
     cookie = await store.put(login, now=NOW)
     assert await store.put(login, now=NOW) is None or cookie is not None
@@ -131,7 +131,7 @@ async def test_doing_it_twice_is_doing_it_once(store: LoginStore) -> None:
     assert (await store.claim(claim_request, now=NOW, claim_ttl=15)).result == make_result()
 
 
-async def test_when_a_lease_is_over_another_one_takes_the_login_and_knows_it(store: LoginStore) -> None:
+async def test_store_expired_lease_is_claimed_as_taken_over(store: LoginStore) -> None:
     login = make_login()
     cookie = await store.put(login, now=NOW)
     dead, heir = make_claim_request(login, cookie), make_claim_request(login, cookie)
@@ -147,7 +147,7 @@ async def test_when_a_lease_is_over_another_one_takes_the_login_and_knows_it(sto
     assert (await store.claim(dead, now=NOW + 1, claim_ttl=15)).lost
 
 
-async def test_a_claim_that_is_renewed_is_not_taken(store: LoginStore) -> None:
+async def test_store_renewed_claim_is_not_taken(store: LoginStore) -> None:
     login = make_login()
     cookie = await store.put(login, now=NOW)
     holder = make_claim_request(login, cookie)
@@ -159,7 +159,7 @@ async def test_a_claim_that_is_renewed_is_not_taken(store: LoginStore) -> None:
     assert (await store.claim(make_claim_request(login, cookie), now=NOW + 1, claim_ttl=15)).status is ClaimStatus.BUSY
 
 
-async def test_the_key_of_one_who_was_overtaken_is_kept_all_the_same(store: LoginStore) -> None:
+async def test_store_finish_by_an_overtaken_worker_keeps_its_result(store: LoginStore) -> None:
     login = make_login()
     cookie = await store.put(login, now=NOW)
     slow, heir = make_claim_request(login, cookie), make_claim_request(login, cookie)
@@ -173,7 +173,7 @@ async def test_the_key_of_one_who_was_overtaken_is_kept_all_the_same(store: Logi
     assert (await store.claim(heir, now=NOW + 1, claim_ttl=15)).result == make_result()
 
 
-async def test_a_login_is_remembered_a_while_beyond_its_end(store: LoginStore) -> None:
+async def test_store_remembers_a_login_beyond_its_expiry(store: LoginStore) -> None:
     login = make_login(lifetime=-30)
     cookie = await store.put(login, now=NOW)
 
@@ -183,7 +183,7 @@ async def test_a_login_is_remembered_a_while_beyond_its_end(store: LoginStore) -
     assert claim.login == login
 
 
-async def test_logins_do_not_get_into_each_others_way(store: LoginStore) -> None:
+async def test_store_logins_do_not_interfere(store: LoginStore) -> None:
     logins = [make_login() for _ in range(20)]
     cookies = [await store.put(login, now=NOW) for login in logins]
     claim_requests = [make_claim_request(login, cookie) for login, cookie in zip(logins, cookies, strict=True)]
@@ -196,7 +196,7 @@ async def test_logins_do_not_get_into_each_others_way(store: LoginStore) -> None
 
 
 @pytest.mark.parametrize("store", ["memory", "cookie", "valkey"], indirect=True)
-async def test_neither_stores_nor_what_they_hold_show_secrets(store: LoginStore) -> None:
+async def test_store_and_record_reprs_show_no_secrets(store: LoginStore) -> None:
     login = make_login()
     cookie = await store.put(login, now=NOW)
     claim_request = make_claim_request(login, cookie)

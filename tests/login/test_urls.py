@@ -28,7 +28,7 @@ def build(**changes: Any) -> URL:
     return authorization_url(**arguments | changes)
 
 
-def test_the_url_has_what_was_given_and_nothing_else() -> None:
+def test_auth_url_has_the_given_parameters_only() -> None:
     url = build(state=STATE, key_label="Büro & Co", limit=5.0)
 
     assert str(url).startswith("https://openrouter.ai/auth?")
@@ -43,7 +43,7 @@ def test_the_url_has_what_was_given_and_nothing_else() -> None:
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=100))
-def test_a_label_survives_percent_encoding(label: str) -> None:
+def test_auth_url_label_survives_percent_encoding(label: str) -> None:
     url = build(key_label=label)
 
     assert str(url).isascii()
@@ -51,21 +51,21 @@ def test_a_label_survives_percent_encoding(label: str) -> None:
 
 
 @given(st.floats(min_value=0, allow_infinity=False))
-def test_a_limit_survives_as_the_same_number(limit: float) -> None:
+def test_auth_url_limit_keeps_its_number(limit: float) -> None:
     assert float(parse_qs(urlsplit(str(build(limit=limit))).query)["limit"][0]) == limit
 
 
-def test_a_callback_url_with_a_query_of_its_own_arrives_whole() -> None:
+def test_auth_url_callback_with_its_own_query_arrives_whole() -> None:
     callback = "https://app.example/cb?tenant=a%26b&x=1+2"
 
     assert parse_qs(urlsplit(str(build(callback_url=callback))).query)["callback_url"] == [callback]
 
 
-def test_a_headless_url_has_no_callback() -> None:
+def test_auth_url_headless_has_no_callback() -> None:
     assert "callback_url" not in build(callback_url=None).query
 
 
-def test_a_login_without_pkce_is_possible_for_who_says_so() -> None:
+def test_auth_url_without_pkce_needs_an_explicit_choice() -> None:
     url = build(code_challenge=None, code_challenge_method=None)
 
     assert list(url.query) == ["callback_url"]
@@ -106,7 +106,7 @@ def test_a_login_without_pkce_is_possible_for_who_says_so() -> None:
         ({"auth_url": "https://user@openrouter.ai/auth"}, "auth_url"),
     ],
 )
-def test_what_would_weaken_the_login_is_refused_by_name(changes: dict[str, Any], field: str) -> None:
+def test_auth_url_weakening_arguments_are_refused_by_name(changes: dict[str, Any], field: str) -> None:
     with pytest.raises(RequestValidationError) as caught:
         build(**changes)
 
@@ -114,13 +114,13 @@ def test_what_would_weaken_the_login_is_refused_by_name(changes: dict[str, Any],
     assert PAIR.code_verifier not in str(caught.value)
 
 
-def test_no_verifier_passes_for_a_challenge() -> None:
+def test_auth_url_verifier_as_challenge_is_refused() -> None:
     for _ in range(200):
         with pytest.raises(RequestValidationError):
             build(code_challenge=generate_code_verifier())
 
 
-def test_a_plain_challenge_is_sent_as_it_is() -> None:
+def test_auth_url_plain_challenge_is_sent_unchanged() -> None:
     url = build(code_challenge=PAIR.code_verifier, code_challenge_method="plain")
 
     assert url.query["code_challenge"] == PAIR.code_verifier
@@ -129,7 +129,7 @@ def test_a_plain_challenge_is_sent_as_it_is() -> None:
 @pytest.mark.parametrize(
     "path", ["/", "/settings", "/a/b?next=/c&d=%2F#e", "/~user", "/" + "x" * 511, "/@evil.example", "/:80"]
 )
-def test_a_path_on_the_own_site_may_be_returned_to(path: str) -> None:
+def test_return_to_path_on_the_own_site_is_accepted(path: str) -> None:
     assert validate_return_to("return_to", path) == path
 
 
@@ -165,7 +165,7 @@ def test_a_path_on_the_own_site_may_be_returned_to(path: str) -> None:
         7,
     ],
 )
-def test_what_could_lead_elsewhere_may_not_be_returned_to(path: object) -> None:
+def test_return_to_that_could_leave_the_site_is_refused(path: object) -> None:
     with pytest.raises(RequestValidationError, match="return_to"):
         validate_return_to("return_to", path)
 
@@ -195,7 +195,7 @@ def test_find_return_to_off_site_is_left_out_with_one_warning(caplog: pytest.Log
 
 
 @given(st.text("/\\.:@?#%\t\n azAZ09é", max_size=12).map(lambda text: "/" + text))
-def test_whatever_path_is_accepted_stays_on_the_site(path: str) -> None:
+def test_return_to_accepted_path_stays_on_the_site(path: str) -> None:
     try:
         path = validate_return_to("return_to", path)
     except RequestValidationError:
@@ -215,20 +215,20 @@ def test_whatever_path_is_accepted_stays_on_the_site(path: str) -> None:
         URL("https://app.example/ü/{state}"),
     ],
 )
-def test_a_state_that_was_put_into_a_path_is_found_there(template: str | URL) -> None:
+def test_callback_template_state_is_found_in_the_path(template: str | URL) -> None:
     callback = CallbackTemplate(template)
 
     assert callback.find_state(URL(callback.fill(STATE)).raw_path) == STATE
 
 
 @given(st.text("abcXYZ019-_./~ü\x00", max_size=140), st.sampled_from(["/cb/", "/"]))
-def test_only_what_looks_like_a_state_is_found(text: str, before: str) -> None:
+def test_callback_template_finds_only_well_formed_states(text: str, before: str) -> None:
     found = CallbackTemplate("https://app.example/cb/{state}/x").find_state(f"{before}{text}/x")
 
     assert found == (text if before == "/cb/" and re.fullmatch("[A-Za-z0-9_-]{22,128}", text) else None)
 
 
-def test_a_template_without_a_place_finds_nothing() -> None:
+def test_callback_template_without_a_placeholder_finds_nothing() -> None:
     assert CallbackTemplate(CALLBACK).find_state("/callback") is None
 
 
@@ -244,6 +244,6 @@ def test_a_template_without_a_place_finds_nothing() -> None:
         None,
     ],
 )
-def test_a_template_with_its_place_elsewhere_is_refused(template: Any) -> None:
+def test_callback_template_with_a_misplaced_placeholder_is_refused(template: Any) -> None:
     with pytest.raises(RequestValidationError, match="callback_url"):
         CallbackTemplate(template)
