@@ -4,8 +4,8 @@ Run it, and open http://localhost:8080::
 
     python examples/aiohttp_app.py
 
-Without an account, run ``python -m openrouter_async.testing`` beside it, and set ``OPENROUTER_BASE_URL`` and
-``OPENROUTER_AUTH_URL`` to the addresses that it prints. In earnest, set ``APP_URL`` to the app's https address.
+Without an account, run ``python -m openrouter_async.testing`` beside it, and set ``OPENROUTER_BASE_URL`` to the
+address of the API that it prints. In production, set ``APP_URL`` to the app's https address.
 """
 
 import os
@@ -15,7 +15,7 @@ from aiohttp import web
 
 from openrouter_async import OpenRouter
 from openrouter_async.integrations import aiohttp as openrouter
-from openrouter_async.login import AUTHORIZATION_URL, Grant
+from openrouter_async.login import Grant
 
 PORT = int(os.environ.get("PORT", "8080"))
 APP_URL = os.environ.get("APP_URL", f"http://localhost:{PORT}")
@@ -67,7 +67,6 @@ def make_app() -> web.Application:
         callback_url=APP_URL + "/callback/{state}",
         on_login=on_login,
         client=lambda: OpenRouter(),
-        auth_url=os.environ.get("OPENROUTER_AUTH_URL", AUTHORIZATION_URL),
         key_label="My app",
     )
     return app

@@ -4,8 +4,8 @@ Run it, and open http://localhost:8080; the API is described at http://localhost
 
     uvicorn --app-dir examples --port 8080 fastapi_app:app
 
-Without an account, run ``python -m openrouter_async.testing`` beside it, and set ``OPENROUTER_BASE_URL`` and
-``OPENROUTER_AUTH_URL`` to the addresses that it prints. In earnest, set ``APP_URL`` to the app's https address.
+Without an account, run ``python -m openrouter_async.testing`` beside it, and set ``OPENROUTER_BASE_URL`` to the
+address of the API that it prints. In production, set ``APP_URL`` to the app's https address.
 """
 
 import os
@@ -18,7 +18,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 
 from openrouter_async import OpenRouter
 from openrouter_async.integrations import fastapi as openrouter
-from openrouter_async.login import AUTHORIZATION_URL, Grant
+from openrouter_async.login import Grant
 
 APP_URL = os.environ.get("APP_URL", "http://localhost:8080")
 IS_SECURE = APP_URL.startswith("https:")
@@ -48,7 +48,6 @@ openrouter.setup(
     callback_url=APP_URL + "/callback/{state}",
     on_login=on_login,
     client=lambda: OpenRouter(),
-    auth_url=os.environ.get("OPENROUTER_AUTH_URL", AUTHORIZATION_URL),
     key_label="My app",
 )
 

@@ -7,8 +7,8 @@ Logins start on one worker and end on another one, and sessions are known to all
     REDIS_URL=redis://localhost uvicorn --app-dir examples --port 8080 --workers 4 workers_app:app
     # or: hypercorn --bind localhost:8080 --workers 4 examples/workers_app:app
 
-Without an account, run ``python -m openrouter_async.testing`` beside it, and set ``OPENROUTER_BASE_URL`` and
-``OPENROUTER_AUTH_URL`` to the addresses that it prints. In earnest, set ``APP_URL`` to the app's https address.
+Without an account, run ``python -m openrouter_async.testing`` beside it, and set ``OPENROUTER_BASE_URL`` to the
+address of the API that it prints. In production, set ``APP_URL`` to the app's https address.
 """
 
 import os
@@ -24,7 +24,7 @@ from starlette.routing import Route
 
 from openrouter_async import OpenRouter
 from openrouter_async.integrations import starlette as openrouter
-from openrouter_async.login import AUTHORIZATION_URL, Grant, RedisStore
+from openrouter_async.login import Grant, RedisStore
 
 APP_URL = os.environ.get("APP_URL", "http://localhost:8080")
 IS_SECURE = APP_URL.startswith("https:")
@@ -73,5 +73,4 @@ openrouter.setup(
     on_login=on_login,
     client=lambda: OpenRouter(),
     store=lambda: RedisStore.from_url(REDIS_URL, encryption_keys=SECRET_KEY),
-    auth_url=os.environ.get("OPENROUTER_AUTH_URL", AUTHORIZATION_URL),
 )

@@ -287,6 +287,11 @@ class OpenRouter:
     # The rest is for code that embeds the client: logins, integrations, tests.
 
     @property
+    def base_url(self) -> URL:
+        """The address of the API."""
+        return self._settings.base_url
+
+    @property
     def clock(self) -> Clock:
         """The source of time and randomness."""
         return self._shared.clock

@@ -18,7 +18,7 @@ from yarl import URL
 from openrouter_async._http.options import to_base_url
 from openrouter_async._values.models import UNSET, CodeChallengeMethod, Unset
 from openrouter_async.cli._exit import OutputError, UsageError
-from openrouter_async.login._urls import AUTHORIZATION_URL
+from openrouter_async.login._urls import AUTHORIZATION_URL, default_auth_url
 
 if TYPE_CHECKING:
     from openrouter_async._client.client import OpenRouter
@@ -149,7 +149,8 @@ class Site:
     """The OpenRouter server to use.
 
     Attributes:
-        base_url: The API, instead of https://openrouter.ai/api/v1: that of a sandbox, for example.
+        base_url: The API, instead of https://openrouter.ai/api/v1: that of a sandbox, for example. By default that of
+            OPENROUTER_BASE_URL, if it is set.
     """
 
     base_url: str | None = None
@@ -157,10 +158,15 @@ class Site:
     @property
     def name(self) -> str | None:
         """A name that distinguishes the keys of different servers; None for the real OpenRouter."""
-        if self.base_url is None:
-            return None
-        url = to_base_url("base_url", self.base_url)
+        url = self.url
         return None if url.host == URL(AUTHORIZATION_URL).host else f"{url.host}-{url.port}".replace(":", "-")
+
+    @property
+    def url(self) -> URL:
+        """The address of the API: the given one, else that of the environment, else OpenRouter's."""
+        from openrouter_async._client.config import base_url_from_environment
+
+        return to_base_url("base_url", self.base_url or base_url_from_environment())
 
 
 @Parameter(name="*", group=CONNECTION)
@@ -176,18 +182,13 @@ class Connection(Site):
 
     def auth_url(self, given: str | None) -> str:
         """Return the URL of the page on which a user consents: the given one, or that of the server."""
-        if given is not None or self.base_url is None:
-            return given or AUTHORIZATION_URL
-        url = to_base_url("base_url", self.base_url)
-        path = url.raw_path.rstrip("/").removesuffix("/api/v1")
-        return str(url.with_path(f"{path}/auth", encoded=True))
+        return given or str(default_auth_url(self.url))
 
     def open_client(self, api_key: str | None = None, *, on_key: OnKey | None = None, **settings: Any) -> OpenRouter:
         """Return a client for the server."""
         from openrouter_async._client.client import OpenRouter
-        from openrouter_async._client.config import base_url_from_environment
 
-        base_url = to_base_url("base_url", self.base_url or base_url_from_environment())
+        base_url = self.url
         return OpenRouter(
             api_key,
             base_url=base_url,

@@ -14,13 +14,13 @@ from openrouter_async._client.client import OpenRouter
 from openrouter_async._http.options import to_base_url
 from openrouter_async._http.retry_policy import check_number
 from openrouter_async._values.clock import Clock
-from openrouter_async._values.models import CodeChallengeMethod
+from openrouter_async._values.models import UNSET, CodeChallengeMethod, Unset
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.login._callbacks import Callback, CallbackInput, read_callback, read_pasted
 from openrouter_async.login._completion import LoginCompleter, authorization_error
 from openrouter_async.login._models import Grant, PendingLogin
 from openrouter_async.login._records import ClaimRequest, LoginRecord, LoginStore, digest, login_id
-from openrouter_async.login._urls import AUTHORIZATION_URL, CallbackTemplate, authorization_url, validate_return_to
+from openrouter_async.login._urls import CallbackTemplate, authorization_url, default_auth_url, validate_return_to
 from openrouter_async.login.stores._memory import MemoryStore
 from openrouter_async.pkce import PKCEPair, to_code_challenge_method
 
@@ -52,7 +52,7 @@ class AuthorizationFlow:
             is replaced by the login's state: use it where you can, for without it a user who says no comes back
             without a state. None allows only headless logins.
         store: Where logins are between start and finish; by default a `MemoryStore`, which is for one process.
-        auth_url: OpenRouter's page.
+        auth_url: OpenRouter's page; by default ``/auth`` at the client's ``base_url``, without its ``/api/v1``.
         code_challenge_method: ``S256``; ``plain`` is for servers that know nothing better.
         lifetime: Seconds from start to finish. OpenRouter's codes live 600.
         result_lifetime: Seconds for which a second callback of a finished login gets the same grant; 0 turns it off.
@@ -73,7 +73,7 @@ class AuthorizationFlow:
         *,
         callback_url: str | URL | None = None,
         store: LoginStore | None = None,
-        auth_url: str | URL = AUTHORIZATION_URL,
+        auth_url: str | URL | Unset = UNSET,
         code_challenge_method: CodeChallengeMethod | str = CodeChallengeMethod.S256,
         lifetime: float = 600.0,
         result_lifetime: float = 60.0,
@@ -87,7 +87,9 @@ class AuthorizationFlow:
         check_number("busy_timeout", busy_timeout, least=0)
         self._template = None if callback_url is None else CallbackTemplate(callback_url)
         self._store: LoginStore = MemoryStore() if store is None else store
-        self._auth_url = to_base_url("auth_url", auth_url)
+        self._auth_url = (
+            default_auth_url(client.base_url) if isinstance(auth_url, Unset) else to_base_url("auth_url", auth_url)
+        )
         self._method = to_code_challenge_method(code_challenge_method)
         self._lifetime = lifetime
         self._clock = client.clock if clock is None else clock

@@ -18,6 +18,7 @@ from yarl import URL
 
 from openrouter_async._client.client import OpenRouter
 from openrouter_async._values.clock import Clock
+from openrouter_async._values.models import UNSET, Unset
 from openrouter_async._values.tasks import ShieldedTasks
 from openrouter_async._values.threads import run_in_daemon_thread
 from openrouter_async.errors import KeyDeliveryError, OpenRouterError, RequestValidationError
@@ -28,7 +29,7 @@ from openrouter_async.login._models import Grant, PendingLogin
 from openrouter_async.login._pages import PAGE_HEADERS, render
 from openrouter_async.login._peers import is_foreign
 from openrouter_async.login._sockets import listen
-from openrouter_async.login._urls import AUTHORIZATION_URL, CallbackTemplate
+from openrouter_async.login._urls import CallbackTemplate
 from openrouter_async.login.errors import (
     InvalidCallbackError,
     LoginError,
@@ -140,7 +141,7 @@ class LoopbackLogin:
         key_label: The name that the key will have, at most 100 characters.
         limit: The credit limit that the page proposes, in US dollars.
         app_name: The name shown on the final page.
-        auth_url: OpenRouter's page.
+        auth_url: As for `AuthorizationFlow`.
         lifetime: Seconds that the login may take.
         opener: Opens a URL in a browser, in a thread; None opens the default browser in a process of its own, which
             inherits neither the standard input nor the outputs.
@@ -163,7 +164,7 @@ class LoopbackLogin:
         key_label: str | None = None,
         limit: float | None = None,
         app_name: str = "the app",
-        auth_url: str | URL = AUTHORIZATION_URL,
+        auth_url: str | URL | Unset = UNSET,
         lifetime: float = 600.0,
         opener: Callable[[str], object] | None = None,
         on_tls: Callable[[], object] | None = None,

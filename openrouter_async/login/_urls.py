@@ -84,6 +84,12 @@ def authorization_url(
     return page.with_query(query)
 
 
+def default_auth_url(base_url: URL) -> URL:
+    """Return the URL of the page of consent that belongs to an API, such as that of a sandbox."""
+    path = base_url.raw_path.rstrip("/").removesuffix("/api/v1")
+    return base_url.with_path(f"{path}/auth", encoded=True)
+
+
 def _challenge(challenge: str | None, method: object, *, headless: bool) -> dict[str, str]:
     if challenge is None:
         if method is not None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import aiohttp
+import attrs
 import pytest
 import segno
 
@@ -180,10 +181,12 @@ async def test_login_busy_server_is_retried_and_keeps_the_code(shell: Shell, fak
     assert kept_key(shell) == fake.issued_keys[0].key
 
 
-async def test_login_reads_a_pasted_code_from_stdin(shell: Shell, fake: FakeOpenRouter) -> None:
-    process = await shell.start(
-        "login", "--headless", "--json", "--base-url", fake.base_url, stdin=asyncio.subprocess.PIPE
-    )
+@pytest.mark.parametrize("by", ["option", "environment"])
+async def test_login_reads_a_pasted_code_from_stdin(shell: Shell, fake: FakeOpenRouter, by: str) -> None:
+    site = ["--base-url", fake.base_url] if by == "option" else []
+    if by == "environment":
+        shell = attrs.evolve(shell, environment={**shell.environment, "OPENROUTER_BASE_URL": fake.base_url})
+    process = await shell.start("login", "--headless", "--json", *site, stdin=asyncio.subprocess.PIPE)
     assert process.stdin is not None
     assert process.stderr is not None
     async with asyncio.timeout(30):
@@ -193,6 +196,7 @@ async def test_login_reads_a_pasted_code_from_stdin(shell: Shell, fake: FakeOpen
         out, _ = await process.communicate(fake.consent(told.decode().strip()).encode())
     assert process.returncode == 0
     assert json.loads(out)["stored_in"] == "file"
+    assert kept_key(shell) == fake.issued_keys[0].key
     assert "█" not in told.decode()
 
 

@@ -140,7 +140,6 @@ def settings(fake: FakeOpenRouter, url: str) -> dict[str, str]:
         "APP_URL": url,
         "PORT": str(urlsplit(url).port),
         "OPENROUTER_BASE_URL": fake.base_url,
-        "OPENROUTER_AUTH_URL": fake.auth_url,
     }
 
 

@@ -289,6 +289,28 @@ async def test_start_headless_has_no_callback_though_the_flow_has_one() -> None:
     assert grant.key == KEY
 
 
+@pytest.mark.parametrize(
+    ("base_url", "page"),
+    [
+        ("https://openrouter.ai/api/v1", "https://openrouter.ai/auth"),
+        ("http://127.0.0.1:4010/api/v1/", "http://127.0.0.1:4010/auth"),
+        ("https://gateway.example/tools/api/v1", "https://gateway.example/tools/auth"),
+        ("https://gateway.example", "https://gateway.example/auth"),
+    ],
+)
+async def test_flow_without_auth_url_uses_page_beside_base_url(base_url: str, page: str) -> None:
+    async with OpenRouter(None, base_url=base_url) as client:
+        pending = await AuthorizationFlow(client).start(headless=True)
+    assert pending.url.partition("?")[0] == page
+
+
+async def test_flow_with_base_url_of_environment_uses_its_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENROUTER_BASE_URL", "http://127.0.0.1:4010/api/v1")
+    async with OpenRouter(None) as client:
+        pending = await AuthorizationFlow(client).start(headless=True)
+    assert pending.url.startswith("http://127.0.0.1:4010/auth?")
+
+
 async def test_flow_auth_url_can_be_another_host() -> None:
     async with flowing(GRANTED, auth_url="https://gateway.example/auth") as (flow, _):
         assert (await flow.start()).url.startswith("https://gateway.example/auth?")

@@ -44,7 +44,7 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 class FlowOptions(TypedDict, total=False):
     """The options that are passed on to `AuthorizationFlow`, which documents them."""
 
-    auth_url: str | URL
+    auth_url: str | URL | Unset
     code_challenge_method: CodeChallengeMethod | str
     lifetime: float
     result_lifetime: float
