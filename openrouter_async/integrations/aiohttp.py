@@ -15,13 +15,14 @@ A link to ``/login?next=/settings`` signs a user in.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Final, TypeAlias, Unpack
 
 from aiohttp import web
 
 from openrouter_async._client.client import OpenRouter
-from openrouter_async.integrations.web._framework import LoginOptions, RequestInfo, StartOptions, spellings
+from openrouter_async.integrations.web._framework import LoginOptions, RequestInfo, Route, StartOptions, spellings
 from openrouter_async.integrations.web._login import WebLogin
 from openrouter_async.integrations.web._registry import add_login, find_login
 from openrouter_async.login._flow import AuthorizationFlow
@@ -57,13 +58,18 @@ def setup(
     Raises:
         RequestValidationError: An option is not valid, or clashes with another login of the app.
     """
-    login: _Login = WebLogin(_Framework(app, f"{name}-login"), **options)
+    framework = _Framework()
+    login: _Login = WebLogin(framework, **options)
     if _LOGINS not in app:
         app[_LOGINS] = {}
     add_login(app[_LOGINS], name, login)
     is_first = len(app[_LOGINS]) == 1
-    _add_route(app, login, login.login_path, f"{name}-login", start)
-    _add_route(app, login, login.callback_path, f"{name}-callback", finish)
+    for route in login.routes:
+        handler = _bind(login, route)
+        for number, spelling in enumerate(spellings(route.path)):
+            # The first spelling has the name.
+            added = app.router.add_route("*", spelling, handler, name=None if number else f"{name}-{route.name}")
+            framework.note_mount_point(added)
 
     async def running(app: web.Application) -> AsyncIterator[None]:
         async with login.run():
@@ -75,19 +81,25 @@ def setup(
     return login
 
 
-def _add_route(
-    app: web.Application,
-    login: _Login,
-    path: str | None,
-    name: str,
-    handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
-) -> None:
+def _bind(
+    login: _Login, route: Route[web.Request, web.StreamResponse]
+) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def handle(request: web.Request) -> web.StreamResponse:
         request[_BOUND] = login
-        return await handler(request) if request.method in {"GET", "HEAD"} else login.refuse_method()
+        with _private_exceptions():
+            return await route.handle(request, request.method)
 
-    for number, spelling in enumerate(() if path is None else spellings(path)):
-        app.router.add_route("*", spelling, handle, name=None if number else name)
+    return handle
+
+
+@contextlib.contextmanager
+def _private_exceptions() -> Iterator[None]:
+    """Add the headers of responses to callbacks to a response that is raised, as aiohttp handlers may do."""
+    try:
+        yield
+    except web.HTTPException as raised:
+        raised.headers.update(PRIVACY_HEADERS)
+        raise
 
 
 def _get_login(request: web.Request) -> _Login:
@@ -112,12 +124,8 @@ async def start(request: web.Request, **options: Unpack[StartOptions]) -> web.St
 
 async def finish(request: web.Request) -> web.StreamResponse:
     """Finish a login; see `WebLogin.finish`. It is also the handler of ``callback_path``."""
-    try:
+    with _private_exceptions():
         return await _get_login(request).finish(request)
-    except web.HTTPException as raised:
-        # aiohttp handlers may raise their responses.
-        raised.headers.update(PRIVACY_HEADERS)
-        raise
 
 
 def redirect(request: web.Request, grant: Grant) -> web.StreamResponse:
@@ -131,26 +139,39 @@ def redirect(request: web.Request, grant: Grant) -> web.StreamResponse:
 
 
 class _Framework:
-    def __init__(self, app: web.Application, route: str) -> None:
-        self._app = app
-        self._route = route
+    def __init__(self) -> None:
+        self._resource: web.AbstractResource | None = None
+        self._length = 0
 
-    def read_request(self, request: web.Request, login_path: str | None) -> RequestInfo:
-        route = self._app.router.get(self._route)
+    def note_mount_point(self, route: web.AbstractRoute) -> None:
+        """Remember a route: its path grows when its app is mounted in another one."""
+        self._resource = route.resource
+        self._length = 0 if self._resource is None else len(self._resource.canonical)
+
+    def read_request(self, request: web.Request) -> RequestInfo:
+        canonical = "" if self._resource is None else self._resource.canonical
         return RequestInfo(
             method=request.method,
             path=request.raw_path.partition("?")[0],
             query=request.raw_path.partition("?")[2],
             headers=request.headers,
             cookie_headers=request.headers.getall("Cookie", ()),
-            state=request.match_info.get("state"),
-            # Not the configured path: the app may be a sub-app.
-            login_url=None if route is None else route.canonical,
+            path_params=request.match_info,
+            root_path=canonical[: len(canonical) - self._length],
             address=request.remote,
         )
 
-    def respond(self, status: int, page: str) -> web.StreamResponse:
-        return web.Response(status=status, text=page or None, content_type="text/html" if page else None)
+    async def read_body(self, request: web.Request, max_size: int) -> bytes:
+        body = bytearray()
+        async for chunk in request.content.iter_any():
+            body += chunk
+            if len(body) > max_size:
+                return bytes(body)
+        # A middleware may have read the body before.
+        return bytes(body) or await request.read()
+
+    def respond(self, status: int, body: str, content_type: str = "text/html") -> web.StreamResponse:
+        return web.Response(status=status, text=body or None, content_type=content_type if body else None)
 
     def add_headers(
         self, response: web.StreamResponse, headers: Mapping[str, str], cookies: Sequence[LoginCookie]
@@ -158,3 +179,13 @@ class _Framework:
         response.headers.update(headers)
         for cookie in cookies:
             response.headers.add("Set-Cookie", cookie.header)
+
+    async def stream(
+        self, request: web.Request, headers: Mapping[str, str], chunks: AsyncIterator[bytes]
+    ) -> web.StreamResponse:
+        response = web.StreamResponse(headers=headers)
+        with contextlib.suppress(ConnectionError):
+            await response.prepare(request)
+            async for chunk in chunks:
+                await response.write(chunk)
+        return response

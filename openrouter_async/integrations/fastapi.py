@@ -91,13 +91,13 @@ def setup(
         RequestValidationError: An option is not valid, or clashes with another login of the app.
     """
     login = attach(app, name=name, **options)
-    bound_start, bound_finish = _bind(login, start), _bind(login, finish)
+    bound = {route.name: _bind(login, route) for route in login.routes}
 
     async def start_openrouter_login(request: Request) -> Response:
-        return await bound_start(request)
+        return await bound["login"](request)
 
     async def finish_openrouter_login(request: Request) -> Response:
-        return await bound_finish(request)
+        return await bound["callback"](request)
 
     if login.login_path is not None:
         app.add_api_route(

@@ -22,7 +22,7 @@ from typing import Any, Final, Unpack
 from urllib.parse import quote
 
 from openrouter_async._client.client import OpenRouter
-from openrouter_async.integrations.web._framework import LoginOptions, RequestInfo, StartOptions, spellings
+from openrouter_async.integrations.web._framework import LoginOptions, RequestInfo, Route, StartOptions, spellings
 from openrouter_async.integrations.web._login import WebLogin
 from openrouter_async.integrations.web._registry import add_login, find_login
 from openrouter_async.login._flow import AuthorizationFlow
@@ -31,7 +31,7 @@ from openrouter_async.login._models import Grant, LoginCookie
 try:
     from starlette.applications import Starlette
     from starlette.requests import HTTPConnection, Request
-    from starlette.responses import HTMLResponse, Response
+    from starlette.responses import Response, StreamingResponse
 except ImportError as missing:
     raise ImportError("the integration needs starlette: pip install 'openrouter-async[starlette]'") from missing
 
@@ -71,27 +71,19 @@ def _add_routes(app: Starlette, login: WebLogin[Request, Response], name: str) -
         login: The login.
         name: The prefix of the names of the routes.
     """
-    for path, handler, kind in ((login.login_path, start, "login"), (login.callback_path, finish, "callback")):
-        if path is not None:
-            for spelling in spellings(path):
-                app.router.add_route(spelling, _bind(login, handler), methods=_METHODS, name=f"{name}-{kind}")
+    for route in login.routes:
+        for spelling in spellings(route.path):
+            app.router.add_route(spelling, _bind(login, route), methods=_METHODS, name=f"{name}-{route.name}")
 
 
 def _bind(
-    login: WebLogin[Request, Response], handler: Callable[[Request], Awaitable[Response]]
+    login: WebLogin[Request, Response], route: Route[Request, Response]
 ) -> Callable[[Request], Awaitable[Response]]:
-    """Return an endpoint in which the verbs of this module use `login`.
-
-    Args:
-        login: The login.
-        handler: The endpoint.
-    """
+    """Return the endpoint of a route, in which the verbs of this module use `login`."""
 
     async def handle(request: Request) -> Response:
-        if request.method not in {"GET", "HEAD"}:
-            return login.refuse_method()
         request.scope[_BOUND] = login
-        return await handler(request)
+        return await route.handle(request, request.method)
 
     return handle
 
@@ -184,22 +176,33 @@ def _get_login(request: HTTPConnection) -> WebLogin[Request, Response]:
 
 
 class _Framework:
-    def read_request(self, request: Request, login_path: str | None) -> RequestInfo:
+    def read_request(self, request: Request) -> RequestInfo:
         return RequestInfo(
             method=request.method,
             path=quote(request.scope["path"], safe="/%:@!$&'()*+,;=-._~"),
             query=request.scope["query_string"].decode("latin-1"),
             headers=request.headers,
             cookie_headers=request.headers.getlist("cookie"),
-            state=request.path_params.get("state"),
-            login_url=None if login_path is None else request.scope.get("root_path", "") + login_path,
+            path_params=request.path_params,
+            root_path=request.scope.get("root_path", ""),
             address=None if request.client is None else request.client.host,
         )
 
-    def respond(self, status: int, page: str) -> Response:
-        return HTMLResponse(page, status) if page else Response(None, status)
+    async def read_body(self, request: Request, max_size: int) -> bytes:
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > max_size:
+                break
+        return bytes(body)
+
+    def respond(self, status: int, body: str, content_type: str = "text/html") -> Response:
+        return Response(body, status, media_type=content_type) if body else Response(None, status)
 
     def add_headers(self, response: Response, headers: Mapping[str, str], cookies: Sequence[LoginCookie]) -> None:
         response.headers.update(headers)
         for cookie in cookies:
             response.headers.append("Set-Cookie", cookie.header)
+
+    async def stream(self, request: Request, headers: Mapping[str, str], chunks: AsyncIterator[bytes]) -> Response:
+        return StreamingResponse(chunks, headers=headers)

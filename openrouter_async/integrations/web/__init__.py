@@ -9,6 +9,7 @@ from openrouter_async.integrations.web._framework import (
     OnError,
     OnLogin,
     RequestInfo,
+    Route,
     StartOptions,
 )
 from openrouter_async.integrations.web._login import WebLogin
@@ -21,6 +22,7 @@ __all__ = [
     "OnError",
     "OnLogin",
     "RequestInfo",
+    "Route",
     "StartOptions",
     "WebLogin",
     "describe",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, Generic, Protocol, Required, TypeAlias, TypedDict, TypeVar
 from urllib.parse import parse_qs
 
@@ -19,7 +19,7 @@ from openrouter_async.integrations.web._failures import LoginFailure
 from openrouter_async.login._models import Grant, LoginCookie
 from openrouter_async.login._records import LoginStore
 from openrouter_async.login._urls import validate_return_to
-from openrouter_async.redaction import mask, mask_optional
+from openrouter_async.redaction import mask
 
 RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
@@ -96,8 +96,8 @@ class RequestInfo:
         path: The path that the browser requested, percent-encoded.
         headers: The headers, with case-insensitive names.
         cookie_headers: The values of all ``Cookie`` headers.
-        state: The state in the path; None if the path has none.
-        login_url: The path that starts a login, as seen by the browser; None if there is none.
+        path_params: The parameters in the path, ``state`` or ``login``, decoded.
+        root_path: The path at which the app is mounted in another one; empty if it is not.
         address: The address of the client, as the framework tells it; None if unknown.
     """
 
@@ -106,8 +106,8 @@ class RequestInfo:
     query: str = attrs.field(repr=mask)
     headers: Mapping[str, str] = attrs.field(repr=False)
     cookie_headers: Sequence[str] = attrs.field(repr=False)
-    state: str | None = attrs.field(repr=mask_optional)
-    login_url: str | None
+    path_params: Mapping[str, str] = attrs.field(factory=dict[str, str], repr=False)
+    root_path: str = ""
     address: str | None = None
 
     @property
@@ -160,17 +160,49 @@ class RequestInfo:
 class Framework(Protocol[_RequestT_contra, ResponseT]):
     """The differences between web frameworks."""
 
-    def read_request(self, request: _RequestT_contra, login_path: str | None) -> RequestInfo:
+    def read_request(self, request: _RequestT_contra) -> RequestInfo:
         """Return the parts of a request that a login reads."""
         ...
 
-    def respond(self, status: int, page: str) -> ResponseT:
-        """Return a response with an HTML page, or without a body if `page` is empty."""
+    async def read_body(self, request: _RequestT_contra, max_size: int) -> bytes:
+        """Return the body of a request; of a body of more than `max_size` bytes any part that is longer than that."""
+        ...
+
+    def respond(self, status: int, body: str, content_type: str = "text/html") -> ResponseT:
+        """Return a response with a text in UTF-8, or without a body if `body` is empty."""
         ...
 
     def add_headers(self, response: ResponseT, headers: Mapping[str, str], cookies: Sequence[LoginCookie]) -> None:
         """Set headers of a response, and add cookies."""
         ...
+
+    async def stream(
+        self, request: _RequestT_contra, headers: Mapping[str, str], chunks: AsyncIterator[bytes]
+    ) -> ResponseT:
+        """Return a response of status 200 whose body is sent chunk by chunk, until the browser disconnects."""
+        ...
+
+
+@attrs.frozen(kw_only=True)
+class Route(Generic[RequestT, ResponseT]):
+    """A route of a login, which the module of a framework adds to an app.
+
+    Attributes:
+        name: The kind of the route, such as ``login`` or ``callback``.
+        path: The path, with ``{state}`` or ``{login}`` as its parameter.
+        handlers: The handlers by HTTP method.
+        refuse: Returns the answer to another method, given those that there are.
+    """
+
+    name: str
+    path: str
+    handlers: Mapping[str, Callable[[RequestT], Awaitable[ResponseT]]]
+    refuse: Callable[[Sequence[str]], ResponseT] = attrs.field(repr=False)
+
+    async def handle(self, request: RequestT, method: str) -> ResponseT:
+        """Return the answer to a request of this route, whatever its method."""
+        handler = self.handlers.get(method)
+        return self.refuse(tuple(self.handlers)) if handler is None else await handler(request)
 
 
 def spellings(path: str) -> tuple[str, ...]:

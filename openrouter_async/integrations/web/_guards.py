@@ -75,7 +75,7 @@ def move_url(info: RequestInfo, callback_url: URL) -> str | None:
     Returns:
         None unless both hosts are names of this computer, and the browser has not been moved before.
     """
-    if info.method != "GET" or info.login_url is None or info.parameters(_HOST_MARK):
+    if info.method != "GET" or info.parameters(_HOST_MARK):
         return None
     if callback_url.host not in _LOOPBACK or _host(info) not in _LOOPBACK:
         return None

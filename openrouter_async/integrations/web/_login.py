@@ -14,8 +14,8 @@ import contextlib
 import logging
 import re
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any, Final, Generic, TypeVar, Unpack
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, Generic, TypeAlias, TypeVar, Unpack
 from urllib.parse import quote
 
 from yarl import URL
@@ -37,6 +37,7 @@ from openrouter_async.integrations.web._framework import (
     RequestInfo,
     RequestT,
     ResponseT,
+    Route,
     StartOptions,
 )
 from openrouter_async.integrations.web._guards import RejectionLimit, is_other_host, move_url
@@ -51,6 +52,7 @@ from openrouter_async.redaction import SecretFilter
 logger = logging.getLogger("openrouter_async.integrations.web")
 
 _Part = TypeVar("_Part")
+Handlers: TypeAlias = Mapping[str, Callable[[RequestT], Awaitable[ResponseT]]]
 
 # aiohttp's gunicorn worker logs to gunicorn.access.
 _ACCESS_LOGS: Final = ("aiohttp.access", "gunicorn.access", "hypercorn.access", "uvicorn.access")
@@ -138,13 +140,20 @@ class WebLogin(Generic[RequestT, ResponseT]):
         self._under_way: ShieldedTasks[ResponseT] = ShieldedTasks(_log_abandoned)
 
     @property
-    def paths(self) -> frozenset[str]:
-        """Return the paths of all routes, without a slash at their ends."""
-        return frozenset(path.rstrip("/") for path in (self.login_path, self.callback_path) if path is not None)
+    def routes(self) -> tuple[Route[RequestT, ResponseT], ...]:
+        """Return the routes of the login, those without a path left out."""
+        table: tuple[tuple[str, str | None, Handlers[RequestT, ResponseT]], ...] = (
+            ("login", self.login_path, {"GET": self.start}),
+            ("callback", self.callback_path, {"GET": self.finish}),
+        )
+        return tuple(
+            Route(name=name, path=path, handlers=handlers, refuse=self._refuse_method)
+            for name, path, handlers in table
+            if path is not None
+        )
 
-    def refuse_method(self) -> ResponseT:
-        """Return the answer to a request of a route with a method that it does not have."""
-        return self._refuse(405, {"Allow": "GET"})
+    def _refuse_method(self, methods: Sequence[str]) -> ResponseT:
+        return self._refuse(405, {"Allow": ", ".join(methods)})
 
     @property
     def client(self) -> OpenRouter:
@@ -197,7 +206,7 @@ class WebLogin(Generic[RequestT, ResponseT]):
         Raises:
             RequestValidationError: ``key_label``, ``limit`` or ``context`` is not valid.
         """
-        info = self._framework.read_request(request, self.login_path)
+        info = self._framework.read_request(request)
         if info.method == "HEAD":
             return self._refuse(405, {"Allow": "GET"})
         if info.is_prefetch:
@@ -261,7 +270,7 @@ class WebLogin(Generic[RequestT, ResponseT]):
         return self._see_other(grant.return_to or self._default_return_to)
 
     async def _finish(self, request: RequestT) -> ResponseT:
-        info = self._framework.read_request(request, self.login_path)
+        info = self._framework.read_request(request)
         if info.method == "HEAD":
             return self._refuse(405, {"Allow": "GET"})
         wait = self._rejections.retry_after(info.address, self.client.clock)
@@ -282,15 +291,15 @@ class WebLogin(Generic[RequestT, ResponseT]):
         return response
 
     def _binding(self, info: RequestInfo) -> str | None:
-        state = info.state or next(iter(info.parameters("state")), None)
+        state = info.path_params.get("state") or next(iter(info.parameters("state")), None)
         binding = None if state is None else info.cookies.get(self._cookie_name(state))
         return None if binding is None or not _BINDING.fullmatch(binding) else binding
 
     def _callback(self, info: RequestInfo) -> str:
-        if info.state is None:
+        if (state := info.path_params.get("state")) is None:
             return f"?{info.query}"
         # The flow expects the public path, which a proxy or a mount may have rewritten.
-        path = URL(self._template.fill(quote(info.state, safe=""))).raw_path
+        path = URL(self._template.fill(quote(state, safe=""))).raw_path
         return f"{path}?{info.query}"
 
     async def _fail(
@@ -305,7 +314,7 @@ class WebLogin(Generic[RequestT, ResponseT]):
     ) -> ResponseT:
         failure = describe(
             error,
-            login_url=info.login_url,
+            login_url=self._login_url(info),
             return_to=getattr(error, "return_to", return_to),
             home_url=self._default_return_to,
             lacks_cookie=lacks_cookie,
@@ -323,6 +332,9 @@ class WebLogin(Generic[RequestT, ResponseT]):
         )
         return await self._show_failure(request, failure)
 
+    def _login_url(self, info: RequestInfo) -> str | None:
+        return None if self.login_path is None else info.root_path + self.login_path
+
     def _describe_throttled(self, info: RequestInfo, wait: float) -> LoginFailure:
         logger.info(
             "a login failed: OpenRouter rejected too many codes of this address",
@@ -337,7 +349,7 @@ class WebLogin(Generic[RequestT, ResponseT]):
             status=429,
             title=NOT_SIGNED_IN,
             message="Too many sign-ins failed. Please try again later.",
-            login_url=info.login_url,
+            login_url=self._login_url(info),
             home_url=self._default_return_to,
             retry_after=wait,
         )

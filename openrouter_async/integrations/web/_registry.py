@@ -19,11 +19,10 @@ def add_login(
     """
     if name in logins:
         raise RequestValidationError("name", "is that of another login of this app")
-    for other in logins.values():
-        for field in ("login_path", "callback_path"):
-            path = getattr(login, field)
-            if path is not None and path.rstrip("/") in other.paths:
-                raise RequestValidationError(field, "is a path of another login of this app")
+    taken = {route.path.rstrip("/") for other in logins.values() for route in other.routes}
+    for route in login.routes:
+        if route.path.rstrip("/") in taken:
+            raise RequestValidationError(f"{route.name}_path", "is a path of another login of this app")
     logins[name] = login
 
 
