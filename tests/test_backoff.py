@@ -28,7 +28,7 @@ policies = st.builds(
 # --- the policy ----------------------------------------------------------------------------------------------------
 
 
-def test_the_defaults_end_well_inside_the_life_of_a_code() -> None:
+def test_retry_policy_defaults_end_well_within_the_life_of_a_code() -> None:
     policy = RetryPolicy()
     assert policy == RetryPolicy(
         max_attempts=4,
@@ -44,7 +44,7 @@ def test_the_defaults_end_well_inside_the_life_of_a_code() -> None:
     assert policy.max_elapsed_time < 600 / 2
 
 
-def test_no_retries_is_one_attempt_and_no_second_one_for_a_dead_connection() -> None:
+def test_retry_policy_none_is_one_attempt_even_for_a_dead_connection() -> None:
     policy = RetryPolicy.none(max_elapsed_time=5)
     assert (policy.max_attempts, policy.retry_connection_errors, policy.max_elapsed_time) == (1, False, 5)
     assert RetryPolicy.none().max_elapsed_time == RetryPolicy().max_elapsed_time
@@ -64,41 +64,39 @@ def test_no_retries_is_one_attempt_and_no_second_one_for_a_dead_connection() -> 
         ("retry_budget", [-1, math.inf, "500"], "must be a finite number from 0"),
     ],
 )
-def test_a_policy_that_makes_no_sense_is_refused(field: str, values: list[Any], requirement: str) -> None:
+def test_retry_policy_invalid_values_are_refused(field: str, values: list[Any], requirement: str) -> None:
     for value in values:
         with pytest.raises(errors.RequestValidationError) as caught:
             RetryPolicy(**{field: value})
         assert str(caught.value) == f"{field}: {requirement}"
 
 
-def test_any_status_of_an_error_can_be_retried() -> None:
+def test_retry_policy_accepts_any_error_status() -> None:
     assert RetryPolicy(statuses=iter([400, 599])).statuses == {400, 599}
 
 
 # --- backoff -------------------------------------------------------------------------------------------------------
 
 
-def test_the_bound_doubles_up_to_the_longest_interval() -> None:
+def test_backoff_bound_doubles_up_to_max_interval() -> None:
     policy = RetryPolicy(jitter=False)
     assert [backoff(policy, failures, 0.5) for failures in range(1, 8)] == [0.5, 1, 2, 4, 8, 8, 8]
 
 
-def test_jitter_draws_from_nothing_to_the_bound() -> None:
+def test_backoff_jitter_is_between_zero_and_the_bound() -> None:
     policy = RetryPolicy()
     assert [backoff(policy, 3, chance) for chance in (0.0, 0.25, 0.5, 0.999)] == [0, 0.5, 1, 1.998]
 
 
 @pytest.mark.parametrize("exponent", [1e300, 10**300])
-def test_a_bound_too_large_for_a_number_is_the_longest_interval(exponent: float) -> None:
+def test_backoff_overflow_is_max_interval(exponent: float) -> None:
     assert backoff(RetryPolicy(jitter=False, exponent=exponent, max_interval=7), 5000, 0.5) == 7
     assert backoff(RetryPolicy(jitter=False, exponent=exponent, initial_interval=0.0), 5000, 0.5) == 0
 
 
 @given(policy=policies, failures=st.integers(1, 10**5), chance=st.floats(0, 1, exclude_max=True))
 @example(policy=RetryPolicy(initial_interval=0, exponent=3), failures=5000, chance=0.5)
-def test_no_backoff_is_negative_or_beyond_the_longest_interval(
-    policy: RetryPolicy, failures: int, chance: float
-) -> None:
+def test_backoff_is_never_negative_or_beyond_max_interval(policy: RetryPolicy, failures: int, chance: float) -> None:
     wait = backoff(policy, failures, chance)
     assert 0 <= wait <= policy.max_interval
     if policy.initial_interval == 0:
@@ -128,11 +126,11 @@ def test_no_backoff_is_negative_or_beyond_the_longest_interval(
         ("Fri Jan 15 08:00:30 2027", 30.0),
     ],
 )
-def test_seconds_and_dates_are_understood(text: str, wait: float) -> None:
+def test_retry_after_seconds_and_dates_are_parsed(text: str, wait: float) -> None:
     assert parse_retry_after({"Retry-After": text}, NOW) == pytest.approx(wait)
 
 
-def test_a_date_that_does_not_know_its_time_zone_is_in_utc_wherever_the_client_is(
+def test_retry_after_date_without_zone_is_utc(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     try:
@@ -153,12 +151,12 @@ def test_a_date_that_does_not_know_its_time_zone_is_in_utc_wherever_the_client_i
         *("1\x1c", "1\x1d", "\x1e1", "1\x1f", "1\x85", "1\xa0", "1\u2003"),
     ],
 )
-def test_nonsense_is_as_good_as_nothing(text: str) -> None:
+def test_retry_after_garbage_is_ignored(text: str) -> None:
     assert parse_retry_after({"Retry-After": text}, NOW) is None
     assert parse_retry_after({"Retry-After-Ms": text}, NOW) is None
 
 
-def test_milliseconds_go_first_unless_they_are_nonsense() -> None:
+def test_retry_after_ms_takes_precedence_unless_garbage() -> None:
     assert parse_retry_after({"Retry-After-Ms": "1500", "Retry-After": "9"}, NOW) == 1.5
     assert parse_retry_after({"Retry-After-Ms": "nan", "Retry-After": "9"}, NOW) == 9
     assert parse_retry_after({}, NOW) is None
@@ -176,7 +174,7 @@ texts = st.one_of(
 
 
 @given(name=st.sampled_from(["Retry-After", "Retry-After-Ms"]), text=texts, now=st.floats(0, 1e11))
-def test_any_text_is_a_finite_wait_or_nothing_and_never_an_exception(name: str, text: str, now: float) -> None:
+def test_retry_after_of_any_text_is_a_finite_wait_or_none(name: str, text: str, now: float) -> None:
     wait = parse_retry_after({name: text}, now)
     assert wait is None or 0 <= wait < math.inf
 

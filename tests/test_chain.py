@@ -33,12 +33,12 @@ def tag(name: str) -> Any:
     return middleware
 
 
-async def test_the_first_middleware_is_outermost() -> None:
+async def test_middleware_first_is_outermost() -> None:
     handler = build_chain("middlewares", [tag("a"), tag("b")], echo)
     assert (await handler(REQUEST)).headers["Way"] == ">a>b<b<a"
 
 
-async def test_no_middleware_leaves_the_handler_as_it_is() -> None:
+async def test_chain_without_middlewares_is_the_handler() -> None:
     assert build_chain("middlewares", [], echo) is echo
 
 
@@ -55,7 +55,7 @@ async def with_option(option: int, request: Request, call_next: Handler) -> Resp
 
 
 @pytest.mark.parametrize("middleware", [Callable(), Callable().method, functools.partial(with_option, 1)])
-async def test_anything_that_is_called_asynchronously_can_be_a_middleware(middleware: Any) -> None:
+async def test_middleware_may_be_any_async_callable(middleware: Any) -> None:
     assert (await build_chain("middlewares", [middleware], echo)(REQUEST)).status_code == 200
 
 
@@ -69,7 +69,7 @@ async def of_one_argument(request: Request) -> Response:
 
 @pytest.mark.parametrize("middleware", [None, 7, not_async, of_one_argument, Callable])
 @pytest.mark.parametrize("field", ["middlewares", "attempt_middlewares"])
-def test_what_cannot_be_a_middleware_is_refused_when_the_client_is_made(field: str, middleware: Any) -> None:
+def test_middleware_invalid_is_refused_when_the_client_is_made(field: str, middleware: Any) -> None:
     options: dict[str, Any] = {field: [middleware]}
     with pytest.raises(errors.RequestValidationError) as caught:
         OpenRouter(None, **options)

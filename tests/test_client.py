@@ -99,7 +99,7 @@ async def exchange(client: OpenRouter, code: str = "code-1", **options: Any) -> 
         ({"ssl": True}, "ssl: must be an ssl.SSLContext"),
     ],
 )
-def test_a_bad_argument_is_refused_in_one_line_that_names_it(options: dict[str, Any], message: str) -> None:
+def test_client_bad_argument_is_refused_in_one_line_that_names_it(options: dict[str, Any], message: str) -> None:
     with pytest.raises(errors.RequestValidationError) as caught:
         OpenRouter(**options)
     assert str(caught.value).startswith(message)
@@ -167,25 +167,25 @@ def test_argument_with_lone_surrogate_is_refused(field: str, make: Callable[...,
         ({"headers": {"Host": "x"}}, "headers: Host is set by the transport"),
     ],
 )
-def test_a_bad_option_for_one_call_is_refused(options: dict[str, Any], message: str) -> None:
+def test_request_options_bad_value_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(errors.RequestValidationError) as caught:
         RequestOptions(**options)
     assert str(caught.value).startswith(message)
 
 
 @pytest.mark.parametrize("base", ["{}", "{}/", "{}//"])
-async def test_the_path_of_the_base_url_is_kept(base: str) -> None:
+async def test_base_url_path_is_kept(base: str) -> None:
     async with answering(ANSWER) as server, OpenRouter(None, base_url=base.format(server.base_url)) as client:
         await exchange(client)
     assert server.requests[0].startswith(b"POST /api/v1/auth/keys HTTP/1.1\r\n")
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]"])
-def test_plain_http_is_accepted_to_a_loopback_host(host: str) -> None:
+def test_base_url_plain_http_to_loopback_is_accepted(host: str) -> None:
     assert host in repr(OpenRouter(None, base_url=f"http://{host}:8000/api/v1"))
 
 
-def test_settings_come_from_the_names_that_users_have_in_their_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_client_reads_the_documented_environment_names(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> bytes:
         async with answering(ANSWER) as server, OpenRouter(base_url=server.base_url) as client:
             await exchange(client)
@@ -237,14 +237,14 @@ def test_environment_with_inner_line_break_is_refused_by_name(
     assert value not in str(caught.value)
 
 
-async def test_an_explicit_none_sends_no_bearer_token(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_api_key_none_sends_no_bearer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENROUTER_API_KEY", "sk-or-v1-env")
     async with answering(ANSWER) as server, OpenRouter(None, base_url=server.base_url) as client:
         await exchange(client)
     assert "authorization" not in headers_of(server.requests[0])
 
 
-async def test_none_sends_no_header_whatever_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_header_none_is_not_sent_despite_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENROUTER_HTTP_REFERER", "https://env.example")
     async with (
         answering(ANSWER) as server,
@@ -276,13 +276,13 @@ async def test_retry_none_retries_nothing_wherever_it_is_set() -> None:
 
 
 @pytest.mark.parametrize("option", [{"pool_size": 5}, {"pool_size": 100}, {"trust_env": True}])
-async def test_an_option_that_a_borrowed_session_would_ignore_is_refused(option: dict[str, Any]) -> None:
+async def test_client_option_that_a_borrowed_session_would_ignore_is_refused(option: dict[str, Any]) -> None:
     async with aiohttp.ClientSession() as session:
         with pytest.raises(errors.RequestValidationError, match=f"{next(iter(option))}: must not come with a session"):
             OpenRouter(None, session=session, **option)
 
 
-async def test_a_misspelt_name_is_refused_with_the_method_and_a_suggestion() -> None:
+async def test_misspelt_keyword_is_refused_with_the_method_and_a_suggestion() -> None:
     client: Any = OpenRouter(None)
     with pytest.raises(TypeError, match=r"OAuth\.exchange_auth_code_for_api_key\(\) .*'cod'; did you mean 'code'\?"):
         await client.oauth.exchange_auth_code_for_api_key(cod="secret-code")
@@ -304,14 +304,14 @@ def test_help_shows_the_fields_of_the_operations() -> None:
     assert "code_verifier" in pydoc.render_doc(OAuth.exchange_auth_code_for_api_key)
 
 
-async def test_an_empty_environment_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_environment_variable_empty_is_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENROUTER_API_KEY", "")
     async with answering(ANSWER) as server, OpenRouter(base_url=server.base_url) as client:
         await exchange(client)
     assert "authorization" not in headers_of(server.requests[0])
 
 
-async def test_the_api_key_can_come_from_a_callable_for_each_call() -> None:
+async def test_api_key_callable_is_called_for_each_call() -> None:
     keys = iter(["sk-or-v1-first", "sk-or-v1-second"])
 
     async def from_vault() -> str:
@@ -332,7 +332,7 @@ async def test_the_api_key_can_come_from_a_callable_for_each_call() -> None:
     ]
 
 
-async def test_a_callable_that_fails_is_a_bad_api_key_and_keeps_its_reason() -> None:
+async def test_api_key_callable_that_fails_is_refused_with_its_cause() -> None:
     def broken() -> str:
         raise LookupError("no keyring")
 
@@ -349,7 +349,7 @@ async def test_a_callable_that_fails_is_a_bad_api_key_and_keeps_its_reason() -> 
         assert server.requests == []
 
 
-async def test_creating_a_code_without_an_api_key_is_refused_before_anything_is_sent() -> None:
+async def test_create_auth_code_without_api_key_is_refused_unsent() -> None:
     async with answering(http(200, CREATED)) as server, OpenRouter(None, base_url=server.base_url) as client:
         with pytest.raises(errors.RequestValidationError, match="api_key: must be given"):
             await client.oauth.create_auth_code(callback_url="https://app.example/")
@@ -361,7 +361,7 @@ async def test_creating_a_code_without_an_api_key_is_refused_before_anything_is_
 # --- calls ---------------------------------------------------------------------------------------------------------
 
 
-async def test_a_request_object_takes_the_place_of_its_fields() -> None:
+async def test_request_object_replaces_keywords() -> None:
     from openrouter_async import CreateAuthKeysCodeRequest, ExchangeAuthCodeForAPIKeyRequest
 
     async with answering(ANSWER) as server, OpenRouter(None, base_url=server.base_url) as client:
@@ -376,7 +376,7 @@ async def test_a_request_object_takes_the_place_of_its_fields() -> None:
     assert len(server.requests) == 1
 
 
-async def test_options_change_one_call() -> None:
+async def test_request_options_change_one_call() -> None:
     async with answering(ANSWER) as server, answering(ANSWER) as other:
         async with OpenRouter("sk-or-v1-app", base_url=server.base_url, headers={"X-App": "1", "X-Two": "2"}) as client:
             await exchange(
@@ -391,7 +391,7 @@ async def test_options_change_one_call() -> None:
     assert headers_of(server.requests[0])["x-app"] == "1"
 
 
-async def test_options_reach_the_middlewares() -> None:
+async def test_request_options_reach_the_middlewares() -> None:
     seen: list[Request] = []
 
     async def spy(request: Request, call_next: Handler) -> Response:
@@ -406,7 +406,7 @@ async def test_options_reach_the_middlewares() -> None:
     assert {request.operation for request in seen} == {"exchangeAuthCodeForAPIKey"}
 
 
-async def test_call_middlewares_run_once_and_attempt_middlewares_once_for_each_attempt() -> None:
+async def test_middlewares_run_per_call_and_attempt_middlewares_per_attempt() -> None:
     ran: list[str] = []
 
     def named(name: str) -> Any:
@@ -432,7 +432,7 @@ async def test_call_middlewares_run_once_and_attempt_middlewares_once_for_each_a
     assert response.http_meta.attempts == 2
 
 
-async def test_what_a_middleware_raises_reaches_the_caller_with_its_traceback() -> None:
+async def test_middleware_exception_reaches_the_caller_with_its_traceback() -> None:
     async def broken(request: Request, call_next: Handler) -> Response:
         raise KeyError("mine")
 
@@ -445,20 +445,20 @@ async def test_what_a_middleware_raises_reaches_the_caller_with_its_traceback() 
 # --- the session ---------------------------------------------------------------------------------------------------
 
 
-async def test_connections_are_pooled() -> None:
+async def test_client_reuses_connections() -> None:
     async with answering(ANSWER) as server, OpenRouter(None, base_url=server.base_url) as client:
         for number in range(10):
             await exchange(client, f"code-{number}")
     assert server.connections == 1
 
 
-async def test_the_pool_is_bounded() -> None:
+async def test_client_pool_size_bounds_connections() -> None:
     async with answering(ANSWER) as server, OpenRouter(None, base_url=server.base_url, pool_size=3) as client:
         await asyncio.gather(*(exchange(client, f"code-{number}") for number in range(20)))
     assert server.connections <= 3
 
 
-async def test_a_borrowed_session_is_neither_closed_nor_changed() -> None:
+async def test_borrowed_session_is_neither_closed_nor_changed() -> None:
     seen: list[str] = []
 
     async def native(request: aiohttp.ClientRequest, handler: Any) -> aiohttp.ClientResponse:
@@ -486,14 +486,14 @@ async def test_a_borrowed_session_is_neither_closed_nor_changed() -> None:
     assert headers_of(server.requests[0])["x-session"] == "kept"
 
 
-async def test_error_statuses_are_ours_also_when_the_borrowed_session_raises_for_them() -> None:
+async def test_borrowed_session_with_raise_for_status_raises_library_errors() -> None:
     async with answering(http(403)) as server, aiohttp.ClientSession(raise_for_status=True) as session:
         async with OpenRouter(None, base_url=server.base_url, session=session) as client:
             with pytest.raises(errors.ForbiddenResponseError):
                 await exchange(client)
 
 
-async def test_a_borrowed_session_that_is_closed_says_so() -> None:
+async def test_borrowed_session_closed_is_refused() -> None:
     session = aiohttp.ClientSession()
     client = OpenRouter(None, base_url=NOWHERE, session=session)
     await session.close()
@@ -501,7 +501,7 @@ async def test_a_borrowed_session_that_is_closed_says_so() -> None:
         await exchange(client)
 
 
-async def test_a_borrowed_session_that_is_closed_when_it_is_needed_says_so() -> None:
+async def test_borrowed_session_closed_during_use_is_reported() -> None:
     session = aiohttp.ClientSession()
 
     async def close(request: Request, call_next: Handler) -> Response:
@@ -513,7 +513,7 @@ async def test_a_borrowed_session_that_is_closed_when_it_is_needed_says_so() -> 
         await exchange(client)
 
 
-async def test_cookies_of_the_server_are_not_kept() -> None:
+async def test_client_keeps_no_cookies() -> None:
     async with answering(ANSWER.replace(b"\r\n\r\n", b"\r\nSet-Cookie: a=b\r\n\r\n", 1)) as server:
         async with OpenRouter(None, base_url=server.base_url.replace("127.0.0.1", "localhost")) as client:
             await exchange(client)
@@ -521,7 +521,7 @@ async def test_cookies_of_the_server_are_not_kept() -> None:
     assert "cookie" not in headers_of(server.requests[1])
 
 
-async def test_a_client_made_with_options_shares_the_pool_and_closes_nothing() -> None:
+async def test_with_options_shares_the_pool_and_closes_nothing() -> None:
     async with answering(ANSWER) as server, OpenRouter("sk-or-v1-one", base_url=server.base_url) as client:
         await exchange(client)
         async with client.with_options(api_key="sk-or-v1-two", headers={"X-App": "1"}, timeout=5) as other:
@@ -539,7 +539,7 @@ async def test_a_client_made_with_options_shares_the_pool_and_closes_nothing() -
         await exchange(other)
 
 
-def test_a_client_made_with_options_keeps_what_was_not_changed() -> None:
+def test_with_options_keeps_unchanged_options() -> None:
     client = OpenRouter("sk-or-v1-one", base_url=NOWHERE, x_open_router_title="App")
     other = client.with_options(base_url="https://other.example").with_options(timeout=3)
     assert "https://other.example" in repr(other)
@@ -550,7 +550,7 @@ def test_a_client_made_with_options_keeps_what_was_not_changed() -> None:
 # --- the life of a client ------------------------------------------------------------------------------------------
 
 
-async def test_closing_twice_does_no_harm_and_use_after_it_is_an_error() -> None:
+async def test_client_closed_twice_is_harmless_and_refuses_calls() -> None:
     async with answering(ANSWER) as server:
         client = OpenRouter(None, base_url=server.base_url)
         await exchange(client)
@@ -567,11 +567,11 @@ async def test_closing_twice_does_no_harm_and_use_after_it_is_an_error() -> None
             await client.__aenter__()
 
 
-async def test_a_client_that_was_never_used_closes_without_having_opened_anything() -> None:
+async def test_client_never_used_closes_without_a_session() -> None:
     await OpenRouter(None).aclose()
 
 
-def test_a_client_can_be_made_outside_a_loop_and_each_loop_can_have_its_own() -> None:
+def test_client_may_be_made_outside_a_loop_and_per_loop() -> None:
     async def main(client: OpenRouter | None = None) -> str:
         async with answering(ANSWER) as server:
             made = client or OpenRouter(None)
@@ -584,7 +584,7 @@ def test_a_client_can_be_made_outside_a_loop_and_each_loop_can_have_its_own() ->
     assert asyncio.run(main()) == KEY
 
 
-def test_a_second_loop_is_a_clear_error_and_no_hang() -> None:
+def test_client_in_a_second_loop_is_an_error() -> None:
     client = OpenRouter(None, base_url=NOWHERE)
 
     async def use() -> None:
@@ -628,7 +628,7 @@ def test_client_carried_over_a_fork_is_refused_only_if_it_was_used(is_used: bool
     asyncio.run(client.aclose())
 
 
-async def test_a_forgotten_client_gives_one_warning_that_names_the_class() -> None:
+async def test_client_never_closed_gives_one_warning_that_names_the_class() -> None:
     async with answering(ANSWER) as server:
         client = OpenRouter(None, base_url=server.base_url)
         await exchange(client)
@@ -656,7 +656,7 @@ FORGOTTEN = """
 """
 
 
-async def test_a_client_forgotten_beyond_its_loop_gives_one_warning_and_none_of_aiohttp() -> None:
+async def test_client_outliving_its_loop_gives_one_warning_and_none_of_aiohttp() -> None:
     async with answering(ANSWER) as server:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -672,7 +672,7 @@ async def test_a_client_forgotten_beyond_its_loop_gives_one_warning_and_none_of_
     assert "ResourceWarning: unclosed <openrouter_async.OpenRouter" in ours[0]
 
 
-def test_a_refused_argument_leaves_no_warning_behind() -> None:
+def test_client_with_a_refused_argument_leaves_no_warning() -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         with pytest.raises(errors.RequestValidationError):
@@ -681,17 +681,17 @@ def test_a_refused_argument_leaves_no_warning_behind() -> None:
     assert caught == []
 
 
-def test_no_repr_shows_the_api_key() -> None:
+def test_client_repr_shows_no_api_key() -> None:
     client = OpenRouter("sk-or-v1-app-secret", headers={"X-Vault": "vault-secret"})
     shown = repr(client) + repr(client._settings) + repr(RequestOptions(headers={"X-Vault": "vault-secret"}))
     assert "secret" not in shown
 
 
-def test_a_url_object_is_a_base_url() -> None:
+def test_base_url_may_be_a_yarl_url() -> None:
     assert "https://gateway.example/v1" in repr(OpenRouter(None, base_url=URL("https://gateway.example/v1")))
 
 
-async def test_at_most_five_coroutines_lie_between_a_caller_and_aiohttp() -> None:
+async def test_call_has_at_most_five_coroutines_down_to_aiohttp() -> None:
     chains: list[list[str]] = []
 
     async def native(request: aiohttp.ClientRequest, handler: Any) -> aiohttp.ClientResponse:

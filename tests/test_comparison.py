@@ -130,7 +130,7 @@ def hold(said: str, actual: str, column: str) -> None:
     assert said == actual
 
 
-def test_the_page_has_a_row_for_each_situation() -> None:
+def test_comparison_has_a_row_for_each_situation() -> None:
     assert list(EXCHANGES) == [situation.said for situation in SITUATIONS]
     assert all(list(row) == list(COLUMNS) for row in EXCHANGES.values())
 
@@ -138,7 +138,7 @@ def test_the_page_has_a_row_for_each_situation() -> None:
 @pytest.mark.shows_secrets
 @pytest.mark.parametrize("situation", SITUATIONS, ids=lambda situation: situation.said)
 @pytest.mark.parametrize("column", COLUMNS)
-async def test_the_page_says_what_becomes_of_an_exchange(
+async def test_comparison_outcome_of_each_situation_is_true(
     fake: FakeOpenRouter, situation: Situation, column: str
 ) -> None:
     actual = await observe(fake, situation, COLUMNS[column])
@@ -193,21 +193,21 @@ QUESTIONS: Mapping[str, Callable[[FakeOpenRouter, Exchange], Awaitable[bool]]] =
 }
 
 
-def test_the_page_answers_each_question() -> None:
+def test_comparison_answers_each_question() -> None:
     assert list(DETAILS) == list(QUESTIONS)
 
 
 @pytest.mark.shows_secrets
 @pytest.mark.parametrize("question", QUESTIONS)
 @pytest.mark.parametrize("column", COLUMNS)
-async def test_the_page_says_what_goes_where(fake: FakeOpenRouter, question: str, column: str) -> None:
+async def test_comparison_details_are_true(fake: FakeOpenRouter, question: str, column: str) -> None:
     if (said := DETAILS[question][column]) == "there is none":
         assert column == BY_HAND
         return
     hold(said, "yes" if await QUESTIONS[question](fake, COLUMNS[column]) else "no", column)
 
 
-def test_the_page_says_what_each_is() -> None:
+def test_comparison_kinds_are_true() -> None:
     rows = table("What each is")
     groups = len(openrouter.OpenRouter._sub_sdk_map)
     hold(rows["the rest of OpenRouter's API"][OFFICIAL], f"yes: {groups} groups of operations", OFFICIAL)
@@ -218,7 +218,7 @@ def test_the_page_says_what_each_is() -> None:
     assert inspect.iscoroutinefunction(OAuth.exchange_auth_code_for_api_key)
 
 
-def test_the_comparison_in_the_readme_is_a_part_of_the_page() -> None:
+def test_comparison_in_the_readme_is_part_of_the_page() -> None:
     section = (ROOT / "README.md").read_text().split("## How it compares\n")[1].split("\n## ")[0]
     rows = [line for line in section.splitlines() if line.startswith("|")]
     known = set(PAGE.splitlines())

@@ -29,14 +29,14 @@ def create(body: Any) -> CreateAuthKeysCodeResponse:
     return load(CreateAuthKeysCodeResponse, json.dumps(body).encode(), META)
 
 
-def test_fields_that_are_not_set_are_left_out() -> None:
+def test_dump_leaves_out_unset_fields() -> None:
     assert json.loads(dump(ExchangeAuthCodeForAPIKeyRequest(code="c"))) == {"code": "c"}
     assert json.loads(dump(CreateAuthKeysCodeRequest(callback_url="https://a.example/"))) == {
         "callback_url": "https://a.example/"
     }
 
 
-def test_a_three_state_field_can_be_null() -> None:
+def test_dump_sends_null_for_none() -> None:
     assert json.loads(dump(ExchangeAuthCodeForAPIKeyRequest(code="c", code_challenge_method=None))) == {
         "code": "c",
         "code_challenge_method": None,
@@ -45,7 +45,7 @@ def test_a_three_state_field_can_be_null() -> None:
     assert sent["expires_at"] is None
 
 
-def test_all_fields_are_sent_in_their_wire_form() -> None:
+def test_dump_uses_the_wire_names() -> None:
     request = CreateAuthKeysCodeRequest(
         callback_url="https://a.example/",
         code_challenge="challenge",
@@ -68,39 +68,39 @@ def test_all_fields_are_sent_in_their_wire_form() -> None:
     }
 
 
-def test_a_response_carries_its_http_meta_whatever_the_body_says() -> None:
+def test_load_takes_http_meta_from_the_answer_alone() -> None:
     response = exchange({"key": "k", "user_id": "u", "http_meta": {"status_code": 1}})
     assert (response.key, response.user_id) == ("k", "u")
     assert response.http_meta is META
 
 
 @pytest.mark.parametrize("user_id", [None, 7, True, [], {"id": "u"}])
-def test_an_odd_user_id_never_costs_the_key(user_id: Any) -> None:
+def test_load_odd_user_id_keeps_the_key(user_id: Any) -> None:
     assert exchange({"key": "k", "user_id": user_id}) == ExchangeAuthCodeForAPIKeyResponse(key="k", user_id=None)
 
 
-def test_a_missing_user_id_and_unknown_fields_never_cost_the_key() -> None:
+def test_load_missing_user_id_and_unknown_fields_keep_the_key() -> None:
     assert exchange({"key": "k", "new": {"field": 1}}).key == "k"
 
 
-def test_a_byte_order_mark_never_costs_the_key() -> None:
+def test_load_byte_order_mark_keeps_the_key() -> None:
     assert exchange(b'\xef\xbb\xbf{"key": "k"}').key == "k"
 
 
 @pytest.mark.parametrize("key", [None, 7, 7.5, True, "", ["k"], {"k": "v"}])
-def test_a_key_that_is_no_text_is_malformed_and_not_converted(key: Any) -> None:
+def test_load_key_that_is_no_string_is_malformed(key: Any) -> None:
     with pytest.raises(MalformedBodyError, match=r"^not a string @ \$\.key$"):
         exchange({"key": key, "user_id": "u"})
 
 
-def test_a_request_of_a_class_derived_from_ours_is_sent_as_ours() -> None:
+def test_dump_of_a_subclass_is_sent_as_its_base() -> None:
     class Signed(ExchangeAuthCodeForAPIKeyRequest):
         """An application's own."""
 
     assert json.loads(dump(Signed(code="c"))) == {"code": "c"}
 
 
-def test_a_missing_key_is_malformed() -> None:
+def test_load_missing_key_is_malformed() -> None:
     with pytest.raises(MalformedBodyError, match=r"^missing @ \$\.key$"):
         exchange({"user_id": "u"})
 
@@ -124,13 +124,13 @@ def test_a_missing_key_is_malformed() -> None:
     ],
     ids=range(13),
 )
-def test_what_is_no_json_object_is_malformed_and_not_quoted(body: bytes, message: str) -> None:
+def test_load_body_that_is_no_object_is_malformed_and_not_quoted(body: bytes, message: str) -> None:
     with pytest.raises(MalformedBodyError) as caught:
         exchange(body)
     assert str(caught.value) == message
 
 
-def test_a_malformed_body_leaves_no_trace_of_its_values() -> None:
+def test_load_malformed_body_leaves_none_of_its_values() -> None:
     with pytest.raises(MalformedBodyError) as caught:
         create({"data": {"id": 7, "app_id": "sk-or-v1-secret", "created_at": "sk-or-v1-secret"}})
     assert caught.value.__cause__ is None
@@ -138,7 +138,7 @@ def test_a_malformed_body_leaves_no_trace_of_its_values() -> None:
     assert "secret" not in str(caught.value)
 
 
-def test_a_created_code_is_read_with_an_aware_time() -> None:
+def test_load_created_at_is_aware() -> None:
     data = create(CREATED).data
     assert (data.id, data.app_id) == ("auth_code_xyz789", 12345)
     assert data.created_at == datetime(2025, 8, 24, 10, 30, tzinfo=UTC)
@@ -161,20 +161,20 @@ def test_a_created_code_is_read_with_an_aware_time() -> None:
         ({"id": 7, "app_id": 1.5}, "not a string @ $.data.id; not an integer @ $.data.app_id"),
     ],
 )
-def test_a_created_code_of_wrong_types_is_malformed(change: dict[str, Any], message: str) -> None:
+def test_load_created_code_of_wrong_types_is_malformed(change: dict[str, Any], message: str) -> None:
     with pytest.raises(MalformedBodyError) as caught:
         create({"data": CREATED["data"] | change})
     assert str(caught.value) == message
 
 
 @pytest.mark.parametrize("data", [None, 7, "x", []])
-def test_a_created_code_that_is_no_object_is_malformed(data: Any) -> None:
+def test_load_created_code_that_is_no_object_is_malformed(data: Any) -> None:
     with pytest.raises(MalformedBodyError) as caught:
         create({"data": data})
     assert str(caught.value) == "not an object @ $.data"
 
 
-def test_parsing_does_not_change_the_recursion_limit() -> None:
+def test_load_leaves_the_recursion_limit() -> None:
     before = sys.getrecursionlimit()
     with pytest.raises(MalformedBodyError):
         exchange(b"[" * 200_000)

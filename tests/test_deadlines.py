@@ -48,7 +48,7 @@ async def limited(deadlines: Deadlines, seconds: float, work: Coroutine[Any, Any
     return False
 
 
-def test_a_deadline_that_comes_cancels_its_task_and_takes_the_cancellation_back(run: Run) -> None:
+def test_deadline_reached_cancels_its_task_and_absorbs_the_cancellation(run: Run) -> None:
     async def main() -> None:
         deadlines = Deadlines()
         started = now()
@@ -63,7 +63,7 @@ def test_a_deadline_that_comes_cancels_its_task_and_takes_the_cancellation_back(
     run(main())
 
 
-def test_a_deadline_that_does_not_come_changes_nothing(run: Run) -> None:
+def test_deadline_not_reached_changes_nothing(run: Run) -> None:
     async def main() -> None:
         deadlines = Deadlines()
         assert not await limited(deadlines, 30, asyncio.sleep(0))
@@ -74,7 +74,7 @@ def test_a_deadline_that_does_not_come_changes_nothing(run: Run) -> None:
     run(main())
 
 
-def test_many_deadlines_share_a_timer_and_each_comes_at_its_time(run: Run) -> None:
+def test_deadlines_share_a_timer_and_each_fires_on_time(run: Run) -> None:
     async def main() -> None:
         deadlines = Deadlines()
         started = now()
@@ -96,7 +96,7 @@ def test_many_deadlines_share_a_timer_and_each_comes_at_its_time(run: Run) -> No
     run(main())
 
 
-def test_a_shorter_deadline_comes_before_a_longer_one_that_began_earlier(run: Run) -> None:
+def test_deadline_shorter_fires_before_a_longer_one_that_began_earlier(run: Run) -> None:
     async def main() -> None:
         deadlines = Deadlines()
         long = asyncio.create_task(limited(deadlines, 30, forever()))
@@ -111,7 +111,7 @@ def test_a_shorter_deadline_comes_before_a_longer_one_that_began_earlier(run: Ru
     run(main())
 
 
-def test_a_cancellation_from_outside_stays_one(run: Run) -> None:
+def test_deadline_cancellation_from_outside_propagates(run: Run) -> None:
     async def main() -> None:
         deadlines = Deadlines()
         task = asyncio.create_task(limited(deadlines, 30, forever()))
@@ -126,7 +126,7 @@ def test_a_cancellation_from_outside_stays_one(run: Run) -> None:
 
 
 @pytest.mark.parametrize("outer_first", [True, False])
-def test_a_cancellation_in_the_same_pass_as_the_deadline_is_not_swallowed(run: Run, outer_first: bool) -> None:
+def test_deadline_cancelled_in_the_same_pass_propagates(run: Run, outer_first: bool) -> None:
     async def main() -> None:
         deadlines = Deadlines()
         task = asyncio.create_task(limited(deadlines, 0.01, forever()))
@@ -149,7 +149,7 @@ def test_a_cancellation_in_the_same_pass_as_the_deadline_is_not_swallowed(run: R
 
 
 @pytest.mark.parametrize("inner", [0.01, 30.0])
-def test_it_nests_in_the_timeout_of_asyncio(run: Run, inner: float) -> None:
+def test_deadline_nests_in_asyncio_timeout(run: Run, inner: float) -> None:
     async def main() -> None:
         deadlines = Deadlines()
         if inner < 1:
@@ -167,7 +167,7 @@ def test_it_nests_in_the_timeout_of_asyncio(run: Run, inner: float) -> None:
     run(main())
 
 
-def test_both_timeouts_in_one_pass_are_that_of_the_caller(run: Run) -> None:
+def test_deadline_with_asyncio_timeout_in_one_pass_is_the_callers(run: Run) -> None:
     async def both(deadlines: Deadlines) -> None:
         async with asyncio.timeout(None) as outer:
             deadline = deadlines.start(30)
@@ -194,7 +194,7 @@ def test_both_timeouts_in_one_pass_are_that_of_the_caller(run: Run) -> None:
     run(main())
 
 
-def test_a_cancellation_that_something_below_swallowed_is_taken_back(run: Run) -> None:
+def test_deadline_swallowed_cancellation_is_absorbed(run: Run) -> None:
     async def stubborn() -> None:
         try:
             await forever()
@@ -215,7 +215,7 @@ def test_a_cancellation_that_something_below_swallowed_is_taken_back(run: Run) -
     run(main())
 
 
-def test_a_deadline_that_was_stopped_does_not_come(run: Run) -> None:
+def test_deadline_stopped_does_not_fire(run: Run) -> None:
     async def main() -> None:
         deadlines = Deadlines()
         deadline = deadlines.start(0.01)
@@ -233,7 +233,7 @@ def test_a_deadline_that_was_stopped_does_not_come(run: Run) -> None:
     run(main())
 
 
-def test_closing_leaves_the_timer_to_what_still_runs(run: Run) -> None:
+def test_deadline_timer_closed_is_kept_for_running_deadlines(run: Run) -> None:
     async def main() -> None:
         deadlines = Deadlines()
         late = asyncio.create_task(limited(deadlines, 0.03, forever()))
@@ -246,7 +246,7 @@ def test_closing_leaves_the_timer_to_what_still_runs(run: Run) -> None:
     run(main())
 
 
-def test_a_deadline_needs_a_task(run: Run) -> None:
+def test_deadline_outside_a_task_is_refused(run: Run) -> None:
     async def main() -> None:
         refused: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
 

@@ -99,7 +99,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("text", BAD.values(), ids=BAD.keys())
-def test_a_document_that_is_not_true_fails(text: str, tmp_path: Path) -> None:
+def test_document_with_a_wrong_claim_fails(text: str, tmp_path: Path) -> None:
     path = tmp_path / "bad.md"
     path.write_text(text)
     with pytest.raises((AssertionError, ValueError)):
@@ -139,7 +139,7 @@ Not code.
 """
 
 
-def test_the_blocks_of_a_document_share_their_names(tmp_path: Path) -> None:
+def test_document_blocks_share_their_names(tmp_path: Path) -> None:
     path = tmp_path / "good.md"
     path.write_text(GOOD)
     assert run_document(path, {"known": 42}) == 4
@@ -179,7 +179,7 @@ nobody there
 """
 
 
-def test_a_document_has_files_servers_and_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_document_has_files_servers_and_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "served.md"
     path.write_text(SERVED)

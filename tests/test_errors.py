@@ -72,7 +72,7 @@ def made() -> list[errors.OpenRouterError]:
     ]
 
 
-def test_every_error_class_is_exported_and_drawn_in_the_tree() -> None:
+def test_error_classes_are_exported_and_drawn_in_the_tree() -> None:
     classes = {
         name
         for name, value in vars(errors).items()
@@ -84,7 +84,7 @@ def test_every_error_class_is_exported_and_drawn_in_the_tree() -> None:
     assert all(name in errors.__doc__ for name in classes)
 
 
-def test_errors_are_also_what_python_calls_them() -> None:
+def test_errors_derive_from_the_builtin_exceptions() -> None:
     assert issubclass(errors.RequestValidationError, ValueError)
     assert issubclass(errors.RequestTimeoutError, TimeoutError)
     assert issubclass(errors.RequestTimeoutError, errors.TransportError)
@@ -92,7 +92,7 @@ def test_errors_are_also_what_python_calls_them() -> None:
 
 @pytest.mark.parametrize("error", made(), ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("twin_of", [copy.copy, copy.deepcopy, lambda error: pickle.loads(pickle.dumps(error))])
-def test_errors_pickle_and_copy_with_all_they_know(error: errors.OpenRouterError, twin_of: Any) -> None:
+def test_errors_pickle_and_copy_with_all_attributes(error: errors.OpenRouterError, twin_of: Any) -> None:
     twin = twin_of(error)
     assert type(twin) is type(error)
     assert str(twin) == str(error)
@@ -118,24 +118,24 @@ def test_errors_pickle_and_copy_with_all_they_know(error: errors.OpenRouterError
         (599, errors.APIError),
     ],
 )
-def test_a_status_has_its_class(status: int, kind: type[errors.APIError]) -> None:
+def test_error_class_follows_the_status(status: int, kind: type[errors.APIError]) -> None:
     error = api_error(status)
     assert type(error) is kind
     assert error.status_code == status
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 409, 422, 425, 429])
-def test_a_4xx_is_a_refusal(status: int) -> None:
+def test_error_4xx_is_refused(status: int) -> None:
     assert outcome_of(status) is Outcome.REFUSED
 
 
 @pytest.mark.parametrize("status", [408, 500, 501, 502, 503, 504, 520, 529])
-def test_what_may_come_after_the_work_was_done_is_unknown(status: int) -> None:
+def test_error_that_may_follow_the_work_is_unknown(status: int) -> None:
     assert outcome_of(status) is Outcome.UNKNOWN
 
 
 @pytest.mark.parametrize("status", [101, 301, 302, 303, 304, 307, 308])
-def test_what_is_neither_success_nor_error_is_no_documented_answer(status: int) -> None:
+def test_status_neither_success_nor_error_is_response_validation_error(status: int) -> None:
     error = error_from_response(REQUEST, response(status, Location="https://elsewhere.example"), Clock())
     assert isinstance(error, errors.ResponseValidationError)
     assert error.status_code == status
@@ -184,24 +184,24 @@ def test_what_is_neither_success_nor_error_is_no_documented_answer(status: int) 
     ],
     ids=range(19),
 )
-def test_the_message_is_found_in_every_shape_of_body(body: Any, message: str) -> None:
+def test_error_message_is_found_in_every_body_shape(body: Any, message: str) -> None:
     error = api_error(400, body)
     assert error.message == message
     assert str(error) == f"400 {message}"
 
 
-def test_a_status_without_a_name_has_a_message_all_the_same() -> None:
+def test_error_status_without_a_name_has_a_message() -> None:
     assert api_error(599).message == "(no reason given)"
 
 
-def test_a_challenge_of_the_edge_is_named() -> None:
+def test_error_of_an_edge_challenge_is_named() -> None:
     error = api_error(403, b"<!doctype html><title>Just a moment...</title>", CF_Mitigated="challenge", CF_Ray="8f-AMS")
     assert "cf-mitigated: challenge" in str(error)
     assert error.request_id == "8f-AMS"
     assert not error.is_code_rejected
 
 
-def test_what_the_body_says_is_kept() -> None:
+def test_error_body_is_kept() -> None:
     body = {"error": {"code": 402, "message": "no", "metadata": {"reason": "r"}}}
     error = api_error(400, body, X_Request_Id="req-1", Retry_After="3")
     assert (error.code, error.metadata, error.request_id, error.retry_after) == (402, {"reason": "r"}, "req-1", 3.0)
@@ -209,7 +209,7 @@ def test_what_the_body_says_is_kept() -> None:
     assert error.headers["Retry-After"] == "3"
 
 
-def test_odd_codes_and_metadata_are_not_kept() -> None:
+def test_error_odd_codes_and_metadata_are_dropped() -> None:
     error = api_error(400, {"error": {"code": True, "message": "no", "metadata": ["x"]}})
     assert (error.code, error.metadata) == (None, None)
 
@@ -225,7 +225,7 @@ def test_odd_codes_and_metadata_are_not_kept() -> None:
     ],
 )
 @pytest.mark.parametrize("shape", [lambda text: {"error": {"message": text}}, lambda text: text.encode()])
-def test_a_secret_that_the_server_echoes_is_taken_out(echo: str, shape: Any) -> None:
+def test_error_secret_echoed_by_the_server_is_removed(echo: str, shape: Any) -> None:
     error = api_error(400, shape(f"unknown code {echo} given"))
     shown = str(error) + repr(error) + error.body + error.message + error.user_message
     for secret in (CODE, "secret%2Fcode", KEY):
@@ -233,7 +233,7 @@ def test_a_secret_that_the_server_echoes_is_taken_out(echo: str, shape: Any) -> 
     assert "***" in error.body
 
 
-def test_reprs_show_harmless_headers_and_no_others() -> None:
+def test_error_repr_shows_harmless_headers_only() -> None:
     error = api_error(400, b"", Set_Cookie="session=hidden", Content_Type="text/plain")
     assert "hidden" not in repr(error)
     assert "text/plain" in repr(error)
@@ -257,13 +257,11 @@ def test_reprs_show_harmless_headers_and_no_others() -> None:
         (400, "Invalid request parameters", False),
     ],
 )
-def test_a_rejected_code_is_told_by_its_message_and_not_by_its_status_alone(
-    status: int, message: str, rejected: bool
-) -> None:
+def test_rejected_code_is_recognised_by_message_and_status(status: int, message: str, rejected: bool) -> None:
     assert api_error(status, {"error": {"code": status, "message": message}}).is_code_rejected is rejected
 
 
-def test_each_error_tells_the_user_what_to_do() -> None:
+def test_user_message_of_each_error_says_what_to_do() -> None:
     for error in made():
         assert error.user_message[0].isupper()
         assert error.user_message.endswith(".")
@@ -293,7 +291,7 @@ def test_each_error_tells_the_user_what_to_do() -> None:
     assert "busy" in held_back.user_message
 
 
-def test_a_refusal_after_an_ambiguous_attempt_is_unknown_and_says_what_to_do() -> None:
+def test_refusal_after_an_ambiguous_attempt_is_unknown_and_says_what_to_do() -> None:
     first = api_error(500, {"error": {"code": 500, "message": "boom"}})
     error = api_error(400, {"error": {"code": 400, "message": "Invalid code"}})
     error.history = (
@@ -312,12 +310,12 @@ def test_a_refusal_after_an_ambiguous_attempt_is_unknown_and_says_what_to_do() -
     ]
 
 
-def test_the_notes_of_an_answer_become_those_of_its_error() -> None:
+def test_response_notes_become_notes_of_its_error() -> None:
     noted = attrs.evolve(response(503), notes=("not retried: for a reason",))
     assert error_from_response(REQUEST, noted, Clock()).__notes__ == ["not retried: for a reason"]
 
 
-def test_a_refusal_after_attempts_that_never_left_stays_a_refusal() -> None:
+def test_refusal_after_unsent_attempts_is_refused() -> None:
     error = api_error(400, {"error": {"code": 400, "message": "Invalid code"}})
     error.history = (
         Attempt(number=1, error=errors.TransportError("no", outcome=Outcome.NOT_SENT), elapsed=0, wait=0),
@@ -329,7 +327,7 @@ def test_a_refusal_after_attempts_that_never_left_stays_a_refusal() -> None:
 
 
 @given(status=st.integers(400, 599), body=st.binary(max_size=300))
-def test_any_error_body_gives_one_short_printable_line(status: int, body: bytes) -> None:
+def test_error_body_of_any_bytes_gives_one_short_printable_line(status: int, body: bytes) -> None:
     error = api_error(status, body)
     assert 0 < len(error.message) <= 200
     assert error.message.isprintable()

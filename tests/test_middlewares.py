@@ -45,7 +45,7 @@ def fields_of(record: logging.LogRecord) -> Mapping[str, Any]:
     return {name: vars(record)[name] for name in names if name in vars(record)}
 
 
-async def test_each_attempt_is_logged_with_fields_and_without_secrets(caplog: pytest.LogCaptureFixture) -> None:
+async def test_logging_middleware_logs_each_attempt_without_secrets(caplog: pytest.LogCaptureFixture) -> None:
     answers = iter([http(503), None, ANSWER])
     with caplog.at_level(logging.DEBUG, "openrouter_async"):
         async with (
@@ -71,7 +71,7 @@ async def test_each_attempt_is_logged_with_fields_and_without_secrets(caplog: py
     assert SECRET not in caplog.text + str([vars(record) for record in caplog.records])
 
 
-async def test_the_logger_and_the_level_can_be_chosen(caplog: pytest.LogCaptureFixture) -> None:
+async def test_logging_middleware_logger_and_level_can_be_chosen(caplog: pytest.LogCaptureFixture) -> None:
     log = logging.getLogger("my.app")
     with caplog.at_level(logging.WARNING, "my.app"):
         await LoggingMiddleware(log, level=logging.WARNING)(request_of(), answer)
@@ -91,13 +91,13 @@ async def test_the_logger_and_the_level_can_be_chosen(caplog: pytest.LogCaptureF
         ({"max_rate": 10, "max_wait": -1}, "max_wait: must be a finite number from 0"),
     ],
 )
-def test_a_limit_that_makes_no_sense_is_refused(options: dict[str, Any], message: str) -> None:
+def test_rate_limit_invalid_values_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(errors.RequestValidationError) as caught:
         RateLimitMiddleware(**options)
     assert str(caught.value).startswith(message)
 
 
-async def test_requests_beyond_the_rate_wait_for_their_turn() -> None:
+async def test_rate_limit_calls_beyond_the_rate_wait() -> None:
     limit = RateLimitMiddleware(5, 3600)
     await asyncio.gather(*(limit(request_of(), answer) for _ in range(5)))
     sixth = asyncio.create_task(limit(request_of(), answer))
@@ -111,7 +111,7 @@ async def test_requests_beyond_the_rate_wait_for_their_turn() -> None:
     await asyncio.gather(*(limit(request_of(), answer) for _ in range(10)))
 
 
-async def test_clients_can_share_a_limit_and_retries_count_when_it_is_around_attempts() -> None:
+async def test_rate_limit_shared_by_clients_counts_retries_per_attempt() -> None:
     answers = iter([http(503), ANSWER])
     limit = RateLimitMiddleware(3, 3600, max_wait=0)
     async with RawServer(lambda _: next(answers, ANSWER)) as server:
@@ -127,7 +127,7 @@ async def test_clients_can_share_a_limit_and_retries_count_when_it_is_around_att
     assert len(server.requests) == 3
 
 
-async def test_a_call_that_waits_for_its_turn_can_be_cancelled_and_is_not_sent() -> None:
+async def test_rate_limit_cancelled_waiter_is_not_sent() -> None:
     limit = RateLimitMiddleware(1, 3600)
     async with RawServer(lambda _: ANSWER) as server:
         async with OpenRouter(None, base_url=server.base_url, middlewares=[limit]) as client:
@@ -140,13 +140,13 @@ async def test_a_call_that_waits_for_its_turn_can_be_cancelled_and_is_not_sent()
     assert len(server.requests) == 1
 
 
-def test_a_limit_can_be_used_in_one_loop_after_another() -> None:
+def test_rate_limit_can_be_used_in_successive_loops() -> None:
     limit = RateLimitMiddleware(1, 3600)
     for _ in range(2):
         assert asyncio.run(limit(request_of(), answer)).status_code == 200
 
 
-def test_without_its_library_the_limit_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rate_limit_without_its_extra_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 
     def without(name: str, *args: Any, **kwargs: Any) -> Any:

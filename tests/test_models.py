@@ -59,7 +59,7 @@ def refused(kind: type[Any], **fields: Any) -> errors.RequestValidationError:
 
 
 @pytest.mark.parametrize("value", EXAMPLES, ids=lambda value: type(value).__name__)
-def test_values_compare_hash_pickle_and_copy(value: Any) -> None:
+def test_models_compare_hash_pickle_and_copy(value: Any) -> None:
     for twin in (
         pickle.loads(pickle.dumps(value)),
         copy.copy(value),
@@ -72,13 +72,13 @@ def test_values_compare_hash_pickle_and_copy(value: Any) -> None:
 
 
 @pytest.mark.parametrize("value", EXAMPLES, ids=lambda value: type(value).__name__)
-def test_values_are_frozen_and_have_no_room_for_misspelt_fields(value: Any) -> None:
+def test_models_are_frozen_and_have_slots(value: Any) -> None:
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         setattr(value, attrs.fields(type(value))[0].name, "other")
     assert not hasattr(value, "__dict__")
 
 
-def test_http_meta_is_no_part_of_equality_or_repr() -> None:
+def test_http_meta_is_not_in_equality_or_repr() -> None:
     one = ExchangeAuthCodeForAPIKeyResponse(key=KEY, user_id=None, http_meta=HttpMeta(attempts=1))
     other = attrs.evolve(one, http_meta=HttpMeta(attempts=3))
     assert one == other
@@ -86,7 +86,7 @@ def test_http_meta_is_no_part_of_equality_or_repr() -> None:
     assert "http_meta" not in repr(one)
 
 
-def test_fields_are_keyword_only() -> None:
+def test_model_fields_are_keyword_only() -> None:
     with pytest.raises(TypeError):
         ExchangeAuthCodeForAPIKeyRequest("code")  # type: ignore[call-arg]
 
@@ -98,7 +98,7 @@ def test_unset_is_one_false_value_that_survives_pickle_and_copy() -> None:
     assert repr(UNSET) == "UNSET"
 
 
-def test_no_repr_shows_a_secret() -> None:
+def test_model_reprs_show_no_secret() -> None:
     request = ExchangeAuthCodeForAPIKeyRequest(code="secret-code-1", code_verifier=VERIFIER)
     response = ExchangeAuthCodeForAPIKeyResponse(key=KEY)
     created = AuthKeysCode(id="secret-code-1", app_id=1, created_at=datetime.now(UTC))
@@ -110,13 +110,13 @@ def test_no_repr_shows_a_secret() -> None:
     assert "code_verifier=None" in repr(ExchangeAuthCodeForAPIKeyRequest(code="c"))
 
 
-def test_a_short_key_is_not_shown_in_part() -> None:
+def test_masked_key_when_short_shows_no_part() -> None:
     assert "key=***" in repr(ExchangeAuthCodeForAPIKeyResponse(key="sk-or-v1-short"))
     assert "sk" not in repr(ExchangeAuthCodeForAPIKeyResponse(key="another-kind-of-key-that-is-long"))
 
 
 @pytest.mark.parametrize("code", ["", None, 7, b"code"])
-def test_a_code_that_is_no_text_is_refused(code: Any) -> None:
+def test_request_code_that_is_no_string_is_refused(code: Any) -> None:
     error = refused(ExchangeAuthCodeForAPIKeyRequest, code=code)
     assert error.field == "code"
     assert str(error) == "code: must be a string that is not empty"
@@ -125,7 +125,7 @@ def test_a_code_that_is_no_text_is_refused(code: Any) -> None:
 @pytest.mark.parametrize(
     "verifier", ["", "a" * 42, "a" * 129, "a" * 42 + "+", "a" * 42 + "/", "a" * 43 + "\n", "ä" * 43, 999, b"a" * 43]
 )
-def test_a_verifier_outside_rfc_7636_is_refused_without_being_shown(verifier: Any) -> None:
+def test_code_verifier_outside_rfc_7636_is_refused_without_showing_it(verifier: Any) -> None:
     error = refused(ExchangeAuthCodeForAPIKeyRequest, code="code", code_verifier=verifier)
     assert error.field == "code_verifier"
     assert "43 to 128 characters" in str(error)
@@ -133,19 +133,19 @@ def test_a_verifier_outside_rfc_7636_is_refused_without_being_shown(verifier: An
 
 
 @given(st.from_regex(r"[A-Za-z0-9\-._~]{43,128}", fullmatch=True))
-def test_every_verifier_of_rfc_7636_is_accepted(verifier: str) -> None:
+def test_code_verifier_of_rfc_7636_is_accepted(verifier: str) -> None:
     assert ExchangeAuthCodeForAPIKeyRequest(code="code", code_verifier=verifier).code_verifier == verifier
 
 
 @pytest.mark.parametrize("method", ["s256", "S512", "PLAIN", "", 256, ["S256"]])
 @pytest.mark.parametrize("kind", [ExchangeAuthCodeForAPIKeyRequest, CreateAuthKeysCodeRequest])
-def test_an_unknown_method_is_refused(kind: type[Any], method: Any) -> None:
+def test_code_challenge_method_unknown_is_refused(kind: type[Any], method: Any) -> None:
     needed = {"code": "c"} if kind is ExchangeAuthCodeForAPIKeyRequest else {"callback_url": CALLBACK}
     error = refused(kind, code_challenge_method=method, **needed)
     assert str(error) == "code_challenge_method: must be one of S256, plain"
 
 
-def test_enums_are_made_from_their_strings() -> None:
+def test_enums_accept_their_strings() -> None:
     request = CreateAuthKeysCodeRequest(
         callback_url=CALLBACK, code_challenge="c", code_challenge_method="S256", usage_limit_type="daily"
     )
@@ -154,13 +154,13 @@ def test_enums_are_made_from_their_strings() -> None:
     assert str(CodeChallengeMethod.PLAIN) == "plain"
 
 
-def test_a_method_without_a_challenge_is_refused() -> None:
+def test_code_challenge_method_without_challenge_is_refused() -> None:
     error = refused(CreateAuthKeysCodeRequest, callback_url=CALLBACK, code_challenge_method="S256")
     assert str(error) == "code_challenge_method: must come with a code_challenge"
 
 
 @pytest.mark.parametrize("challenge", ["", 7])
-def test_a_challenge_that_is_no_text_is_refused(challenge: Any) -> None:
+def test_code_challenge_that_is_no_string_is_refused(challenge: Any) -> None:
     assert refused(CreateAuthKeysCodeRequest, callback_url=CALLBACK, code_challenge=challenge).field == "code_challenge"
 
 
@@ -175,7 +175,7 @@ def test_a_challenge_that_is_no_text_is_refused(challenge: Any) -> None:
         URL("https://app.example/callback"),
     ],
 )
-def test_https_and_loopback_callbacks_are_sent_as_they_are(url: Any) -> None:
+def test_callback_url_https_or_loopback_is_sent_unchanged(url: Any) -> None:
     assert CreateAuthKeysCodeRequest(callback_url=url).callback_url == str(url)
 
 
@@ -204,7 +204,7 @@ def test_https_and_loopback_callbacks_are_sent_as_they_are(url: Any) -> None:
         ("https://user@app.example/", "must not carry a user name or password"),
     ],
 )
-def test_any_other_callback_is_refused(url: Any, requirement: str) -> None:
+def test_callback_url_of_another_kind_is_refused(url: Any, requirement: str) -> None:
     error = refused(CreateAuthKeysCodeRequest, callback_url=url)
     assert error.field == "callback_url"
     assert requirement in str(error)
@@ -212,17 +212,17 @@ def test_any_other_callback_is_refused(url: Any, requirement: str) -> None:
 
 
 @pytest.mark.parametrize("limit", [-1, -0.01, float("nan"), float("inf"), -float("inf"), True, False, "100", b"1"])
-def test_a_limit_that_is_no_amount_is_refused(limit: Any) -> None:
+def test_limit_that_is_no_amount_is_refused(limit: Any) -> None:
     error = refused(CreateAuthKeysCodeRequest, callback_url=CALLBACK, limit=limit)
     assert str(error) == "limit: must be a finite number of US dollars, 0 or more"
 
 
 @pytest.mark.parametrize("limit", [0, 100, 0.5])
-def test_a_limit_is_an_amount(limit: float) -> None:
+def test_limit_that_is_an_amount_is_accepted(limit: float) -> None:
     assert CreateAuthKeysCodeRequest(callback_url=CALLBACK, limit=limit).limit == limit
 
 
-def test_a_label_of_more_than_100_characters_is_refused() -> None:
+def test_key_label_beyond_100_characters_is_refused() -> None:
     assert CreateAuthKeysCodeRequest(callback_url=CALLBACK, key_label="ä" * 100).key_label == "ä" * 100
     error = refused(CreateAuthKeysCodeRequest, callback_url=CALLBACK, key_label="a" * 101)
     assert str(error) == "key_label: must be a string of at most 100 characters"
@@ -230,18 +230,18 @@ def test_a_label_of_more_than_100_characters_is_refused() -> None:
 
 
 @pytest.mark.parametrize("moment", [datetime(2027, 1, 1), "2027-12-31T23:59:59Z", 1_800_000_000])
-def test_an_expiry_without_a_time_zone_is_refused(moment: Any) -> None:
+def test_expires_at_naive_is_refused(moment: Any) -> None:
     error = refused(CreateAuthKeysCodeRequest, callback_url=CALLBACK, expires_at=moment)
     assert str(error) == "expires_at: must be a datetime with a time zone"
 
 
-def test_an_expiry_is_kept_in_utc_to_the_second() -> None:
+def test_expires_at_is_kept_in_utc_to_the_second() -> None:
     moment = datetime(2028, 1, 1, 1, 30, 15, 999_999, tzinfo=timezone(timedelta(hours=5, minutes=30)))
     request = CreateAuthKeysCodeRequest(callback_url=CALLBACK, expires_at=moment)
     assert request.expires_at == datetime(2027, 12, 31, 20, 0, 15, tzinfo=UTC)
 
 
-def test_an_expiry_outside_the_calendar_is_refused() -> None:
+def test_expires_at_outside_the_calendar_is_refused() -> None:
     moment = datetime.max.replace(tzinfo=timezone(-timedelta(hours=5)))
     error = refused(CreateAuthKeysCodeRequest, callback_url=CALLBACK, expires_at=moment)
     assert error.field == "expires_at"
@@ -249,18 +249,18 @@ def test_an_expiry_outside_the_calendar_is_refused() -> None:
 
 
 @pytest.mark.parametrize("workspace", ["", "workspace", 7, "550e8400-e29b-41d4-a716-44665544000"])
-def test_a_workspace_that_is_no_uuid_is_refused(workspace: Any) -> None:
+def test_workspace_id_that_is_no_uuid_is_refused(workspace: Any) -> None:
     error = refused(CreateAuthKeysCodeRequest, callback_url=CALLBACK, workspace_id=workspace)
     assert str(error) == "workspace_id: must be a UUID"
 
 
-def test_a_workspace_is_sent_in_its_canonical_form() -> None:
+def test_workspace_id_is_sent_in_canonical_form() -> None:
     canonical = "550e8400-e29b-41d4-a716-446655440000"
     for form in (canonical, canonical.upper(), f"{{{canonical}}}", UUID(canonical)):
         assert CreateAuthKeysCodeRequest(callback_url=CALLBACK, workspace_id=form).workspace_id == canonical
 
 
 @pytest.mark.parametrize("limit_type", ["yearly", "DAILY", 1])
-def test_an_unknown_usage_limit_type_is_refused(limit_type: Any) -> None:
+def test_usage_limit_type_unknown_is_refused(limit_type: Any) -> None:
     error = refused(CreateAuthKeysCodeRequest, callback_url=CALLBACK, usage_limit_type=limit_type)
     assert str(error) == "usage_limit_type: must be one of daily, weekly, monthly"

@@ -29,7 +29,7 @@ def modules_after(*names: str) -> set[str]:
     return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
 
 
-def test_every_exported_name_is_there_and_the_list_is_sorted() -> None:
+def test_package_exports_exist_and_are_sorted() -> None:
     exported = openrouter_async.__all__
     constants = sorted(name for name in exported if name.isupper())
     classes = sorted(name for name in exported if name[0].isupper() and not name.isupper())
@@ -38,7 +38,7 @@ def test_every_exported_name_is_there_and_the_list_is_sorted() -> None:
     assert all(hasattr(openrouter_async, name) for name in exported)
 
 
-def test_the_names_of_the_contract_are_exported() -> None:
+def test_package_exports_the_names_of_the_contract() -> None:
     contract = (
         "OpenRouter RequestOptions RetryPolicy Outcome UNSET CodeChallengeMethod UsageLimitType"
         " ExchangeAuthCodeForAPIKeyRequest ExchangeAuthCodeForAPIKeyResponse"
@@ -47,7 +47,7 @@ def test_the_names_of_the_contract_are_exported() -> None:
     assert set(contract.split()) <= set(openrouter_async.__all__)
 
 
-def test_exported_classes_say_that_they_are_of_the_package() -> None:
+def test_exported_classes_have_the_package_as_module() -> None:
     classes = [value for name in openrouter_async.__all__ if isinstance(value := getattr(openrouter_async, name), type)]
     assert {value.__module__ for value in classes} == {"openrouter_async"}
     assert all(pickle.loads(pickle.dumps(value)) is value for value in classes)
@@ -71,12 +71,12 @@ ANNOTATED = dict(annotated())
 
 
 @pytest.mark.parametrize("name", ANNOTATED)
-def test_get_type_hints_resolves_the_annotations_of_every_public_name(name: str) -> None:
+def test_get_type_hints_resolves_every_public_annotation(name: str) -> None:
     hints = typing.get_type_hints(ANNOTATED[name])
     assert not any(isinstance(hint, str) for hint in hints.values())
 
 
-def test_importing_the_package_imports_nothing_but_its_core_dependencies() -> None:
+def test_import_loads_only_the_core_dependencies() -> None:
     ours = modules_after("openrouter_async")
     theirs = modules_after("aiohttp", "attrs", "cattrs", "cattrs.gen", "yarl")
     added = {name.partition(".")[0] for name in ours - theirs} - set(sys.stdlib_module_names)
@@ -84,7 +84,7 @@ def test_importing_the_package_imports_nothing_but_its_core_dependencies() -> No
     assert ours.isdisjoint(EXTRAS)
 
 
-def test_the_plugin_imports_nothing_when_pytest_starts() -> None:
+def test_plugin_import_loads_nothing() -> None:
     loaded = modules_after("pytest_openrouter_async")
     assert "aiohttp" not in loaded
 
@@ -110,11 +110,11 @@ def test_import_without_its_extra_names_the_extra(package: str, module: str, ext
     assert shown.strip().endswith(f"pip install 'openrouter-async[{extra}]'")
 
 
-def test_the_version_is_that_of_the_distribution() -> None:
+def test_version_is_that_of_the_distribution() -> None:
     assert openrouter_async.__version__ == metadata.version("openrouter-async")
 
 
-def test_the_package_says_that_it_is_typed() -> None:
+def test_package_is_marked_as_typed() -> None:
     assert files("openrouter_async").joinpath("py.typed").is_file()
 
 
@@ -124,14 +124,14 @@ PYRIGHT = [sys.executable, "-m", "pyright", "--pythonpath", sys.executable]
 
 @pytest.mark.unmeasured
 @pytest.mark.parametrize("checker", [MYPY, PYRIGHT], ids=["mypy", "pyright"])
-def test_the_example_calls_are_accepted_by_type_checkers(checker: list[str]) -> None:
+def test_type_checkers_accept_the_example_calls(checker: list[str]) -> None:
     result = subprocess.run([*checker, "tests/typing/api.py"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout
 
 
 @pytest.mark.unmeasured
 @pytest.mark.parametrize("checker", [MYPY, PYRIGHT], ids=["mypy", "pyright"])
-def test_each_wrong_call_is_rejected_by_type_checkers(checker: list[str]) -> None:
+def test_type_checkers_reject_each_wrong_call(checker: list[str]) -> None:
     path = Path("tests/typing/wrong.py")
     wrong = {
         number for number, line in enumerate((ROOT / path).read_text().splitlines(), 1) if line.endswith("# wrong")

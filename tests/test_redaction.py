@@ -44,18 +44,18 @@ HEX = "0e6f44a47a05f1dad2ad7e88c4c1d6b77688157716fb1a5271146f7464951c96"
         ("exit_code=1", "exit_code=1"),
     ],
 )  # fmt: skip
-def test_what_looks_like_a_secret_is_masked_and_nothing_else(text: str, masked: str) -> None:
+def test_redact_masks_secrets_and_nothing_else(text: str, masked: str) -> None:
     assert redact_text(text) == masked
 
 
 @given(text=st.text())
-def test_masking_twice_is_masking_once(text: str) -> None:
+def test_redact_is_idempotent(text: str) -> None:
     once = redact_text(text)
     assert redact_text(once) == once
 
 
 @given(code=st.text(min_size=1, alphabet=st.characters(exclude_characters="&\"'<>", exclude_categories=["Z", "C"])))
-def test_a_code_in_a_query_never_shows(code: str) -> None:
+def test_redact_code_in_a_query_is_masked(code: str) -> None:
     assert redact_text(f"GET /callback?x=1&code={code}&y=2 HTTP/1.1") == f"GET /callback?x=1&code={MASK}&y=2 HTTP/1.1"
 
 
@@ -95,13 +95,13 @@ def log() -> Log:
         ("%d of %s", (3, {"code": CODE})),
     ],
 )
-def test_a_log_record_shows_no_code_however_it_is_put_together(log: Log, message: object, arguments: Any) -> None:
+def test_secret_filter_masks_codes_in_any_form_of_record(log: Log, message: object, arguments: Any) -> None:
     log.logger.error(message, *arguments)
     assert CODE not in log.text
     assert MASK in log.text
 
 
-def test_fields_beside_the_message_and_tracebacks_are_masked_too(log: Log) -> None:
+def test_secret_filter_masks_extra_fields_and_tracebacks(log: Log) -> None:
     try:
         raise ValueError(f"no key in {KEY}")
     except ValueError:
@@ -113,25 +113,25 @@ def test_fields_beside_the_message_and_tracebacks_are_masked_too(log: Log) -> No
     assert CODE not in log.text
 
 
-def test_a_field_is_masked_by_its_name(log: Log) -> None:
+def test_secret_filter_masks_fields_by_name(log: Log) -> None:
     log.logger.warning("failed", extra={"extra_field": {"code": CODE, "headers": {"Authorization": "x y"}, "n": 1}})
     assert log.text == "failed {'code': '***', 'headers': {'Authorization': '***'}, 'n': 1}\n"
 
 
-def test_a_call_whose_arguments_do_not_fit_is_left_to_the_handler_to_report() -> None:
+def test_secret_filter_leaves_mismatched_arguments_to_the_handler() -> None:
     record = logging.makeLogRecord({"msg": "%d", "args": (f"code={CODE}",)})
     assert SecretFilter().filter(record)
     assert (record.msg, record.args) == ("%d", ("code=***",))
 
 
-def test_a_record_without_secrets_stays_as_it_is(log: Log) -> None:
+def test_secret_filter_leaves_records_without_secrets_unchanged(log: Log) -> None:
     record = logging.makeLogRecord({"msg": "%s of %d", "args": ("one", 2)})
     before = dict(vars(record))
     assert SecretFilter().filter(record)
     assert vars(record) == before
 
 
-async def test_the_access_log_of_aiohttp_shows_no_code() -> None:
+async def test_secret_filter_masks_the_access_log_of_aiohttp() -> None:
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.addFilter(SecretFilter())
@@ -159,7 +159,7 @@ async def test_the_access_log_of_aiohttp_shows_no_code() -> None:
     assert STATE not in stream.getvalue()
 
 
-def test_the_access_log_of_uvicorn_shows_no_code_and_keeps_its_form() -> None:
+def test_secret_filter_masks_the_access_log_of_uvicorn_and_keeps_its_form() -> None:
     record = logging.makeLogRecord(
         {
             "msg": '%s - "%s %s HTTP/%s" %d',
@@ -171,7 +171,7 @@ def test_the_access_log_of_uvicorn_shows_no_code_and_keeps_its_form() -> None:
     assert line == '127.0.0.1:1234 "GET /callback/***?code=*** HTTP/1.1" 303 See Other'
 
 
-def test_the_access_log_of_hypercorn_shows_no_code_and_keeps_its_form() -> None:
+def test_secret_filter_masks_the_access_log_of_hypercorn_and_keeps_its_form() -> None:
     scope = {
         "type": "http",
         "method": "GET",
@@ -192,21 +192,21 @@ def test_the_access_log_of_hypercorn_shows_no_code_and_keeps_its_form() -> None:
     )
 
 
-def test_arguments_by_name_that_do_not_fit_are_left_to_the_handler_to_report() -> None:
+def test_secret_filter_leaves_mismatched_named_arguments_to_the_handler() -> None:
     record = logging.makeLogRecord({"msg": "%(a)s", "args": MappingProxyType({"b": 1})})
     assert SecretFilter().filter(record)
     with pytest.raises(KeyError):
         record.getMessage()
 
 
-def test_a_key_is_shown_by_its_ends_or_not_at_all() -> None:
+def test_mask_key_shows_its_ends_or_nothing() -> None:
     assert mask_key(KEY) == "sk-or-v1-…aaaa"
     assert mask_key("b" * 30) == "…bbbb"
     assert mask_key("short") == MASK
     assert (mask_optional(None), mask_optional("x")) == ("None", MASK)
 
 
-def test_secrets_of_a_request_are_found_in_each_of_their_spellings() -> None:
+def test_scrub_finds_request_secrets_in_each_spelling() -> None:
     assert scrub('a"b a\\"b a%22b sk-or-v1-x', ['a"b']) == "*** *** *** ***"
 
 
@@ -223,11 +223,11 @@ def test_secrets_of_a_request_are_found_in_each_of_their_spellings() -> None:
         ("unsupported_usage_limit_type_for_workspace_2", "unsupported_usage_limit_type_for_workspace_2"),
     ],
 )
-def test_a_key_without_its_prefix_is_masked_in_foreign_text_and_ids_stay_readable(text: str, scrubbed: str) -> None:
+def test_scrub_masks_keys_without_prefix_and_keeps_ids(text: str, scrubbed: str) -> None:
     assert scrub(text, ()) == scrubbed
 
 
-def test_scrubbing_takes_time_in_proportion_to_the_text() -> None:
+def test_scrub_takes_linear_time() -> None:
     # In quadratic time, a million characters would not be done within the limit of a test.
     assert scrub("a" * 1_000_000, ()) == "a" * 1_000_000
     assert scrub("1-" * 500_000, ()) == "1-" * 500_000

@@ -108,7 +108,7 @@ def error_of(response: Response, clock: FakeClock) -> errors.OpenRouterError:
 # --- attempts and waits --------------------------------------------------------------------------------------------
 
 
-async def test_it_is_an_ordinary_middleware_that_anyone_can_put_into_a_chain() -> None:
+async def test_retry_middleware_works_in_any_chain() -> None:
     clock = FakeClock()
     server = Script(clock, [status(503), dropped()])
     response = await chain(clock, server)(REQUEST)
@@ -118,7 +118,7 @@ async def test_it_is_an_ordinary_middleware_that_anyone_can_put_into_a_chain() -
     assert clock.waits == [0.25, 0.5]
 
 
-async def test_a_request_that_is_answered_at_once_passes_as_it_is() -> None:
+async def test_retry_success_passes_unchanged() -> None:
     clock = FakeClock()
     server = Script(clock)
     response = await chain(clock, server)(REQUEST)
@@ -128,14 +128,14 @@ async def test_a_request_that_is_answered_at_once_passes_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("code", [400, 401, 403, 404, 405, 409, 422, 425, 501, 505, 520, 301, 307, 201])
-async def test_other_statuses_are_not_retried(code: int) -> None:
+async def test_retry_other_statuses_are_not_retried(code: int) -> None:
     clock = FakeClock()
     server = Script(clock, [status(code)])
     assert (await chain(clock, server)(REQUEST)).status_code == code
     assert len(server.requests) == 1
 
 
-async def test_statuses_can_be_chosen() -> None:
+async def test_retry_statuses_can_be_chosen() -> None:
     clock = FakeClock()
     server = Script(clock, [status(425), status(503)])
     assert (await chain(clock, server)(with_retry(statuses=[425]))).status_code == 503
@@ -151,7 +151,7 @@ async def test_statuses_can_be_chosen() -> None:
     ],
     ids=lambda failure: type(failure).__name__,
 )
-async def test_errors_that_are_not_of_the_transport_are_not_retried(failure: errors.OpenRouterError) -> None:
+async def test_retry_non_transport_errors_are_not_retried(failure: errors.OpenRouterError) -> None:
     clock = FakeClock()
     server = Script(clock, [failure])
     with pytest.raises(type(failure)) as caught:
@@ -160,7 +160,7 @@ async def test_errors_that_are_not_of_the_transport_are_not_retried(failure: err
     assert len(server.requests) == 1
 
 
-async def test_a_foreign_exception_passes_as_it_is() -> None:
+async def test_retry_foreign_exception_passes_unchanged() -> None:
     clock = FakeClock()
     server = Script(clock, [KeyError("mine")])
     with pytest.raises(KeyError):
@@ -168,7 +168,7 @@ async def test_a_foreign_exception_passes_as_it_is() -> None:
     assert len(server.requests) == 1
 
 
-async def test_the_last_failure_is_given_back_with_those_before_it() -> None:
+async def test_retry_last_failure_carries_those_before_it() -> None:
     clock = FakeClock()
     response = await chain(clock, Script(clock, [dropped(), late(), status(502), status(504)]))(REQUEST)
     assert response.status_code == 504
@@ -180,13 +180,13 @@ async def test_the_last_failure_is_given_back_with_those_before_it() -> None:
     assert [attempt.wait for attempt in response.history] == clock.waits == [0.25, 0.5, 1.0]
 
 
-async def test_an_attempt_remembers_how_long_it_took() -> None:
+async def test_attempt_records_its_duration() -> None:
     clock = FakeClock()
     response = await chain(clock, Script(clock, [status(503)], takes=3.0))(REQUEST)
     assert response.history[0].elapsed == pytest.approx(3.0)
 
 
-async def test_connection_errors_can_be_left_alone() -> None:
+async def test_retry_connection_errors_can_be_excluded() -> None:
     clock = FakeClock()
     server = Script(clock, [status(503), unreachable()])
     with pytest.raises(errors.TransportError) as caught:
@@ -194,7 +194,7 @@ async def test_connection_errors_can_be_left_alone() -> None:
     assert len(caught.value.history) == 1
 
 
-async def test_the_longer_of_backoff_and_the_servers_wish_is_waited() -> None:
+async def test_retry_waits_the_longer_of_backoff_and_retry_after() -> None:
     clock = FakeClock()
     server = Script(clock, [status(500, Retry_After="0.1"), status(500, Retry_After="3"), status(500, Retry_After="0")])
     await chain(clock, server)(REQUEST)
@@ -211,7 +211,7 @@ headers = st.one_of(st.text(max_size=20), st.floats().map(str), st.integers().ma
     limit=st.floats(0.01, 100),
     chance=st.floats(0, 1, exclude_max=True),
 )
-async def test_whatever_a_server_asks_for_no_wait_is_negative_or_beyond_the_calls_time(
+async def test_retry_wait_is_never_negative_or_beyond_max_elapsed_time(
     codes: list[int], name: str, texts: list[str], limit: float, chance: float
 ) -> None:
     clock = FakeClock([chance])
@@ -231,7 +231,7 @@ async def test_whatever_a_server_asks_for_no_wait_is_negative_or_beyond_the_call
 # --- the time of the whole call ------------------------------------------------------------------------------------
 
 
-async def test_the_calls_time_bounds_attempts_and_waits_together() -> None:
+async def test_max_elapsed_time_bounds_attempts_and_waits_together() -> None:
     clock = FakeClock()
     server = Script(clock, [status(503)] * 100, takes=7.0)
     response = await chain(clock, server)(with_retry(max_attempts=100, max_elapsed_time=20.0, jitter=False))
@@ -244,7 +244,7 @@ async def test_the_calls_time_bounds_attempts_and_waits_together() -> None:
     )
 
 
-async def test_a_wait_that_does_not_fit_is_not_begun() -> None:
+async def test_retry_wait_that_does_not_fit_raises_at_once() -> None:
     clock = FakeClock()
     response = await chain(clock, Script(clock, [status(503, Retry_After="61")]))(REQUEST)
     assert clock.waits == []
@@ -254,7 +254,7 @@ async def test_a_wait_that_does_not_fit_is_not_begun() -> None:
     assert error.__notes__ == ["not retried: a wait of 61 s leaves too little of the call's time for another attempt"]
 
 
-async def test_a_wait_that_takes_all_that_is_left_is_not_begun() -> None:
+async def test_retry_wait_of_all_time_left_raises_at_once() -> None:
     clock = FakeClock()
     with pytest.raises(errors.TransportError):
         await chain(clock, Script(clock, [dropped()]))(with_retry(max_elapsed_time=0.5, jitter=False))
@@ -262,7 +262,7 @@ async def test_a_wait_that_takes_all_that_is_left_is_not_begun() -> None:
 
 
 @pytest.mark.parametrize("slept", [RetryPolicy().max_elapsed_time, 3600])
-async def test_a_machine_that_slept_through_a_wait_does_not_send_when_the_time_is_over(slept: float) -> None:
+async def test_retry_after_a_suspended_machine_past_the_end_sends_nothing(slept: float) -> None:
     clock = StoppedClock()
     failure = dropped()
     server = Script(clock, [failure])
@@ -280,7 +280,7 @@ async def test_a_machine_that_slept_through_a_wait_does_not_send_when_the_time_i
 # --- pauses --------------------------------------------------------------------------------------------------------
 
 
-async def test_one_pause_holds_all_calls_of_a_client_and_they_leave_it_spread_out() -> None:
+async def test_pause_holds_all_calls_of_a_client_and_spreads_their_release() -> None:
     clock = StoppedClock([0.0, 0.25, 0.5, 0.75, 0.99])
     server = Script(clock, [status(429, Retry_After="10")])
     handler = chain(clock, server)
@@ -313,7 +313,7 @@ async def test_pause_begins_whatever_the_policy_of_the_call_that_met_it(policy: 
     assert server.times[-1] >= 10.0
 
 
-async def test_a_pause_until_a_date_holds_also_where_its_status_is_not_retried() -> None:
+async def test_pause_until_a_date_holds_where_its_status_is_not_retried() -> None:
     clock = FakeClock()
     server = Script(clock, [status(429, Retry_After=formatdate(EPOCH + 10, usegmt=True))])
     handler = chain(clock, server)
@@ -322,7 +322,7 @@ async def test_a_pause_until_a_date_holds_also_where_its_status_is_not_retried()
     assert server.times[-1] >= 10.0
 
 
-async def test_a_pause_is_for_one_host() -> None:
+async def test_pause_is_per_host() -> None:
     clock = StoppedClock()
     server = Script(clock, [status(429, Retry_After="10")])
     handler = chain(clock, server)
@@ -334,7 +334,7 @@ async def test_a_pause_is_for_one_host() -> None:
     assert (await held).status_code == 200
 
 
-async def test_a_longer_pause_is_not_shortened_by_a_shorter_one() -> None:
+async def test_pause_is_not_shortened_by_a_shorter_one() -> None:
     clock = FakeClock()
     overload = HostThrottle(clock.clock)
     origin = REQUEST.url.origin()
@@ -349,7 +349,7 @@ async def test_a_longer_pause_is_not_shortened_by_a_shorter_one() -> None:
     assert overload.spread(origin) == 0
 
 
-async def test_a_pause_that_ends_with_the_one_that_is_known_does_not_change_how_calls_spread() -> None:
+async def test_pause_of_equal_end_keeps_the_spread() -> None:
     clock = FakeClock([1.0])
     overload = HostThrottle(clock.clock)
     overload.pause(REQUEST.url.origin(), 10)
@@ -358,7 +358,7 @@ async def test_a_pause_that_ends_with_the_one_that_is_known_does_not_change_how_
     assert overload.spread(REQUEST.url.origin()) == pytest.approx(2)
 
 
-async def test_a_pause_after_the_end_of_another_one_is_a_new_one() -> None:
+async def test_pause_after_the_end_of_another_is_new() -> None:
     clock = FakeClock()
     overload = HostThrottle(clock.clock)
     assert overload.pause(REQUEST.url.origin(), 1)
@@ -368,7 +368,7 @@ async def test_a_pause_after_the_end_of_another_one_is_a_new_one() -> None:
     assert not overload.pause(REQUEST.url.origin(), 1)
 
 
-async def test_a_pause_that_is_lengthened_meanwhile_is_heeded() -> None:
+async def test_pause_extended_meanwhile_is_respected() -> None:
     clock = StoppedClock([0.0])
     server = Script(clock)
     overload = HostThrottle(clock.clock)
@@ -383,7 +383,7 @@ async def test_a_pause_that_is_lengthened_meanwhile_is_heeded() -> None:
     assert (await call).status_code == 200
 
 
-async def test_a_call_that_cannot_wait_for_the_end_of_a_pause_is_not_sent_and_says_for_how_long() -> None:
+async def test_pause_longer_than_a_calls_time_fails_it_unsent_with_retry_after() -> None:
     clock = FakeClock()
     server = Script(clock, [status(429, Retry_After="300")])
     overload = HostThrottle(clock.clock)
@@ -402,7 +402,7 @@ async def test_a_call_that_cannot_wait_for_the_end_of_a_pause_is_not_sent_and_sa
     assert len(server.requests) == 1
 
 
-async def test_a_retry_that_a_longer_pause_of_another_call_prevents_is_no_attempt() -> None:
+async def test_retry_prevented_by_a_pause_of_another_call_is_no_attempt() -> None:
     clock = StoppedClock()
     failure = dropped()
     server = Script(clock, [failure])
@@ -419,7 +419,7 @@ async def test_a_retry_that_a_longer_pause_of_another_call_prevents_is_no_attemp
     assert "not retried: the host's pause does not end in time" in caught.value.__notes__
 
 
-async def test_one_odd_header_does_not_stop_a_client_for_a_day() -> None:
+async def test_pause_of_an_odd_retry_after_is_capped() -> None:
     clock = FakeClock()
     overload = HostThrottle(clock.clock)
     overload.pause(REQUEST.url.origin(), 1e300)
@@ -543,7 +543,7 @@ async def test_failure_that_cannot_heal_is_tried_once() -> None:
 # --- dead pooled connections ---------------------------------------------------------------------------------------
 
 
-async def test_dead_pooled_connections_cost_neither_time_nor_attempts_nor_budget() -> None:
+async def test_dead_pooled_connections_cost_no_time_attempts_or_budget() -> None:
     clock = FakeClock()
     server = Script(clock, [*(stale() for _ in range(50)), status(503), *(stale() for _ in range(50))])
     response = await chain(clock, server)(with_retry(max_attempts=2, retry_budget=5))
@@ -552,7 +552,7 @@ async def test_dead_pooled_connections_cost_neither_time_nor_attempts_nor_budget
     assert clock.waits == [0.25]
 
 
-async def test_dead_pooled_connections_end_with_the_calls_time() -> None:
+async def test_dead_pooled_connections_are_bounded_by_max_elapsed_time() -> None:
     clock = FakeClock()
     server = Script(clock, [stale() for _ in range(100)], takes=1.0)
     with pytest.raises(errors.TransportError):
@@ -563,14 +563,14 @@ async def test_dead_pooled_connections_end_with_the_calls_time() -> None:
 # --- the retry budget ----------------------------------------------------------------------------------------------
 
 
-def test_a_bucket_gives_what_it_holds_and_takes_back_what_it_can_hold() -> None:
+def test_retry_budget_refill_is_capped_at_its_capacity() -> None:
     bucket = RetryBudget(12)
     assert [bucket.spend(5), bucket.spend(5), bucket.spend(5), bucket.spend(2)] == [True, True, False, True]
     bucket.refund(100)
     assert bucket.tokens == 12
 
 
-async def test_when_a_server_is_down_retries_end_and_the_traffic_is_not_multiplied() -> None:
+async def test_retry_budget_bounds_the_traffic_to_a_server_that_is_down() -> None:
     clock = FakeClock()
     server = Script(clock, [status(503)] * 10_000)
     handler = chain(clock, server)
@@ -581,7 +581,7 @@ async def test_when_a_server_is_down_retries_end_and_the_traffic_is_not_multipli
     assert error_of(response, clock).__notes__ == ["not retried: the retry budget of 500 is used up"]
 
 
-async def test_a_retry_that_the_server_named_a_time_for_costs_nothing_while_it_only_throttles() -> None:
+async def test_retry_budget_is_not_used_by_retries_with_retry_after() -> None:
     clock = FakeClock()
     steps = [status(429, retry_after="1")] * 3 + [status(200), status(503, retry_after="1"), status(200)]
     handler = chain(clock, Script(clock, steps))
@@ -591,14 +591,14 @@ async def test_a_retry_that_the_server_named_a_time_for_costs_nothing_while_it_o
 
 
 @pytest.mark.parametrize(("wish", "retries"), [("1", 1), ("0", 0), (None, 0)])
-async def test_a_429_costs_nothing_only_when_it_says_how_long_to_wait(wish: str | None, retries: int) -> None:
+async def test_retry_budget_is_used_by_a_429_without_retry_after(wish: str | None, retries: int) -> None:
     clock = FakeClock()
     throttled = status(429) if wish is None else status(429, Retry_After=wish)
     response = await chain(clock, Script(clock, [throttled]))(with_retry(retry_budget=0))
     assert len(response.history) == retries
 
 
-async def test_without_a_budget_every_call_is_retried() -> None:
+async def test_retry_budget_disabled_retries_every_call() -> None:
     clock = FakeClock()
     server = Script(clock, [status(503)] * 10_000)
     handler = chain(clock, server)
@@ -607,7 +607,7 @@ async def test_without_a_budget_every_call_is_retried() -> None:
     assert len(server.requests) == 200 * 4
 
 
-async def test_a_timeout_costs_twice_and_a_used_up_budget_is_named_by_the_error() -> None:
+async def test_retry_budget_timeout_costs_twice_and_exhaustion_is_named() -> None:
     clock = FakeClock()
     handler = chain(clock, Script(clock, [late(), late(), late()]))
     with pytest.raises(errors.RequestTimeoutError) as caught:
@@ -616,7 +616,7 @@ async def test_a_timeout_costs_twice_and_a_used_up_budget_is_named_by_the_error(
     assert caught.value.__notes__ == ["not retried: the retry budget of 20 is used up"]
 
 
-async def test_successes_refill_the_budget_and_a_retried_one_gives_back_what_it_cost() -> None:
+async def test_retry_budget_is_refilled_by_successes_and_retried_successes() -> None:
     clock = FakeClock()
     steps = [status(503), status(503), status(200), *[status(200)] * 5, status(503), status(503), status(503)]
     handler = chain(clock, Script(clock, steps))
@@ -628,14 +628,14 @@ async def test_successes_refill_the_budget_and_a_retried_one_gives_back_what_it_
 
 
 @pytest.mark.parametrize(("code", "tokens"), [(200, 10), (299, 10), (300, 5), (400, 5)])
-async def test_only_a_success_gives_back(code: int, tokens: float) -> None:
+async def test_retry_budget_is_not_refilled_by_failures(code: int, tokens: float) -> None:
     clock = FakeClock()
     overload = HostThrottle(clock.clock)
     await chain(clock, Script(clock, [status(503), status(code)]), overload=overload)(with_retry(retry_budget=10))
     assert overload.budgets == {"https://openrouter.ai": tokens}
 
 
-async def test_hosts_and_budgets_do_not_share_tokens() -> None:
+async def test_retry_budget_is_separate_per_host_and_capacity() -> None:
     clock = FakeClock()
     handler = chain(clock, Script(clock, [status(503)] * 100))
     one = with_retry(retry_budget=5, max_attempts=2)
@@ -648,7 +648,7 @@ async def test_hosts_and_budgets_do_not_share_tokens() -> None:
 # --- the hook and the log ------------------------------------------------------------------------------------------
 
 
-async def test_the_hook_is_told_of_each_retry_before_its_wait(caplog: pytest.LogCaptureFixture) -> None:
+async def test_on_retry_is_called_before_each_wait(caplog: pytest.LogCaptureFixture) -> None:
     clock = FakeClock()
     told: list[tuple[Request, Attempt, int]] = []
 
@@ -673,7 +673,7 @@ async def test_the_hook_is_told_of_each_retry_before_its_wait(caplog: pytest.Log
     ]
 
 
-async def test_a_hook_that_raises_changes_nothing_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+async def test_on_retry_exception_is_logged_and_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
     def hook(request: Request, attempt: Attempt) -> None:
         raise LookupError("mine")
 
@@ -686,7 +686,7 @@ async def test_a_hook_that_raises_changes_nothing_and_is_logged(caplog: pytest.L
     assert "mine" not in caplog.text
 
 
-async def test_an_async_on_retry_is_awaited() -> None:
+async def test_on_retry_async_is_awaited() -> None:
     told: list[int] = []
 
     async def hook(request: Request, attempt: Attempt) -> None:
@@ -697,7 +697,7 @@ async def test_an_async_on_retry_is_awaited() -> None:
     assert told == [1]
 
 
-async def test_a_call_that_is_held_back_says_so_once_and_one_that_is_not_says_nothing(
+async def test_pause_is_announced_once_by_a_held_call_and_never_by_others(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     clock = FakeClock([0.0])
@@ -717,7 +717,7 @@ async def test_a_call_that_is_held_back_says_so_once_and_one_that_is_not_says_no
     ]
 
 
-async def test_the_wait_that_is_announced_is_the_wait_that_follows() -> None:
+async def test_on_retry_delay_is_the_actual_wait() -> None:
     clock = FakeClock()
     response = await chain(clock, Script(clock, [status(429, Retry_After="10")]))(REQUEST)
     assert [attempt.wait for attempt in response.history] == clock.waits == [11.0]
@@ -726,7 +726,7 @@ async def test_the_wait_that_is_announced_is_the_wait_that_follows() -> None:
 # --- outcomes over several attempts --------------------------------------------------------------------------------
 
 
-async def test_a_middleware_further_in_that_sends_again_hides_no_ambiguous_attempt() -> None:
+async def test_inner_middleware_that_resends_hides_no_ambiguous_attempt() -> None:
     clock = FakeClock()
     server = Script(clock, [dropped(), status(429), status(429), status(403)])
     inner = RetryMiddleware(clock=clock.clock)
@@ -750,7 +750,7 @@ async def test_a_middleware_further_in_that_sends_again_hides_no_ambiguous_attem
         ([status(429), status(429)], False),
     ],
 )
-async def test_a_request_is_pending_until_no_attempt_of_it_can_have_been_carried_out(
+async def test_send_state_is_unsettled_while_an_attempt_may_have_been_processed(
     steps: list[Response | Exception], pending: bool
 ) -> None:
     clock = StoppedClock()
@@ -770,7 +770,7 @@ async def test_a_request_is_pending_until_no_attempt_of_it_can_have_been_carried
     assert (await call).status_code == 200
 
 
-async def test_what_a_middleware_further_in_raises_keeps_its_history() -> None:
+async def test_inner_middleware_exception_keeps_its_history() -> None:
     clock = FakeClock()
     failure = dropped()
     server = Script(clock, [failure, unreachable(), unreachable(), unreachable()])
@@ -809,7 +809,7 @@ def said(code: int, message: str, *headers: str) -> bytes:
         (said(429, "slow"), said(401, "Missing Authentication header"), Outcome.REFUSED, True, "operator"),
     ],
 )
-async def test_a_caller_is_told_what_became_of_the_code_and_what_to_do(
+async def test_retry_error_says_what_became_of_the_code_and_what_to_do(
     first: bytes | None, then: bytes, outcome: Outcome, restart: bool, user_message: str
 ) -> None:
     clock = FakeClock()
@@ -833,7 +833,7 @@ async def test_a_caller_is_told_what_became_of_the_code_and_what_to_do(
 
 
 @pytest.mark.parametrize("script", [[], [said(503, "down")]], ids=["in an attempt", "in a wait"])
-async def test_a_deadline_of_the_caller_is_respected_and_not_swallowed(script: list[bytes]) -> None:
+async def test_retry_callers_asyncio_timeout_propagates(script: list[bytes]) -> None:
     hanging = iter(script)
     async with RawServer(lambda _: next(hanging, b"")) as server:
         retry = RetryPolicy(initial_interval=30, max_interval=30, jitter=False)
@@ -847,7 +847,7 @@ async def test_a_deadline_of_the_caller_is_respected_and_not_swallowed(script: l
             await client.aclose(timeout=0)
 
 
-async def test_an_attempts_timeout_and_the_calls_time_both_hold() -> None:
+async def test_attempt_timeout_and_max_elapsed_time_both_apply() -> None:
     async with RawServer(lambda _: b"") as server, OpenRouter(None, base_url=server.base_url) as client:
         for timeout, limit, attempts in ((0.02, 30.0, 3), (30.0, 0.05, 1)):
             options = RequestOptions(

@@ -79,20 +79,18 @@ def creations(draw: st.DrawFn) -> CreateAuthKeysCodeRequest:
 
 
 @given(request=exchanges)
-def test_every_exchange_that_can_be_sent_satisfies_the_request_schema(
+def test_exchange_of_any_valid_request_satisfies_the_schema(
     api: Any, request: ExchangeAuthCodeForAPIKeyRequest
 ) -> None:
     check(api, body_schema(api, "/auth/keys"), json.loads(dump(request)))
 
 
 @given(request=creations())
-def test_every_creation_that_can_be_sent_satisfies_the_request_schema(
-    api: Any, request: CreateAuthKeysCodeRequest
-) -> None:
+def test_create_code_of_any_valid_request_satisfies_the_schema(api: Any, request: CreateAuthKeysCodeRequest) -> None:
     check(api, body_schema(api, "/auth/keys/code"), json.loads(dump(request)))
 
 
-def test_the_schema_check_can_fail(api: Any) -> None:
+def test_schema_check_can_fail(api: Any) -> None:
     for path, body in [
         ("/auth/keys", {}),
         ("/auth/keys", {"code": 7}),
@@ -104,7 +102,7 @@ def test_the_schema_check_can_fail(api: Any) -> None:
             check(api, body_schema(api, path), body)
 
 
-def test_the_models_have_exactly_the_documented_fields(api: Any) -> None:
+def test_models_have_exactly_the_documented_fields(api: Any) -> None:
     # Fields that OpenRouter hides from its own SDKs are not for anybody's use.
     for path, model in [
         ("/auth/keys", ExchangeAuthCodeForAPIKeyRequest),
@@ -123,7 +121,7 @@ async def call(base_url: str, path: str) -> Any:
         return await client.oauth.create_auth_code(callback_url="https://app.example/")
 
 
-async def test_every_documented_answer_parses(api: Any) -> None:
+async def test_documented_answers_parse(api: Any) -> None:
     for path in PATHS:
         example = api["paths"][path]["post"]["responses"]["200"]["content"]["application/json"]["example"]
         async with answering(http(200, json.dumps(example).encode())) as server:
@@ -138,7 +136,7 @@ async def test_every_documented_answer_parses(api: Any) -> None:
             assert response.data.created_at.isoformat() == example["data"]["created_at"].replace("Z", "+00:00")
 
 
-async def test_every_documented_error_has_its_class_and_message(api: Any) -> None:
+async def test_documented_errors_have_their_class_and_message(api: Any) -> None:
     seen = set()
     for path in PATHS:
         for status, response in api["paths"][path]["post"]["responses"].items():

@@ -47,7 +47,7 @@ async def run(*arguments: str) -> tuple[int | None, str]:
 
 
 @pytest.mark.unmeasured
-async def test_a_client_at_work_among_faults_holds_on_to_nothing() -> None:
+async def test_soak_among_faults_keeps_nothing() -> None:
     status, output = await run("-m", "tests.soak")
     assert output.splitlines()[-1] == "flat"
     assert status == 0
@@ -58,27 +58,27 @@ async def test_a_client_at_work_among_faults_holds_on_to_nothing() -> None:
 
 
 @pytest.mark.unmeasured
-async def test_a_client_that_holds_on_to_something_fails_the_soak() -> None:
+async def test_soak_of_a_leaking_client_fails() -> None:
     status, output = await run("-c", LEAK)
     assert re.search(r"^not flat: .*blocks grew from", output, re.MULTILINE)
     assert status == 1
 
 
 @pytest.mark.parametrize("limit", LIMITS, ids=lambda limit: limit.name)
-def test_what_grows_is_named(limit: object) -> None:
+def test_growth_is_named(limit: object) -> None:
     name = limit.name  # type: ignore[attr-defined]
     grown = [attrs.evolve(sample, **{name: getattr(sample, name) + 15 * number}) for number, sample in enumerate(FLAT)]
     assert [text.partition(" ")[0] for text in growth(grown)] == [name]
 
 
-def test_what_goes_up_and_down_is_flat() -> None:
+def test_growth_of_fluctuating_samples_is_flat() -> None:
     assert growth(FLAT) == []
 
 
-def test_what_grows_while_the_client_warms_up_is_flat() -> None:
+def test_growth_during_warm_up_is_flat() -> None:
     assert growth([attrs.evolve(FLAT[0], rss=20, blocks=90, files=10), *FLAT]) == []
 
 
-def test_two_samples_show_nothing() -> None:
+def test_growth_of_two_samples_is_refused() -> None:
     with pytest.raises(ValueError, match="three samples"):
         growth(FLAT[:2])

@@ -18,7 +18,7 @@ async def exchange(client: OpenRouter, number: int = 1) -> None:
     await client.oauth.exchange_auth_code_for_api_key(code=code_of(number))
 
 
-def test_a_client_that_was_never_used_has_done_nothing() -> None:
+def test_stats_of_an_unused_client_are_zero() -> None:
     stats = OpenRouter(None).stats()
     assert (stats.calls, stats.attempts, stats.retries, stats.succeeded, sum(stats.failed.values())) == (0,) * 5
     assert (stats.exchanges_in_flight, stats.attempts_in_flight, stats.waiting_to_retry) == (0, 0, 0)
@@ -26,7 +26,7 @@ def test_a_client_that_was_never_used_has_done_nothing() -> None:
     assert (stats.paused, stats.retry_budget) == ({}, {})
 
 
-async def test_calls_attempts_retries_and_outcomes_are_counted() -> None:
+async def test_stats_count_calls_attempts_retries_and_outcomes() -> None:
     clock = FakeClock()
     script = [drop(after=False), status(503), status(403), status(500)]
     async with (
@@ -48,7 +48,7 @@ async def test_calls_attempts_retries_and_outcomes_are_counted() -> None:
     assert client.stats().is_closed
 
 
-async def test_what_is_under_way_and_what_waits_for_a_connection_is_seen() -> None:
+async def test_stats_show_calls_in_flight_and_waiting_for_a_connection() -> None:
     async with RawServer(lambda _: b"") as server:
         client = OpenRouter(None, base_url=server.base_url, pool_size=2)
         calls = [asyncio.create_task(exchange(client, number)) for number in range(3)]
@@ -61,7 +61,7 @@ async def test_what_is_under_way_and_what_waits_for_a_connection_is_seen() -> No
     assert client.stats().exchanges_in_flight == 0
 
 
-async def test_a_pause_and_who_waits_for_its_end_are_seen_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
+async def test_stats_show_a_pause_and_its_waiters_and_log_it_once(caplog: pytest.LogCaptureFixture) -> None:
     clock = StoppedClock()
     caplog.set_level(logging.INFO, "openrouter_async")
     async with (
@@ -84,7 +84,7 @@ async def test_a_pause_and_who_waits_for_its_end_are_seen_and_told_once(caplog: 
     assert (pause.__dict__["server"], pause.__dict__["status"], pause.__dict__["wait"]) == (origin, 429, 20.0)
 
 
-async def test_equal_exchanges_are_one_call() -> None:
+async def test_stats_count_equal_exchanges_as_one_call() -> None:
     async with answering(GRANTED) as server, OpenRouter(None, base_url=server.base_url) as client:
         await asyncio.gather(*(exchange(client) for _ in range(5)))
         assert client.stats().calls == 1

@@ -82,24 +82,24 @@ def run(pytester: pytest.Pytester, bodies: Iterable[str], *, decorator: str = ""
 
 
 @pytest.mark.shows_secrets
-def test_each_test_that_shows_a_secret_fails(pytester: pytest.Pytester) -> None:
+def test_taint_each_test_that_shows_a_secret_fails(pytester: pytest.Pytester) -> None:
     result = run(pytester, LEAKS.values())
     result.assert_outcomes(failed=len(LEAKS))
     assert result.stdout.str().count("a secret shows in ") >= len(LEAKS)
 
 
 @pytest.mark.shows_secrets
-def test_a_warning_that_shows_a_secret_fails_the_run(pytester: pytest.Pytester) -> None:
+def test_taint_warning_that_shows_a_secret_fails_the_run(pytester: pytest.Pytester) -> None:
     result = run(pytester, ["warnings.warn(request.code)"])
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(["a secret shows in a warning of test_it.py::test_0"])
 
 
-def test_a_test_that_shows_none_passes(pytester: pytest.Pytester) -> None:
+def test_taint_clean_test_passes(pytester: pytest.Pytester) -> None:
     run(pytester, CLEAN.values()).assert_outcomes(passed=len(CLEAN))
 
 
 @pytest.mark.shows_secrets
-def test_a_test_that_is_about_showing_one_says_so(pytester: pytest.Pytester) -> None:
+def test_taint_marked_test_may_show_a_secret(pytester: pytest.Pytester) -> None:
     result = run(pytester, ["print(request.code)"], decorator="@pytest.mark.shows_secrets")
     result.assert_outcomes(passed=1)

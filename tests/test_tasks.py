@@ -7,7 +7,7 @@ import pytest
 from openrouter_async._values.tasks import ShieldedTasks
 
 
-async def test_work_goes_on_when_its_caller_is_cancelled_and_the_owner_is_told() -> None:
+async def test_shielded_task_of_a_cancelled_caller_goes_on_and_reports() -> None:
     told: list[str] = []
     go_on = asyncio.Event()
 
@@ -30,7 +30,7 @@ async def test_work_goes_on_when_its_caller_is_cancelled_and_the_owner_is_told()
     assert len(outliving) == 0
 
 
-async def test_a_caller_that_stays_gets_what_it_comes_to() -> None:
+async def test_shielded_task_result_reaches_its_caller() -> None:
     async def work(*, fails: bool) -> str:
         if fails:
             raise ValueError("so it is")
@@ -45,9 +45,7 @@ async def test_a_caller_that_stays_gets_what_it_comes_to() -> None:
 
 
 @pytest.mark.parametrize("end", ["fails", "is cancelled"])
-async def test_nothing_is_told_by_default_of_work_whose_caller_is_gone(
-    end: str, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_shielded_task_without_a_callback_reports_nothing(end: str, caplog: pytest.LogCaptureFixture) -> None:
     go_on = asyncio.Event()
 
     async def work() -> None:

@@ -7,7 +7,7 @@ from tests.support import ROOT
 PAGE = ROOT / "docs" / "explanation" / "threat-model.md"
 
 
-def test_every_control_of_the_threat_model_names_tests_that_exist() -> None:
+def test_threat_model_names_existing_tests() -> None:
     rows = [line for line in PAGE.read_text().splitlines() if line.count("|") == 4 and "---" not in line]
     rows = [row for row in rows if "| shown by |" not in row]
     named = set(re.findall(r"`(test_\w+)`", "\n".join(rows)))

@@ -56,7 +56,7 @@ async def failure_of(base_url: str, **options: Any) -> Any:
 # --- answers -------------------------------------------------------------------------------------------------------
 
 
-async def test_a_key_is_read_from_a_plain_answer() -> None:
+async def test_transport_reads_a_key() -> None:
     async with answering(http(200, BODY, "X-Request-Id: r-1")) as server:
         response = await exchange(server.base_url)
     assert (response.key, response.user_id) == (KEY, "user_1")
@@ -67,7 +67,7 @@ async def test_a_key_is_read_from_a_plain_answer() -> None:
     assert response.http_meta.elapsed > 0
 
 
-async def test_the_request_on_the_wire_is_what_the_api_documents() -> None:
+async def test_transport_request_on_the_wire_is_as_documented() -> None:
     async with answering(http(200, BODY)) as server:
         async with make(server.base_url, http_referer="https://app.example", x_open_router_title="App") as client:
             await client.oauth.exchange_auth_code_for_api_key(code="code-1", code_verifier="v" * 43)
@@ -86,7 +86,7 @@ async def test_the_request_on_the_wire_is_what_the_api_documents() -> None:
     assert len(lines) - 1 == len(headers)
 
 
-async def test_the_time_that_a_request_waited_for_its_connection_is_a_part_of_the_whole() -> None:
+async def test_transport_elapsed_includes_the_wait_for_a_connection() -> None:
     responses: list[Response] = []
 
     async def watch(request: Request, call_next: Handler) -> Response:
@@ -106,9 +106,7 @@ def deflate(body: bytes) -> bytes:
     ("encoding", "encode"),
     [("gzip", gzip.compress), ("x-gzip", gzip.compress), ("deflate", deflate), ("Identity", bytes)],
 )
-async def test_a_key_in_an_answer_compressed_against_our_wish_is_not_lost(
-    encoding: str, encode: Callable[[bytes], bytes]
-) -> None:
+async def test_transport_unrequested_compression_keeps_the_key(encoding: str, encode: Callable[[bytes], bytes]) -> None:
     async with answering(http(200, encode(BODY), f"Content-Encoding: {encoding}")) as server:
         assert (await exchange(server.base_url)).key == KEY
 
@@ -178,7 +176,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("answer", BROKEN.values(), ids=BROKEN.keys())
-async def test_an_answer_that_the_api_does_not_document_is_an_error_of_ours(answer: bytes) -> None:
+async def test_transport_undocumented_answer_is_a_library_error(answer: bytes) -> None:
     async with answering(answer) as server:
         error = await failure_of(server.base_url)
     assert isinstance(error, errors.ResponseValidationError)
@@ -190,7 +188,7 @@ async def test_an_answer_that_the_api_does_not_document_is_an_error_of_ours(answ
 
 
 @pytest.mark.parametrize("announced", [True, False])
-async def test_a_body_of_two_gigabytes_costs_neither_memory_nor_time(announced: bool) -> None:
+async def test_transport_body_of_two_gigabytes_costs_no_memory_or_time(announced: bool) -> None:
     size = 2_147_483_648
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -217,7 +215,7 @@ async def test_a_body_of_two_gigabytes_costs_neither_memory_nor_time(announced: 
     assert peak < 16 * BODY_LIMIT
 
 
-async def test_an_error_status_speaks_even_when_its_body_is_useless() -> None:
+async def test_transport_error_status_survives_an_unreadable_body() -> None:
     for answer in (
         http(403, b"x" * (BODY_LIMIT + 1)),
         http(403, b"not gzip", "Content-Encoding: gzip"),
@@ -229,7 +227,7 @@ async def test_an_error_status_speaks_even_when_its_body_is_useless() -> None:
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-async def test_a_redirect_sends_nothing_to_the_other_place(status: int) -> None:
+async def test_transport_redirect_is_not_followed(status: int) -> None:
     async with answering(http(200, BODY)) as other:
         location = f"Location: http://127.0.0.1:{other.port}/api/v1/auth/keys"
         async with answering(http(status, b"", location)) as server:
@@ -241,7 +239,7 @@ async def test_a_redirect_sends_nothing_to_the_other_place(status: int) -> None:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(answer=st.binary(max_size=200))
-async def test_any_bytes_at_all_end_in_an_error_of_ours(answer: bytes) -> None:
+async def test_transport_answer_of_any_bytes_is_a_library_error(answer: bytes) -> None:
     async with RawServer(lambda _: answer or None) as server, make(server.base_url, timeout=0.5) as client:
         with pytest.raises((errors.TransportError, errors.ResponseValidationError, errors.APIError)) as caught:
             await client.oauth.exchange_auth_code_for_api_key(code="code-1")
@@ -251,20 +249,20 @@ async def test_any_bytes_at_all_end_in_an_error_of_ours(answer: bytes) -> None:
 # --- failures ------------------------------------------------------------------------------------------------------
 
 
-async def test_a_refused_connection_was_not_sent() -> None:
+async def test_transport_refused_connection_is_not_sent() -> None:
     error = await failure_of(f"http://127.0.0.1:{free_port()}/api/v1")
     assert isinstance(error, errors.TransportError)
     assert error.outcome is Outcome.NOT_SENT
     assert "cannot connect (Connection refused)" in str(error)
 
 
-async def test_a_name_that_does_not_resolve_was_not_sent() -> None:
+async def test_transport_unresolvable_name_is_not_sent() -> None:
     error = await failure_of("https://does-not-exist.invalid/api/v1")
     assert error.outcome is Outcome.NOT_SENT
     assert "host name cannot be resolved" in str(error)
 
 
-async def test_a_connection_closed_without_an_answer_is_unknown() -> None:
+async def test_transport_connection_closed_without_an_answer_is_unknown() -> None:
     async with RawServer(lambda _: None) as server:
         error = await failure_of(server.base_url)
     assert isinstance(error, errors.TransportError)
@@ -272,7 +270,7 @@ async def test_a_connection_closed_without_an_answer_is_unknown() -> None:
     assert not error.stale_connection
 
 
-async def test_a_pooled_connection_that_dies_when_used_again_is_stale() -> None:
+async def test_transport_pooled_connection_dead_on_reuse_is_stale() -> None:
     answers = iter([http(200, BODY), None])
     async with RawServer(lambda _: next(answers)) as server, make(server.base_url) as client:
         await client.oauth.exchange_auth_code_for_api_key(code="code-1")
@@ -282,7 +280,7 @@ async def test_a_pooled_connection_that_dies_when_used_again_is_stale() -> None:
     assert server.connections == 1
 
 
-async def test_no_answer_in_time_is_unknown_once_the_request_left() -> None:
+async def test_transport_timeout_after_the_request_left_is_unknown() -> None:
     async with RawServer(lambda _: b"") as server:
         error = await failure_of(server.base_url, timeout=0.05)
     assert isinstance(error, errors.RequestTimeoutError)
@@ -291,7 +289,7 @@ async def test_no_answer_in_time_is_unknown_once_the_request_left() -> None:
     assert "0.05 s for an answer" in str(error)
 
 
-async def test_no_connection_in_time_was_not_sent() -> None:
+async def test_transport_connect_timeout_is_not_sent() -> None:
     with socket.socket() as full:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
@@ -305,7 +303,7 @@ async def test_no_connection_in_time_was_not_sent() -> None:
     assert "0.05 s for a connection" in str(error)
 
 
-async def test_waiting_for_a_free_connection_counts_as_not_sent() -> None:
+async def test_transport_pool_timeout_is_not_sent() -> None:
     async with RawServer(lambda _: b"") as server, make(server.base_url, pool_size=1) as client:
         first = asyncio.create_task(client.oauth.exchange_auth_code_for_api_key(code="code-1"))
         await until(lambda: bool(server.requests))
@@ -340,7 +338,7 @@ def body_for(send_state: SendState, known: SeenConnections | None = None) -> Bod
     return Body(b"{}", send_state, SeenConnections() if known is None else known)
 
 
-async def test_a_body_is_not_written_where_an_answer_is_already() -> None:
+async def test_body_is_not_written_after_an_early_answer() -> None:
     writer: Any = Writer(Connection(should_close=True))
     send_state = SendState()
     body = body_for(send_state)
@@ -349,7 +347,7 @@ async def test_a_body_is_not_written_where_an_answer_is_already() -> None:
     assert (writer.written, body.written, body.refused, send_state.maybe_processed) == (b"", False, True, False)
 
 
-async def test_a_body_of_a_call_that_was_given_up_is_not_written() -> None:
+async def test_body_of_an_abandoned_call_is_not_written() -> None:
     writer: Any = Writer(Connection(should_close=False))
     send_state = SendState()
     send_state.cancelled = True
@@ -358,7 +356,7 @@ async def test_a_body_of_a_call_that_was_given_up_is_not_written() -> None:
     assert writer.written == b""
 
 
-async def test_a_connection_is_known_from_its_second_use_on() -> None:
+async def test_seen_connections_know_a_connection_from_its_second_use() -> None:
     known = SeenConnections()
     writer: Any = Writer(Connection(should_close=False))
     bodies = [body_for(SendState(), known) for _ in range(2)]
@@ -369,7 +367,7 @@ async def test_a_connection_is_known_from_its_second_use_on() -> None:
     assert writer.written == b"{}{}"
 
 
-def test_a_connection_that_is_gone_is_forgotten() -> None:
+def test_seen_connections_forget_a_closed_connection() -> None:
     known, connection = SeenConnections(), Connection(should_close=False)
     assert [known.add(connection), known.add(connection), len(known)] == [False, True, 1]
     del connection
@@ -377,14 +375,14 @@ def test_a_connection_that_is_gone_is_forgotten() -> None:
     assert len(known) == 0
 
 
-async def test_a_writer_that_does_not_tell_its_connection_still_writes() -> None:
+async def test_body_with_a_writer_without_transport_is_written() -> None:
     writer: Any = Writer()
     body = body_for(SendState())
     await body.write_with_length(writer, 2)
     assert (writer.written, body.written, body.reused) == (b"{}", True, False)
 
 
-async def test_a_body_is_a_payload_as_aiohttp_knows_them() -> None:
+async def test_body_is_an_aiohttp_payload() -> None:
     body: Payload = Body(b'{"a":1}', SendState(), SeenConnections())
     writer: Any = Writer(Connection(should_close=False))
     await body.write(writer)
@@ -393,7 +391,7 @@ async def test_a_body_is_a_payload_as_aiohttp_knows_them() -> None:
     assert (body.filename, body.encoding, body.autoclose) == (None, None, True)
 
 
-def test_a_socket_reads_64_kib_at_most() -> None:
+def test_socket_reads_at_most_64_kib() -> None:
     ours = make_socket((socket.AF_INET, socket.SOCK_STREAM, 0, "", ()))
     with ours, socket.create_server(("127.0.0.1", 0)) as server:
         ours.connect(server.getsockname())
@@ -420,7 +418,7 @@ class Mock:
         )
 
 
-async def test_an_answer_of_a_mocked_session_is_an_answer() -> None:
+async def test_transport_accepts_an_answer_of_a_mocked_session() -> None:
     session: Any = Mock()
     assert (await exchange("https://openrouter.invalid/api/v1", session=session)).key == KEY
 
@@ -440,14 +438,14 @@ def server_tls(authority: trustme.CA) -> ssl.SSLContext:
     return context
 
 
-async def test_a_tls_context_can_be_given(authority: trustme.CA, server_tls: ssl.SSLContext) -> None:
+async def test_ssl_context_is_used(authority: trustme.CA, server_tls: ssl.SSLContext) -> None:
     trusting = ssl.create_default_context()
     authority.configure_trust(trusting)
     async with RawServer(lambda _: http(200, BODY), ssl=server_tls) as server:
         assert (await exchange(server.base_url, ssl=trusting)).key == KEY
 
 
-async def test_a_certificate_of_an_unknown_authority_is_refused_before_anything_is_sent(
+async def test_ssl_unknown_authority_is_refused_unsent(
     server_tls: ssl.SSLContext,
 ) -> None:
     async with RawServer(lambda _: http(200, BODY), ssl=server_tls) as server:
@@ -459,14 +457,14 @@ async def test_a_certificate_of_an_unknown_authority_is_refused_before_anything_
     assert error.is_permanent
 
 
-async def test_a_proxy_is_used_for_plain_http() -> None:
+async def test_proxy_is_used_for_plain_http() -> None:
     async with answering(http(200, BODY)) as proxy:
         response = await exchange("http://localhost:9/api/v1", proxy=f"http://127.0.0.1:{proxy.port}")
     assert response.key == KEY
     assert proxy.requests[0].startswith(b"POST http://localhost:9/api/v1/auth/keys HTTP/1.1")
 
 
-async def test_a_proxy_that_refuses_to_connect_through_was_not_sent() -> None:
+async def test_proxy_that_refuses_connect_is_not_sent() -> None:
     async with answering(http(407)) as proxy:
         error = await failure_of("https://openrouter.invalid/api/v1", proxy=f"http://127.0.0.1:{proxy.port}")
     assert proxy.requests[0].startswith(b"CONNECT openrouter.invalid:443 HTTP/1.1")
@@ -476,13 +474,13 @@ async def test_a_proxy_that_refuses_to_connect_through_was_not_sent() -> None:
     assert error.is_permanent
 
 
-async def test_a_proxy_that_is_not_there_was_not_sent() -> None:
+async def test_proxy_unreachable_is_not_sent() -> None:
     error = await failure_of("https://openrouter.invalid/api/v1", proxy=f"http://127.0.0.1:{free_port()}")
     assert error.outcome is Outcome.NOT_SENT
     assert "cannot connect to the proxy" in str(error)
 
 
-async def test_proxies_come_from_the_environment_only_when_it_is_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_proxy_of_environment_is_used_only_with_trust_env(monkeypatch: pytest.MonkeyPatch) -> None:
     async with answering(http(200, BODY)) as proxy:
         monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.port}")
         monkeypatch.delenv("no_proxy", raising=False)
@@ -608,9 +606,7 @@ ALL = [*instances(), *OTHERS]
 
 @pytest.mark.parametrize("written", [False, True])
 @pytest.mark.parametrize("failure", ALL, ids=[type(failure).__name__ for failure in ALL])
-async def test_every_exception_below_becomes_an_error_of_ours_that_shows_nothing_of_it(
-    failure: Exception, written: bool
-) -> None:
+async def test_transport_any_exception_is_a_library_error_that_hides_it(failure: Exception, written: bool) -> None:
     session: Any = Raising(failure, written=written)
     request = Request(
         method="POST",
@@ -631,5 +627,5 @@ async def test_every_exception_below_becomes_an_error_of_ours_that_shows_nothing
     assert "secret" not in str(error)
 
 
-def test_the_list_of_aiohttp_exceptions_is_complete() -> None:
+def test_transport_list_of_aiohttp_exceptions_is_complete() -> None:
     assert len(list(instances())) >= 25

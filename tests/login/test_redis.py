@@ -379,7 +379,7 @@ async def test_redis_store_borrowed_client_is_not_closed() -> None:
     assert not client.is_closed
 
 
-async def test_redis_store_repr_shows_no_secret(connection: Redis, database_url: str) -> None:
+async def test_redis_store_repr_shows_its_prefix_and_encryption(connection: Redis, database_url: str) -> None:
     assert repr(RedisStore(connection)) == "<RedisStore openrouter-login plain>"
     store = RedisStore.from_url(database_url, encryption_keys=KEY, prefix="app")
     assert repr(store) == "<RedisStore app encrypted>"

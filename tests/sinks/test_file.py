@@ -21,7 +21,7 @@ def mode(path: Path) -> int:
     return path.stat().st_mode & 0o7777
 
 
-async def test_the_file_and_its_new_folders_are_for_their_owner_alone_under_any_umask(tmp_path: Path) -> None:
+async def test_file_sink_file_and_new_folders_are_private_under_any_umask(tmp_path: Path) -> None:
     sink = FileSink(tmp_path / "a" / "b" / "key.json")
     for umask in (0, 0o077, 0o777):
         before = os.umask(umask)
@@ -34,7 +34,7 @@ async def test_the_file_and_its_new_folders_are_for_their_owner_alone_under_any_
     assert os.listdir(sink.path.parent) == ["key.json"]
 
 
-async def test_a_file_with_a_wrong_mode_is_not_read_and_is_right_after_a_save(tmp_path: Path) -> None:
+async def test_file_sink_file_with_wrong_mode_is_not_read_and_fixed_by_save(tmp_path: Path) -> None:
     sink = FileSink(tmp_path / "key")
     await sink.save("sk-or-v1-old")
     for wrong in (0o644, 0o640, 0o604, 0o620):
@@ -48,7 +48,7 @@ async def test_a_file_with_a_wrong_mode_is_not_read_and_is_right_after_a_save(tm
     assert stored.key == KEY
 
 
-async def test_a_symbolic_link_is_never_followed(tmp_path: Path) -> None:
+async def test_file_sink_symbolic_link_is_never_followed(tmp_path: Path) -> None:
     target = tmp_path / "target"
     target.write_text("untouched")
     sink = FileSink(tmp_path / "key")
@@ -63,7 +63,7 @@ async def test_a_symbolic_link_is_never_followed(tmp_path: Path) -> None:
     assert target.read_text() == "untouched"
 
 
-async def test_a_folder_in_the_place_of_the_file_is_refused(tmp_path: Path) -> None:
+async def test_file_sink_folder_at_the_path_is_refused(tmp_path: Path) -> None:
     (tmp_path / "key").mkdir()
     sink = FileSink(tmp_path / "key")
     for call in (sink.save(KEY), sink.load(), sink.delete()):
@@ -71,14 +71,14 @@ async def test_a_folder_in_the_place_of_the_file_is_refused(tmp_path: Path) -> N
             await call
 
 
-async def test_a_pipe_in_the_place_of_the_file_is_refused_instead_of_waited_for(tmp_path: Path) -> None:
+async def test_file_sink_pipe_at_the_path_is_refused_without_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "key")
     with pytest.raises(KeySinkError, match="is not a file"):
         await FileSink(tmp_path / "key").load()
 
 
 @pytest.mark.parametrize("open_mode", [0o777, 0o1777, 0o703])
-async def test_a_folder_that_everybody_may_write_to_is_refused(tmp_path: Path, open_mode: int) -> None:
+async def test_file_sink_folder_writable_by_everybody_is_refused(tmp_path: Path, open_mode: int) -> None:
     folder = tmp_path / "open"
     folder.mkdir()
     sink = FileSink(folder / "key")
@@ -90,14 +90,14 @@ async def test_a_folder_that_everybody_may_write_to_is_refused(tmp_path: Path, o
     assert os.listdir(folder) == ["key"]
 
 
-async def test_a_folder_that_is_a_link_is_followed(tmp_path: Path) -> None:
+async def test_file_sink_linked_folder_is_followed(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir(0o700)
     (tmp_path / "link").symlink_to(tmp_path / "real")
     await FileSink(tmp_path / "link" / "key").save(KEY)
     assert (tmp_path / "real" / "key").is_file()
 
 
-async def test_whatever_the_system_refuses_is_one_of_our_errors(tmp_path: Path) -> None:
+async def test_file_sink_system_error_is_a_key_sink_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     sink = FileSink(tmp_path / "file" / "key")
     for verb, call in (("written", sink.save(KEY)), ("read", sink.load()), ("deleted", sink.delete())):
@@ -105,14 +105,14 @@ async def test_whatever_the_system_refuses_is_one_of_our_errors(tmp_path: Path) 
             await call
 
 
-async def test_nothing_to_delete_is_no_error_even_without_a_folder(tmp_path: Path) -> None:
+async def test_file_sink_delete_of_nothing_is_no_error(tmp_path: Path) -> None:
     sink = FileSink(tmp_path / "missing" / "key")
     assert not await sink.delete()
     assert await sink.load() is None
     assert os.listdir(tmp_path) == []
 
 
-async def test_a_save_that_fails_leaves_the_old_key_and_nothing_else(
+async def test_file_sink_failed_save_leaves_the_old_key_and_no_other_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sink = FileSink(tmp_path / "key")
@@ -133,7 +133,7 @@ async def test_a_save_that_fails_leaves_the_old_key_and_nothing_else(
         assert stored.key == "sk-or-v1-old"
 
 
-async def test_a_file_system_without_modes_gets_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_file_sink_file_system_without_modes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     set_mode = os.fchmod
     monkeypatch.setattr(os, "fchmod", lambda descriptor, _: set_mode(descriptor, 0o755))
     with pytest.raises(KeySinkError, match="has no modes"):
@@ -141,7 +141,7 @@ async def test_a_file_system_without_modes_gets_no_key(tmp_path: Path, monkeypat
     assert os.listdir(tmp_path) == []
 
 
-async def test_where_files_have_no_modes_at_all_none_is_looked_at(
+async def test_file_sink_platform_without_modes_skips_the_check(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_HAS_MODES", False)
@@ -154,7 +154,7 @@ async def test_where_files_have_no_modes_at_all_none_is_looked_at(
     assert stored.key == KEY
 
 
-async def test_readers_always_find_a_whole_key_while_it_is_replaced(tmp_path: Path) -> None:
+async def test_file_sink_readers_find_a_whole_key_during_a_save(tmp_path: Path) -> None:
     sink = FileSink(tmp_path / "key")
     keys = [f"sk-or-v1-{number}" * (1 + 100 * (number % 2)) for number in range(10)]
     await sink.save(keys[0])
@@ -186,7 +186,7 @@ asyncio.run(FileSink(sys.argv[1]).save(sys.argv[2]))
 """
 
 
-async def test_what_a_killed_process_left_goes_with_the_key(tmp_path: Path) -> None:
+async def test_file_sink_delete_removes_files_of_a_killed_process(tmp_path: Path) -> None:
     sink = FileSink(tmp_path / "key")
     await FileSink(tmp_path / "key.other").save("sk-or-v1-other")
     (tmp_path / ".key.backup").write_text("the user's own")
@@ -205,12 +205,12 @@ async def test_what_a_killed_process_left_goes_with_the_key(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("path", ["", ".", "/", "a\0b", "\ud800", 7, None, b"key"])
-def test_what_is_no_path_of_a_file_is_refused(path: Any) -> None:
+def test_file_sink_invalid_path_is_refused(path: Any) -> None:
     with pytest.raises(RequestValidationError, match=r"^path: must be the path of a file$"):
         FileSink(path)
 
 
-def test_a_relative_path_stays_what_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_sink_relative_path_is_resolved_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     sink = FileSink("key")
     monkeypatch.chdir("/")

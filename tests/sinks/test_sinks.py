@@ -80,7 +80,7 @@ async def sign_in(sink: KeySink) -> None:
         await client.oauth.exchange_auth_code_for_api_key(code="the-code")
 
 
-async def test_the_key_of_an_exchange_is_in_the_vault_until_it_is_deleted(vault: KeyVault) -> None:
+async def test_sink_has_the_key_of_an_exchange_until_it_is_deleted(vault: KeyVault) -> None:
     assert await vault.load() is None
 
     await sign_in(vault)
@@ -94,7 +94,7 @@ async def test_the_key_of_an_exchange_is_in_the_vault_until_it_is_deleted(vault:
     assert not await vault.delete()
 
 
-async def test_a_key_of_any_characters_comes_back_as_it_was(vault: KeyVault) -> None:
+async def test_sink_key_of_any_characters_comes_back_unchanged(vault: KeyVault) -> None:
     for key in ("ä\n\0'\"", "\ud800", "🔑" * 100):
         await vault.save(key, user_id=key)
         stored = await vault.load()
@@ -112,26 +112,26 @@ async def test_a_key_of_any_characters_comes_back_as_it_was(vault: KeyVault) -> 
         '{"key": "", "user_id": null, "created_at": "2027-01-15T08:00:00Z"}',
     ],
 )
-def test_what_was_not_stored_by_this_library_is_refused_without_being_quoted(text: str) -> None:
+def test_stored_key_of_foreign_text_is_refused_without_quoting_it(text: str) -> None:
     with pytest.raises(KeySinkError, match="not a key that was stored") as caught:
         StoredKey.from_json(text)
     assert KEY not in "".join(traceback.format_exception(caught.value))
 
 
-def test_a_stored_key_is_json_and_fields_of_later_versions_are_ignored() -> None:
+def test_stored_key_is_json_and_ignores_unknown_fields() -> None:
     fields = json.loads(STORED.to_json())
     assert fields == {"key": KEY, "user_id": "user_1", "created_at": "2027-01-15T08:00:00Z"}
     assert StoredKey.from_json(json.dumps(fields | {"later": 1})) == STORED
 
 
-def test_the_repr_of_a_stored_key_does_not_show_it() -> None:
+def test_stored_key_repr_shows_no_key() -> None:
     assert KEY not in repr(STORED)
 
 
 @pytest.mark.parametrize(
     ("arguments", "field"), [({"key": ""}, "key"), ({"key": 7}, "key"), ({"key": "k", "user_id": 7}, "user_id")]
 )
-async def test_what_is_no_key_is_refused(arguments: dict[str, Any], field: str) -> None:
+async def test_stored_key_invalid_key_is_refused(arguments: dict[str, Any], field: str) -> None:
     taken: list[StoredKey] = []
     with pytest.raises(RequestValidationError) as caught:
         await CallbackSink(taken.append).save(**arguments)
@@ -139,7 +139,7 @@ async def test_what_is_no_key_is_refused(arguments: dict[str, Any], field: str) 
     assert taken == []
 
 
-async def test_a_blocking_callback_runs_in_a_thread() -> None:
+async def test_callback_sink_blocking_callback_runs_in_a_thread() -> None:
     taken: list[tuple[StoredKey, int]] = []
     await sign_in(CallbackSink(lambda stored: taken.append((stored, threading.get_ident())), clock=CLOCK))
     [(stored, thread)] = taken
@@ -156,14 +156,14 @@ class Awaited:
         self.taken.append((stored, threading.get_ident()))
 
 
-async def test_an_async_callback_is_awaited_in_the_loop() -> None:
+async def test_callback_sink_async_callback_is_awaited_in_the_loop() -> None:
     for wrap in (lambda it: it, lambda it: it.__call__, lambda it: lambda stored: it(stored)):
         callback = Awaited()
         await CallbackSink(wrap(callback), clock=CLOCK).save(KEY, user_id="user_1")
         assert callback.taken == [(STORED, threading.get_ident())]
 
 
-async def test_a_callback_that_raises_costs_no_key() -> None:
+async def test_callback_sink_that_raises_loses_no_key() -> None:
     def refuse(stored: StoredKey) -> None:
         raise LookupError("no room")
 
@@ -174,25 +174,25 @@ async def test_a_callback_that_raises_costs_no_key() -> None:
     assert isinstance(caught.value.__cause__.__cause__, LookupError)
 
 
-def test_a_callback_must_be_callable() -> None:
+def test_callback_sink_refuses_what_is_not_callable() -> None:
     with pytest.raises(RequestValidationError, match=r"^callback: must be callable$"):
         CallbackSink(7)  # type: ignore[arg-type]
 
 
-async def test_the_error_of_a_sink_says_that_signing_in_again_is_no_help() -> None:
+async def test_key_sink_error_says_that_signing_in_again_is_no_help() -> None:
     error = KeySinkError("x")
     assert isinstance(error, OpenRouterError)
     assert not error.restart_login
     assert "operator" in error.user_message
 
 
-async def test_the_keyring_of_the_system_is_the_default_and_used_in_threads_alone(system_keyring: Ring) -> None:
+async def test_keyring_sink_uses_the_system_keyring_in_threads_only(system_keyring: Ring) -> None:
     await KeyringSink(clock=CLOCK).save(KEY)
     assert list(system_keyring.entries) == [("openrouter-async", "default")]
     assert threading.get_ident() not in system_keyring.threads
 
 
-async def test_keys_of_several_users_are_kept_apart() -> None:
+async def test_keyring_sink_keeps_users_apart() -> None:
     ring = Ring()
     ada, ben = (KeyringSink("app", username=name, backend=ring) for name in ("ada", "ben"))
     await ada.save("sk-or-v1-ada")
@@ -201,7 +201,7 @@ async def test_keys_of_several_users_are_kept_apart() -> None:
     assert await ada.delete()
 
 
-async def test_a_computer_without_a_keyring_is_told_of_plainly() -> None:
+async def test_keyring_sink_without_a_keyring_says_so() -> None:
     sink = KeyringSink(backend=fail.Keyring())  # type: ignore[no-untyped-call]
     for call in (sink.save(KEY), sink.load(), sink.delete()):
         with pytest.raises(KeySinkError, match="no keyring that can be used; store the key in a file") as caught:
@@ -209,30 +209,30 @@ async def test_a_computer_without_a_keyring_is_told_of_plainly() -> None:
         assert KEY not in "".join(traceback.format_exception(caught.value))
 
 
-async def test_a_keyring_that_is_switched_off_is_not_taken_for_a_safe_place() -> None:
+async def test_keyring_sink_disabled_keyring_is_refused() -> None:
     with pytest.raises(KeySinkError, match="does not return it"):
         await KeyringSink(backend=null.Keyring()).save(KEY)  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.parametrize("failure", [keyring.errors.KeyringLocked(KEY), OSError(KEY), RuntimeError(KEY)])
-async def test_whatever_a_keyring_raises_is_one_of_our_errors_and_quotes_nothing(failure: Exception) -> None:
+async def test_keyring_sink_any_exception_is_a_key_sink_error_without_values(failure: Exception) -> None:
     with pytest.raises(KeySinkError, match=type(failure).__name__) as caught:
         await KeyringSink(backend=Ring(failure)).save(KEY)
     assert KEY not in "".join(traceback.format_exception(caught.value))
 
 
 @pytest.mark.parametrize("names", [{"service": ""}, {"service": 7}, {"username": ""}, {"username": None}])
-def test_a_keyring_entry_needs_names(names: dict[str, Any]) -> None:
+def test_keyring_sink_without_names_is_refused(names: dict[str, Any]) -> None:
     with pytest.raises(RequestValidationError) as caught:
         KeyringSink(**names)
     assert [caught.value.field] == list(names)
 
 
-def test_the_repr_of_a_keyring_sink_names_its_entry() -> None:
+def test_keyring_sink_repr_names_its_entry() -> None:
     assert repr(KeyringSink("app", username="ada")) == "<KeyringSink app ada>"
 
 
-def test_the_keyring_is_imported_on_demand_and_its_absence_names_the_extra() -> None:
+def test_keyring_sink_without_its_extra_names_the_extra() -> None:
     code = (
         "import sys, openrouter_async.sinks as sinks; assert 'keyring' not in sys.modules; "
         "sys.modules['keyring'] = None; sinks.KeyringSink()"
@@ -241,5 +241,5 @@ def test_the_keyring_is_imported_on_demand_and_its_absence_names_the_extra() -> 
     assert "pip install 'openrouter-async[keyring]'" in result.stderr.splitlines()[-1]
 
 
-def test_the_names_of_the_package_are_all_there() -> None:
+def test_sinks_exports_exist() -> None:
     assert all(hasattr(package, name) for name in package.__all__)

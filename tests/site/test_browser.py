@@ -20,7 +20,7 @@ RULES = {"resultTypes": ["violations"], "runOnly": ["wcag2a", "wcag2aa", "wcag21
 
 
 @pytest.mark.stress
-async def test_no_page_scrolls_sideways_on_any_screen(site: Site, browser: BrowserContext) -> None:
+async def test_site_pages_never_scroll_sideways(site: Site, browser: BrowserContext) -> None:
     page = await browser.new_page()
     too_wide = {}
     for path in site.pages:
@@ -34,7 +34,7 @@ async def test_no_page_scrolls_sideways_on_any_screen(site: Site, browser: Brows
 
 
 @pytest.mark.stress
-async def test_everybody_can_read_the_pages_in_light_and_dark(site: Site, browser: BrowserContext) -> None:
+async def test_site_pages_are_accessible_in_light_and_dark(site: Site, browser: BrowserContext) -> None:
     if not AXE.exists():
         missing("axe-core from npm")
     page = await browser.new_page()
@@ -54,7 +54,7 @@ async def test_everybody_can_read_the_pages_in_light_and_dark(site: Site, browse
     assert violations == {}
 
 
-async def test_a_page_that_is_too_wide_or_too_pale_is_found(browser: BrowserContext, tmp_path: Path) -> None:
+async def test_site_check_finds_a_page_too_wide_or_too_pale(browser: BrowserContext, tmp_path: Path) -> None:
     if not AXE.exists():
         missing("axe-core from npm")
     page = await browser.new_page()

@@ -85,11 +85,11 @@ def _has_nothing_to_explain(value: Any) -> bool:
 
 
 @pytest.mark.parametrize("name", DOCUMENTED)
-def test_every_public_name_is_documented(name: str) -> None:
+def test_docstrings_of_public_names_are_complete(name: str) -> None:
     assert faults_of(DOCUMENTED[name]) == []
 
 
-def test_a_docstring_that_leaves_something_out_is_found() -> None:
+def test_docstring_check_finds_an_omission() -> None:
     def undocumented(first: int, second: int) -> None: ...
 
     def half(first: int, second: int) -> None:

@@ -47,11 +47,11 @@ def broken_links(path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_relative_link_leads_somewhere(path: Path) -> None:
+def test_markdown_relative_links_have_targets(path: Path) -> None:
     assert broken_links(path) == []
 
 
-def test_a_relative_link_that_leads_nowhere_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_markdown_check_finds_a_broken_link(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("tests.site.test_markdown.ROOT", tmp_path.resolve())
     (tmp_path / "other.md").write_text("# A `heading`, *here*\n\n```python\n# No heading\n```\n")
     page = tmp_path / "page.md"

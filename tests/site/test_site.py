@@ -14,7 +14,7 @@ STATIC = ROOT / "docs" / "_static"
 REFERENCE = ROOT / "docs" / "reference"
 
 
-def test_every_link_of_every_page_leads_somewhere(site: Site) -> None:
+def test_site_links_have_targets(site: Site) -> None:
     broken = {
         str(page.path.relative_to(site.folder.resolve())): links
         for page in site.pages.values()
@@ -24,7 +24,7 @@ def test_every_link_of_every_page_leads_somewhere(site: Site) -> None:
     assert sum(len(page.links) for page in site.pages.values()) > 1000
 
 
-def test_a_broken_link_is_found(tmp_path: Path) -> None:
+def test_site_check_finds_a_broken_link(tmp_path: Path) -> None:
     page, other = tmp_path / "page.html", tmp_path / "other.html"
     page.write_text(
         '<p id="here"><a href="#here"><a href="#nowhere"><a href="other.html#there"><a href="missing.html">'
@@ -35,13 +35,13 @@ def test_a_broken_link_is_found(tmp_path: Path) -> None:
     assert pages[other].broken_links(pages) == []
 
 
-def test_every_public_name_is_in_the_reference(site: Site) -> None:
+def test_reference_has_every_public_name(site: Site) -> None:
     missing = [name for name, public in PUBLIC.items() if not (public.names | {name}) & site.objects]
     assert missing == []
     assert len(PUBLIC) > 100
 
 
-def test_every_error_has_an_entry_that_says_what_to_do() -> None:
+def test_reference_explains_every_error() -> None:
     entries = (REFERENCE / "errors.md").read_text().split(".. autoexception:: ")[1:]
     told = {entry.split("\n")[0].rpartition(".")[2] for entry in entries if "**What to do:** " in entry}
     known = {error.__name__ for error in errors()}
@@ -49,11 +49,11 @@ def test_every_error_has_an_entry_that_says_what_to_do() -> None:
     assert len(known) > 25
 
 
-def test_every_command_shows_its_help(site: Site) -> None:
+def test_reference_shows_the_help_of_every_command(site: Site) -> None:
     text = (site.folder / "reference" / "command-line.html").read_text()
     shown = re.findall(r"Usage: openrouter-async ([a-z-]+)", text)
     assert shown == list(COMMANDS)
 
 
-def test_names_without_an_underscore_are_the_documented_ones() -> None:
+def test_public_names_are_the_documented_ones() -> None:
     assert undocumented() == set()

@@ -49,7 +49,7 @@ def with_body() -> Exception:
     ],
     ids=["text", "cause", "note", "history", "body"],
 )
-def test_a_secret_in_any_part_of_an_error_is_found(failure: Exception) -> None:
+def test_audit_finds_a_secret_in_any_part_of_an_error(failure: Exception) -> None:
     auditor = Audit()
     auditor.read_error(failure)
     assert auditor.leaks
@@ -60,7 +60,7 @@ def test_a_secret_in_any_part_of_an_error_is_found(failure: Exception) -> None:
     [((SECRET,), {}), (("%s", SECRET), {}), (("%s", "x"), {"code": SECRET})],
     ids=["text", "argument", "field"],
 )
-def test_a_secret_in_any_part_of_a_log_record_is_found(args: tuple[Any, ...], extra: dict[str, str]) -> None:
+def test_audit_finds_a_secret_in_any_part_of_a_log_record(args: tuple[Any, ...], extra: dict[str, str]) -> None:
     auditor = Audit()
     LOG.addHandler(auditor)
     LOG.propagate = False
@@ -72,7 +72,7 @@ def test_a_secret_in_any_part_of_a_log_record_is_found(args: tuple[Any, ...], ex
     assert auditor.leaks
 
 
-def test_a_secret_in_a_local_variable_of_the_library_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_audit_finds_a_secret_in_a_local_variable_of_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(code: str) -> None:
         raise ValueError(f"a code of {len(code)} characters")
 
@@ -86,7 +86,7 @@ def test_a_secret_in_a_local_variable_of_the_library_is_found(monkeypatch: pytes
     assert auditor.leaks
 
 
-def test_what_shows_nothing_is_let_pass() -> None:
+def test_audit_passes_what_shows_nothing() -> None:
     auditor = Audit()
     auditor.read_error(caught(errors.TransportError("dropped", outcome=Outcome.UNKNOWN), LookupError("x")))
     assert auditor.leaks == []

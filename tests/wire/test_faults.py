@@ -198,7 +198,7 @@ ROWS["500, Retry-After is 2 seconds"] = Row([status(500, "Retry-After: 2")], 2, 
 
 
 @pytest.mark.parametrize("row", ROWS.values(), ids=ROWS.keys())
-async def test_a_script_of_the_server_comes_to(row: Row, audit: Audit) -> None:
+async def test_wire_script_has_its_expected_result(row: Row, audit: Audit) -> None:
     clock = FakeClock()
     async with WireServer(row.script) as server:
         async with OpenRouter(
@@ -226,7 +226,7 @@ async def test_a_script_of_the_server_comes_to(row: Row, audit: Audit) -> None:
     assert clock.waits == pytest.approx(row.waits)
 
 
-async def test_the_connection_after_a_fault_is_a_good_one() -> None:
+async def test_wire_connection_after_a_fault_works() -> None:
     clock = FakeClock()
     faults = [TWICE, CLOSE, HTTP_1_0, UNTIL_END, CONTINUE, CUT_ENDLESS_BODY, CHUNKED, status(404), EARLY_HINTS]
     async with WireServer(faults) as server:
@@ -242,7 +242,7 @@ async def test_the_connection_after_a_fault_is_a_good_one() -> None:
     assert len(server.requests) == 2 * len(faults)
 
 
-async def test_an_answer_that_comes_by_itself_is_never_the_answer_to_the_next_request() -> None:
+async def test_wire_unsolicited_answer_is_never_taken_for_the_next() -> None:
     # A key that was given to the wrong user would be worse than one that is lost.
     clock = FakeClock()
     idle: list[Wire] = []

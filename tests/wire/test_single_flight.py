@@ -118,7 +118,7 @@ def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
 # --- equal exchanges -----------------------------------------------------------------------------------------------
 
 
-async def test_fifty_equal_calls_at_once_make_one_request_and_all_get_the_key() -> None:
+async def test_single_flight_fifty_equal_calls_make_one_request() -> None:
     safe = Safe()
     async with serving(on_key=safe) as (server, client):
         responses = await asyncio.gather(*(start(client) for _ in range(50)))
@@ -128,7 +128,7 @@ async def test_fifty_equal_calls_at_once_make_one_request_and_all_get_the_key() 
     assert safe.keys == {code_of(1): key}
 
 
-async def test_fifty_equal_calls_at_once_all_get_the_same_error_with_frames_of_their_own(audit: Audit) -> None:
+async def test_single_flight_waiters_get_the_same_error_with_their_own_frames(audit: Audit) -> None:
     async with serving(status(403, message="Invalid code or code_verifier")) as (server, client):
         results = await asyncio.gather(*(start(client) for _ in range(50)), return_exceptions=True)
     assert len(server.requests) == 1
@@ -140,7 +140,7 @@ async def test_fifty_equal_calls_at_once_all_get_the_same_error_with_frames_of_t
     assert len(traceback.extract_tb(error.__traceback__)) < 12
 
 
-async def test_exchanges_of_one_code_with_other_verifiers_or_methods_are_not_shared() -> None:
+async def test_single_flight_other_verifiers_or_methods_are_not_shared() -> None:
     gate = Gate()
     async with serving(*[gate.act] * 5) as (server, client):
         calls = [
@@ -159,7 +159,7 @@ async def test_exchanges_of_one_code_with_other_verifiers_or_methods_are_not_sha
 
 
 @pytest.mark.parametrize("differs", ["options", "bearer", "client"])
-async def test_equal_exchanges_of_other_tenants_learn_that_the_code_was_exchanged_here(differs: str) -> None:
+async def test_single_flight_other_tenant_is_told_that_the_code_was_used_here(differs: str) -> None:
     gate = Gate()
     async with serving(gate.act) as (server, client):
         others = {
@@ -181,7 +181,7 @@ async def test_equal_exchanges_of_other_tenants_learn_that_the_code_was_exchange
     assert client.stats().failed[Outcome.UNKNOWN] == 1
 
 
-async def test_an_equal_exchange_of_another_tenant_is_sent_after_the_first_was_refused() -> None:
+async def test_single_flight_exchange_of_another_tenant_is_sent_after_a_refusal() -> None:
     async with serving(status(401)) as (server, client):
         first, second = start(client), start(client.with_options(api_key=BEARER[:-1] + "c"))
         with pytest.raises(errors.UnauthorizedResponseError):
@@ -190,7 +190,7 @@ async def test_an_equal_exchange_of_another_tenant_is_sent_after_the_first_was_r
     assert len(server.requests) == 2
 
 
-async def test_a_rejection_after_an_exchange_of_unknown_outcome_is_unknown() -> None:
+async def test_rejection_after_an_exchange_of_unknown_outcome_is_unknown() -> None:
     async with serving(drop(after=True), retry=RetryPolicy.none()) as (_, client):
         with pytest.raises(errors.TransportError):
             await start(client)
@@ -207,7 +207,7 @@ async def test_remembered_codes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> 
         assert len(client._shared.flights._exchanged) == 2
 
 
-async def test_an_exchange_that_is_over_is_not_shared() -> None:
+async def test_single_flight_finished_exchange_is_not_shared() -> None:
     async with serving() as (server, client):
         await start(client)
         with pytest.raises(
@@ -218,7 +218,7 @@ async def test_an_exchange_that_is_over_is_not_shared() -> None:
     assert len(server.requests) == 2
 
 
-async def test_a_caller_that_is_cancelled_takes_nothing_from_the_others() -> None:
+async def test_single_flight_cancelled_caller_leaves_the_others() -> None:
     gate = Gate()
     async with serving(gate.act) as (server, client):
         calls = [start(client) for _ in range(5)]
@@ -233,7 +233,7 @@ async def test_a_caller_that_is_cancelled_takes_nothing_from_the_others() -> Non
 # --- cancellation --------------------------------------------------------------------------------------------------
 
 
-async def test_at_whichever_pass_of_the_loop_a_caller_is_cancelled_a_key_that_was_issued_is_kept() -> None:
+async def test_exchange_cancelled_in_any_loop_pass_keeps_an_issued_key() -> None:
     kept = sent = 0
     for count in range(60):
         safe = Safe()
@@ -250,7 +250,7 @@ async def test_at_whichever_pass_of_the_loop_a_caller_is_cancelled_a_key_that_wa
     assert 0 < kept == sent < 60
 
 
-async def test_a_call_that_is_given_up_before_it_was_written_is_not_written() -> None:
+async def test_exchange_abandoned_before_it_was_written_is_not_written() -> None:
     # The same, over a connection that is there already, so that few passes lie between call and write.
     for count in range(20):
         safe = Safe()
@@ -263,7 +263,7 @@ async def test_a_call_that_is_given_up_before_it_was_written_is_not_written() ->
         assert safe.keys == server.authority.issued
 
 
-async def test_a_cancelled_caller_is_free_at_once_and_the_key_reaches_its_safe_place() -> None:
+async def test_exchange_cancelled_returns_at_once_and_on_key_gets_the_key() -> None:
     gate, safe = Gate(), Safe()
     async with serving(gate.act, on_key=safe) as (server, client):
         call = start(client)
@@ -275,7 +275,7 @@ async def test_a_cancelled_caller_is_free_at_once_and_the_key_reaches_its_safe_p
     assert safe.keys == server.authority.issued
 
 
-async def test_a_caller_that_is_cancelled_while_its_key_is_stored_does_not_disturb_that() -> None:
+async def test_exchange_cancelled_while_on_key_runs_lets_it_finish() -> None:
     safe = Safe()
     safe.open.clear()
     async with serving(on_key=safe) as (server, client):
@@ -286,7 +286,7 @@ async def test_a_caller_that_is_cancelled_while_its_key_is_stored_does_not_distu
     assert safe.keys == server.authority.issued
 
 
-async def test_an_exchange_that_was_refused_for_now_ends_with_its_last_caller() -> None:
+async def test_exchange_refused_for_now_ends_with_its_last_caller() -> None:
     clock = StoppedClock()
     async with serving(status(429), clock=clock.clock) as (server, client):
         call = start(client)
@@ -298,7 +298,7 @@ async def test_an_exchange_that_was_refused_for_now_ends_with_its_last_caller() 
 
 
 @pytest.mark.parametrize("act", [status(500), drop(after=False)], ids=lambda act: act.name)
-async def test_an_exchange_that_may_have_been_carried_out_goes_on_without_its_caller(act: Act) -> None:
+async def test_exchange_possibly_processed_goes_on_without_its_caller(act: Act) -> None:
     clock, safe = StoppedClock(), Safe()
     async with serving(act, clock=clock.clock, on_key=safe) as (server, client):
         call = start(client)
@@ -310,7 +310,7 @@ async def test_an_exchange_that_may_have_been_carried_out_goes_on_without_its_ca
     assert len(server.requests) == 2
 
 
-async def test_a_call_can_be_joined_again_after_its_first_caller_left() -> None:
+async def test_single_flight_can_be_joined_after_its_first_caller_left() -> None:
     gate = Gate()
     async with serving(gate.act) as (server, client):
         first = start(client)
@@ -323,7 +323,7 @@ async def test_a_call_can_be_joined_again_after_its_first_caller_left() -> None:
     assert len(server.requests) == 1
 
 
-async def test_a_key_that_nobody_can_take_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+async def test_exchange_key_without_a_taker_is_logged_as_lost(caplog: pytest.LogCaptureFixture) -> None:
     gate = Gate()
     async with serving(gate.act) as (_, client):
         call = start(client)
@@ -335,7 +335,7 @@ async def test_a_key_that_nobody_can_take_is_told_of(caplog: pytest.LogCaptureFi
     assert SECRET not in caplog.text
 
 
-async def test_a_failure_that_nobody_sees_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+async def test_exchange_failure_without_a_waiter_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     gate = Gate(status(403, message="Invalid code or code_verifier"))
     async with serving(gate.act) as (_, client):
         call = start(client)
@@ -349,7 +349,7 @@ async def test_a_failure_that_nobody_sees_is_told_of(caplog: pytest.LogCaptureFi
 # --- on_key --------------------------------------------------------------------------------------------------------
 
 
-async def test_no_caller_gets_a_key_that_is_not_in_its_safe_place() -> None:
+async def test_on_key_has_the_key_before_any_caller() -> None:
     safe = Safe()
     safe.open.clear()
     async with serving(on_key=safe) as (server, client):
@@ -364,9 +364,7 @@ async def test_no_caller_gets_a_key_that_is_not_in_its_safe_place() -> None:
 @pytest.mark.parametrize(
     "failure", [LookupError("the database is gone"), asyncio.CancelledError(), TimeoutError()], ids=repr
 )
-async def test_when_the_safe_place_fails_the_error_says_so_and_hands_the_key_over(
-    failure: BaseException, audit: Audit
-) -> None:
+async def test_on_key_that_fails_raises_an_error_that_holds_the_key(failure: BaseException, audit: Audit) -> None:
     safe = Safe(failure)
     async with serving(on_key=safe) as (server, client):
         calls = [start(client) for _ in range(3)]
@@ -382,7 +380,7 @@ async def test_when_the_safe_place_fails_the_error_says_so_and_hands_the_key_ove
             audit.read_error(error)
 
 
-async def test_a_key_that_neither_caller_nor_safe_place_took_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+async def test_on_key_that_fails_without_a_caller_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     safe = Safe(LookupError("the database is gone"))
     safe.open.clear()
     async with serving(on_key=safe) as (_, client):
@@ -399,7 +397,7 @@ async def test_a_key_that_neither_caller_nor_safe_place_took_is_told_of(caplog: 
 # --- closing -------------------------------------------------------------------------------------------------------
 
 
-async def test_closing_waits_for_what_is_on_its_way_and_refuses_what_is_new() -> None:
+async def test_aclose_drains_exchanges_and_refuses_new_calls() -> None:
     gate, safe = Gate(), Safe()
     async with serving(gate.act, on_key=safe) as (server, client):
         call = start(client)
@@ -415,9 +413,7 @@ async def test_closing_waits_for_what_is_on_its_way_and_refuses_what_is_new() ->
     assert len(server.requests) == 1
 
 
-async def test_closing_is_bounded_in_time_and_callers_are_told_what_is_known(
-    audit: Audit, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_aclose_is_bounded_and_tells_callers_the_outcome(audit: Audit, caplog: pytest.LogCaptureFixture) -> None:
     async with serving(hang(after=True)) as (server, client):
         call = start(client)
         await until(lambda: len(server.requests) == 1)
@@ -432,7 +428,7 @@ async def test_closing_is_bounded_in_time_and_callers_are_told_what_is_known(
     assert messages(caplog) == ["an exchange was cut off before its answer came; whether a key was issued is unknown"]
 
 
-async def test_a_call_that_closing_ends_before_it_was_sent_was_not_sent() -> None:
+async def test_aclose_cancels_unsent_exchange_as_not_sent() -> None:
     waiting = asyncio.Event()
 
     async def wait(request: Request, call_next: Handler) -> Response:
@@ -450,7 +446,7 @@ async def test_a_call_that_closing_ends_before_it_was_sent_was_not_sent() -> Non
     assert server.requests == []
 
 
-async def test_a_call_whose_first_step_never_came_is_ended_too() -> None:
+async def test_aclose_ends_an_exchange_that_never_began() -> None:
     async with serving() as (server, client):
         call = start(client)
         await asyncio.sleep(0)
@@ -461,7 +457,7 @@ async def test_a_call_whose_first_step_never_came_is_ended_too() -> None:
     assert server.requests == []
 
 
-async def test_a_key_whose_storing_takes_too_long_is_handed_over_when_the_client_closes() -> None:
+async def test_aclose_during_a_slow_on_key_hands_the_key_over() -> None:
     safe = Safe()
     safe.open.clear()
     async with serving(on_key=safe) as (server, client):
@@ -473,7 +469,7 @@ async def test_a_key_whose_storing_takes_too_long_is_handed_over_when_the_client
         assert caught.value.response.key == server.authority.issued[code_of(1)]
 
 
-async def test_closing_waits_for_what_is_being_cancelled() -> None:
+async def test_aclose_waits_for_cancelled_exchanges() -> None:
     cleaned = asyncio.Event()
 
     async def tidy(request: Request, call_next: Handler) -> Response:
@@ -493,7 +489,7 @@ async def test_closing_waits_for_what_is_being_cancelled() -> None:
         assert cleaned.is_set()
 
 
-async def test_what_does_not_let_itself_be_cancelled_does_not_hold_up_closing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_aclose_is_not_blocked_by_a_task_that_ignores_cancellation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(single_flight, "_CANCEL_TIMEOUT", 0.01)
     release = asyncio.Event()
 
@@ -515,7 +511,7 @@ async def test_what_does_not_let_itself_be_cancelled_does_not_hold_up_closing(mo
         await passes()
 
 
-async def test_a_call_that_waited_for_its_bearer_token_while_the_client_was_closed_is_not_sent() -> None:
+async def test_aclose_during_the_api_key_callable_sends_nothing() -> None:
     vault: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def fetch() -> str:
@@ -532,7 +528,7 @@ async def test_a_call_that_waited_for_its_bearer_token_while_the_client_was_clos
     assert server.requests == []
 
 
-async def test_a_call_over_a_borrowed_session_still_ends_in_time_when_its_client_is_closed() -> None:
+async def test_aclose_with_a_borrowed_session_bounds_its_calls() -> None:
     async with WireServer([hang(after=False)]) as server, aiohttp.ClientSession() as session:
         client = OpenRouter(BEARER, base_url=server.base_url, session=session, timeout=0.05, retry=RetryPolicy.none())
         call = asyncio.ensure_future(client.oauth.create_auth_code(callback_url="https://app.example/"))
@@ -585,7 +581,7 @@ async def under_way(
     return exchange, caller, group
 
 
-async def test_withdraw_unsent_leaves_an_exchange_that_may_have_been_carried_out(flights: SingleFlight[str]) -> None:
+async def test_withdraw_unsent_leaves_a_possibly_processed_exchange(flights: SingleFlight[str]) -> None:
     exchange, caller, group = await under_way(flights, maybe_processed=True)
     group.withdraw_unsent(withdrawn)
     await passes()
@@ -594,7 +590,7 @@ async def test_withdraw_unsent_leaves_an_exchange_that_may_have_been_carried_out
     assert await caller == "result"
 
 
-async def test_withdraw_unsent_ends_an_exchange_that_was_not_sent(
+async def test_withdraw_unsent_ends_an_unsent_exchange(
     flights: SingleFlight[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     exchange, caller, group = await under_way(flights, maybe_processed=False)
@@ -608,7 +604,7 @@ async def test_withdraw_unsent_ends_an_exchange_that_was_not_sent(
     assert events(caplog) == []
 
 
-async def test_withdraw_unsent_leaves_an_exchange_to_the_callers_outside_the_group(flights: SingleFlight[str]) -> None:
+async def test_withdraw_unsent_leaves_an_exchange_with_callers_outside_the_group(flights: SingleFlight[str]) -> None:
     exchange, caller, group = await under_way(flights, maybe_processed=False)
     other = asyncio.ensure_future(flights.run(("host", "code"), None, exchange.start))
     await passes()
@@ -619,7 +615,7 @@ async def test_withdraw_unsent_leaves_an_exchange_to_the_callers_outside_the_gro
     assert await other == "result"
 
 
-async def test_a_withdrawn_group_starts_nothing(flights: SingleFlight[str]) -> None:
+async def test_withdraw_unsent_group_starts_nothing_more(flights: SingleFlight[str]) -> None:
     group, exchange = CallerGroup(), Exchange()
     group.withdraw_unsent(withdrawn)
     with pytest.raises(errors.OpenRouterError, match="withdrawn"):
@@ -627,7 +623,7 @@ async def test_a_withdrawn_group_starts_nothing(flights: SingleFlight[str]) -> N
     assert exchange.send_state is None
 
 
-async def test_a_withdrawn_caller_that_is_cancelled_leaves_nothing_behind(
+async def test_withdraw_unsent_then_cancelled_caller_leaves_nothing(
     flights: SingleFlight[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     _, caller, group = await under_way(flights, maybe_processed=False)
@@ -638,7 +634,7 @@ async def test_a_withdrawn_caller_that_is_cancelled_leaves_nothing_behind(
     assert caplog.records == []
 
 
-async def test_a_caller_that_is_cancelled_in_the_pass_in_which_its_key_came(
+async def test_exchange_cancelled_in_the_pass_of_its_result_keeps_the_key(
     flights: SingleFlight[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     exchange = Exchange()
@@ -660,7 +656,7 @@ def many_under_way(
     return [asyncio.ensure_future(flights.run(("host", key), None, wait)) for key in range(number)]
 
 
-async def test_callers_whose_exchanges_end_at_once_go_on_together(flights: SingleFlight[str]) -> None:
+async def test_wake_up_of_few_callers_is_in_one_pass(flights: SingleFlight[str]) -> None:
     result: asyncio.Future[str] = asyncio.Future()
     callers = many_under_way(flights, result, number=100)
     await passes()
@@ -669,7 +665,7 @@ async def test_callers_whose_exchanges_end_at_once_go_on_together(flights: Singl
     assert [caller.result() for caller in callers] == ["result"] * 100
 
 
-async def test_callers_of_many_exchanges_that_end_at_once_go_on_a_few_at_a_time(flights: SingleFlight[str]) -> None:
+async def test_wake_up_of_many_callers_is_spread_over_passes(flights: SingleFlight[str]) -> None:
     result: asyncio.Future[str] = asyncio.Future()
     callers = many_under_way(flights, result)
     await passes()
@@ -682,7 +678,7 @@ async def test_callers_of_many_exchanges_that_end_at_once_go_on_a_few_at_a_time(
     assert [caller.result() for caller in callers] == ["result"] * 130
 
 
-async def test_a_caller_that_is_cancelled_while_it_waits_for_its_turn(
+async def test_wake_up_of_a_cancelled_waiter_skips_it(
     flights: SingleFlight[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     result: asyncio.Future[str] = asyncio.Future()
@@ -696,7 +692,7 @@ async def test_a_caller_that_is_cancelled_while_it_waits_for_its_turn(
     assert await asyncio.gather(*callers[:-1]) == ["result"] * 129
 
 
-def test_closing_lets_all_callers_go_on() -> None:
+def test_aclose_wakes_all_callers() -> None:
     callers: list[asyncio.Task[str]] = []
 
     async def close() -> None:
@@ -715,7 +711,7 @@ def test_closing_lets_all_callers_go_on() -> None:
 # --- what an exchange does by itself -------------------------------------------------------------------------------
 
 
-async def test_a_cancellation_from_inside_is_an_error_of_unknown_outcome() -> None:
+async def test_cancellation_from_inside_is_an_error_of_unknown_outcome() -> None:
     async def cancelled(request: Request, call_next: Handler) -> Response:
         raise asyncio.CancelledError
 
@@ -725,7 +721,7 @@ async def test_a_cancellation_from_inside_is_an_error_of_unknown_outcome() -> No
     assert caught.value.outcome is Outcome.UNKNOWN
 
 
-async def test_a_cancellation_from_inside_does_not_end_a_task_group_silently() -> None:
+async def test_cancellation_from_inside_does_not_end_a_task_group_silently() -> None:
     async def cancelled(request: Request, call_next: Handler) -> Response:
         await call_next(request)
         task = asyncio.ensure_future(asyncio.sleep(10))
@@ -742,7 +738,7 @@ async def test_a_cancellation_from_inside_does_not_end_a_task_group_silently() -
     assert error.outcome is Outcome.UNKNOWN
 
 
-async def test_an_exchange_whose_task_is_cancelled_from_outside_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+async def test_exchange_whose_task_is_cancelled_from_outside_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     async with serving(hang(after=True)) as (server, client):
         before = asyncio.all_tasks()
         call = start(client)
@@ -757,7 +753,7 @@ async def test_an_exchange_whose_task_is_cancelled_from_outside_is_logged(caplog
     assert messages(caplog) == ["an exchange was cut off before its answer came; whether a key was issued is unknown"]
 
 
-def test_an_exchange_that_the_end_of_the_loop_cuts_off_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_exchange_cut_off_by_the_end_of_the_loop_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         async with WireServer([hang(after=True)]) as server:
             client = OpenRouter(BEARER, base_url=server.base_url)
@@ -772,7 +768,7 @@ def test_an_exchange_that_the_end_of_the_loop_cuts_off_is_logged(caplog: pytest.
     assert events(caplog).count("cut_off") == 1
 
 
-async def test_the_text_of_a_foreign_exception_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+async def test_foreign_exception_is_logged_without_its_text(caplog: pytest.LogCaptureFixture) -> None:
     gate = Gate()
 
     async def leak(request: Request, call_next: Handler) -> Response:
@@ -793,7 +789,7 @@ async def test_the_text_of_a_foreign_exception_is_not_logged(caplog: pytest.LogC
 # --- hooks ---------------------------------------------------------------------------------------------------------
 
 
-async def test_a_sync_on_key_saves_the_key() -> None:
+async def test_on_key_sync_saves_the_key() -> None:
     keys: dict[str, str] = {}
 
     def save(request: ExchangeAuthCodeForAPIKeyRequest, response: Exchanged) -> None:
@@ -804,7 +800,7 @@ async def test_a_sync_on_key_saves_the_key() -> None:
     assert keys == server.authority.issued
 
 
-async def test_a_sync_on_key_that_raises_hands_the_key_over() -> None:
+async def test_on_key_sync_that_raises_hands_the_key_over() -> None:
     def fail(request: ExchangeAuthCodeForAPIKeyRequest, response: Exchanged) -> None:
         raise LookupError
 
@@ -814,7 +810,7 @@ async def test_a_sync_on_key_that_raises_hands_the_key_over() -> None:
     assert caught.value.response.key == server.authority.issued[code_of(1)]
 
 
-async def test_an_on_key_that_hangs_is_ended_and_the_error_holds_the_key() -> None:
+async def test_on_key_that_hangs_is_ended_and_the_error_holds_the_key() -> None:
     safe = Safe()
     safe.open.clear()
     async with serving(on_key=safe, hook_timeout=0.01) as (server, client):
@@ -823,7 +819,7 @@ async def test_an_on_key_that_hangs_is_ended_and_the_error_holds_the_key() -> No
     assert caught.value.response.key == server.authority.issued[code_of(1)]
 
 
-async def test_an_api_key_callable_that_hangs_is_ended_and_nothing_is_sent() -> None:
+async def test_api_key_callable_that_hangs_is_ended_and_nothing_is_sent() -> None:
     async def hang_on() -> str:
         await asyncio.Event().wait()
         raise AssertionError("never reached")
@@ -835,14 +831,14 @@ async def test_an_api_key_callable_that_hangs_is_ended_and_nothing_is_sent() -> 
         assert server.requests == []
 
 
-async def test_an_on_key_without_a_time_limit_is_waited_for() -> None:
+async def test_on_key_without_hook_timeout_is_waited_for() -> None:
     safe = Safe()
     async with serving(on_key=safe, hook_timeout=None) as (server, client):
         await start(client)
     assert safe.keys == server.authority.issued
 
 
-async def test_an_on_key_that_exchanges_the_same_request_is_noticed() -> None:
+async def test_on_key_that_exchanges_the_same_request_is_refused() -> None:
     clients: list[OpenRouter] = []
 
     async def again(request: ExchangeAuthCodeForAPIKeyRequest, response: Exchanged) -> None:
@@ -857,7 +853,7 @@ async def test_an_on_key_that_exchanges_the_same_request_is_noticed() -> None:
     assert caught.value.response.key == server.authority.issued[code_of(1)]
 
 
-async def test_an_on_key_whose_task_exchanges_the_same_request_ends_by_hook_timeout() -> None:
+async def test_on_key_whose_task_exchanges_the_same_request_ends_by_hook_timeout() -> None:
     clients: list[OpenRouter] = []
 
     async def again(request: ExchangeAuthCodeForAPIKeyRequest, response: Exchanged) -> None:
@@ -872,7 +868,7 @@ async def test_an_on_key_whose_task_exchanges_the_same_request_ends_by_hook_time
     assert len(server.requests) == 1
 
 
-async def test_an_on_key_that_closes_the_client_does_not_wait_for_itself() -> None:
+async def test_on_key_that_closes_the_client_does_not_wait_for_itself() -> None:
     clients: list[OpenRouter] = []
 
     async def close(request: ExchangeAuthCodeForAPIKeyRequest, response: Exchanged) -> None:
@@ -887,7 +883,7 @@ async def test_an_on_key_that_closes_the_client_does_not_wait_for_itself() -> No
 # --- closing outlives its caller -----------------------------------------------------------------------------------
 
 
-async def test_aclose_that_is_cancelled_cuts_nothing_off() -> None:
+async def test_aclose_cancelled_cuts_nothing_off() -> None:
     gate, safe = Gate(), Safe()
     async with serving(gate.act, on_key=safe) as (server, client):
         call = start(client)
@@ -901,7 +897,7 @@ async def test_aclose_that_is_cancelled_cuts_nothing_off() -> None:
     assert safe.keys == server.authority.issued
 
 
-async def test_a_second_aclose_with_a_shorter_timeout_does_not_cut_the_first_off() -> None:
+async def test_aclose_again_with_a_shorter_timeout_does_not_cut_the_first_off() -> None:
     gate = Gate()
     async with serving(gate.act) as (server, client):
         call = start(client)
@@ -916,7 +912,7 @@ async def test_a_second_aclose_with_a_shorter_timeout_does_not_cut_the_first_off
         assert (await call).key == server.authority.issued[code_of(1)]
 
 
-async def test_a_second_aclose_with_a_longer_timeout_gives_more_time() -> None:
+async def test_aclose_again_with_a_longer_timeout_gives_more_time() -> None:
     gate = Gate()
     async with serving(gate.act) as (server, client):
         call = start(client)
@@ -931,7 +927,7 @@ async def test_a_second_aclose_with_a_longer_timeout_gives_more_time() -> None:
         assert (await call).key == server.authority.issued[code_of(1)]
 
 
-async def test_a_client_that_is_dropped_while_it_closes_stays_alive_until_the_end() -> None:
+async def test_client_dropped_during_aclose_lives_until_its_end() -> None:
     gate, safe = Gate(), Safe()
     async with WireServer([gate.act]) as server:
         client = OpenRouter(BEARER, base_url=server.base_url, on_key=safe)
@@ -953,7 +949,7 @@ async def test_a_client_that_is_dropped_while_it_closes_stays_alive_until_the_en
 @pytest.mark.asyncio(loop_factories=["asyncio"])
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with Python 3.12")
 @pytest.mark.parametrize("fails", [False, True])
-async def test_an_exchange_that_is_over_at_once_in_a_loop_with_eager_tasks(fails: bool) -> None:
+async def test_exchange_that_ends_at_once_with_eager_tasks_succeeds(fails: bool) -> None:
     async def cached(request: Request, call_next: Handler) -> Response:
         if fails:
             raise LookupError

@@ -31,7 +31,7 @@ async def close_when_used(wire: Wire) -> None:
 
 @pytest.mark.stress
 @pytest.mark.parametrize("idle_act", [close_at_once, reset_when_used, close_when_used], ids=lambda act: act.__name__)
-async def test_exchanges_one_after_another_succeed_although_every_idle_connection_is_closed(
+async def test_stale_connections_do_not_fail_successive_exchanges(
     idle_act: Callable[[Wire], Awaitable[None]],
 ) -> None:
     clock = FakeClock()
@@ -56,7 +56,7 @@ async def test_exchanges_one_after_another_succeed_although_every_idle_connectio
         assert attempts == 2 * COUNT - 1
 
 
-async def test_a_pool_full_of_dead_connections_costs_a_caller_nothing() -> None:
+async def test_stale_pool_costs_a_caller_nothing() -> None:
     clock = FakeClock()
     retry = RetryPolicy(max_attempts=1, retry_budget=0)
     async with WireServer() as server:
@@ -72,7 +72,7 @@ async def test_a_pool_full_of_dead_connections_costs_a_caller_nothing() -> None:
 
 
 @pytest.mark.parametrize("act", [drop(after=False), reset(after=False)], ids=lambda act: act.name)
-async def test_only_a_connection_that_was_used_before_is_stale(act: Act) -> None:
+async def test_stale_error_needs_a_connection_that_was_used_before(act: Act) -> None:
     clock = FakeClock()
     async with WireServer(lambda _: act) as server:
         async with OpenRouter(BEARER, base_url=server.base_url, clock=clock.clock) as client:
@@ -87,7 +87,7 @@ async def test_only_a_connection_that_was_used_before_is_stale(act: Act) -> None
 @pytest.mark.parametrize(
     "act", [drop(after=True), reset(after=True), cut_headers(after=True)], ids=lambda act: act.name
 )
-async def test_a_used_connection_that_ends_after_the_key_was_issued_leaves_the_outcome_unknown(act: Act) -> None:
+async def test_used_connection_lost_after_the_key_was_issued_is_unknown(act: Act) -> None:
     # It looks the same as one that died while it was idle, so it is tried again at once, and nothing is claimed.
     clock = FakeClock()
     async with WireServer([OK, act]) as server:

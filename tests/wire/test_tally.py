@@ -118,7 +118,7 @@ def how_it_failed(error: errors.OpenRouterError, issued: str | None) -> str:
 
 @pytest.mark.stress
 @pytest.mark.unmeasured
-async def test_every_key_that_is_issued_is_accounted_for_through_a_proxy_full_of_faults(audit: Audit) -> None:
+async def test_tally_through_a_faulty_proxy_accounts_for_every_key(audit: Audit) -> None:
     tally: Counter[str] = Counter()
     chance = random.Random(SEED)
     files, tasks = count_files(), asyncio.all_tasks()
@@ -198,7 +198,7 @@ async def test_every_key_that_is_issued_is_accounted_for_through_a_proxy_full_of
 
 
 @pytest.mark.stress
-async def test_every_key_that_was_sent_back_reaches_its_safe_place_whenever_its_caller_is_cancelled() -> None:
+async def test_tally_of_cancelled_callers_has_every_key_in_on_key() -> None:
     tally: Counter[str] = Counter()
     chance = random.Random(SEED)
     tasks = asyncio.all_tasks()
@@ -245,7 +245,7 @@ async def test_every_key_that_was_sent_back_reaches_its_safe_place_whenever_its_
     assert len(server.delivered) > CANCELLED / 4
 
 
-async def test_a_redeemed_code_is_called_refused_only_by_a_server_that_breaks_its_word() -> None:
+async def test_tally_allows_refused_redeemed_codes_only_from_a_dishonest_server() -> None:
     lied_to: set[str] = set()
     called_refused: set[str] = set()
     honest, lying = by_chance(FAULTY, SEED, QUICK_FAULTS), random.Random(SEED)
