@@ -6,7 +6,7 @@ from openrouter_async._http.retry import OnRetry
 from openrouter_async.batch._progress import OnProgress
 from openrouter_async.batch._results import Requests, StopOn
 from openrouter_async.login._callbacks import CallbackInput
-from openrouter_async.login._loopback import Prompt
+from openrouter_async.login._session import Prompt
 from openrouter_async.sinks._base import Save
 
 __all__ = [

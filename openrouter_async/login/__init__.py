@@ -3,6 +3,8 @@
 from openrouter_async.login._flow import AuthorizationFlow
 from openrouter_async.login._loopback import LoopbackLogin
 from openrouter_async.login._models import Grant, LoginCookie, PendingLogin
+from openrouter_async.login._progress import LoginState, LoginStatus
+from openrouter_async.login._session import LoginSession
 from openrouter_async.login._urls import AUTHORIZATION_URL, authorization_url, validate_return_to
 from openrouter_async.login.errors import (
     AuthorizationDeniedError,
@@ -10,8 +12,10 @@ from openrouter_async.login.errors import (
     CodeRejectedError,
     InvalidCallbackError,
     InvalidCookieError,
+    KeyRefusedError,
     LoginAlreadyUsedError,
     LoginBindingError,
+    LoginCancelledError,
     LoginError,
     LoginExpiredError,
     LoginInProgressError,
@@ -36,13 +40,18 @@ __all__ = [
     "Grant",
     "InvalidCallbackError",
     "InvalidCookieError",
+    "KeyRefusedError",
     "LoginAlreadyUsedError",
     "LoginBindingError",
+    "LoginCancelledError",
     "LoginCookie",
     "LoginError",
     "LoginExpiredError",
     "LoginInProgressError",
     "LoginLostError",
+    "LoginSession",
+    "LoginState",
+    "LoginStatus",
     "LoginStoreError",
     "LoginTimeoutError",
     "LoopbackLogin",

@@ -13,6 +13,7 @@ from openrouter_async.errors import APIError, KeyDeliveryError, OpenRouterError,
 from openrouter_async.login._callbacks import Callback
 from openrouter_async.login._models import Grant, LoginCookie
 from openrouter_async.login._records import Claim, ClaimRequest, ClaimStatus, KeyRecord, LoginRecord, LoginStore, digest
+from openrouter_async.login._verification import verify
 from openrouter_async.login.errors import (
     AuthorizationDeniedError,
     AuthorizationError,
@@ -47,6 +48,7 @@ class LoginCompleter:
         result_lifetime: Seconds to keep a grant for a browser that asks again.
         claim_ttl: Seconds until a login whose worker died can be taken over.
         busy_timeout: Seconds to wait for another callback of the same login.
+        verify: Whether to ask for the state of each key.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class LoginCompleter:
         result_lifetime: float,
         claim_ttl: float,
         busy_timeout: float,
+        verify: bool,
     ) -> None:
         self._client = client
         self._store = store
@@ -65,6 +68,7 @@ class LoginCompleter:
         self._result_lifetime = result_lifetime
         self._claim_ttl = claim_ttl
         self._busy_timeout = busy_timeout
+        self._verify = verify
         self._under_way = ShieldedTasks(self._log_abandoned)
 
     async def finish(self, callback: Callback, claim_request: ClaimRequest) -> Grant:
@@ -73,11 +77,15 @@ class LoginCompleter:
         Raises:
             OpenRouterError: As for `AuthorizationFlow.finish`.
         """
-        return await self._under_way.run(self._complete(callback, claim_request))
+        return await self._under_way.run(self._finish(callback, claim_request))
 
     async def drain(self, timeout: float) -> None:
         """Wait up to `timeout` seconds for logins that are still being finished."""
         await self._under_way.drain(timeout)
+
+    async def _finish(self, callback: Callback, claim_request: ClaimRequest) -> Grant:
+        grant = await self._complete(callback, claim_request)
+        return await verify(self._client, grant) if self._verify else grant
 
     async def _complete(self, callback: Callback, claim_request: ClaimRequest) -> Grant:
         claim = await self._claim_in_turn(claim_request)

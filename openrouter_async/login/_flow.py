@@ -58,6 +58,9 @@ class AuthorizationFlow:
         result_lifetime: Seconds for which a second callback of a finished login gets the same grant; 0 turns it off.
         claim_ttl: Seconds until a login whose worker died can be taken over; renewed while the worker lives.
         busy_timeout: Seconds that a second callback waits for the first.
+        verify: Whether to ask OpenRouter for the state of each new key: an account's maximum lifetime of keys, or its
+            list of allowed addresses, can forbid a key that was just issued. Such a key is kept all the same; the
+            ``key_error`` of its `Grant` is set.
         clock: Where time comes from; by default the client's.
 
     Raises:
@@ -79,6 +82,7 @@ class AuthorizationFlow:
         result_lifetime: float = 60.0,
         claim_ttl: float = 15.0,
         busy_timeout: float = 30.0,
+        verify: bool = False,
         clock: Clock | None = None,
     ) -> None:
         check_number("lifetime", lifetime, least=0, exclusive=True)
@@ -100,6 +104,7 @@ class AuthorizationFlow:
             result_lifetime=result_lifetime,
             claim_ttl=claim_ttl,
             busy_timeout=busy_timeout,
+            verify=verify,
         )
 
     def __repr__(self) -> str:

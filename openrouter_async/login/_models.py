@@ -8,6 +8,8 @@ from typing import Any, Final
 
 import attrs
 
+from openrouter_async._values.current_key import CurrentKey
+from openrouter_async.errors import OpenRouterError
 from openrouter_async.redaction import mask, mask_key
 
 LOGS_URL: Final = "https://openrouter.ai/logs?api_key_hash="
@@ -68,6 +70,8 @@ class Grant:
         context: The ``context`` of `AuthorizationFlow.start`, after a round trip through JSON.
         return_to: The ``return_to`` of `AuthorizationFlow.start`, a path on the app's own site; None if there was none.
         cookie: The cookie to set beside the answer, in place of the login's; None when the store needs none.
+        current_key: The state of the key, if the flow was to ``verify`` it; None otherwise, and if it is not known.
+        key_error: Why OpenRouter refuses the key, if the flow was to ``verify`` it; None if it does not.
     """
 
     key: str = attrs.field(repr=mask_key)
@@ -75,6 +79,8 @@ class Grant:
     context: Any = attrs.field(default=None, repr=False)
     return_to: str | None = None
     cookie: LoginCookie | None = attrs.field(default=None, eq=False)
+    current_key: CurrentKey | None = attrs.field(default=None, eq=False)
+    key_error: OpenRouterError | None = attrs.field(default=None, eq=False)
 
     @property
     def key_hash(self) -> str:

@@ -17,6 +17,8 @@
         ├── AuthorizationError            OpenRouter sent the user back without a code
         │   └── AuthorizationDeniedError  because the user denied access
         ├── LoginTimeoutError             nobody finished it in time (TimeoutError)
+        ├── LoginCancelledError           the app gave it up
+        ├── KeyRefusedError               the key was issued, and OpenRouter refuses it; never raised by a login
         ├── LoopbackUnavailableError      no local port can be listened on
         └── LoginStoreError               the store cannot be reached, or a value in it cannot be read
 """
@@ -33,8 +35,10 @@ __all__ = [
     "CodeRejectedError",
     "InvalidCallbackError",
     "InvalidCookieError",
+    "KeyRefusedError",
     "LoginAlreadyUsedError",
     "LoginBindingError",
+    "LoginCancelledError",
     "LoginError",
     "LoginExpiredError",
     "LoginInProgressError",
@@ -192,6 +196,25 @@ class LoginTimeoutError(LoginError, TimeoutError):
     """Nobody finished the login in time."""
 
     _user_message = _TOOK_TOO_LONG
+
+
+class LoginCancelledError(LoginError):
+    """The login was given up before it was finished."""
+
+    _user_message = "This sign-in was cancelled. Please sign in again."
+
+
+class KeyRefusedError(LoginError):
+    """OpenRouter issued a key, and refuses it: the ``key_error`` of a `Grant`, whose cause is the refusal."""
+
+    _user_message = (
+        "OpenRouter issued a key for this app, and refuses it. Please look at your account's settings there: a maximum "
+        "lifetime of keys, or a list of allowed addresses, can forbid it."
+    )
+    _restart_login = False
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, outcome=Outcome.REFUSED)
 
 
 class LoopbackUnavailableError(LoginError):

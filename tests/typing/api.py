@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from typing import assert_type
+from typing import Any, assert_type
 from uuid import UUID
 
 import aiohttp
@@ -28,6 +28,7 @@ from openrouter_async import (
     CodeChallengeMethod,
     CreateAuthKeysCodeRequest,
     CreateAuthKeysCodeResponse,
+    CurrentKey,
     ExchangeAuthCodeForAPIKeyRequest,
     ExchangeAuthCodeForAPIKeyResponse,
     ExchangeResult,
@@ -57,6 +58,9 @@ from openrouter_async.login import (
     Grant,
     LoginCookie,
     LoginError,
+    LoginSession,
+    LoginState,
+    LoginStatus,
     LoopbackLogin,
     MemoryStore,
     PendingLogin,
@@ -244,6 +248,25 @@ async def sign_in_here(client: OpenRouter) -> None:
         assert_type(login.port, int)
         assert_type(login.pending, PendingLogin)
         assert_type(await login.wait(timeout=None, prompt=ask), Grant)
+
+
+async def show_login(login: LoginSession) -> Grant:
+    assert_type(login.status, LoginStatus)
+    assert_type(login.to_dict()["status"], Any)
+    async for state in login.events():
+        assert_type(state, LoginState)
+        assert_type(state.error, Exception | None)
+        assert_type(state.message, str | None)
+    assert_type(await login.submit("code"), LoginState)
+    assert_type(login.cancel(), bool)
+    return await login.wait(timeout=None, prompt=ask)
+
+
+async def sign_in_by_paste(client: OpenRouter) -> None:
+    async with LoginSession(client, key_label="l", limit=5, lifetime=300, verify=True, opener=print) as login:
+        grant = await show_login(login)
+    assert_type(grant.current_key, CurrentKey | None)
+    assert_type(grant.key_error, errors.OpenRouterError | None)
 
 
 async def derive(client: OpenRouter) -> None:

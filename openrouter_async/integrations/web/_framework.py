@@ -50,6 +50,7 @@ class FlowOptions(TypedDict, total=False):
     result_lifetime: float
     claim_ttl: float
     busy_timeout: float
+    verify: bool
     clock: Clock | None
 
 
