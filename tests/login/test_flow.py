@@ -999,7 +999,7 @@ async def test_flow_cancelled_during_exit_leaves_nothing_running(caplog: pytest.
         leaving = asyncio.create_task(flow.finish(back(pending)))
         await gate.reached.wait()
         leaving.cancel()
-        running = [task for task in asyncio.all_tasks() if "LoginCompleter._complete" in repr(task)]
+        running = [task for task in asyncio.all_tasks() if "LoginCompleter._finish" in repr(task)]
         for task in running:
             task.cancel()
         await asyncio.gather(*running, leaving, return_exceptions=True)
