@@ -1,4 +1,4 @@
-"""The errors. Each one says by its ``outcome`` what became of the request.
+"""The exceptions of the library. The ``outcome`` of each says what became of the request.
 
 ::
 
@@ -33,7 +33,7 @@ import attrs
 from openrouter_async.redaction import redact_headers
 
 if TYPE_CHECKING:
-    # The models import the errors; the package adds this name at run time, for `typing.get_type_hints`.
+    # The models import this module, so the package adds the name at run time, for `typing.get_type_hints`.
     from openrouter_async._values.models import ExchangeAuthCodeForAPIKeyResponse
 
 __all__ = [
@@ -61,13 +61,13 @@ _CODE_REJECTED: Final = re.compile(
 )
 
 _TRY_AGAIN = "OpenRouter could not be reached. Please try again in a moment."
-_LOG_IN_AGAIN = "This sign-in is not valid any more. Please sign in again."
+_LOG_IN_AGAIN = "This sign-in is no longer valid. Please sign in again."
 _UNCONFIRMED = (
     "It could not be confirmed whether the sign-in went through. Please sign in again; "
     "a key that is not used may be listed at https://openrouter.ai/settings/keys."
 )
 _BUSY = "OpenRouter is busy. Please try again in {}."
-# The fields that come from the login; all other input is the app's own.
+# These fields come from the login; all other input comes from the app.
 _LOGIN_FIELDS: Final = frozenset({"code", "code_verifier", "code_challenge_method"})
 _MISCONFIGURED = "Signing in is not possible at the moment. Please tell the operator of this app."
 
@@ -132,17 +132,17 @@ class OpenRouterError(Exception):
 
     @property
     def restart_login(self) -> bool:
-        """Whether the login has to start again, since its code is used, or may be."""
+        """Whether the login has to start again because its code is used, or may be."""
         return self.outcome is not Outcome.NOT_SENT
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # By default, pickle calls the class with the message alone, and keyword-only arguments would be missing.
+        # By default, pickle calls the class with the message alone, without the keyword-only arguments.
         return _rebuild, (type(self), self.args), self.__dict__
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class Attempt:
-    """An attempt that failed and was followed by another.
+    """A failed attempt that was followed by another.
 
     Attributes:
         number: The number of the attempt, from 1.
@@ -166,10 +166,10 @@ class Attempt:
 
 
 def describe(error: BaseException) -> str:
-    """Return a text about an error that can be logged.
+    """Describe an error in a text that is safe to log.
 
-    Only the text of the library's own errors is known to hold no secret. Of any other exception the text names the
-    class and the place where it was raised.
+    Only the messages of the library's own errors are known to hold no secret. For any other exception, the text names
+    the class and the place where it was raised.
     """
     if isinstance(error, OpenRouterError):
         return str(error)
@@ -238,7 +238,7 @@ class APIError(OpenRouterError):
         attempts: int = 1,
     ) -> None:
         super().__init__(f"{status_code} {message}", outcome=outcome, attempts=attempts, retry_after=retry_after)
-        # An error of an answer always has a status; nothing assigns None here.
+        # The error of a response always has a status; nothing assigns None here.
         self.status_code = status_code  # pyright: ignore[reportIncompatibleVariableOverride]
         self.message = message
         self.code = code
@@ -329,7 +329,7 @@ class ResponseValidationError(OpenRouterError):
         attempts: int = 1,
     ) -> None:
         super().__init__(message, outcome=Outcome.UNKNOWN, attempts=attempts)
-        # An error of an answer always has a status; nothing assigns None here.
+        # The error of a response always has a status; nothing assigns None here.
         self.status_code = status_code  # pyright: ignore[reportIncompatibleVariableOverride]
         self.headers = headers if headers is not None else {}
 

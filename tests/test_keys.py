@@ -36,7 +36,7 @@ async def test_keys_current_of_a_revoked_key_asks_the_user_to_sign_in_again(
         await client.keys.current(granted.key)
     assert caught.value.restart_login
     assert caught.value.is_key_rejected
-    assert caught.value.user_message == "This sign-in is not valid any more. Please sign in again."
+    assert caught.value.user_message == "This sign-in is no longer valid. Please sign in again."
     assert granted.key not in repr(caught.value) + str(caught.value)
 
 

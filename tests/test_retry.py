@@ -86,10 +86,10 @@ class Script:
 
 
 def chain(
-    clock: FakeClock, server: Handler, *, on_retry: OnRetry | None = None, overload: HostThrottle | None = None
+    clock: FakeClock, server: Handler, *, on_retry: OnRetry | None = None, throttle: HostThrottle | None = None
 ) -> Handler:
     return build_chain(
-        "middlewares", [RetryMiddleware(clock=clock.clock, on_retry=on_retry, overload=overload)], server
+        "middlewares", [RetryMiddleware(clock=clock.clock, on_retry=on_retry, throttle=throttle)], server
     )
 
 
@@ -336,46 +336,46 @@ async def test_pause_is_per_host() -> None:
 
 async def test_pause_is_not_shortened_by_a_shorter_one() -> None:
     clock = FakeClock()
-    overload = HostThrottle(clock.clock)
+    throttle = HostThrottle(clock.clock)
     origin = REQUEST.url.origin()
-    assert overload.pause(origin, 10)
-    assert not overload.pause(origin, 1)
-    assert overload.pause_remaining(origin) == pytest.approx(10)
+    assert throttle.pause(origin, 10)
+    assert not throttle.pause(origin, 1)
+    assert throttle.pause_remaining(origin) == pytest.approx(10)
     clock.advance(9.5)
-    assert overload.pause_remaining(origin) == pytest.approx(0.5)
-    assert overload.pauses == {str(origin): pytest.approx(0.5)}
+    assert throttle.pause_remaining(origin) == pytest.approx(0.5)
+    assert throttle.pauses == {str(origin): pytest.approx(0.5)}
     clock.advance(0.5)
-    assert overload.pause_remaining(origin) == 0
-    assert overload.spread(origin) == 0
+    assert throttle.pause_remaining(origin) == 0
+    assert throttle.spread(origin) == 0
 
 
 async def test_pause_of_equal_end_keeps_the_spread() -> None:
     clock = FakeClock([1.0])
-    overload = HostThrottle(clock.clock)
-    overload.pause(REQUEST.url.origin(), 10)
+    throttle = HostThrottle(clock.clock)
+    throttle.pause(REQUEST.url.origin(), 10)
     clock.advance(5)
-    overload.pause(REQUEST.url.origin(), 5)
-    assert overload.spread(REQUEST.url.origin()) == pytest.approx(2)
+    throttle.pause(REQUEST.url.origin(), 5)
+    assert throttle.spread(REQUEST.url.origin()) == pytest.approx(2)
 
 
 async def test_pause_after_the_end_of_another_is_new() -> None:
     clock = FakeClock()
-    overload = HostThrottle(clock.clock)
-    assert overload.pause(REQUEST.url.origin(), 1)
+    throttle = HostThrottle(clock.clock)
+    assert throttle.pause(REQUEST.url.origin(), 1)
     clock.advance(1)
-    assert overload.pause(REQUEST.url.origin(), 1)
+    assert throttle.pause(REQUEST.url.origin(), 1)
     clock.advance(0.5)
-    assert not overload.pause(REQUEST.url.origin(), 1)
+    assert not throttle.pause(REQUEST.url.origin(), 1)
 
 
 async def test_pause_extended_meanwhile_is_respected() -> None:
     clock = StoppedClock([0.0])
     server = Script(clock)
-    overload = HostThrottle(clock.clock)
-    overload.pause(REQUEST.url.origin(), 5)
-    call = asyncio.ensure_future(chain(clock, server, overload=overload)(REQUEST))
+    throttle = HostThrottle(clock.clock)
+    throttle.pause(REQUEST.url.origin(), 5)
+    call = asyncio.ensure_future(chain(clock, server, throttle=throttle)(REQUEST))
     await until(lambda: clock.sleeping == 1)
-    overload.pause(REQUEST.url.origin(), 20)
+    throttle.pause(REQUEST.url.origin(), 20)
     clock.advance(6)
     await passes()
     assert server.times == []
@@ -386,10 +386,10 @@ async def test_pause_extended_meanwhile_is_respected() -> None:
 async def test_pause_longer_than_a_calls_time_fails_it_unsent_with_retry_after() -> None:
     clock = FakeClock()
     server = Script(clock, [status(429, Retry_After="300")])
-    overload = HostThrottle(clock.clock)
-    handler = chain(clock, server, overload=overload)
+    throttle = HostThrottle(clock.clock)
+    handler = chain(clock, server, throttle=throttle)
     await handler(REQUEST)
-    overload.reserve_probe(REQUEST.url.origin())
+    throttle.reserve_probe(REQUEST.url.origin())
     with pytest.raises(errors.TransportError) as caught:
         await handler(REQUEST)
     assert caught.value.outcome is Outcome.NOT_SENT
@@ -406,11 +406,11 @@ async def test_retry_prevented_by_a_pause_of_another_call_is_no_attempt() -> Non
     clock = StoppedClock()
     failure = dropped()
     server = Script(clock, [failure])
-    overload = HostThrottle(clock.clock)
-    call = asyncio.ensure_future(chain(clock, server, overload=overload)(REQUEST))
+    throttle = HostThrottle(clock.clock)
+    call = asyncio.ensure_future(chain(clock, server, throttle=throttle)(REQUEST))
     await until(lambda: clock.sleeping == 1)
-    overload.pause(REQUEST.url.origin(), 300)
-    overload.reserve_probe(REQUEST.url.origin())
+    throttle.pause(REQUEST.url.origin(), 300)
+    throttle.reserve_probe(REQUEST.url.origin())
     clock.advance(1)
     with pytest.raises(errors.TransportError) as caught:
         await call
@@ -421,9 +421,9 @@ async def test_retry_prevented_by_a_pause_of_another_call_is_no_attempt() -> Non
 
 async def test_pause_of_an_odd_retry_after_is_capped() -> None:
     clock = FakeClock()
-    overload = HostThrottle(clock.clock)
-    overload.pause(REQUEST.url.origin(), 1e300)
-    assert overload.pause_remaining(REQUEST.url.origin()) == pytest.approx(60)
+    throttle = HostThrottle(clock.clock)
+    throttle.pause(REQUEST.url.origin(), 1e300)
+    assert throttle.pause_remaining(REQUEST.url.origin()) == pytest.approx(60)
 
 
 async def test_spread_takes_only_the_time_beyond_a_useful_attempt() -> None:
@@ -452,47 +452,47 @@ async def test_first_attempt_is_begun_however_short_the_calls_time_is() -> None:
 
 async def test_pause_begins_with_the_third_503_in_a_row() -> None:
     clock = FakeClock()
-    overload = HostThrottle(clock.clock)
+    throttle = HostThrottle(clock.clock)
     sick = status(503, Retry_After="120")
-    handler = chain(clock, Script(clock, [sick, sick, status(200), sick, sick, sick]), overload=overload)
+    handler = chain(clock, Script(clock, [sick, sick, status(200), sick, sick, sick]), throttle=throttle)
     once = attrs.evolve(REQUEST, retry=RetryPolicy.none())
     for _ in range(5):
         await handler(once)
-        assert overload.pauses == {}
+        assert throttle.pauses == {}
     await handler(once)
-    assert overload.pauses == {str(REQUEST.url.origin()): 60.0}
+    assert throttle.pauses == {str(REQUEST.url.origin()): 60.0}
 
 
 async def test_policy_without_retries_is_not_bound_by_a_pause() -> None:
     clock = FakeClock()
-    overload = HostThrottle(clock.clock)
-    overload.pause(REQUEST.url.origin(), 60)
+    throttle = HostThrottle(clock.clock)
+    throttle.pause(REQUEST.url.origin(), 60)
     server = Script(clock)
-    await chain(clock, server, overload=overload)(attrs.evolve(REQUEST, retry=RetryPolicy.none()))
+    await chain(clock, server, throttle=throttle)(attrs.evolve(REQUEST, retry=RetryPolicy.none()))
     assert server.times == [0.0]
-    assert overload.pauses == {}
+    assert throttle.pauses == {}
 
 
 async def test_success_of_a_request_sent_before_the_pause_does_not_end_it() -> None:
     clock = FakeClock()
-    overload = HostThrottle(clock.clock)
+    throttle = HostThrottle(clock.clock)
     origin = REQUEST.url.origin()
 
     async def answer(_: Request) -> Response:
         clock.advance(1)
-        overload.pause(origin, 30)
+        throttle.pause(origin, 30)
         return status(200)
 
-    await chain(clock, answer, overload=overload)(REQUEST)
-    assert overload.pause_remaining(origin) == 30
+    await chain(clock, answer, throttle=throttle)(REQUEST)
+    assert throttle.pause_remaining(origin) == 30
 
 
 async def test_call_that_cannot_wait_probes_and_its_success_frees_the_others() -> None:
     clock = StoppedClock([0.0])
     server = Script(clock)
-    overload = HostThrottle(clock.clock)
-    overload.pause(REQUEST.url.origin(), 40)
-    handler = chain(clock, server, overload=overload)
+    throttle = HostThrottle(clock.clock)
+    throttle.pause(REQUEST.url.origin(), 40)
+    handler = chain(clock, server, throttle=throttle)
     patient = asyncio.ensure_future(handler(REQUEST))
     hasty = asyncio.ensure_future(handler(with_retry(max_elapsed_time=30)))
     await until(lambda: clock.sleeping == 2)
@@ -508,10 +508,10 @@ async def test_call_that_cannot_wait_probes_and_its_success_frees_the_others() -
 
 async def test_probes_follow_at_growing_intervals_one_at_a_time() -> None:
     clock = FakeClock([0.0])
-    overload = HostThrottle(clock.clock)
-    overload.pause(REQUEST.url.origin(), 60)
+    throttle = HostThrottle(clock.clock)
+    throttle.pause(REQUEST.url.origin(), 60)
     server = Script(clock, [dropped()] * 5)
-    handler = chain(clock, server, overload=overload)
+    handler = chain(clock, server, throttle=throttle)
     for _ in range(5):
         with pytest.raises(errors.TransportError):
             await handler(with_retry(max_elapsed_time=25, retry_budget=0))
@@ -520,15 +520,15 @@ async def test_probes_follow_at_growing_intervals_one_at_a_time() -> None:
 
 async def test_cancelled_probe_lets_another_call_probe() -> None:
     clock = StoppedClock()
-    overload = HostThrottle(clock.clock)
-    overload.pause(REQUEST.url.origin(), 60)
-    call = asyncio.ensure_future(chain(clock, Script(clock), overload=overload)(REQUEST))
+    throttle = HostThrottle(clock.clock)
+    throttle.pause(REQUEST.url.origin(), 60)
+    call = asyncio.ensure_future(chain(clock, Script(clock), throttle=throttle)(REQUEST))
     await until(lambda: clock.sleeping == 1)
-    assert overload.probe_delay(REQUEST.url.origin()) == math.inf
+    assert throttle.probe_delay(REQUEST.url.origin()) == math.inf
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
-    assert overload.probe_delay(REQUEST.url.origin()) == 2.0
+    assert throttle.probe_delay(REQUEST.url.origin()) == 2.0
 
 
 async def test_failure_that_cannot_heal_is_tried_once() -> None:
@@ -630,9 +630,9 @@ async def test_retry_budget_is_refilled_by_successes_and_retried_successes() -> 
 @pytest.mark.parametrize(("code", "tokens"), [(200, 10), (299, 10), (300, 5), (400, 5)])
 async def test_retry_budget_is_not_refilled_by_failures(code: int, tokens: float) -> None:
     clock = FakeClock()
-    overload = HostThrottle(clock.clock)
-    await chain(clock, Script(clock, [status(503), status(code)]), overload=overload)(with_retry(retry_budget=10))
-    assert overload.budgets == {"https://openrouter.ai": tokens}
+    throttle = HostThrottle(clock.clock)
+    await chain(clock, Script(clock, [status(503), status(code)]), throttle=throttle)(with_retry(retry_budget=10))
+    assert throttle.budgets == {"https://openrouter.ai": tokens}
 
 
 async def test_retry_budget_is_separate_per_host_and_capacity() -> None:
@@ -701,11 +701,11 @@ async def test_pause_is_announced_once_by_a_held_call_and_never_by_others(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     clock = FakeClock([0.0])
-    overload = HostThrottle(clock.clock)
-    handler = chain(clock, Script(clock), overload=overload)
+    throttle = HostThrottle(clock.clock)
+    handler = chain(clock, Script(clock), throttle=throttle)
     with caplog.at_level(logging.DEBUG, "openrouter_async"):
         await handler(REQUEST)
-        overload.pause(REQUEST.url.origin(), 0.5)
+        throttle.pause(REQUEST.url.origin(), 0.5)
         await handler(REQUEST)
     (held,) = caplog.records
     assert held.levelname == "DEBUG"
@@ -803,7 +803,7 @@ def said(code: int, message: str, *headers: str) -> bytes:
             True,
             "could not be confirmed",
         ),
-        (said(429, "slow"), said(400, "Invalid code"), Outcome.REFUSED, True, "not valid any more"),
+        (said(429, "slow"), said(400, "Invalid code"), Outcome.REFUSED, True, "no longer valid"),
         (said(429, "slow"), said(429, "slow"), Outcome.REFUSED, False, "busy"),
         (said(503, "down"), said(429, "slow"), Outcome.UNKNOWN, True, "could not be confirmed"),
         (said(429, "slow"), said(401, "Missing Authentication header"), Outcome.REFUSED, True, "operator"),

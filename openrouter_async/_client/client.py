@@ -47,8 +47,8 @@ class OpenRouter:
         async with OpenRouter() as client:
             result = await client.oauth.exchange_auth_code_for_api_key(code=code, code_verifier=verifier)
 
-    A client can be created outside an event loop; it binds to the loop in which it is first used. Where an argument is
-    `UNSET`, the environment or the documented default counts; None stands for none.
+    A client can be created outside an event loop; it binds to the loop in which it is first used. An argument that is
+    `UNSET` takes its value from the environment or the documented default; None means "none".
 
     Args:
         api_key: The app's own key, or a callable, sync or async, that returns it for each call. By default
@@ -69,13 +69,13 @@ class OpenRouter:
         x_open_router_categories: The app's categories, separated by commas. By default
             ``OPENROUTER_X_OPEN_ROUTER_CATEGORIES``.
         headers: More headers for every request.
-        on_key: A callable of (request, response), sync or async, that saves each key. It ends before any caller gets
-            the key, and it is called even when the caller was cancelled.
+        on_key: A callable of (request, response), sync or async, that saves each key. It has finished before any caller
+            gets the key, and it is called even if the caller was cancelled.
         on_retry: A callable of (request, attempt), called before each retry.
         hook_timeout: Seconds that an async ``on_key`` or ``api_key`` may take for one call; None sets no limit. An
             ``on_key`` that takes longer is cancelled, and the caller gets a `KeyDeliveryError` that holds the key.
-            An ``on_key`` that exchanges its own request fails at once; when a task that it started does so and it
-            waits for that task, only this limit ends it.
+            An ``on_key`` that exchanges its own request fails at once; if it waits for another task that does so, only
+            this limit ends it.
         clock: The source of time and randomness, for tests.
 
     Raises:
@@ -138,7 +138,7 @@ class OpenRouter:
     def _attach(self, settings: Settings, shared: ClientState, *, owner: OpenRouter | None) -> None:
         self._settings = settings
         self._shared = shared
-        # A client made by with_options keeps the client alive that closes the pool.
+        # A client made by `with_options` keeps the client that closes the pool alive.
         self._owner = owner
         pipeline = Pipeline(settings, shared, self)
         self.oauth = OAuth(pipeline)
@@ -168,7 +168,7 @@ class OpenRouter:
         Closing the returned client closes nothing: the pool is closed with the client that it came from.
 
         Args:
-            api_key: As for `OpenRouter`; like each option here, `UNSET` keeps the client's, and None stands for none.
+            api_key: As for `OpenRouter`. For each option here, `UNSET` keeps the client's value, and None means "none".
             base_url: As for `OpenRouter`.
             timeout: As for `OpenRouter`.
             retry: As for `OpenRouter`.
@@ -181,7 +181,7 @@ class OpenRouter:
             on_key: As for `OpenRouter`.
             on_retry: As for `OpenRouter`.
             hook_timeout: As for `OpenRouter`.
-            **unknown: Nothing: any other name is refused.
+            **unknown: Refused: any other name raises `TypeError`.
 
         Returns:
             The client.
@@ -221,14 +221,14 @@ class OpenRouter:
         await self.aclose()
 
     async def aclose(self, *, timeout: float = 10.0) -> None:
-        """Refuse new calls, let the exchanges under way end, and close the pool.
+        """Refuse new calls, wait for the exchanges in flight, and close the pool.
 
-        Closing goes on when its caller is cancelled. Closing again waits for the same end, and can only give the
-        exchanges more time. Called by a hook of an exchange under way, it does not wait for that exchange, which waits
+        Closing continues when its caller is cancelled. A second call waits for the same end, and can only give the
+        exchanges more time. Called from a hook of an exchange, it does not wait for that exchange, which itself waits
         for the hook.
 
         Args:
-            timeout: Seconds to wait for the exchanges under way; then they are cancelled, and their callers get a
+            timeout: Seconds to wait for the exchanges in flight. After that they are cancelled, and their callers get a
                 `ClientClosedError`.
         """
         if self._owner is not None:
@@ -237,13 +237,13 @@ class OpenRouter:
         shared.is_closed = True
         shared.flights.close(timeout)
         if shared.closing is None:
-            # The task holds the client, which would close the pool when it is garbage collected.
+            # The task keeps the client alive: garbage collection of the client would close the pool.
             shared.closing = asyncio.get_running_loop().create_task(self._close(), name="openrouter_async.close")
             _closing.add(shared.closing)
             shared.closing.add_done_callback(_closing.discard)
         if shared.flights.is_waited_for_inside:
             return
-        # As opposed to awaiting the task itself, this cancels nothing when it is cancelled.
+        # Unlike awaiting the task itself, this does not cancel the task when the caller is cancelled.
         await asyncio.wait((shared.closing,))
         if not shared.closing.cancelled():
             shared.closing.result()
@@ -255,7 +255,7 @@ class OpenRouter:
             await self._shared.transport.aclose()
 
     def stats(self) -> ClientStats:
-        """Return what this client and those that share its pool are doing, and have done, for health checks."""
+        """Return statistics of this client and those that share its pool, for health checks."""
         shared = self._shared
         return ClientStats(
             is_closed=shared.is_closed,
@@ -263,8 +263,8 @@ class OpenRouter:
             attempts_in_flight=shared.transport.in_flight,
             connection_limit=shared.transport.connection_limit,
             waiting_to_retry=shared.counters.waiting,
-            paused=shared.overload.pauses,
-            retry_budget=shared.overload.budgets,
+            paused=shared.throttle.pauses,
+            retry_budget=shared.throttle.budgets,
             calls=shared.counters.calls,
             attempts=shared.counters.attempts,
             retries=shared.counters.retries,

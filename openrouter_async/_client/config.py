@@ -1,4 +1,4 @@
-"""The settings of a client, and their checks."""
+"""The settings of a client, and their validation."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ from openrouter_async.redaction import mask_optional, redact_headers
 DEFAULT_BASE_URL: Final = "https://openrouter.ai/api/v1"
 
 ApiKeySource: TypeAlias = Callable[[], str | None | Awaitable[str | None]]
-"""Returns the API key for one call; a function or a coroutine function."""
+"""A function or coroutine function that returns the API key for one call."""
 
 
 OnKey: TypeAlias = Callable[
     [ExchangeAuthCodeForAPIKeyRequest, ExchangeAuthCodeForAPIKeyResponse], Awaitable[object] | object
 ]
-"""Saves a key: a function or a coroutine function of ``(request, response)``.
+"""A function or coroutine function of ``(request, response)`` that saves a key.
 
-It ends before any caller gets the key, and it is called even when every caller was cancelled. An exception, or more
-time than ``hook_timeout``, makes a `KeyDeliveryError` that holds the key. It must not wait for the exchange that it
-belongs to: exchanging the same request again raises, and `OpenRouter.aclose` returns at once.
+It has finished before any caller gets the key, and it is called even if every caller was cancelled. If it raises, or
+takes longer than ``hook_timeout``, the caller gets a `KeyDeliveryError` that holds the key. It must not wait for its
+own exchange: exchanging the same request again raises, and `OpenRouter.aclose` returns at once.
 """
 
 
 class ClientOptions(TypedDict, total=False):
-    """The options of `OpenRouter.with_options`; each as for `OpenRouter`, and `UNSET` keeps the client's."""
+    """The options of `OpenRouter.with_options`, as for `OpenRouter`; `UNSET` keeps the client's value."""
 
     api_key: str | ApiKeySource | None | Unset
     base_url: str | URL | Unset
@@ -121,7 +121,7 @@ class Settings:
         """Return the headers that all requests share, without the bearer token."""
         own = {
             "Accept": "application/json",
-            # Compression would make so short a response longer, and decompression bombs possible.
+            # Compression would make such a short response longer, and would allow decompression bombs.
             "Accept-Encoding": "identity",
             "User-Agent": f"openrouter-async/{__version__}",
             "HTTP-Referer": self.http_referer,
@@ -132,7 +132,7 @@ class Settings:
 
 
 def merge_headers(headers: Mapping[str, str], others: Mapping[str, str]) -> dict[str, str]:
-    """Return headers with others added, each replacing those of the same name regardless of case."""
+    """Merge headers; an added one replaces those of the same name, regardless of case."""
     replaced = {name.lower() for name in others}
     return {name: value for name, value in headers.items() if name.lower() not in replaced} | dict(others)
 
@@ -141,7 +141,7 @@ def from_environment(name: str) -> str | None:
     """Return an environment variable without surrounding whitespace; None when it is not set, or empty.
 
     Raises:
-        RequestValidationError: The value has a line break or another control character within.
+        RequestValidationError: The value contains a line break or another control character.
     """
     value = os.environ.get(name, "").strip()
     if any(character < " " or character == "\x7f" for character in value):

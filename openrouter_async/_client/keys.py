@@ -12,7 +12,7 @@ class Keys:
     """The operations on API keys; every client has them as ``client.keys``.
 
     Args:
-        pipeline: The road that every call takes.
+        pipeline: Carries out the calls.
     """
 
     def __init__(self, pipeline: Pipeline) -> None:
@@ -22,14 +22,14 @@ class Keys:
         """Return the state of an API key: its limits, its usage, and when it expires.
 
         Args:
-            key: The key, such as one that a user's sign-in gave.
+            key: The key, such as one from a user's sign-in.
             options: The options in which this call differs from its client.
 
         Returns:
             The state of the key.
 
         Raises:
-            RequestValidationError: The key cannot be sent; nothing was sent.
+            RequestValidationError: The key contains characters that cannot be sent; nothing was sent.
             UnauthorizedResponseError: The key is not valid: deleted, disabled, or expired. Its ``restart_login`` is
                 True, and its ``user_message`` asks the user to sign in again.
             APIError: The server responded with another status of 400 or more.
@@ -41,7 +41,7 @@ class Keys:
             ``getCurrentKey`` in https://openrouter.ai/docs/api-reference.
         """
         bearer = Bearer(key)
-        # A traceback that shows local variables would show the key.
+        # Tracebacks that show local variables would show the key.
         del key
         self._pipeline.shared.bind()
         return await self._pipeline.call(CURRENT_KEY, None, bearer, options, SendState())

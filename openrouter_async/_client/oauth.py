@@ -35,16 +35,16 @@ _Model = TypeVar("_Model", ExchangeAuthCodeForAPIKeyRequest, CreateAuthKeysCodeR
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 ChallengeMethod: TypeAlias = Literal["S256", "plain"] | CodeChallengeMethod
-"""How a code challenge is derived from its verifier."""
+"""The method by which a code challenge is derived from its verifier."""
 LimitType: TypeAlias = Literal["daily", "weekly", "monthly"] | UsageLimitType
-"""When the credit limit of a key resets."""
+"""The interval at which the credit limit of a key resets."""
 
 DEDUP_CACHE_SIZE: Final = 1024
-"""How many results a batch remembers for equal requests that come later."""
+"""The number of results that a batch remembers, for equal requests that come later."""
 
 
 def spelled(method: _Method) -> _Method:
-    """Hide from `help` the keyword arguments that a method takes only to refuse them."""
+    """Hide from `help` the ``**unknown`` arguments that a method accepts only to refuse them."""
     signature = inspect.signature(method)
     kept = [parameter for parameter in signature.parameters.values() if parameter.kind is not parameter.VAR_KEYWORD]
     method.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
@@ -55,7 +55,7 @@ class OAuth:
     """The operations of the OAuth API; every client has them as ``client.oauth``.
 
     Args:
-        pipeline: The road that every call takes.
+        pipeline: Carries out the calls.
     """
 
     def __init__(self, pipeline: Pipeline) -> None:
@@ -91,8 +91,8 @@ class OAuth:
     ) -> ExchangeAuthCodeForAPIKeyResponse:
         """Exchange an authorization code for a user-controlled API key.
 
-        Calls that are equal in every field and under way at the same time share one request. A caller that is cancelled
-        after its request was sent does not take the key with it: the exchange goes on, and ``on_key`` gets the result.
+        Concurrent calls that are equal in every field share one request. Cancelling the caller after its request was
+        sent does not lose the key: the exchange continues, and ``on_key`` gets the result.
 
         Args:
             request: The whole request, instead of its fields.
@@ -124,7 +124,7 @@ class OAuth:
             request,
             {"code": code, "code_verifier": code_verifier, "code_challenge_method": code_challenge_method},
         )
-        # A traceback that shows local variables would show the code.
+        # Tracebacks that show local variables would show the code.
         del request, code, code_verifier
         if isinstance(model, RequestValidationError):
             raise model
@@ -168,7 +168,7 @@ class OAuth:
         options: RequestOptions | None = None,
         **unknown: Never,
     ) -> CreateAuthKeysCodeResponse:
-        """Create an authorization code; the client needs an API key of its own for this.
+        """Create an authorization code. This needs an API key of the app.
 
         Args:
             request: The whole request, instead of its fields.
@@ -231,7 +231,7 @@ class OAuth:
         on_progress: OnProgress | None = None,
         options: RequestOptions | None = None,
     ) -> Batch:
-        """Exchange many authorization codes, and yield each result as it comes.
+        """Exchange many authorization codes, and yield each result as soon as it is there.
 
         ::
 
@@ -239,32 +239,36 @@ class OAuth:
                 if result.error is None:
                     await store(result.response)
 
-        The results are as many as the requests, whatever becomes of each; one failure does not disturb the others. The
-        input is read no faster than results are taken, so it may be endless, and takes no more memory then. Requests
-        that are equal are sent once while the first is among the last 1,024, with a journal for ever; the others get
-        its result, without the ``http_meta``. What OpenRouter asks to wait holds for the whole batch. See `Batch` for
-        leaving it before its end.
+        Each request that is taken gives exactly one result, and a failure does not affect the others. The input is read
+        only as fast as results are taken, so it may be endless and memory stays constant. Equal requests are sent once,
+        as long as the first is among the last 1,024, or always with a journal; the others get the same result, without
+        its ``http_meta``. A pause that OpenRouter asks for holds for the whole batch. See `Batch` for leaving the loop
+        early.
 
         Args:
-            requests: An iterable or async iterable of requests, or of bare codes that need no verifier. One that is not
-                async is read in the loop, and must not block it.
-            concurrency: Exchanges on their way at the same time; more than the client's ``pool_size`` only wait.
+            requests: An iterable or async iterable of requests, or of bare codes that need no verifier. A sync iterable
+                is read in the event loop and must not block it.
+            concurrency: The maximum number of concurrent exchanges. More than the client's ``pool_size`` have to wait
+                for a connection.
             ordered: Whether the results come in the order of the input. At most twice ``concurrency`` requests are
-                taken before the result that comes next.
-            stop_on: Classes of errors, or a callable of a result, that end the batch: nothing more is taken or sent,
-                what was sent is answered, and what was taken and not sent fails with the outcome ``NOT_SENT``.
-            timeout: Seconds from the first result that is asked for until the batch ends so; None for no bound.
-            journal: An open journal. What it has a result for is skipped, and gives none here. What was about to be
-                sent when a process died is tried again, and if its code is rejected then, the outcome is ``UNKNOWN``.
+                taken ahead of the next result.
+            stop_on: The condition that ends the batch: error classes, or a callable that takes a result and returns
+                whether to stop. After that nothing more is taken or sent; requests that were sent get their result, and
+                those that were taken but not sent fail with the outcome ``NOT_SENT``.
+            timeout: Seconds after which the batch ends in the same way, counted from when the first result is
+                requested; None sets no limit.
+            journal: An open journal. Requests whose result it holds are skipped, and give no result here. Requests that
+                were about to be sent when an earlier process died are sent again; if the code is rejected then, the
+                outcome is ``UNKNOWN``.
             on_progress: Called with a `BatchProgress` at most ten times a second, and at the end. It may be a coroutine
-                function. What it raises is logged.
+                function. Exceptions from it are logged.
             options: The options in which these calls differ from their client.
 
         Raises:
-            RequestValidationError: An argument is not valid; of the requests, each invalid one gives a result that says
-                so. A journal without keys needs a client with an ``on_key``.
+            RequestValidationError: An argument is not valid, or the journal stores no keys and the client has no
+                ``on_key``. An invalid request does not raise: it gives a result with this error.
 
-        The loop raises what the input raised, and for what ends a batch, after its last result:
+        After the last result, the loop raises any exception that the input raised, and:
 
             JournalError: The journal cannot be written.
             ClientClosedError: The client is closed.
@@ -295,7 +299,7 @@ class OAuth:
     ) -> list[ExchangeResult]:
         """Exchange many authorization codes, and return all results in the order of the input.
 
-        For input that fits into memory: equal requests are sent once, however far apart they are.
+        This is for input that fits into memory. Equal requests are sent once, however far apart they are.
 
         Args:
             requests: As for `exchange_many`.
@@ -307,7 +311,7 @@ class OAuth:
             options: As for `exchange_many`.
 
         Raises:
-            OpenRouterError: As for `exchange_many`. Results that there are then go only to ``on_key`` and the journal.
+            OpenRouterError: As for `exchange_many`. The results so far are then only in ``on_key`` and the journal.
         """
         batch = self._start_batch(
             requests,
@@ -334,7 +338,7 @@ class OAuth:
 
 
 def _to_model(kind: type[_Model], request: _Model | None, fields: dict[str, Any]) -> _Model | RequestValidationError:
-    """Return the request; or the error to raise, so that no frame of its traceback holds a secret."""
+    """Return the request, or the error to raise: this frame holds secrets and must not be in its traceback."""
     if request is not None:
         if any(value is not None and value is not UNSET for value in fields.values()):
             return RequestValidationError("request", "must not come with fields beside it")

@@ -1,4 +1,4 @@
-"""The road that every call takes: from a request model to the result, or to an error that says what became of it."""
+"""The path of every call: from a request model to the result, or to an error that says what became of the request."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class ClientState:
     def __init__(self, clock: Clock, transport: Transport) -> None:
         self.clock = clock
         self.transport = transport
-        self.overload = HostThrottle(clock)
+        self.throttle = HostThrottle(clock)
         self.flights: SingleFlight[ExchangeAuthCodeForAPIKeyResponse] = SingleFlight()
         self.hook_deadlines = Deadlines()
         self.counters = Counters()
@@ -125,7 +125,7 @@ class Pipeline:
         self._headers = settings.request_headers()
         self._urls = _operation_urls(settings.base_url)
         retry = RetryMiddleware(
-            overload=shared.overload, clock=shared.clock, on_retry=settings.on_retry, counters=shared.counters
+            throttle=shared.throttle, clock=shared.clock, on_retry=settings.on_retry, counters=shared.counters
         )
         attempt = build_chain("attempt_middlewares", settings.attempt_middlewares, shared.transport.send)
         self._handle: Handler = build_chain("middlewares", (*settings.middlewares, retry), attempt)
@@ -138,12 +138,12 @@ class Pipeline:
     ) -> Coroutine[Any, Any, ExchangeAuthCodeForAPIKeyResponse]:
         """Exchange a code, or wait for an equal exchange under way.
 
-        A function that returns a coroutine, as each coroutine between the caller and aiohttp costs CPU at each step.
+        This is a plain function that returns a coroutine: each coroutine between the caller and aiohttp costs CPU time.
 
         Args:
             model: The request.
             options: The options in which this call differs from its client.
-            group: Callers to give up with.
+            group: The group of callers that this one is withdrawn with.
         """
         source = self.settings.api_key
         if source is None or isinstance(source, Bearer):
@@ -165,7 +165,7 @@ class Pipeline:
         options: RequestOptions | None,
         group: CallerGroup | None,
     ) -> Coroutine[Any, Any, ExchangeAuthCodeForAPIKeyResponse]:
-        # Not before the bearer is known: the client may have been closed meanwhile.
+        # Check again after resolving the bearer token: the client may have been closed meanwhile.
         self.shared.bind()
         deliver = None if self.settings.on_key is None else self._deliver
         start = functools.partial(self.call, EXCHANGE, model, bearer, options, deliver=deliver)
@@ -193,7 +193,7 @@ class Pipeline:
         return None if key is None else Bearer(key)
 
     async def _within_hook_timeout(self, result: Any) -> Any:
-        """Return what a hook returned, or what it gives within the time limit when it is to be awaited."""
+        """Return the result of a hook, awaiting it within the time limit if it is awaitable."""
         if result is None or not inspect.isawaitable(result):
             return result
         if self.settings.hook_timeout is None:
@@ -241,7 +241,7 @@ class Pipeline:
         if not 200 <= response.status_code < 300:
             failed = error_from_response(request, response, self.shared.clock)
             if operation is CURRENT_KEY and isinstance(failed, APIError):
-                # The bearer token is the user's key here, and not the app's.
+                # The bearer token is the user's key here, not the app's.
                 failed.is_key_rejected = response.status_code == 401
             raise self._failed(failed, response, send_state)
         http_meta = HttpMeta(
@@ -324,7 +324,7 @@ class Pipeline:
         except GeneratorExit:
             raise
         except BaseException as failure:
-            # Also when it was cancelled, by itself or because the client was closed: the key must not be lost with it.
+            # This includes a cancellation, by the hook itself or by closing the client: the key must not be lost.
             raise KeyDeliveryError(
                 f"on_key raised {type(failure).__name__}; the key is in .response", response=response
             ) from failure
@@ -336,18 +336,18 @@ class Pipeline:
         return error
 
     def _finalize(self, error: OpenRouterError, send_state: SendState) -> None:
-        """Complete an error by what is known of the whole call, and count it."""
+        """Add to an error what is known about the whole call, and count it."""
         settle(error)
         before = send_state.exchanged_before
         if before is not None and isinstance(error, APIError) and error.is_code_rejected:
-            # The code was good: it is this process that used it, and not a mistake of the person who signs in.
+            # The code was valid: this process used it, and the user made no mistake.
             error.outcome = Outcome.UNKNOWN
             error.args = (f"{error}: this process {'has' if before else 'may have'} exchanged the code already",)
         self.shared.counters.failed[error.outcome] += 1
 
 
 def _operation_urls(base_url: URL) -> dict[Operation[Any], URL]:
-    # Joining by "/" would drop the path of the base.
+    # Joining with "/" would drop the path of the base URL.
     base = str(base_url).rstrip("/")
     return {operation: URL(base + operation.path) for operation in OPERATIONS}
 

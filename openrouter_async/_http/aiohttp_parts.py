@@ -1,4 +1,4 @@
-"""Parts that aiohttp is given: sockets, request bodies, and a jar without cookies."""
+"""Objects that are passed to aiohttp: sockets, request bodies, and an empty cookie jar."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ _BODY_HEADERS: Final = CIMultiDict({"Content-Type": "application/json"})
 
 
 class _Socket(socket.socket):
-    # The selector loops of asyncio ask for 256 KiB at a time. Memory of that size comes from the operating system and
-    # goes back to it with each read, which costs a tenth of an exchange. TLS, and other loops, read in another way.
+    # The selector loops of asyncio ask for 256 KiB at a time. The allocator gets memory of that size from the operating
+    # system and returns it with each read, which takes a tenth of the time of an exchange. TLS and other loops read in
+    # another way.
     def recv(self, size: int, flags: int = 0, /) -> bytes:
         return super().recv(min(size, _READ_SIZE), flags)
 
@@ -38,7 +39,7 @@ def make_socket(address: tuple[Any, ...]) -> socket.socket:
 
 
 class NoCookies(aiohttp.DummyCookieJar):
-    """Keep no cookies, without making an empty jar for each request."""
+    """A cookie jar that stays empty, and costs nothing for each request."""
 
     _none: Final[BaseCookie[str]] = SimpleCookie()
 
@@ -48,10 +49,10 @@ class NoCookies(aiohttp.DummyCookieJar):
 
 
 class SeenConnections:
-    """The connections that were used before, without keeping them alive."""
+    """The connections that were used before, held by weak references."""
 
     def __init__(self) -> None:
-        # A `WeakSet` makes a reference for each question.
+        # A `WeakSet` would create a reference for each lookup.
         self._references: dict[int, weakref.ref[object]] = {}
 
     def __len__(self) -> int:
@@ -73,17 +74,17 @@ class SeenConnections:
 class Body(Payload):
     """A request body that knows whether it was written, and whether its connection had been used before.
 
-    It has itself what aiohttp asks of a payload, as making one in aiohttp's way costs a fortieth of an exchange.
+    It implements aiohttp's payload interface itself: creating a `Payload` takes a fortieth of the time of an exchange.
 
     Attributes:
-        written: Whether it was given to a connection; the server may have it then.
-        written_at: When that was, as `time.perf_counter` has it.
+        written: Whether it was passed to a connection, so that the server may have it.
+        written_at: The value of `time.perf_counter` at that moment.
         reused: Whether the connection had been used before.
-        refused: Whether it was not written because there was an answer already.
-        received: The bytes of a successful answer so far, while they arrive in pieces.
+        refused: Whether it was not written because an answer had come already.
+        received: The bytes of a successful answer received so far, when they arrive in several pieces.
     """
 
-    # On the class, as most of them keep what they begin with.
+    # Class attributes, because most bodies keep the initial values.
     written = False
     written_at = 0.0
     reused = False
@@ -92,7 +93,7 @@ class Body(Payload):
     _is_known = False
 
     def __init__(self, body: bytes, send_state: SendState, known: SeenConnections) -> None:
-        # Not super().__init__(): what it would set is told by the properties below.
+        # No super().__init__(): the properties below replace the attributes that it would set.
         self._body = body
         self._send_state = send_state
         self._known = known
@@ -146,12 +147,13 @@ class Body(Payload):
     async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
         """Write the body, unless its call was cancelled or its connection cannot be trusted."""
         if self._send_state.cancelled:
-            # Before Python 3.12, aiohttp writes one pass of the loop later, and the call may have been given up in it.
+            # Before Python 3.12, aiohttp writes one pass of the loop later, and the call may have been abandoned
+            # meanwhile.
             raise asyncio.CancelledError
         protocol = getattr(writer, "protocol", None)
         self.note_connection(protocol)
         if protocol is not None and protocol.should_close:
-            # There is an answer already. It belongs to an earlier request, and so does the key in it.
+            # An answer has come already. It belongs to an earlier request, and so would a key in it.
             self.refused = True
             raise ConnectionAbortedError
         transport = writer.transport

@@ -15,17 +15,17 @@ from openrouter_async.redaction import redact_headers
 
 
 class SendState:
-    """What is known about a call's way to the server; all attempts of a call share one.
+    """The progress of a call towards the server; all attempts of a call share one state.
 
     Attributes:
         maybe_processed: True from the moment a request body is written until an answer shows that it was refused.
-        cancelled: Whether the call was given up, so that nothing more of it must be written.
-        key_saved: Whether ``on_key`` has saved the key, so that it is safe whoever takes the result.
+        cancelled: Whether the call was abandoned, so that nothing more of it may be written.
+        key_saved: Whether ``on_key`` has saved the key, so that it is safe even if nobody takes the result.
         exchanged_before: Whether this process has exchanged the code already: True, False when that is uncertain, None
             when it has not.
     """
 
-    # On the class, as most calls keep the initial values.
+    # Class attributes, because most calls keep the initial values.
     maybe_processed = False
     cancelled = False
     key_saved = False
@@ -68,13 +68,14 @@ class Response:
     """An HTTP response whose body was read completely.
 
     Attributes:
-        status_code: The HTTP status, whatever it is: only the lack of an answer is raised.
+        status_code: The HTTP status, also of an error: only a missing answer is raised.
         headers: The headers, looked up without regard to case.
         body: The body, decompressed.
         elapsed: Seconds from the start of the attempt to the last byte.
         waited: The part of ``elapsed`` before the request was written: waiting for a connection, or opening one.
         history: The failed attempts before this one.
-        notes: Remarks, such as why the call was not retried; an error that is made from the response carries them.
+        notes: Remarks, such as why the call was not retried; they become notes of an error that is made from the
+            response.
     """
 
     status_code: int
@@ -122,7 +123,7 @@ def build_chain(field: str, middlewares: Iterable[Middleware], handler: Handler)
 
 
 def _wrap(middleware: Middleware, call_next: Handler) -> Handler:
-    # Python calls a plain function faster than a partial or an object with __call__.
+    # A plain function is called faster than a partial or an object with `__call__`.
     called: Any = middleware
     enter: Middleware = called.__call__ if inspect.ismethod(called.__call__) else middleware
 

@@ -9,12 +9,12 @@ class Counters:
     """The counters of a client, shared by all clients that share its pool.
 
     Attributes:
-        calls: Calls that reached the retries: an exchange that joined another is not one.
-        attempts: Requests that were sent, or tried to be.
-        retries: Those of them that were tried again.
-        waiting: Calls that wait now, for a backoff or for the end of a pause.
-        succeeded: Calls that gave what was asked for.
-        failed: Calls that failed, by what became of them.
+        calls: Calls that were started; an exchange that joined another does not count.
+        attempts: Attempts to send a request.
+        retries: Attempts that were followed by another.
+        waiting: Calls that currently wait, for a backoff or for the end of a pause.
+        succeeded: Calls that succeeded.
+        failed: Calls that failed, by outcome.
     """
 
     def __init__(self) -> None:

@@ -15,7 +15,7 @@ from openrouter_async._values.models import UNSET, Unset, parse_url
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.redaction import mask, redact_headers
 
-# Strings, so that they are compiled when they are first needed.
+# Strings, which `re` compiles and caches on first use.
 _FIELD_NAME: Final = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _FIELD_VALUE: Final = r"[\x20-\x7e\x80-\xff]*"
 _BEARER: Final = r"[\x21-\x7e]+"
@@ -131,7 +131,7 @@ def check_hook(field: str, hook: object, *arguments: str) -> None:
         arguments: The names of the positional arguments that the hook is called with.
 
     Raises:
-        RequestValidationError: The hook cannot be called so.
+        RequestValidationError: The hook cannot be called with these arguments.
     """
     if hook is None:
         return
@@ -141,7 +141,7 @@ def check_hook(field: str, hook: object, *arguments: str) -> None:
     try:
         signature = inspect.signature(hook)
     except (ValueError, TypeError):
-        # Some callables of C tell no signature.
+        # Some callables written in C have no signature.
         return
     try:
         signature.bind(*arguments)

@@ -1,4 +1,4 @@
-"""Proxies, from an argument or from the environment."""
+"""HTTP proxies, from an argument or from the environment."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def proxy_from_environment(url: URL) -> URL | None:
     aiohttp's ``trust_env`` would also read passwords from ``~/.netrc``, and would use a SOCKS proxy as an HTTP proxy.
 
     Raises:
-        RequestValidationError: The proxy is not one that can be used; the field is the variable's name.
+        RequestValidationError: The proxy cannot be used; the field is the variable's name.
     """
     proxies = getproxies()
     kind = url.scheme if url.scheme in proxies else "all"

@@ -1,4 +1,4 @@
-"""The retry middleware: an ordinary middleware, made of the same public parts that anyone has."""
+"""The retry middleware. It uses only what is public, so any app can write one like it."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ __all__ = ["OnRetry", "RetryMiddleware", "RetryPolicy"]
 logger = logging.getLogger("openrouter_async")
 
 OnRetry: TypeAlias = Callable[[Request, Attempt], object]
-"""Called before each retry, sync or async, with the failed attempt: its number, its error, the wait that follows."""
+"""A sync or async callable of (request, attempt), called before each retry with the failed attempt."""
 
 MIN_ATTEMPT_TIME: Final = 10.0
-"""Seconds that must be left for an attempt to begin, where its timeout is not shorter."""
+"""Seconds of the call's time that an attempt needs to be left to begin, unless its timeout is shorter."""
 
 MAX_SLEEP_IN_PAUSE: Final = 10.0
-"""Seconds after which a call that waits for the end of a pause looks whether it has ended early."""
+"""Seconds between checks whether a pause that a call waits for has ended early."""
 
 _MAX_LATENESS: Final = 0.1
 _SAME_MOMENT: Final = 1e-3
@@ -44,7 +44,7 @@ class RetryMiddleware:
     let through to probe the host. A policy of one attempt is not bound by pauses.
 
     Args:
-        overload: The pauses and retry budgets of the hosts; None makes one of its own.
+        throttle: The pauses and retry budgets of the hosts; None makes one of its own.
         clock: The source of time and randomness.
         on_retry: Called before each retry. An exception from it is logged and otherwise ignored.
         counters: The counters to increment; None makes some of its own.
@@ -53,12 +53,12 @@ class RetryMiddleware:
     def __init__(
         self,
         *,
-        overload: HostThrottle | None = None,
+        throttle: HostThrottle | None = None,
         clock: Clock = SYSTEM_CLOCK,
         on_retry: OnRetry | None = None,
         counters: Counters | None = None,
     ) -> None:
-        self._throttle = overload if overload is not None else HostThrottle(clock)
+        self._throttle = throttle if throttle is not None else HostThrottle(clock)
         self._clock = clock
         self._on_retry = on_retry
         self._counters = counters if counters is not None else Counters()
@@ -69,7 +69,8 @@ class RetryMiddleware:
         started = self._clock.monotonic()
         result: Response | _Failure | None = None
         if self._throttle.is_idle and request.timeout <= request.retry.max_elapsed_time:
-            # Most calls succeed at once, and need no `_Call`, which costs a thirtieth of an exchange.
+            # Most calls succeed at once, and need no `_Call`, whose creation takes a thirtieth of the time of an
+            # exchange.
             self._counters.attempts += 1
             try:
                 response = await call_next(request)
@@ -87,7 +88,7 @@ class RetryMiddleware:
     async def _finish(
         self, call: _Call, result: Response | _Failure | None, request: Request, call_next: Handler
     ) -> Response:
-        """Retry after a failed attempt while the plan allows it; None as the result means that nothing was sent."""
+        """Retry after a failed attempt for as long as the plan allows it; a first attempt of None was not sent."""
         failure: _Failure | None = None
         while isinstance(result, _Failure):
             failure = result
@@ -164,7 +165,7 @@ class _Failure(NamedTuple):
 
     @property
     def history(self) -> tuple[Attempt, ...]:
-        """The attempts of a middleware further in that sent the request again on its own."""
+        """The attempts of an inner middleware that sent the request again on its own."""
         return self.error.history if self.response is None else self.response.history
 
     @property
@@ -173,7 +174,7 @@ class _Failure(NamedTuple):
 
     @property
     def is_throttled(self) -> bool:
-        """Whether the server said when to come back: it is not down, and the pause that it wants bounds the load."""
+        """Whether the server said when to come back: it is not down, and the requested pause itself limits the load."""
         return self.response is not None and self.response.status_code == 429 and bool(self.error.retry_after)
 
 
@@ -206,7 +207,7 @@ class _Call:
         self._origin = request.url.origin()
         self._now = started
         self._deadline = started + request.retry.max_elapsed_time
-        # An attempt without the time to read its answer would spend the code and lose the key.
+        # An attempt without enough time to read its answer would use up the code and lose the key.
         self._useful_time = min(request.timeout, MIN_ATTEMPT_TIME)
         self._is_first = True
         self._is_probe = False
@@ -217,7 +218,7 @@ class _Call:
         self._note: str | None = None
 
     def next_delay(self) -> float | None:
-        """Return the seconds to wait before the next attempt, 0 to begin it now, None when there is no time for it."""
+        """Return the seconds to wait before the next attempt: 0 to begin now, None if there is no time for it."""
         wait, self._wait = self._wait, 0.0
         if wait > 0:
             self._is_first = False
@@ -226,7 +227,7 @@ class _Call:
         if self._is_probe:
             return 0.0
         slack = self._deadline - self._useful_time - self._now
-        # A timer fires a little late, and the wait was planned to end in time.
+        # A timer fires slightly late; the wait was planned to end in time.
         if not self._is_first and slack < -_MAX_LATENESS * self._useful_time:
             self._note = "not retried: too little of the call's time is left for another attempt"
             return None
@@ -236,13 +237,13 @@ class _Call:
         return wait_for_pause
 
     def _delay_of_pause(self, slack: float) -> float | None:
-        # A policy without retries asks for the server's own answer, now.
+        # A policy without retries wants the server's own answer, now.
         pause = self._throttle.pause_remaining(self._origin) if self._policy.max_attempts > 1 else 0.0
         if pause <= 0:
             return 0.0
         probe = self._throttle.probe_delay(self._origin)
         if pause > slack >= probe:
-            # This call cannot wait until the pause ends, so it asks the host whether the pause is still needed.
+            # This call cannot wait until the pause ends, so it probes whether the pause is still needed.
             self._throttle.reserve_probe(self._origin)
             self._is_probe = True
             return probe
@@ -250,7 +251,7 @@ class _Call:
             self._note = "not retried: the host's pause does not end in time"
             return None
         spread = min(self._throttle.spread(self._origin), slack - pause)
-        # A success may end the pause early, and wakes nobody.
+        # A success may end the pause early, but wakes nobody.
         wait = pause + spread if pause <= MAX_SLEEP_IN_PAUSE else MAX_SLEEP_IN_PAUSE - min(spread, 2.0)
         logger.debug(
             "%s: waiting %.2f s, as the server asked of all calls",
@@ -261,13 +262,13 @@ class _Call:
         return wait
 
     def end_attempt(self) -> None:
-        """Let another call probe the host, if this one did."""
+        """If this call probed the host, let another one probe it."""
         if self._is_probe:
             self._is_probe = False
             self._throttle.release_probe(self._origin)
 
     def next_request(self) -> Request:
-        """Return the request of the next attempt, its timeout cut to the rest of the call's time."""
+        """Return the request of the next attempt, with its timeout cut to the remaining time of the call."""
         left = self._deadline - self._now
         if not self._history and left >= self._request.timeout:
             return self._request
@@ -277,7 +278,7 @@ class _Call:
         """Plan another attempt.
 
         Returns:
-            The failed attempt and the wait after it; None when there is to be no other attempt.
+            The failed attempt and the wait after it; None if there is no other attempt.
         """
         now = self._clock.monotonic()
         self._history.extend(failure.history)
@@ -296,7 +297,7 @@ class _Call:
         if not self._pay_for(failure):
             self._note = f"not retried: the retry budget of {self._policy.retry_budget:g} is used up"
             return None
-        # A request that a dead connection swallowed begins anew: it lost no time.
+        # A request that was lost on a dead connection starts again with its full time.
         self._is_first = failure.is_stale_connection
         self._wait = wait
         attempt = Attempt(number=len(self._history) + 1, error=failure.error, elapsed=now - self._now, wait=wait)
@@ -311,15 +312,16 @@ class _Call:
         return max(wait, pause + min(self._throttle.spread(self._origin), max(0.0, slack - pause)))
 
     def _wait_after(self, failure: _Failure) -> float | None:
-        """Return the seconds to wait after a failure, pauses aside; None when it is not to be retried."""
+        """Return the seconds to wait after a failure, apart from pauses; None if it must not be retried."""
         error, response = failure.error, failure.response
         if response is not None:
             self._apply_retry_after(response.status_code, error.retry_after)
         elif not (isinstance(error, TransportError) and self._policy.retry_connection_errors) or error.is_permanent:
             return None
         if failure.is_stale_connection:
-            # The server closed an idle connection, as it may: no failure, and no reason to wait. There are no more of
-            # these than earlier successes, as each takes a connection out of the pool that a success left there.
+            # The server closed an idle connection, which it may do at any time: this is no failure, and no reason to
+            # wait. It happens at most once for each earlier success, because each takes a connection out of the pool
+            # that a success returned to it.
             return 0.0
         self._failures += 1
         if self._failures >= self._policy.max_attempts:

@@ -1,4 +1,4 @@
-"""Single flight: equal exchanges under way share one request, and none of them ends with its caller."""
+"""Single flight: concurrent equal exchanges share one request, which outlives the caller that started it."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ logger = logging.getLogger("openrouter_async")
 
 T = TypeVar("T")
 
-# Waking all callers in one pass of the loop saves a tenth of the CPU at 64 concurrent exchanges. With hundreds, the
-# burst of objects that are freed and made anew keeps Python's cyclic garbage collector running, for a sixth of the CPU
-# at 512. So above this number of exchanges, only a few callers are woken in each pass.
+# Waking all callers in one pass of the loop saves a tenth of the CPU time at 64 concurrent exchanges. With hundreds of
+# callers, freeing and allocating so many objects at once triggers Python's cyclic garbage collector, which takes a
+# sixth of the CPU time at 512. Above this number of exchanges, only a few callers are woken in each pass.
 _MANY: Final = 100
 _WOKEN_AT_ONCE: Final = 8
 
@@ -32,11 +32,11 @@ MAX_REMEMBERED: Final = 1024
 """How many exchanged codes are remembered, by a hash that changes with each process."""
 
 NotSent: TypeAlias = Callable[[], OpenRouterError]
-"""Makes the error for a request that is withdrawn before it was sent."""
+"""Returns the error for a request that is withdrawn before it was sent."""
 
 
 class Flight(SendState, Generic[T]):
-    """An exchange under way, and the callers that wait for it."""
+    """An exchange in flight, and the callers that wait for it."""
 
     task: asyncio.Task[T]
     result: T
@@ -53,9 +53,9 @@ class Flight(SendState, Generic[T]):
 
     @property
     def is_current(self) -> bool:
-        """Whether the running code belongs to the task of this exchange, as its hooks and middlewares do.
+        """Whether the running code is in the task of this exchange, as its hooks and middlewares are.
 
-        Tasks that they start are not noticed.
+        Tasks that these start are not recognised.
         """
         # Without a task, this is the first step of an eager one: `create_task` has not returned yet.
         task = getattr(self, "task", None)
@@ -68,48 +68,49 @@ class Flight(SendState, Generic[T]):
 
 
 class CallerGroup:
-    """Callers that give up together, as those of a batch do."""
+    """Callers that can be withdrawn together, such as those of a batch."""
 
     def __init__(self) -> None:
         self._waiting: dict[asyncio.Future[None], tuple[SingleFlight[Any], Flight[Any]]] = {}
         self._error: NotSent | None = None
 
     def withdraw_unsent(self, error: NotSent) -> None:
-        """Give up every exchange of the group that no server can have received, and all that would be started.
+        """Withdraw every exchange of the group that no server can have received, and start no more of them.
 
-        An exchange that may have been sent goes on, and its caller gets what becomes of it. So does an exchange that
-        others wait for, too.
+        An exchange that may have been sent continues, and its caller gets its result. So does an exchange that callers
+        outside the group wait for.
 
         Args:
-            error: Makes the error that each such caller gets.
+            error: Returns the error that each withdrawn caller gets.
         """
         self._error = error
         for waiter, (flights, flight) in list(self._waiting.items()):
             if not (flight.maybe_processed or flight.is_finished or waiter.done()):
                 waiter.set_exception(error())
-                # The caller may be cancelled before it sees the error, of which asyncio would then complain.
+                # If the caller is cancelled before it sees the error, asyncio would log that nobody retrieved it.
                 waiter.exception()
                 flights.remove_waiter(flight, waiter)
 
     def check(self) -> None:
-        """Raise the error of a group that gave up."""
+        """Raise the error of the group if it was withdrawn."""
         if self._error is not None:
             raise self._error()
 
     def enter(self, waiter: asyncio.Future[None], flights: SingleFlight[Any], flight: Flight[Any]) -> None:
-        """Add a caller that begins to wait."""
+        """Add a caller that starts to wait."""
         self._waiting[waiter] = flights, flight
 
     def leave(self, waiter: asyncio.Future[None]) -> None:
-        """Remove a caller that waits no longer."""
+        """Remove a caller that no longer waits."""
         self._waiting.pop(waiter, None)
 
 
 class SingleFlight(Generic[T]):
-    """The exchanges of a client that are under way, each in a task of its own."""
+    """The exchanges of a client that are in flight, each in a task of its own."""
 
     def __init__(self) -> None:
-        # Every flight is in one of the two until it has finished; one that is being cancelled cannot be joined.
+        # Every flight is in exactly one of these two until it has finished. One that is being cancelled cannot be
+        # joined.
         self._joinable: dict[Hashable, Flight[T]] = {}
         self._cancelled: set[Flight[T]] = set()
         self._wake_queue = _WakeQueue()
@@ -127,16 +128,16 @@ class SingleFlight(Generic[T]):
         start: Callable[[SendState], Coroutine[Any, Any, T]],
         group: CallerGroup | None = None,
     ) -> T:
-        """Wait for the exchange with this key; start it when there is none under way.
+        """Wait for the exchange with this key, and start it if none is in flight.
 
-        A caller that is cancelled leaves it running, unless nobody else waits for it and no server can have carried
+        Cancelling a caller leaves the exchange running, unless nobody else waits for it and no server can have carried
         it out yet: then it is cancelled, too. A caller with another variant neither shares the result nor competes for
-        the code: it starts an exchange of its own when this one is over.
+        the code: it starts an exchange of its own after this one.
 
         Args:
-            key: What the server tells exchanges apart by: its address, the code, and what proves it.
-            variant: What callers have to have in common to share a result.
-            start: Makes the coroutine of a new exchange; the coroutine keeps the `SendState` up to date.
+            key: What distinguishes exchanges for the server: its address, the code, and the proof of possession.
+            variant: What callers must have in common to share a result.
+            start: Returns the coroutine of a new exchange, which keeps the `SendState` up to date.
             group: Callers to give up with.
 
         Returns:
@@ -164,19 +165,19 @@ class SingleFlight(Generic[T]):
         if flight is None:
             flight = self._joinable[key] = Flight(key, variant, self._exchanged.get(hash(key)))
             flight.waiters.append(waiter)
-            # It may be over when this returns: a loop can have an eager task factory.
+            # With an eager task factory, the exchange may have ended when `create_task` returns.
             flight.task = loop.create_task(start(flight), name="openrouter_async.exchange")
             flight.task.add_done_callback(functools.partial(self._finish, flight))
         else:
             flight.waiters.append(waiter)
-        # A traceback that shows local variables would show the code in them.
+        # Tracebacks that show local variables would show the code in these.
         del key, start
         if group is not None:
             group.enter(waiter, self, flight)
         try:
             await waiter
         except asyncio.CancelledError:
-            # Unless it was withdrawn just before.
+            # It may have been withdrawn just before.
             if waiter in flight.waiters:
                 self.remove_waiter(flight, waiter)
             raise
@@ -184,12 +185,12 @@ class SingleFlight(Generic[T]):
             if group is not None:
                 group.leave(waiter)
         if flight.error is not None:
-            # All callers raise the same error; the frames of one must not show in another.
+            # All callers raise the same error object, so each starts with a traceback of its own.
             raise flight.error.with_traceback(flight.traceback)
         return flight.result
 
     def remove_waiter(self, flight: Flight[T], waiter: asyncio.Future[None]) -> None:
-        """Let a caller go. With the last one, an exchange that no server can have received ends; others go on."""
+        """Remove a caller; after the last one, cancel the exchange if no server can have received it."""
         flight.waiters.remove(waiter)
         if flight.waiters:
             return
@@ -199,7 +200,7 @@ class SingleFlight(Generic[T]):
             self._cancel(flight)
 
     def _cancel(self, flight: Flight[T]) -> None:
-        """Cancel an exchange. It is counted until its task has ended, but cannot be joined."""
+        """Cancel an exchange. It counts as in flight until its task has ended, but cannot be joined."""
         if not flight.cancelled and not flight.is_finished:
             flight.cancelled = True
             del self._joinable[flight.key]
@@ -208,7 +209,7 @@ class SingleFlight(Generic[T]):
 
     def _finish(self, flight: Flight[T], task: asyncio.Task[T]) -> None:
         """Record how an exchange ended, and wake its callers."""
-        # The task of one that could not be cancelled in time ends later.
+        # The task of an exchange that could not be cancelled in time ends later.
         if flight.is_finished:
             return
         flight.is_finished = True
@@ -247,17 +248,17 @@ class SingleFlight(Generic[T]):
             del self._exchanged[next(iter(self._exchanged))]
 
     def close(self, timeout: float) -> None:
-        """Refuse new exchanges, and let those under way end until then; a later moment replaces an earlier one."""
+        """Refuse new exchanges, and let those in flight run until a moment; a later moment replaces an earlier one."""
         self._is_closed = True
         self._drain_until = max(self._drain_until, asyncio.get_running_loop().time() + timeout)
 
     @property
     def is_waited_for_inside(self) -> bool:
-        """Whether the running code is in the task of an exchange under way, such as its ``on_key``."""
+        """Whether the running code is in the task of an exchange, such as in its ``on_key``."""
         return any(flight.is_current for flight in self._all())
 
     async def drain(self) -> None:
-        """Wait for all exchanges under way, then cancel those that are late."""
+        """Wait for the exchanges in flight, then cancel those that did not end in time."""
         loop = asyncio.get_running_loop()
         try:
             while len(self) and (left := self._drain_until - loop.time()) > 0:
@@ -270,7 +271,7 @@ class SingleFlight(Generic[T]):
             await asyncio.wait([flight.task for flight in late], timeout=_CANCEL_TIMEOUT)
             for flight in late:
                 self._finish(flight, flight.task)
-        # The loop may be about to end.
+        # The loop may be about to close.
         self._wake_queue.wake_all()
 
     def _all(self) -> list[Flight[T]]:
@@ -278,7 +279,7 @@ class SingleFlight(Generic[T]):
 
 
 class _WakeQueue:
-    """Callers whose exchange has ended, woken a few in each pass of the loop."""
+    """Callers whose exchange has ended, woken a few at a time in each pass of the loop."""
 
     def __init__(self) -> None:
         self._waiters: deque[asyncio.Future[None]] = deque()
@@ -310,13 +311,13 @@ def _wake(waiter: asyncio.Future[None]) -> None:
 
 def _error_for_callers(error: BaseException) -> tuple[BaseException, TracebackType | None]:
     if isinstance(error, (KeyboardInterrupt, SystemExit)):
-        # asyncio lets these end the loop already; raised once more, each caller would end it again.
+        # asyncio stops the loop for these already; raising them in each caller would stop it again.
         return OpenRouterError(f"the exchange was ended by {type(error).__name__}", outcome=Outcome.UNKNOWN), None
     return error, error.__traceback__
 
 
 def _error_of_cancelled(flight: Flight[Any], task: asyncio.Task[Any]) -> OpenRouterError:
-    """Return the error for the callers of an exchange whose task was cancelled, and log an exchange that is cut off."""
+    """Return the error for the callers of an exchange whose task was cancelled; log one that was cut off."""
     is_from_inside = task.done() and not task.cancelling()
     if flight.maybe_processed and not is_from_inside:
         logger.warning(
@@ -329,14 +330,14 @@ def _error_of_cancelled(flight: Flight[Any], task: asyncio.Task[Any]) -> OpenRou
             "the client was closed before the exchange ended",
             outcome=Outcome.UNKNOWN if flight.maybe_processed else Outcome.NOT_SENT,
         )
-    # A middleware may have sent the request by means of its own, so even an exchange that our transport did not send is
-    # not certain.
+    # A middleware may have sent the request by other means, so even an exchange that the transport did not send is
+    # uncertain.
     place = "something inside the exchange" if is_from_inside else "the task of the exchange"
     return OpenRouterError(f"{place} was cancelled", outcome=Outcome.UNKNOWN)
 
 
 def _log_unseen(flight: Flight[Any]) -> None:
-    """Log how an exchange ended when no caller is left to be told, unless the key is safe."""
+    """Log how an exchange ended if no caller is left to learn it, unless the key is saved."""
     error = flight.error
     if isinstance(error, KeyDeliveryError):
         logger.error(
@@ -346,7 +347,8 @@ def _log_unseen(flight: Flight[Any]) -> None:
             extra={"event": Event.KEY_LOST, "code_digest": flight.digest},
         )
     elif error is not None:
-        # Nobody waits for an exchange that was cancelled before it was sent, and one that is cut off is logged already.
+        # An exchange that was cancelled before it was sent has nothing to report, and one that was cut off is logged
+        # already.
         if not (flight.task.done() and flight.task.cancelled()) and not isinstance(error, ClientClosedError):
             logger.warning(
                 "an exchange whose caller was cancelled failed: %s (code digest %s)",

@@ -1,4 +1,4 @@
-"""Back off from a host in trouble: shared pauses, probes that end them, and a budget for retries."""
+"""Throttling by host: shared pauses, probes that end them, and a budget for retries."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ TIMEOUT_COST: Final = 10.0
 SUCCESS_REFUND: Final = 1.0
 
 MAX_PAUSE: Final = 60.0
-"""Seconds that a shared pause lasts at most: one odd header must not stop a client for a day."""
+"""The maximum length of a shared pause in seconds: a single odd header must not stop a client for a day."""
 
-# One node behind a load balancer may be sick while the others work, so a single 503 stops nobody else.
+# One node behind a load balancer may be unhealthy while the others work, so a single 503 pauses no other call.
 _MIN_UNAVAILABLE: Final = 3
 _INITIAL_PROBE_INTERVAL: Final = 1.0
 _MAX_PROBE_INTERVAL: Final = 10.0
@@ -52,7 +52,7 @@ class RetryBudget:
 
 
 class _Pause:
-    """A period in which a host is left alone, except for one probe at a time."""
+    """A period in which no requests are sent to a host, except for one probe at a time."""
 
     def __init__(self, now: float, seconds: float) -> None:
         self.began = now
@@ -64,7 +64,7 @@ class _Pause:
         self.extend(now, seconds)
 
     def extend(self, now: float, seconds: float) -> None:
-        """Let the pause last at least so many seconds from now."""
+        """Make the pause last at least this many seconds from now."""
         if now + seconds > self.until:
             self.until = now + seconds
             self.spread = max(_MIN_SPREAD, seconds * _SPREAD)
@@ -81,11 +81,11 @@ class HostThrottle:
 
     @property
     def is_idle(self) -> bool:
-        """Whether no host is known to be in trouble."""
+        """Whether no host is paused, failed lately, or has a reduced retry budget."""
         return not (self._pauses or self._budgets or self._unavailable)
 
     def pause(self, origin: URL, seconds: float) -> bool:
-        """Hold back all calls to a host, for `MAX_PAUSE` seconds at most; a longer pause under way stays.
+        """Pause all calls to a host, for at most `MAX_PAUSE` seconds; a longer pause under way is kept.
 
         Returns:
             Whether this began a new pause.
@@ -98,7 +98,7 @@ class HostThrottle:
         return True
 
     def note_failure(self, origin: URL, status: int, retry_after: float | None) -> bool:
-        """Take in a status that asks for a wait: a 429 pauses the host, a 503 only as the third in a row.
+        """Record a status that asks for a wait: a 429 pauses the host, a 503 only as the third in a row.
 
         Returns:
             Whether this began a new pause.
@@ -112,7 +112,7 @@ class HostThrottle:
         return self.pause(origin, retry_after)
 
     def note_success(self, origin: URL, sent_at: float) -> None:
-        """Take in a success: it ends a pause that began before its request was sent."""
+        """Record a success. It ends a pause that began before its request was sent."""
         self._unavailable.pop(origin, None)
         pause = self._pauses.get(origin)
         if pause is not None and sent_at >= pause.began:
@@ -136,19 +136,19 @@ class HostThrottle:
         return math.inf if pause.is_probing else max(0.0, pause.next_probe - self._clock.monotonic())
 
     def reserve_probe(self, origin: URL) -> None:
-        """Make the caller the only one to probe a paused host, until `release_probe`."""
+        """Reserve the probe of a paused host for the caller, until `release_probe`."""
         if (pause := self._pauses.get(origin)) is not None:
             pause.is_probing = True
 
     def release_probe(self, origin: URL) -> None:
-        """Let the next probe begin after the next interval; a successful probe has ended the pause already."""
+        """Allow the next probe after the next interval; a successful probe has already ended the pause."""
         if (pause := self._pauses.get(origin)) is not None:
             pause.is_probing = False
             pause.probe_interval = min(_MAX_PROBE_INTERVAL, pause.probe_interval * 2)
             pause.next_probe = self._clock.monotonic() + pause.probe_interval
 
     def spread(self, origin: URL) -> float:
-        """Draw the seconds that one waiter adds to a pause, so that waiting calls do not all leave at once."""
+        """Draw the random delay that one waiter adds to a pause, so that waiting calls are not all sent at once."""
         pause = self._pauses.get(origin)
         return 0.0 if pause is None else pause.spread * self._clock.random()
 
@@ -167,18 +167,18 @@ class HostThrottle:
 
     def refund(self, origin: URL, capacity: float | None, amount: float) -> None:
         """Give tokens back to a host's budget after a success."""
-        # A budget that nothing was taken from is full and does not exist yet.
+        # A budget is created when tokens are first taken; until then it is full.
         if self._budgets and capacity is not None and (budget := self._budgets.get((origin, capacity))) is not None:
             budget.refund(amount)
 
     @property
     def pauses(self) -> dict[str, float]:
-        """The seconds that each paused host must still be left alone, by origin."""
+        """The remaining seconds of the pause of each paused host, by origin."""
         return {str(origin): left for origin in tuple(self._pauses) if (left := self.pause_remaining(origin)) > 0}
 
     @property
     def budgets(self) -> dict[str, float]:
-        """The tokens left for each host that needed some, by origin; the fewest where capacities differ."""
+        """The tokens left for each host that used some, by origin; the smallest number where capacities differ."""
         left: dict[str, float] = {}
         for (origin, _), budget in self._budgets.items():
             left[str(origin)] = min(budget.tokens, left.get(str(origin), budget.tokens))

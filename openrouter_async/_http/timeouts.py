@@ -1,21 +1,21 @@
-"""Time limits for many requests behind one timer of the loop."""
+"""Time limits of many requests that share one timer of the event loop."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Final
 
-# A timer that fires this many seconds late was held up by a process that stood still, not by a busy loop.
+# A timer that fires this many seconds late was delayed by a suspended process, not by a busy loop.
 _MIN_LATENESS: Final = 0.1
 _MAX_GRACE: Final = 1.0
 
 
 class Deadline:
-    """A moment by which a task has to be done with something.
+    """A moment at which a task is cancelled unless it has finished its work.
 
     Attributes:
         when: The moment, in the loop's time.
-        expired: Whether it came, and the task was cancelled for it.
+        expired: Whether the moment came, and the task was cancelled for it.
     """
 
     __slots__ = ("_cancelling", "_is_settled", "expired", "task", "when")
@@ -28,7 +28,11 @@ class Deadline:
         self._cancelling = task.cancelling()
 
     def settle(self) -> bool:
-        """Take back the cancellation that the deadline asked for; whether it was the only one."""
+        """Absorb the cancellation that the deadline requested.
+
+        Returns:
+            Whether it was the only one.
+        """
         if not self.expired or self._is_settled:
             return False
         self._is_settled = True
@@ -38,8 +42,8 @@ class Deadline:
 class Deadlines:
     """The deadlines of one loop: what `asyncio.timeout` does, without a timer for each.
 
-    The one timer is set to the earliest deadline that was known when it was set. As most requests are answered long
-    before, it fires about once in the length of a timeout, looks at what is left, and is set anew.
+    The timer is set to the earliest deadline known at that time. Because most requests are answered long before theirs,
+    it fires about once per timeout, checks the remaining deadlines, and is set again.
     """
 
     def __init__(self) -> None:
@@ -50,7 +54,7 @@ class Deadlines:
         return len(self._active)
 
     def start(self, seconds: float) -> Deadline:
-        """Let a deadline run for the current task."""
+        """Start a deadline for the current task."""
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("a deadline needs a running task")
@@ -62,13 +66,13 @@ class Deadlines:
         return deadline
 
     def stop(self, deadline: Deadline) -> None:
-        """Forget a deadline, whether it came or not."""
+        """Stop a deadline, whether it expired or not."""
         self._active.discard(deadline)
         if deadline.expired:
             deadline.settle()
 
     def close(self) -> None:
-        """Stop the timer, unless a deadline still runs: over a borrowed session a call can outlive its client."""
+        """Stop the timer, unless a deadline still runs: with a borrowed session, a call can outlive its client."""
         if not self._active:
             self._stop_timer()
 
@@ -85,10 +89,10 @@ class Deadlines:
         self._timer = None
         late = 0.0 if due is None else loop.time() - due
         if late > _MIN_LATENESS:
-            # The process stood still, and an answer may wait in a socket's buffer: let the loop read it first.
+            # The process was suspended, and an answer may be in a socket's buffer: let the loop read it first.
             self._timer = loop.call_later(min(late, _MAX_GRACE), self._expire, loop, None)
             return
-        # The loop runs a timer up to its clock's resolution early; what is due then is due now.
+        # The loop may run a timer early by the resolution of its clock; deadlines within that are due now.
         now = loop.time() + 1e-3
         for deadline in [deadline for deadline in self._active if deadline.when <= now]:
             self._active.discard(deadline)

@@ -1,4 +1,4 @@
-"""The transport: a pooled aiohttp session. With `connections`, the only core module that imports aiohttp."""
+"""The transport: a pooled aiohttp session."""
 
 from __future__ import annotations
 
@@ -79,10 +79,10 @@ class Transport:
 
     Args:
         session: A session to borrow, which is never closed or reconfigured. None creates one.
-        pool_size: The maximum number of connections of an own session.
+        pool_size: The maximum number of connections of its own session.
         proxy: The URL of a proxy; None uses none.
         ssl: A TLS context; True verifies by the system's certificates.
-        trust_env: Whether an own session reads proxies from the environment.
+        trust_env: Whether its own session reads proxies from the environment.
     """
 
     def __init__(
@@ -167,8 +167,9 @@ class Transport:
                 auto_decompress=False,
                 raise_for_status=False,
                 timeout=_NO_TIMEOUT,
-                # No local variable holds it: a proxy's URL may have a password, and tracebacks show locals.
-                # In a thread: Windows may resolve names to tell whether the host is to be reached directly.
+                # Not kept in a local variable: a proxy's URL may have a password, and some tracebacks show local
+                # variables. In a thread, because Windows may resolve names to find out whether the host is to be
+                # reached directly.
                 proxy=(
                     await asyncio.to_thread(proxy_from_environment, request.url)
                     if self._proxy is None and self._trust_env

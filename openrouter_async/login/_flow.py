@@ -1,4 +1,4 @@
-"""Signing a user in: from a URL to open to the user's key."""
+"""The login flow: from the URL that the user opens to the user's key."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from openrouter_async.login.stores._memory import MemoryStore
 from openrouter_async.pkce import PKCEPair, to_code_challenge_method
 
 MAX_CONTEXT_SIZE: Final = 1024
-"""The most bytes of JSON that an app may give to a login: a cookie has 4,096 for everything."""
+"""The maximum size of the JSON of a ``context``, in bytes: a whole cookie has 4,096."""
 
 _MAX_BINDING_LENGTH: Final = 1024
 
 
 class AuthorizationFlow:
-    """Signs users in with OpenRouter by PKCE.
+    """Signs users in with OpenRouter, using PKCE.
 
     ::
 
@@ -39,29 +39,30 @@ class AuthorizationFlow:
         pending = await flow.start(binding=browser_id)  # send the user to pending.url
         grant = await flow.finish(str(request.url), binding=browser_id)
 
-    A login is finished once. It is claimed before its code is sent, over when OpenRouter returned a key, and pending
-    again when nothing was sent, OpenRouter was busy, or it refused the code. Browsers reload and double-click:
-    a repeated callback gets the same grant during ``result_lifetime``, if its binding shows that it comes from the
-    browser that started the login. Finishing goes on when its caller is cancelled, so that a reload gets the grant.
+    A login can be finished once. It is claimed before its code is sent, finished when OpenRouter returns a key, and
+    pending again when nothing was sent, OpenRouter was busy, or OpenRouter refused the code. Browsers reload and
+    double-click: for ``result_lifetime`` seconds a repeated callback gets the same grant, provided that its binding
+    shows that it comes from the browser that started the login. Finishing continues when its caller is cancelled, so
+    that a reload gets the grant.
 
-    ``async with`` waits at its end for the logins under way. Leave it before the client is closed.
+    Leaving ``async with`` waits for the logins under way. Leave it before the client is closed.
 
     Args:
         client: The client that exchanges the codes.
         callback_url: Where OpenRouter sends the user: https, or http on localhost or 127.0.0.1. ``{state}`` in its path
-            is replaced by the login's state: use it where you can, for without it a user who says no comes back
+            is replaced by the login's state. Use it where you can: without it, a user who denies access comes back
             without a state. None allows only headless logins.
-        store: Where logins are between start and finish; by default a `MemoryStore`, which is for one process.
+        store: Where pending logins are kept; by default in a `MemoryStore`, which serves a single process.
         auth_url: OpenRouter's page; by default ``/auth`` at the client's ``base_url``, without its ``/api/v1``.
-        code_challenge_method: ``S256``; ``plain`` is for servers that know nothing better.
-        lifetime: Seconds from start to finish. OpenRouter's codes live 600.
+        code_challenge_method: ``S256``, or ``plain`` for servers that do not support it.
+        lifetime: Seconds within which a login has to be finished. OpenRouter's codes are valid for 600.
         result_lifetime: Seconds for which a second callback of a finished login gets the same grant; 0 turns it off.
         claim_ttl: Seconds until a login whose worker died can be taken over; renewed while the worker lives.
         busy_timeout: Seconds that a second callback waits for the first.
         verify: Whether to ask OpenRouter for the state of each new key: an account's maximum lifetime of keys, or its
             list of allowed addresses, can forbid a key that was just issued. Such a key is kept all the same; the
             ``key_error`` of its `Grant` is set.
-        clock: Where time comes from; by default the client's.
+        clock: The source of time; by default the client's.
 
     Raises:
         RequestValidationError: An argument is not valid.
@@ -127,12 +128,12 @@ class AuthorizationFlow:
         Args:
             key_label: The name that the key will have, at most 100 characters.
             limit: The credit limit that the page proposes, in US dollars.
-            context: What the app wants back with the grant: anything that JSON carries, at most 1,024 bytes of it.
-                It cannot be altered on its way. Do not lead the user to a URL in it: that is what ``return_to`` is for.
-            return_to: The path to lead the user to afterwards, which cannot leave the app's own site.
-            binding: What only this browser or chat has: a random cookie value, a chat id. The same has to be given to
-                `finish`. Without it, a user can be tricked into finishing an attacker's login (login CSRF), unless
-                the store is a `CookieStore`, and a second callback gets no grant.
+            context: Data of the app that comes back with the grant: any JSON value of at most 1,024 bytes. It cannot be
+                altered on the way. Do not redirect the user to a URL in it; use ``return_to`` for that.
+            return_to: The path to redirect the user to afterwards, which must be on the app's own site.
+            binding: A value that only this browser or chat has, such as a random cookie value or a chat id. `finish`
+                has to be given the same value. Without one, a user can be tricked into finishing an attacker's login
+                (login CSRF), unless the store is a `CookieStore`, and a repeated callback gets no grant.
             source: The origin of the request, such as a browser's cookie or an address: a `MemoryStore` bounds the
                 pending logins of each. None counts towards the bound of all logins alone.
             headless: Whether the page shows a code for the user to paste, instead of sending the browser back.
@@ -182,7 +183,7 @@ class AuthorizationFlow:
         binding: str | int | None = None,
         cookies: Mapping[str, str] | None = None,
     ) -> Grant:
-        """Finish a login by the callback that the browser brought.
+        """Finish a login with the callback that the browser brought.
 
         Args:
             callback: Its full URL, its path and query, its query, or a mapping of its parameters. The state in a path
@@ -192,18 +193,18 @@ class AuthorizationFlow:
 
         Raises:
             InvalidCallbackError: The callback is malformed.
-            StateMismatchError: Its state is missing, forged, or contradicts itself.
+            StateMismatchError: Its state is missing, malformed, or differs between path and query.
             UnknownLoginError: There is no such login.
-            LoginBindingError: It belongs to another browser or chat.
-            InvalidCookieError: Its cookie is not one that was made here.
-            LoginExpiredError: It took too long.
-            LoginAlreadyUsedError: It is over.
-            LoginInProgressError: Another callback of it is still at work.
-            LoginLostError: A worker died with it.
+            LoginBindingError: The login belongs to another browser or chat.
+            InvalidCookieError: The cookie was not made here, or was altered.
+            LoginExpiredError: The login took too long.
+            LoginAlreadyUsedError: The login is finished already.
+            LoginInProgressError: Another callback of the login is still being processed.
+            LoginLostError: The worker that had claimed the login died.
             LoginStoreError: The store cannot be reached.
-            AuthorizationDeniedError: The user said no.
+            AuthorizationDeniedError: The user denied access.
             AuthorizationError: OpenRouter sent the user back with another error.
-            OpenRouterError: The exchange failed, as `OAuth.exchange_auth_code_for_api_key` tells.
+            OpenRouterError: The exchange failed; see `OAuth.exchange_auth_code_for_api_key`.
         """
         try:
             read = read_callback(callback, self._template)
@@ -220,7 +221,7 @@ class AuthorizationFlow:
         binding: str | int | None = None,
         cookies: Mapping[str, str] | None = None,
     ) -> Grant:
-        """Finish a login by what the user pasted.
+        """Finish a login with the text that the user pasted.
 
         Args:
             state: The state of the `PendingLogin`.
@@ -238,7 +239,7 @@ class AuthorizationFlow:
         return await self._finish(read, binding, cookies)
 
     async def drain(self, *, timeout: float = 10.0) -> None:
-        """Wait for the logins that are still being finished although their callers were cancelled.
+        """Wait for logins that are being finished and whose callers were cancelled.
 
         Call it before the client is closed.
 
@@ -278,7 +279,7 @@ class AuthorizationFlow:
 def _to_binding(value: object) -> str | None:
     if value is None:
         return None
-    # A bool is an int, and a chat id is never one.
+    # A bool is an int, but never a chat id.
     if isinstance(value, bool) or not isinstance(value, (str, int)) or not 0 < len(str(value)) <= _MAX_BINDING_LENGTH:
         raise RequestValidationError("binding", f"must be an int, or a string of 1 to {_MAX_BINDING_LENGTH} characters")
     return str(value)
@@ -292,5 +293,5 @@ def _to_context(value: object) -> Any:
         raise RequestValidationError("context", requirement) from None
     if len(text) > MAX_CONTEXT_SIZE:
         raise RequestValidationError("context", requirement)
-    # All stores give back the same: a copy, with lists for tuples.
+    # So that every store returns the same: a copy, with lists in place of tuples.
     return json.loads(text)

@@ -393,7 +393,7 @@ async def test_finish_code_with_an_unknown_ticket_keeps_the_login(
         with pytest.raises(UnknownTicketError) as caught:
             await web.finish_code(ADA, ticket)
         assert not caught.value.restart_login
-        assert "not valid any more" in caught.value.user_message
+        assert "no longer valid" in caught.value.user_message
     assert fake.requests == ()
     assert await web.is_pending(ADA)
     assert (await web.finish_code(ADA, await web.park_callback(fake.consent(prompt.url)))).key

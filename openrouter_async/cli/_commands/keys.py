@@ -66,7 +66,7 @@ async def _ask(found: list[_Found], connection: Connection) -> list[_Found]:
             try:
                 key = (await client.keys.current(one.grant.key)).data
             except UnauthorizedResponseError:
-                state = "not valid any more: sign in again"
+                state = "no longer valid: sign in again"
             except OpenRouterError as failure:
                 state = f"unknown: {scrub(str(failure), (one.grant.key,))}"
             else:

@@ -35,7 +35,7 @@ _TICKET_LIFETIME: Final = 600.0
 class UnknownTicketError(LoginError):
     """The ticket is not known, or its time is over. A login of the user that is under way goes on."""
 
-    _user_message = "This link is not valid any more. Please sign in again, or send me the code."
+    _user_message = "This link is no longer valid. Please sign in again, or send me the code."
     _restart_login = False
 
 
