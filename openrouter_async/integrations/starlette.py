@@ -1,4 +1,4 @@
-"""Sign-in with OpenRouter for apps of Starlette, and for any ASGI app; needs the extra ``starlette``.
+"""Sign-in with OpenRouter for apps of Starlette; needs the extra ``starlette``.
 
 ::
 
@@ -10,8 +10,7 @@
     app = Starlette()
     openrouter.setup(app, callback_url="https://app.example/callback/{state}", on_login=on_login)
 
-A link to ``/login?next=/settings`` signs a user in. `create_app` makes a separate app, which can be mounted
-in any other.
+A link to ``/login?next=/settings`` signs a user in.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ try:
 except ImportError as missing:
     raise ImportError("the integration needs starlette: pip install 'openrouter-async[starlette]'") from missing
 
-__all__ = ["attach", "create_app", "finish", "get_client", "get_flow", "lifespan", "redirect", "setup", "start"]
+__all__ = ["attach", "finish", "get_client", "get_flow", "lifespan", "redirect", "setup", "start"]
 
 _LOGINS: Final = "openrouter_logins"
 _BOUND: Final = "openrouter_login"
@@ -86,24 +85,6 @@ def _bind(
         return await route.handle(request, request.method)
 
     return handle
-
-
-def create_app(**options: Unpack[LoginOptions[Request, Response]]) -> Starlette:
-    """Return an ASGI app with the routes of a login, for any framework that can mount one.
-
-    Most frameworks do not run the lifespan of mounted apps: see `lifespan`. Mounted at ``/auth``, it takes
-    ``callback_url="https://app.example/auth/callback/{state}", callback_path="/callback/{state}"``, and a scope as ASGI
-    has it, with the whole path and ``root_path="/auth"``.
-
-    Args:
-        options: As for `WebLogin`.
-
-    Raises:
-        RequestValidationError: An option is not valid.
-    """
-    app = Starlette()
-    setup(app, **options)
-    return app
 
 
 def lifespan(app: Starlette) -> contextlib.AbstractAsyncContextManager[object]:

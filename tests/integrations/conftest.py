@@ -48,9 +48,12 @@ def valkey_url() -> Iterator[str]:
         yield server.connection_url
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["aiohttp", "fastapi", "uvicorn", "hypercorn"])
+EXAMPLES = ("aiohttp", "asgi", "fastapi", "uvicorn", "hypercorn")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=EXAMPLES)
 async def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
-    """Each example that is a web app; two of them in this process, one behind each server with workers."""
+    """Each example that is a web app; three of them in this process, one behind each server with workers."""
     kind: str = request.param
     listener, url = bound_socket()
     with pytest.MonkeyPatch.context() as environment:
@@ -61,8 +64,8 @@ async def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
             if kind == "aiohttp":
                 async with serve_aiohttp(load("aiohttp_app").make_app(), listener):
                     yield site
-            elif kind == "fastapi":
-                async with serve_asgi(load("fastapi_app").app, listener):
+            elif kind in {"asgi", "fastapi"}:
+                async with serve_asgi(load(f"{kind}_app").app, listener):
                     yield site
             else:
                 listener.close()

@@ -27,6 +27,7 @@ from starlette.responses import PlainTextResponse
 from yarl import URL
 
 from openrouter_async import OpenRouter, RetryPolicy
+from openrouter_async.integrations.asgi import Request, Response, create_app
 from openrouter_async.login import Grant
 from openrouter_async.testing import FakeOpenRouter
 from tests.support import ROOT
@@ -250,7 +251,7 @@ async def _answers(url: str, process: asyncio.subprocess.Process, log: Path) -> 
                 await asyncio.sleep(0.05)
 
 
-KINDS = ("aiohttp", "starlette", "fastapi")
+KINDS = ("aiohttp", "asgi", "starlette", "fastapi")
 
 
 def integration(kind: str) -> ModuleType:
@@ -261,11 +262,27 @@ def respond(kind: str, text: str, *, status: int = 200, headers: Mapping[str, st
     """A response of a framework."""
     if kind == "aiohttp":
         return web.Response(text=text, status=status, headers=headers)
+    if kind == "asgi":
+        return Response(status, text, headers or {})
     return PlainTextResponse(text, status, headers)
+
+
+def asgi_routes(routes: Mapping[str, Any]) -> Any:
+    """An ASGI app without a framework and without a lifespan."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert scope["type"] == "http"
+        handler = routes.get(scope["path"])
+        response = Response(404) if handler is None else await handler(Request(scope))
+        await response(scope, receive, send)
+
+    return app
 
 
 def make_app(kind: str, routes: Mapping[str, Any] | None = None, **options: Any) -> Any:
     """An app with a login, and with handlers of GETs of its own."""
+    if kind == "asgi":
+        return create_app(asgi_routes(routes or {}), **options)
     app = {"aiohttp": web.Application, "starlette": Starlette, "fastapi": FastAPI}[kind]()
     integration(kind).setup(app, **options)
     for path, handler in (routes or {}).items():

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from typing import Any
 
-import pytest
 import schemathesis
 from aiohttp import web
 from fastapi import FastAPI
-from hypercorn.middleware import DispatcherMiddleware
 from hypothesis import HealthCheck, given, settings
-from litestar import Litestar, asgi, get
-from quart import Quart
 from schemathesis.core.result import Ok
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -24,7 +20,7 @@ from openrouter_async import OpenRouter
 from openrouter_async.integrations import aiohttp as for_aiohttp
 from openrouter_async.integrations import fastapi as for_fastapi
 from openrouter_async.integrations import starlette as for_starlette
-from openrouter_async.login import AuthorizationFlow, Grant, MemoryStore
+from openrouter_async.login import AuthorizationFlow, Grant
 from openrouter_async.testing import FakeOpenRouter
 from tests.integrations.support import Site, Visitor, bound_socket, running, serve_asgi, serve_in_thread
 from tests.support import STRESS
@@ -84,101 +80,6 @@ async def test_starlette_lifespan_opens_the_login_and_keeps_the_apps_state(fake:
             assert state == {"database": "here"}
 
     assert events == ["begin", "close", "end"] * 2
-
-
-# Any ASGI app.
-
-
-def login_app(url: str, fake: FakeOpenRouter) -> Starlette:
-    return for_starlette.create_app(
-        callback_url=url + "/auth/callback/{state}",
-        callback_path="/callback/{state}",
-        on_login=no_hook,
-        client=lambda: OpenRouter(None, base_url=fake.base_url),
-        store=MemoryStore,
-        auth_url=fake.auth_url,
-    )
-
-
-def in_litestar(part: Starlette) -> Any:
-    @asgi("/auth", is_mount=True, copy_scope=True)
-    async def auth(scope: Any, receive: Any, send: Any) -> None:
-        # Litestar hands on what is left of the path; ASGI wants all of it.
-        await part({**scope, "path": scope["raw_path"].decode(), "root_path": "/auth"}, receive, send)
-
-    @get("/")
-    async def home() -> str:
-        return "of the app"
-
-    return Litestar([auth, home], lifespan=[lambda app: for_starlette.lifespan(part)], openapi_config=None)
-
-
-def in_quart(part: Starlette) -> Any:
-    app = Quart(__name__)
-
-    @app.while_serving
-    async def login() -> AsyncGenerator[None, None]:
-        async with for_starlette.lifespan(part):
-            yield
-
-    @app.get("/")
-    async def home() -> str:
-        return "of the app"
-
-    async def dispatch(scope: Any, receive: Any, send: Any) -> None:
-        # Quart mounts nothing by itself: this is what every dispatcher does.
-        if scope["type"] == "http" and scope["path"].startswith("/auth/"):
-            await part({**scope, "root_path": scope.get("root_path", "") + "/auth"}, receive, send)
-        else:
-            await app(scope, receive, send)
-
-    return dispatch
-
-
-@pytest.mark.parametrize("mount", [in_litestar, in_quart])
-async def test_starlette_login_can_be_mounted_in_any_asgi_app(fake: FakeOpenRouter, mount: Any) -> None:
-    listener, url = bound_socket()
-    async with serve_asgi(mount(login_app(url, fake)), listener):
-        async with Visitor(Site(name="asgi", url=url, fake=fake)) as visitor:
-            page = await visitor.open(await visitor.consent("/auth/login?next=/"))
-            denied = await visitor.open(fake.deny(await visitor.start("/auth/login")))
-            blocked = await visitor.open("/auth/login?next=//evil.example")
-            home = await visitor.open(page.location)
-
-    assert home.text == "of the app"
-    assert denied.status == 403
-    assert 'href="/auth/login"' in denied.text
-    assert blocked.status == 303
-    assert len(fake.issued_keys) == 1
-
-
-async def test_starlette_login_works_under_hypercorns_dispatcher(fake: FakeOpenRouter) -> None:
-    listener, url = bound_socket()
-    other = Quart(__name__)
-    app = DispatcherMiddleware({"/auth": login_app(url, fake), "/": other})  # type: ignore[dict-item]
-    async with serve_asgi(app, listener), Visitor(Site(name="asgi", url=url, fake=fake)) as visitor:
-        page = await visitor.open(await visitor.consent("/auth/login?next=/a"))
-
-    assert page.location == "/a"
-
-
-async def test_starlette_mounted_app_without_lifespan_says_so(fake: FakeOpenRouter) -> None:
-    part = login_app("http://localhost", fake)
-    scope = {
-        "type": "http",
-        "method": "GET",
-        "path": "/login",
-        "raw_path": b"/login",
-        "query_string": b"",
-        "headers": [],
-        "root_path": "",
-    }
-
-    async def ignore(*_: Any) -> None:
-        pass
-
-    with pytest.raises(RuntimeError, match="the lifespan of its app has not begun"):
-        await part(scope, ignore, ignore)  # type: ignore[arg-type]
 
 
 # FastAPI.

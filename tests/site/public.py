@@ -18,10 +18,8 @@ _MODULES: Final = (
     "openrouter_async",
     *(f"openrouter_async.{name}" for name in ("batch", "encryption", "errors", "events", "login", "login.stores")),
     *(f"openrouter_async.{name}" for name in ("middlewares", "pkce", "redaction", "sinks", "testing", "typing")),
-    *(
-        f"openrouter_async.integrations.{name}"
-        for name in ("aiogram", "aiohttp", "bots", "discord", "fastapi", "opentelemetry", "starlette", "taskiq", "web")
-    ),
+    *(f"openrouter_async.integrations.{name}" for name in ("aiogram", "aiohttp", "asgi", "bots", "discord", "fastapi")),
+    *(f"openrouter_async.integrations.{name}" for name in ("opentelemetry", "starlette", "taskiq", "web")),
 )
 # Names that frameworks in `integrations` share, and that only authors of another integration need.
 _FOR_INTEGRATIONS: Final = frozenset(

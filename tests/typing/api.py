@@ -45,6 +45,7 @@ from openrouter_async import (
 )
 from openrouter_async.encryption import generate_encryption_key
 from openrouter_async.integrations import aiohttp as aiohttp_login
+from openrouter_async.integrations import asgi as asgi_login
 from openrouter_async.integrations import fastapi as fastapi_login
 from openrouter_async.integrations import starlette as starlette_login
 from openrouter_async.integrations.aiogram import create_router
@@ -298,6 +299,10 @@ async def welcome(request: web.Request, grant: Grant) -> web.Response:
     return web.Response(text=f"{grant.user_id} {grant.return_to}")
 
 
+async def keep_by_asgi(request: asgi_login.Request, grant: Grant) -> None:
+    print(request.cookies, grant.key_hash)
+
+
 async def keep(request: StarletteRequest, grant: Grant) -> None:
     print(grant.key_hash)
 
@@ -319,13 +324,16 @@ def web_apps(app: web.Application, fastapi_app: FastAPI, key: str) -> None:
         lifetime=300,
     )
     fastapi_login.setup(fastapi_app, callback_url="https://app.example/", on_login=keep, store=MemoryStore())
-    assert_type(starlette_login.create_app(callback_url="https://app.example/", on_login=keep), Starlette)
+    login_app = asgi_login.create_app(callback_url="https://app.example/", on_login=keep_by_asgi)
+    assert_type(login_app, asgi_login.LoginApp)
+    Starlette().mount("/auth", login_app)
 
 
 async def web_handlers(request: web.Request, other: StarletteRequest) -> None:
     assert_type(await aiohttp_login.start(request, return_to="/a", context={"bot": 7}), web.StreamResponse)
     assert_type(await aiohttp_login.finish(request), web.StreamResponse)
     assert_type(aiohttp_login.get_flow(request), AuthorizationFlow)
+    assert_type(await asgi_login.start(asgi_login.Request(other.scope), return_to="/a"), asgi_login.Response)
     assert_type(request.app[aiohttp_login.CLIENT], OpenRouter)
     assert_type(await fastapi_login.start(other, key_label="My app", limit=1.5), StarletteResponse)
     assert_type(starlette_login.get_client(other), OpenRouter)

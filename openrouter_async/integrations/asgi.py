@@ -1,0 +1,352 @@
+"""Sign-in with OpenRouter for any ASGI app, without a framework and without an extra.
+
+::
+
+    from openrouter_async.integrations import asgi as openrouter
+
+    async def on_login(request, grant):
+        ...  # keep grant.key
+
+    app = openrouter.create_app(app, callback_url="https://app.example/callback/{state}", on_login=on_login)
+
+A link to ``/login?next=/settings`` signs a user in, and every other request goes to the app within. Without one,
+`create_app` returns an app to mount in another.
+
+A login runs within the lifespan of its app, or within `lifespan`. Where nobody runs either, it starts with the first
+request, and ends with the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, MutableMapping, Sequence
+from typing import Any, Final, TypeAlias, Unpack
+from urllib.parse import quote, unquote
+
+import attrs
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from openrouter_async._client.client import OpenRouter
+from openrouter_async.integrations._lifespan import App, Life, Receive, Scope, Send
+from openrouter_async.integrations.web._cookies import read_cookies
+from openrouter_async.integrations.web._framework import LoginOptions, RequestInfo, Route, StartOptions
+from openrouter_async.integrations.web._login import WebLogin
+from openrouter_async.integrations.web._registry import add_login, find_login
+from openrouter_async.login._flow import AuthorizationFlow
+from openrouter_async.login._models import Grant, LoginCookie
+
+__all__ = [
+    "LoginApp",
+    "Request",
+    "Response",
+    "create_app",
+    "finish",
+    "get_client",
+    "get_flow",
+    "lifespan",
+    "redirect",
+    "setup",
+    "start",
+]
+
+_Login: TypeAlias = WebLogin["Request", "Response"]
+
+_LOGINS: Final = "openrouter_logins"
+_BOUND: Final = "openrouter_login"
+_MOUNT: Final = "openrouter_mount"
+_PARAMETERS: Final = "openrouter_parameters"
+
+
+@attrs.frozen
+class Request:
+    """A request, as ASGI describes it.
+
+    Attributes:
+        scope: The scope of the connection, such as ``request.scope`` of Django, Litestar, Quart and Starlette.
+        receive: The callable that gives the body; None if it has no body.
+    """
+
+    scope: MutableMapping[str, Any] = attrs.field(repr=False)
+    receive: Receive | None = attrs.field(default=None, repr=False)
+
+    @property
+    def method(self) -> str:
+        """Return the HTTP method."""
+        method: str = self.scope["method"]
+        return method
+
+    @property
+    def headers(self) -> CIMultiDictProxy[str]:
+        """Return the headers, with case-insensitive names."""
+        pairs = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in self.scope["headers"]]
+        return CIMultiDictProxy(CIMultiDict(pairs))
+
+    @property
+    def cookies(self) -> dict[str, str]:
+        """Return the cookies; see `read_cookies`."""
+        return read_cookies(self.headers.getall("Cookie", ()))
+
+    async def read(self, max_size: int) -> bytes:
+        """Return the body; of a body of more than `max_size` bytes a part that is longer than that."""
+        body = bytearray()
+        is_over = self.receive is None
+        while not is_over and len(body) <= max_size and self.receive is not None:
+            message = await self.receive()
+            body += message.get("body", b"")
+            is_over = message["type"] == "http.disconnect" or not message.get("more_body", False)
+        return bytes(body)
+
+
+@attrs.define
+class Response:
+    """A response, which is an ASGI app as well: ``await response(scope, receive, send)``.
+
+    Attributes:
+        status: The HTTP status.
+        body: The body; text is sent as UTF-8, and the chunks of a generator until the browser disconnects.
+        headers: The headers, with case-insensitive names. ``Content-Length`` is added if it is known.
+    """
+
+    status: int = 200
+    body: str | bytes | AsyncGenerator[bytes, None] = attrs.field(default=b"", repr=False)
+    headers: CIMultiDict[str] = attrs.field(factory=CIMultiDict, converter=CIMultiDict[str], repr=False)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the response; without its body to a HEAD request."""
+        body = self.body.encode() if isinstance(self.body, str) else self.body
+        headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in self.headers.items()]
+        if isinstance(body, bytes):
+            headers.append((b"content-length", str(len(body)).encode()))
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        if isinstance(body, bytes):
+            await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+        else:
+            await _stream(body, receive, send)
+
+
+async def _stream(chunks: AsyncGenerator[bytes, None], receive: Receive, send: Send) -> None:
+    async def send_all() -> None:
+        # Servers raise OSError if the browser has disconnected.
+        with contextlib.suppress(OSError):
+            async for chunk in chunks:
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+
+    async def wait_for_disconnect() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    tasks = [asyncio.ensure_future(send_all()), asyncio.ensure_future(wait_for_disconnect())]
+    async with contextlib.aclosing(chunks):
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        for task in done:
+            task.result()
+
+
+class LoginApp:
+    """An ASGI app with the routes of logins, which `setup` adds.
+
+    The paths of a login may be written as browsers request them, or below the path at which this app is mounted.
+
+    Args:
+        app: The app that gets all other requests; None answers them with a 404.
+    """
+
+    def __init__(self, app: App | None = None) -> None:
+        self._app = app
+        self._logins: dict[str, _Login] = {}
+        self._routes: list[tuple[re.Pattern[str], _Login, Route[Request, Response]]] = []
+        self._life = Life(self._logins)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or hand it on."""
+        if scope["type"] == "lifespan":
+            await self._life.serve(scope, receive, send, self._app)
+            return
+        await self._life.begin()
+        if scope["type"] == "http":
+            await self._answer(scope, receive, send)
+        elif self._app is not None:
+            await self._app({**scope, _LOGINS: self._logins}, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close"})
+        else:
+            raise NotImplementedError(f"this app has no {scope['type']} connections")
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        public, below = _locate(scope)
+        scope = {**scope, _LOGINS: self._logins, _MOUNT: public.removesuffix(below)}
+        for path in (public, below):
+            for pattern, login, route in self._routes:
+                if (match := pattern.fullmatch(path)) is not None:
+                    request = Request({**scope, _BOUND: login, _PARAMETERS: match.groupdict()}, receive)
+                    response = await route.handle(request, request.method)
+                    await response(scope, receive, send)
+                    return
+        app = Response(404, "Not Found", {"Content-Type": "text/plain"}) if self._app is None else self._app
+        await app(scope, receive, send)
+
+    def add(self, name: str, login: WebLogin[Request, Response]) -> None:
+        """Add the routes of a login.
+
+        Args:
+            name: The name of the login.
+            login: The login.
+
+        Raises:
+            RequestValidationError: The app has another login of this name, or with one of these paths.
+        """
+        add_login(self._logins, name, login)
+        for route in login.routes:
+            path = re.escape(route.path.removesuffix("/"))
+            pattern = re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[^/]+)", path) + "/?"
+            self._routes.append((re.compile(pattern), login, route))
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self) -> AsyncIterator[None]:
+        """Run the logins, and wait for pending exchanges at the end."""
+        await self._life.begin()
+        try:
+            yield
+        finally:
+            await self._life.end()
+
+
+def _locate(scope: Scope) -> tuple[str, str]:
+    """Return the path that the browser requested, and that below the path at which the app is mounted.
+
+    Frameworks differ: by the specification ``path`` is the whole path and starts with ``root_path``; some leave the
+    path at which an app is mounted out of ``path``, and of these some leave it out of ``root_path``, too.
+
+    See Also:
+        https://asgi.readthedocs.io/en/latest/specs/www.html#http-connection-scope
+    """
+    path: str = scope["path"]
+    root = scope.get("root_path", "").rstrip("/")
+    raw = unquote((scope.get("raw_path") or b"").decode("latin-1").partition("?")[0])
+    if raw and not raw.endswith(path) and raw.endswith(path.rstrip("/")):
+        # Litestar adds a slash to what is left of the path.
+        path = path.rstrip("/")
+    public = raw if raw.endswith(path) else path
+    if not public.startswith(root + "/"):
+        public = root + public
+    return public, path.removeprefix(root) if path.startswith(root + "/") else path
+
+
+def create_app(app: App | None = None, **options: Unpack[LoginOptions[Request, Response]]) -> LoginApp:
+    """Return an ASGI app with the routes of a login.
+
+    Args:
+        app: The app that gets all other requests; None answers them with a 404, for an app that is mounted in another.
+        options: As for `WebLogin`.
+
+    Raises:
+        RequestValidationError: An option is not valid.
+    """
+    login_app = LoginApp(app)
+    setup(login_app, **options)
+    return login_app
+
+
+def setup(app: LoginApp, *, name: str = "openrouter", **options: Unpack[LoginOptions[Request, Response]]) -> _Login:
+    """Add the routes of a login to an app.
+
+    Args:
+        app: The app.
+        name: The name of the login, if the app has several.
+        options: As for `WebLogin`.
+
+    Returns:
+        The login, whose methods the verbs of this module call.
+
+    Raises:
+        RequestValidationError: An option is not valid, or clashes with another login of the app.
+    """
+    login: _Login = WebLogin(_Framework(), **options)
+    app.add(name, login)
+    return login
+
+
+def lifespan(app: LoginApp) -> contextlib.AbstractAsyncContextManager[None]:
+    """Return the lifespan of a mounted app, which the outer app should enter at its start and leave at its end.
+
+    Most frameworks do not run the lifespan of mounted apps. Without it the logins start with the first request, and at
+    the end of the event loop exchanges are cut off whose browsers have gone.
+    """
+    return app.lifespan()
+
+
+def get_client(request: Request) -> OpenRouter:
+    """Return the client of the app."""
+    return _get_login(request).client
+
+
+def get_flow(request: Request) -> AuthorizationFlow:
+    """Return the flow of the app."""
+    return _get_login(request).flow
+
+
+async def start(request: Request, **options: Unpack[StartOptions]) -> Response:
+    """Start a login; see `WebLogin.start`. It is also the handler of ``login_path``."""
+    return await _get_login(request).start(request, **options)
+
+
+async def finish(request: Request) -> Response:
+    """Finish a login; see `WebLogin.finish`. It is also the handler of ``callback_path``."""
+    return await _get_login(request).finish(request)
+
+
+def redirect(request: Request, grant: Grant) -> Response:
+    """Return the redirect of a signed-in user back into the app; see `WebLogin.redirect`.
+
+    Args:
+        request: The request of the callback.
+        grant: The grant that ``on_login`` received.
+    """
+    return _get_login(request).redirect(grant)
+
+
+def _get_login(request: Request) -> _Login:
+    return find_login(request.scope.get(_BOUND), request.scope.get(_LOGINS, {}))
+
+
+class _Framework:
+    def read_request(self, request: Request) -> RequestInfo:
+        scope, headers = request.scope, request.headers
+        mount: str = scope.get(_MOUNT, "")
+        paths = [route.path for route in _get_login(request).routes if route.name != "callback"]
+        if all(path.startswith(f"{mount}/") for path in paths):
+            # The app wrote the paths as browsers request them.
+            mount = ""
+        return RequestInfo(
+            method=request.method,
+            path=quote(_locate(scope)[0], safe="/%:@!$&'()*+,;=-._~"),
+            query=scope["query_string"].decode("latin-1"),
+            headers=headers,
+            cookie_headers=headers.getall("Cookie", ()),
+            path_params=scope.get(_PARAMETERS, {}),
+            root_path=mount,
+            address=scope["client"][0] if scope.get("client") else None,
+        )
+
+    async def read_body(self, request: Request, max_size: int) -> bytes:
+        return await request.read(max_size)
+
+    def respond(self, status: int, body: str, content_type: str = "text/html") -> Response:
+        return Response(status, body, {"Content-Type": f"{content_type}; charset=utf-8"} if body else {})
+
+    def add_headers(self, response: Response, headers: Mapping[str, str], cookies: Sequence[LoginCookie]) -> None:
+        response.headers.update(headers)
+        for cookie in cookies:
+            response.headers.add("Set-Cookie", cookie.header)
+
+    async def stream(self, request: Request, headers: Mapping[str, str], chunks: AsyncIterator[bytes]) -> Response:
+        assert isinstance(chunks, AsyncGenerator)  # noqa: S101 - for now
+        return Response(200, chunks, headers)
