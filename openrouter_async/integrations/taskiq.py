@@ -47,9 +47,9 @@ from openrouter_async.errors import (
     RequestValidationError,
     TransportError,
 )
-from openrouter_async.integrations._leased import LeasedExchanges, ResultPayload, error_to_payload, payload_to_error
+from openrouter_async.integrations._queued import QueuedExchanges, ResultPayload, error_to_payload, payload_to_error
 from openrouter_async.login._models import LOGS_URL, SETTINGS_URL
-from openrouter_async.login._records import LoginStore
+from openrouter_async.login._store import LoginStore
 from openrouter_async.redaction import mask_key, mask_optional
 
 try:
@@ -149,7 +149,7 @@ class ExchangeQueue:
         self._client = client
         self._claim_ttl = claim_ttl
         self._result_ttl = result_ttl
-        self._worker: LeasedExchanges | None = None
+        self._worker: QueuedExchanges | None = None
         self._cleanup = AsyncExitStack()
 
         async def exchange(sealed: str, context: Context = TaskiqDepends()) -> str:  # noqa: B008 - taskiq's way
@@ -266,7 +266,7 @@ class ExchangeQueue:
             if not isinstance(client, OpenRouter):
                 client = await cleanup.enter_async_context(client())
             client.bind()
-            self._worker = LeasedExchanges(client, claims, claim_ttl=self._claim_ttl, result_ttl=self._result_ttl)
+            self._worker = QueuedExchanges(client, claims, claim_ttl=self._claim_ttl, result_ttl=self._result_ttl)
             cleanup.push_async_callback(self._worker.drain)
             self._cleanup = cleanup.pop_all()
 
@@ -282,7 +282,7 @@ class ExchangeQueue:
         except DecryptionError:
             payload = error_to_payload(OpenRouterError("the request was not encrypted with the keys of the worker"))
         else:
-            payload = await self._worker.carry_out(request)
+            payload = await self._worker.exchange(request)
         return self._encryptor.encrypt(_context("result", task_id), json.dumps(payload).encode()).decode()
 
 

@@ -19,7 +19,8 @@ from openrouter_async.errors import RequestValidationError
 from openrouter_async.login._callbacks import Callback, CallbackInput, read_callback, read_pasted
 from openrouter_async.login._completion import LoginCompleter, authorization_error
 from openrouter_async.login._models import Grant, PendingLogin
-from openrouter_async.login._records import ClaimRequest, LoginRecord, LoginStore, digest, login_id
+from openrouter_async.login._records import LoginRecord, digest, login_id
+from openrouter_async.login._store import ClaimRequest, LeaseItem, LoginStore
 from openrouter_async.login._urls import CallbackTemplate, authorization_url, default_auth_url, validate_return_to
 from openrouter_async.login.stores._memory import MemoryStore
 from openrouter_async.pkce import PKCEPair, to_code_challenge_method
@@ -158,20 +159,20 @@ class AuthorizationFlow:
             auth_url=self._auth_url,
         )
         now = self._clock.time()
-        record = LoginRecord(
+        expires_at = now + self._lifetime
+        record = LoginRecord(pkce=pkce, expires_at=expires_at, context=_to_context(context), return_to=return_to)
+        item = LeaseItem(
             id=login_id(state),
-            pkce=pkce,
-            expires_at=now + self._lifetime,
+            value=record.to_json(),
             binding=digest(state, "binding", _to_binding(binding)),
-            context=_to_context(context),
-            return_to=return_to,
+            expires_at=expires_at,
             source=source,
         )
-        cookie = await self._store.put(record, now=now)
+        cookie = await self._store.put(item, now=now)
         return PendingLogin(
             url=str(url),
             state=state,
-            expires_at=datetime.fromtimestamp(record.expires_at, UTC),
+            expires_at=datetime.fromtimestamp(expires_at, UTC),
             headless=headless,
             cookie=cookie,
         )
@@ -238,23 +239,15 @@ class AuthorizationFlow:
             del state, text
         return await self._finish(read, binding, cookies)
 
-    async def drain(self, *, timeout: float = 10.0) -> None:
+    async def aclose(self, *, timeout: float = 10.0) -> None:
         """Wait for logins that are being finished and whose callers were cancelled.
 
-        Call it before the client is closed.
+        Call it before the client is closed, or use ``async with``. The client and the store stay open.
 
         Args:
             timeout: Seconds to wait at the most.
         """
         await self._completer.drain(timeout)
-
-    async def aclose(self, *, timeout: float = 10.0) -> None:
-        """Wait for the logins that are still being finished; the client and the store stay open.
-
-        Args:
-            timeout: Seconds to wait at the most.
-        """
-        await self.drain(timeout=timeout)
 
     async def __aenter__(self) -> Self:
         return self
@@ -267,7 +260,7 @@ class AuthorizationFlow:
             # Nothing shows whose login this was, so none is touched.
             raise authorization_error(callback, None)
         claim_request = ClaimRequest(
-            login_id=login_id(callback.state),
+            id=login_id(callback.state),
             binding=digest(callback.state, "binding", _to_binding(binding)),
             is_bound=binding is not None,
             token=secrets.token_urlsafe(16),

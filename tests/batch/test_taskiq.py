@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import logging
 import os
 import pickle
@@ -24,7 +25,7 @@ from openrouter_async.batch import request_digest
 from openrouter_async.encryption import generate_encryption_key
 from openrouter_async.integrations.taskiq import ExchangedKey, ExchangeQueue
 from openrouter_async.login import LoginStoreError, MemoryStore
-from openrouter_async.login.stores import Claim, ClaimRequest, ClaimStatus, KeyRecord, LoginRecord
+from openrouter_async.login.stores import Claim, ClaimRequest, ClaimStatus, LeaseItem
 from openrouter_async.pkce import PKCEPair
 from openrouter_async.testing import FakeOpenRouter, Fault
 from tests.batch.support import Gate, Safe
@@ -92,10 +93,9 @@ class Queue:
 
     async def claim_for_another(self, code: str, *, claim_ttl: float = 15.0) -> ClaimRequest:
         """Claim a code, as a worker does that dies afterwards."""
-        claim_request = ClaimRequest(login_id=request_digest(code), binding="", is_bound=True, token="another")
+        claim_request = ClaimRequest(id=request_digest(code), binding="", is_bound=True, token="another")
         now = self.time.clock.time()
-        login = LoginRecord(id=claim_request.login_id, pkce=PKCEPair.generate(), expires_at=now + 600, binding="")
-        await self.store.put(login, now=now)
+        await self.store.put(LeaseItem(id=claim_request.id, value=b"", binding="", expires_at=now + 600), now=now)
         assert (await self.store.claim(claim_request, now=now, claim_ttl=claim_ttl)).status is ClaimStatus.CLAIMED
         return claim_request
 
@@ -250,9 +250,7 @@ class Counting(MemoryStore):
         self._check()
         await super().release(claim_request, now=now)
 
-    async def finish(
-        self, claim_request: ClaimRequest, result: KeyRecord | None, *, now: float, result_ttl: float
-    ) -> None:
+    async def finish(self, claim_request: ClaimRequest, result: bytes | None, *, now: float, result_ttl: float) -> None:
         self._check()
         await super().finish(claim_request, result, now=now, result_ttl=result_ttl)
 
@@ -325,9 +323,8 @@ async def test_exchange_queue_overtaken_worker_returns_the_result_of_the_other(f
 
         async def overtake(count: int) -> None:
             if count == 2:
-                record = KeyRecord(key="", user_id=None, code="", context=said)
-                another = ClaimRequest(login_id=request_digest(code), binding="", is_bound=True, token="another")
-                await store.finish(another, record, now=queue.time.clock.time(), result_ttl=60)
+                another = ClaimRequest(id=request_digest(code), binding="", is_bound=True, token="another")
+                await store.finish(another, json.dumps(said).encode(), now=queue.time.clock.time(), result_ttl=60)
 
         store.on_claim = overtake
         fake.queue_faults(Fault.status(403, message="Invalid code or code_verifier"))
@@ -356,7 +353,7 @@ async def test_exchange_queue_failing_store_loses_no_key_and_no_true_answer(
         with pytest.raises(errors.ForbiddenResponseError) as refused:
             await queue.exchange(code)
         assert refused.value.outcome is Outcome.REFUSED
-        assert "a code could not be given back" in caplog.text
+        assert "a claim could not be released" in caplog.text
 
         store.on_claim = None
         store.is_down = False
@@ -374,7 +371,7 @@ async def test_exchange_queue_key_that_cannot_be_marked_delivered_is_delivered(
 
     async with Queue(fake, claims=store, client_options={"middlewares": [go_down]}) as queue:
         assert (await queue.exchange(fake.issue_code())).key
-    assert "an exchange that is over could not be marked so" in caplog.text
+    assert "the end of a claim could not be recorded" in caplog.text
 
 
 async def test_exchange_queue_result_that_is_not_kept_is_logged(fake: FakeOpenRouter, queue: Queue) -> None:

@@ -28,7 +28,7 @@ from openrouter_async.login import (
     LoginStoreError,
     MemoryStore,
 )
-from openrouter_async.login.stores import LoginRecord
+from openrouter_async.login.stores import LeaseItem
 from openrouter_async.testing import FakeOpenRouter, Fault
 from openrouter_async.testing._clock import MovableClock
 from tests.integrations.support import (
@@ -83,7 +83,7 @@ class ClosableStore(MemoryStore):
 
 
 class BrokenStore(MemoryStore):
-    async def put(self, login: LoginRecord, *, now: float) -> LoginCookie | None:
+    async def put(self, item: LeaseItem, *, now: float) -> LoginCookie | None:
         raise LoginStoreError("it cannot be reached")
 
 

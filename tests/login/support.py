@@ -9,8 +9,8 @@ import attrs
 from openrouter_async import Handler, Request, Response, RetryPolicy
 from openrouter_async._values.clock import Clock
 from openrouter_async.login import LoginCookie, PendingLogin
-from openrouter_async.login._records import digest, login_id
-from openrouter_async.login.stores import ClaimRequest, KeyRecord, LoginRecord
+from openrouter_async.login._records import KeyRecord, LoginRecord, digest, login_id
+from openrouter_async.login.stores import ClaimRequest, LeaseItem
 from openrouter_async.pkce import PKCEPair
 from tests.raw import RawServer, http
 
@@ -49,21 +49,27 @@ class Server(RawServer):
         return [found.decode() for request in self.requests for found in re.findall(rb'"code":\s*"(.*?)"', request)]
 
 
-def make_login(*, state: str | None = None, lifetime: float = 600.0) -> LoginRecord:
+def make_record(*, lifetime: float = 600.0) -> LoginRecord:
+    return LoginRecord(pkce=PKCEPair.generate(), expires_at=NOW + lifetime, context={"user": 7}, return_to="/settings")
+
+
+def make_login(*, state: str | None = None, lifetime: float = 600.0) -> LeaseItem:
     state = secrets.token_urlsafe(32) if state is None else state
-    return LoginRecord(
+    return LeaseItem(
         id=login_id(state),
-        pkce=PKCEPair.generate(),
+        value=make_record(lifetime=lifetime).to_json(),
         expires_at=NOW + lifetime,
         binding=digest(state, "binding", BINDING),
-        context={"user": 7},
-        return_to="/settings",
     )
 
 
-def make_claim_request(login: LoginRecord, cookie: LoginCookie | None = None) -> ClaimRequest:
+def verifier_of(login: LeaseItem) -> str:
+    return LoginRecord.from_json(login.value).pkce.code_verifier
+
+
+def make_claim_request(login: LeaseItem, cookie: LoginCookie | None = None) -> ClaimRequest:
     return ClaimRequest(
-        login_id=login.id,
+        id=login.id,
         binding=login.binding,
         is_bound=True,
         token=secrets.token_urlsafe(16),
@@ -71,8 +77,11 @@ def make_claim_request(login: LoginRecord, cookie: LoginCookie | None = None) ->
     )
 
 
-def make_result(key: str = "sk-or-v1-" + "a" * 64) -> KeyRecord:
-    return KeyRecord(key=key, user_id="user_1", code="c" * 64, context={"user": 7}, return_to="/settings")
+def make_result() -> KeyRecord:
+    return KeyRecord(key=KEY, user_id="user_1", code="c" * 64, context={"user": 7}, return_to="/settings")
+
+
+RESULT = make_result().to_json()
 
 
 def back(pending: PendingLogin, *, code: str = "the-code") -> str:

@@ -25,24 +25,26 @@ from openrouter_async.login import (
     RedisStore,
     UnknownLoginError,
 )
-from openrouter_async.login.stores import ClaimRequest, ClaimStatus, LoginRecord
+from openrouter_async.login.stores import ClaimRequest, ClaimStatus, LeaseItem
 from tests.login.support import (
     CALLBACK,
     GRANTED,
     NOW,
+    RESULT,
     Server,
     Time,
     back,
     jar,
     make_claim_request,
     make_login,
-    make_result,
+    make_record,
+    verifier_of,
 )
 
 OLD, NEW = generate_encryption_key(), generate_encryption_key()
 
 
-async def make_cookie(store: CookieStore, login: LoginRecord) -> LoginCookie:
+async def make_cookie(store: CookieStore, login: LeaseItem) -> LoginCookie:
     cookie = await store.put(login, now=NOW)
     assert cookie is not None
     return cookie
@@ -114,11 +116,14 @@ async def test_cookies_of_two_tabs_differ() -> None:
     assert len(cookies) == 2
     for login in (first, second):
         claim = await store.claim(attrs.evolve(make_claim_request(login), cookies=cookies), now=NOW, claim_ttl=15)
-        assert claim.login == login
+        assert claim.value == login.value
 
 
 async def test_cookie_holds_the_largest_login() -> None:
-    login = attrs.evolve(make_login(), context="x" * 1022, return_to="/" + "y" * 511)
+    login = attrs.evolve(
+        make_login(),
+        value=attrs.evolve(make_record(), context="x" * 1022, return_to="/" + "y" * 511).to_json(),
+    )
 
     cookie = await make_cookie(CookieStore(NEW), login)
 
@@ -127,7 +132,7 @@ async def test_cookie_holds_the_largest_login() -> None:
 
 async def test_cookie_store_login_too_large_for_a_cookie_is_refused() -> None:
     with pytest.raises(RequestValidationError, match="context: must be smaller"):
-        await CookieStore(NEW).put(attrs.evolve(make_login(), context="x" * 3000), now=NOW)
+        await CookieStore(NEW).put(attrs.evolve(make_login(), value=b"x" * 3000), now=NOW)
 
 
 async def test_cookie_store_accepts_an_older_key_and_refuses_a_removed_one() -> None:
@@ -135,7 +140,7 @@ async def test_cookie_store_accepts_an_older_key_and_refuses_a_removed_one() -> 
     cookie = await make_cookie(CookieStore(OLD), login)
     claim_request = make_claim_request(login, cookie)
 
-    assert (await CookieStore([NEW, OLD]).claim(claim_request, now=NOW, claim_ttl=15)).login == login
+    assert (await CookieStore([NEW, OLD]).claim(claim_request, now=NOW, claim_ttl=15)).value == login.value
     with pytest.raises(InvalidCookieError):
         await CookieStore(NEW).claim(claim_request, now=NOW, claim_ttl=15)
 
@@ -144,7 +149,7 @@ async def test_cookie_store_after_a_rotation_encrypts_with_the_new_key() -> None
     login = make_login()
     cookie = await make_cookie(CookieStore([NEW, OLD]), login)
 
-    assert (await CookieStore(NEW).claim(make_claim_request(login, cookie), now=NOW, claim_ttl=15)).login == login
+    assert (await CookieStore(NEW).claim(make_claim_request(login, cookie), now=NOW, claim_ttl=15)).value == login.value
 
 
 async def test_cookie_altered_or_cut_is_refused() -> None:
@@ -166,7 +171,7 @@ async def test_cookie_altered_or_cut_is_refused() -> None:
     for forgery in forgeries:
         with pytest.raises(InvalidCookieError) as caught:
             await store.claim(with_value(claim_request, cookie, forgery), now=NOW, claim_ttl=15)
-        assert login.pkce.code_verifier not in str(caught.value)
+        assert verifier_of(login) not in str(caught.value)
     assert (await store.claim(claim_request, now=NOW, claim_ttl=15)).status is ClaimStatus.CLAIMED
 
 
@@ -184,12 +189,12 @@ async def test_cookie_missing_is_unknown_even_while_the_login_is_finished() -> N
     login = make_login()
     claim_request = make_claim_request(login, await make_cookie(store, login))
     await store.claim(claim_request, now=NOW, claim_ttl=15)
-    await store.finish(claim_request, make_result(), now=NOW, result_ttl=60)
+    await store.finish(claim_request, RESULT, now=NOW, result_ttl=60)
 
     claim = await store.claim(make_claim_request(login), now=NOW, claim_ttl=15)
 
     assert claim.status is ClaimStatus.UNKNOWN
-    assert claim.result is None
+    assert claim.value == b""
 
 
 async def test_cookie_header_absent_is_unknown_login() -> None:
@@ -220,7 +225,7 @@ async def test_cookie_expired_is_told_from_an_unknown_one(age: int, valkey_url: 
             # One that the ledger still remembers is given out, for the flow to tell that it is over.
             with contextlib.suppress(LoginExpiredError):
                 claim = await store.claim(claim_request, now=NOW + age, claim_ttl=15)
-                assert claim.login == login
+                assert claim.value == login.value
 
 
 async def test_flow_with_an_expired_cookie_says_so() -> None:
@@ -261,7 +266,7 @@ async def test_cookie_lives_as_long_as_the_result() -> None:
     claim_request = make_claim_request(login, cookie)
     await store.claim(claim_request, now=NOW, claim_ttl=15)
 
-    kept = await store.finish(claim_request, make_result(), now=NOW, result_ttl=60)
+    kept = await store.finish(claim_request, RESULT, now=NOW, result_ttl=60)
     refused = await store.finish(claim_request, None, now=NOW, result_ttl=60)
 
     assert kept == attrs.evolve(cookie, max_age=60)

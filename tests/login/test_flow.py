@@ -48,8 +48,8 @@ from openrouter_async.login import (
     StateMismatchError,
     UnknownLoginError,
 )
-from openrouter_async.login._records import Claim, ClaimRequest, digest
-from openrouter_async.login.stores import KeyRecord, LoginRecord, LoginStore
+from openrouter_async.login._records import KeyRecord, digest
+from openrouter_async.login.stores import Claim, ClaimRequest, LeaseItem, LoginStore
 from openrouter_async.pkce import code_challenge
 from tests.login.support import (
     BINDING,
@@ -66,6 +66,7 @@ from tests.login.support import (
     Time,
     back,
     jar,
+    verifier_of,
 )
 from tests.raw import http
 from tests.support import free_port
@@ -85,7 +86,7 @@ async def flowing(
     ):
         flow = AuthorizationFlow(made, callback_url=CALLBACK, store=store, **settings)
         yield flow, server
-        await flow.drain()
+        await flow.aclose()
 
 
 # The whole way, against the fake OpenRouter, with every store.
@@ -168,15 +169,15 @@ async def test_start_url_has_state_in_path_and_query_and_the_stored_challenge() 
         pending = await flow.start(binding=BINDING, limit=5, key_label="My app")
 
     query = parse_qs(urlsplit(pending.url).query)
-    (record,) = store.held
+    (held,) = store.held
     assert query["callback_url"] == [CALLBACK.replace("{state}", pending.state)]
     assert query["state"] == [pending.state]
-    assert query["code_challenge"] == [code_challenge(record.pkce.code_verifier)]
+    assert query["code_challenge"] == [code_challenge(verifier_of(held))]
     assert query["code_challenge_method"] == ["S256"]
     assert query["limit"] == ["5"]
     assert query["key_label"] == ["My app"]
     assert pending.expires_at == datetime.fromtimestamp(NOW + 600, UTC)
-    assert record.pkce.code_verifier not in repr(pending) + pending.url + pending.state
+    assert verifier_of(held) not in repr(pending) + pending.url + pending.state
 
 
 async def test_finish_sends_the_code_with_its_verifier_and_method() -> None:
@@ -185,10 +186,10 @@ async def test_finish_sends_the_code_with_its_verifier_and_method() -> None:
         pending = await flow.start()
         await flow.finish(back(pending))
 
-    (record,), (request,) = store.held, server.requests
+    (held,), (request,) = store.held, server.requests
     assert json.loads(request.partition(b"\r\n\r\n")[2]) == {
         "code": "the-code",
-        "code_verifier": record.pkce.code_verifier,
+        "code_verifier": verifier_of(held),
         "code_challenge_method": "S256",
     }
 
@@ -415,7 +416,7 @@ async def test_store_gets_a_code_only_as_a_digest_keyed_by_the_state() -> None:
         pending = await flow.start(binding=BINDING)
         await flow.finish(back(pending), binding=BINDING)
 
-    assert [result.code for result in store.results] == [digest(pending.state, "code", "the-code")]
+    assert [KeyRecord.from_json(result).code for result in store.results] == [digest(pending.state, "code", "the-code")]
 
 
 async def test_finish_result_is_kept_for_result_ttl() -> None:
@@ -650,7 +651,7 @@ async def test_finish_cancelled_with_a_saved_key_logs_no_loss(caplog: pytest.Log
         await gate.reached.wait()
         leaving.cancel()
         gate.open.set()
-        await flow.drain()
+        await flow.aclose()
 
     assert kept == [KEY]
     assert not caplog.records
@@ -664,7 +665,7 @@ async def test_finish_failure_without_a_waiter_is_logged_without_secrets(caplog:
         await gate.reached.wait()
         leaving.cancel()
         gate.open.set()
-        await flow.drain()
+        await flow.aclose()
 
     assert caplog.messages == ["a login whose caller was cancelled failed: 403 Invalid code or code_verifier"]
     assert "the-code" not in caplog.text
@@ -679,7 +680,7 @@ async def test_flow_aclose_is_bounded_in_time() -> None:
         await gate.reached.wait()
         leaving.cancel()
 
-        await flow.drain(timeout=0.01)
+        await flow.aclose(timeout=0.01)
         assert not gate.open.is_set()
 
         gate.open.set()
@@ -704,17 +705,17 @@ class Spy(MemoryStore):
 
     def __init__(self) -> None:
         super().__init__()
-        self.held: list[LoginRecord] = []
-        self.results: list[KeyRecord] = []
+        self.held: list[LeaseItem] = []
+        self.results: list[bytes] = []
         self.claims: list[ClaimRequest] = []
         self.claimed = asyncio.Event()
         self.asked = asyncio.Event()
         self.fail: set[str] = set()
         self.failure: Exception = LoginStoreError("out of reach")
 
-    async def put(self, login: LoginRecord, *, now: float) -> LoginCookie | None:
-        self.held.append(login)
-        return await super().put(login, now=now)
+    async def put(self, item: LeaseItem, *, now: float) -> LoginCookie | None:
+        self.held.append(item)
+        return await super().put(item, now=now)
 
     async def claim(self, claim_request: ClaimRequest, *, now: float, claim_ttl: float) -> Claim:
         self.claims.append(claim_request)
@@ -729,7 +730,7 @@ class Spy(MemoryStore):
         await super().release(claim_request, now=now)
 
     async def finish(
-        self, claim_request: ClaimRequest, result: KeyRecord | None, *, now: float, result_ttl: float
+        self, claim_request: ClaimRequest, result: bytes | None, *, now: float, result_ttl: float
     ) -> LoginCookie | None:
         self._check("finish")
         if result is not None:
@@ -746,7 +747,7 @@ async def die(flow: AuthorizationFlow, store: Spy, pending: PendingLogin, now: f
     with pytest.raises(LoginBindingError):
         await flow.finish(back(pending), binding="a stranger, to learn what a claim_request looks like")
     (login,) = store.held
-    dead = ClaimRequest(login_id=login.id, binding=login.binding, is_bound=True, token="dead")
+    dead = ClaimRequest(id=login.id, binding=login.binding, is_bound=True, token="dead")
     await store.claim(dead, now=now, claim_ttl=1)
 
 
@@ -945,7 +946,7 @@ async def test_finish_gives_the_key_although_the_store_is_unreachable(
         pending = await flow.start(binding=BINDING)
 
         assert (await flow.finish(back(pending), binding=BINDING)).key == KEY
-    assert caplog.messages == [f"a login that is over could not be marked so: {shown}"]
+    assert caplog.messages == [f"the end of a claim could not be recorded: {shown}"]
     assert "secret" not in caplog.text
 
 
@@ -960,7 +961,7 @@ async def test_finish_gives_the_reason_although_the_store_is_unreachable(
 
         with pytest.raises(TooManyRequestsResponseError):
             await flow.finish(back(pending), binding=BINDING)
-    assert caplog.messages == [f"a login could not be given back, and waits for the end of its lease: {shown}"]
+    assert caplog.messages == [f"a claim could not be released, and waits for the end of its lease: {shown}"]
     assert "secret" not in caplog.text
 
 

@@ -10,7 +10,7 @@ import pytest
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.login import MemoryStore, MemoryStoreStats
 from openrouter_async.login.stores import ClaimStatus
-from tests.login.support import NOW, make_claim_request, make_login, make_result
+from tests.login.support import NOW, RESULT, make_claim_request, make_login
 from tests.support import STRESS
 
 
@@ -90,17 +90,17 @@ async def test_memory_store_dropped_login_can_still_be_finished() -> None:
     await store.put(make_login(), now=NOW)
 
     await store.release(claim_request, now=NOW)
-    await store.finish(claim_request, make_result(), now=NOW, result_ttl=60)
+    await store.finish(claim_request, RESULT, now=NOW, result_ttl=60)
 
     assert len(store) == 1
-    assert (await store.claim(claim_request, now=NOW, claim_ttl=15)).result == make_result()
+    assert (await store.claim(claim_request, now=NOW, claim_ttl=15)).value == RESULT
 
 
 async def test_memory_store_results_are_bounded() -> None:
     store = MemoryStore(max_logins=2)
     claim_requests = [make_claim_request(make_login()) for _ in range(3)]
     for claim_request in claim_requests:
-        await store.finish(claim_request, make_result(), now=NOW, result_ttl=60)
+        await store.finish(claim_request, RESULT, now=NOW, result_ttl=60)
 
     statuses = [(await store.claim(claim_request, now=NOW, claim_ttl=15)).status for claim_request in claim_requests]
     assert statuses == [ClaimStatus.UNKNOWN, ClaimStatus.FINISHED, ClaimStatus.FINISHED]
@@ -113,7 +113,7 @@ async def test_memory_store_entries_expire() -> None:
     await store.put(login, now=NOW)
     await store.put(make_login(), now=NOW)
     await store.claim(claim_request, now=NOW, claim_ttl=15)
-    await store.finish(claim_request, make_result(), now=NOW, result_ttl=60)
+    await store.finish(claim_request, RESULT, now=NOW, result_ttl=60)
 
     assert (await store.claim(claim_request, now=NOW + 59, claim_ttl=15)).status is ClaimStatus.FINISHED
     assert (await store.claim(claim_request, now=NOW + 60, claim_ttl=15)).status is ClaimStatus.CONSUMED
@@ -125,8 +125,8 @@ async def test_memory_store_entries_expire() -> None:
 async def test_memory_store_result_behind_a_longer_one_expires_on_time() -> None:
     store = MemoryStore()
     first, second = make_claim_request(make_login()), make_claim_request(make_login())
-    await store.finish(first, make_result(), now=NOW, result_ttl=600)
-    await store.finish(second, make_result(), now=NOW, result_ttl=60)
+    await store.finish(first, RESULT, now=NOW, result_ttl=600)
+    await store.finish(second, RESULT, now=NOW, result_ttl=60)
 
     assert (await store.claim(second, now=NOW + 60, claim_ttl=15)).status is ClaimStatus.CONSUMED
     assert (await store.claim(first, now=NOW + 60, claim_ttl=15)).status is ClaimStatus.FINISHED
@@ -181,7 +181,7 @@ async def test_memory_store_remembers_a_login_through_its_lease_and_result() -> 
     await store.put(login, now=NOW)
     await store.claim(claim_request, now=NOW, claim_ttl=10_000)
     assert (await store.claim(claim_request, now=NOW + 10_000, claim_ttl=1)).status is ClaimStatus.CLAIMED
-    await store.finish(claim_request, make_result(), now=NOW + 10_000, result_ttl=100_000)
+    await store.finish(claim_request, RESULT, now=NOW + 10_000, result_ttl=100_000)
     assert (await store.claim(claim_request, now=NOW + 109_999, claim_ttl=1)).status is ClaimStatus.FINISHED
 
 
@@ -190,7 +190,7 @@ async def test_memory_store_result_ttl_below_a_second_is_kept() -> None:
     claim_request = make_claim_request(login)
     await store.put(login, now=NOW)
     await store.claim(claim_request, now=NOW, claim_ttl=15)
-    await store.finish(claim_request, make_result(), now=NOW, result_ttl=0.5)
+    await store.finish(claim_request, RESULT, now=NOW, result_ttl=0.5)
     assert (await store.claim(claim_request, now=NOW + 0.4, claim_ttl=15)).status is ClaimStatus.FINISHED
     assert (await store.claim(claim_request, now=NOW + 0.5, claim_ttl=15)).status is ClaimStatus.CONSUMED
 

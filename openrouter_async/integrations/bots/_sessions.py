@@ -16,7 +16,8 @@ from openrouter_async._values.clock import Clock
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.integrations.bots._prompts import LoginPrompt
 from openrouter_async.integrations.bots._storage import KeyValueStore
-from openrouter_async.login._records import TOMBSTONE_TTL, read_fields
+from openrouter_async.login._records import read_fields
+from openrouter_async.login._store import TOMBSTONE_TTL
 from openrouter_async.login.errors import LoginError, LoginStoreError
 from openrouter_async.redaction import mask
 

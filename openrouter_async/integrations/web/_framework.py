@@ -17,7 +17,7 @@ from openrouter_async.errors import RequestValidationError
 from openrouter_async.integrations.web._cookies import read_cookies
 from openrouter_async.integrations.web._failures import LoginFailure
 from openrouter_async.login._models import Grant, LoginCookie
-from openrouter_async.login._records import LoginStore
+from openrouter_async.login._store import LoginStore
 from openrouter_async.login._urls import validate_return_to
 from openrouter_async.redaction import mask
 

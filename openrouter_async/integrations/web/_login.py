@@ -44,7 +44,8 @@ from openrouter_async.integrations.web._guards import RejectionLimit, is_other_h
 from openrouter_async.login._flow import AuthorizationFlow
 from openrouter_async.login._models import Grant, LoginCookie
 from openrouter_async.login._pages import PAGE_HEADERS, PRIVACY_HEADERS, render
-from openrouter_async.login._records import LoginStore, login_id
+from openrouter_async.login._records import login_id
+from openrouter_async.login._store import LoginStore
 from openrouter_async.login._urls import CallbackTemplate, validate_return_to
 from openrouter_async.login.errors import CodeRejectedError, LoginBindingError, LoginError, UnknownLoginError
 from openrouter_async.redaction import SecretFilter
@@ -193,7 +194,7 @@ class WebLogin(Generic[RequestT, ResponseT]):
     async def _stop(self, flow: AuthorizationFlow) -> None:
         if late := await self._under_way.drain(self._drain_timeout):
             logger.warning("the app ended with %d pending exchange(s)", late)
-        await flow.drain(timeout=self._drain_timeout)
+        await flow.aclose(timeout=self._drain_timeout)
         self._running_client = self._flow = None
 
     async def start(self, request: RequestT, **options: Unpack[StartOptions]) -> ResponseT:

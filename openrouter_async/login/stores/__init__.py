@@ -1,15 +1,13 @@
-"""The records and the protocol of login stores, for implementations of your own."""
+"""The protocols of stores and their values, for implementations of your own."""
 
-from openrouter_async.login._records import (
+from openrouter_async.login._store import (
     TOMBSTONE_TTL,
     Claim,
     ClaimRequest,
     ClaimStatus,
-    KeyRecord,
-    LoginRecord,
+    LeaseItem,
+    LeaseStore,
     LoginStore,
-    digest,
-    login_id,
 )
 
 __all__ = [
@@ -17,9 +15,7 @@ __all__ = [
     "Claim",
     "ClaimRequest",
     "ClaimStatus",
-    "KeyRecord",
-    "LoginRecord",
+    "LeaseItem",
+    "LeaseStore",
     "LoginStore",
-    "digest",
-    "login_id",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Final
 
@@ -10,7 +11,7 @@ import attrs
 from openrouter_async.encryption import DecryptionError, Encryptor, Keys
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.login._models import LoginCookie
-from openrouter_async.login._records import Claim, ClaimRequest, ClaimStatus, KeyRecord, LoginRecord, LoginStore
+from openrouter_async.login._store import Claim, ClaimRequest, ClaimStatus, LeaseItem, LoginStore
 from openrouter_async.login.errors import InvalidCookieError, LoginExpiredError
 from openrouter_async.login.stores._memory import MemoryStore
 
@@ -59,15 +60,15 @@ class CookieStore:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._prefix}*>"
 
-    async def put(self, login: LoginRecord, *, now: float) -> LoginCookie | None:
+    async def put(self, item: LeaseItem, *, now: float) -> LoginCookie | None:
         """Encrypt the login into a cookie; see `LoginStore.put`.
 
         Raises:
             RequestValidationError: The cookie would be too large for browsers.
         """
-        cookie = self._cookie(
-            login.id, self._encryptor.encrypt(f"cookie {login.id}", login.to_json()).decode(), login.expires_at - now
-        )
+        data = b" ".join((repr(item.expires_at).encode(), item.binding.encode(), item.value))
+        value = self._encryptor.encrypt(f"cookie {item.id}", data).decode()
+        cookie = self._cookie(item.id, value, item.expires_at - now)
         if len(cookie.header) > _MAX_SIZE:
             raise RequestValidationError("context", f"must be smaller: the cookie may have {_MAX_SIZE} bytes")
         return cookie
@@ -79,13 +80,13 @@ class CookieStore:
             InvalidCookieError: The cookie was not made by this store for this login.
             LoginExpiredError: The login is older than any ledger remembers.
         """
-        value = claim_request.cookies.get(self._name(claim_request.login_id))
+        value = claim_request.cookies.get(self._name(claim_request.id))
         if value is None:
             return Claim(status=ClaimStatus.UNKNOWN)
-        login = self._open(claim_request.login_id, value)
-        await self._ledger.put(login, now=now)
+        item = self._open(claim_request.id, value)
+        await self._ledger.put(item, now=now)
         claim = await self._ledger.claim(claim_request, now=now, claim_ttl=claim_ttl)
-        if claim.status is ClaimStatus.UNKNOWN and login.expires_at <= now:
+        if claim.status is ClaimStatus.UNKNOWN and item.expires_at <= now:
             # The ledger dropped the record at once, so it has been over for long.
             raise LoginExpiredError("the login took longer than its lifetime")
         return attrs.evolve(claim, same_browser=True)
@@ -95,7 +96,7 @@ class CookieStore:
         await self._ledger.release(claim_request, now=now)
 
     async def finish(
-        self, claim_request: ClaimRequest, result: KeyRecord | None, *, now: float, result_ttl: float
+        self, claim_request: ClaimRequest, result: bytes | None, *, now: float, result_ttl: float
     ) -> LoginCookie | None:
         """End the login; see `LoginStore.finish`.
 
@@ -103,8 +104,8 @@ class CookieStore:
         """
         await self._ledger.finish(claim_request, result, now=now, result_ttl=result_ttl)
         kept = 0.0 if result is None else result_ttl
-        value = claim_request.cookies.get(self._name(claim_request.login_id), "") if kept else ""
-        return self._cookie(claim_request.login_id, value, kept)
+        value = claim_request.cookies.get(self._name(claim_request.id), "") if kept else ""
+        return self._cookie(claim_request.id, value, kept)
 
     def _name(self, login_id: str) -> str:
         return self._prefix + login_id[:16]
@@ -114,10 +115,10 @@ class CookieStore:
             name=self._name(login_id), value=value, max_age=max(0, math.ceil(seconds)), secure=self._secure
         )
 
-    def _open(self, login_id: str, value: str) -> LoginRecord:
+    def _open(self, login_id: str, value: str) -> LeaseItem:
         if len(value) <= _MAX_SIZE and value.isascii():
-            try:
-                return LoginRecord.from_json(self._encryptor.decrypt(f"cookie {login_id}", value.encode()))
-            except DecryptionError:
-                pass
+            with contextlib.suppress(DecryptionError):
+                data = self._encryptor.decrypt(f"cookie {login_id}", value.encode())
+                expires_at, binding, data = data.split(b" ", 2)
+                return LeaseItem(id=login_id, value=data, binding=binding.decode(), expires_at=float(expires_at))
         raise InvalidCookieError("the login's cookie is altered, cut off, or sealed with a key that is not in use")

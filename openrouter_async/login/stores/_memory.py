@@ -9,19 +9,19 @@ import attrs
 
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.login._models import LoginCookie
-from openrouter_async.login._records import TOMBSTONE_TTL, Claim, ClaimRequest, ClaimStatus, KeyRecord, LoginRecord
+from openrouter_async.login._store import TOMBSTONE_TTL, Claim, ClaimRequest, ClaimStatus, LeaseItem
 
 
 @attrs.define(slots=True)
 class _Entry:
     binding: str = attrs.field(repr=False)
     forget_at: float
-    # None when it is spent: a verifier that is of no use any more is not held.
-    login: LoginRecord | None = None
+    # None when it is consumed: a verifier that is of no use any more is not held.
+    item: LeaseItem | None = None
     token: str | None = attrs.field(default=None, repr=False)
     lease_ends_at: float = 0.0
     lost: bool = False
-    result: KeyRecord | None = None
+    result: bytes | None = attrs.field(default=None, repr=False)
     result_ends_at: float = 0.0
 
 
@@ -80,15 +80,13 @@ class MemoryStore:
         """Return the numbers of logins in the store, for health checks."""
         return MemoryStoreStats(pending=len(self._pending), consumed=len(self._consumed), evicted=self._evicted)
 
-    async def put(self, login: LoginRecord, *, now: float) -> LoginCookie | None:
+    async def put(self, item: LeaseItem, *, now: float) -> LoginCookie | None:
         """Hold a pending login; see `LoginStore.put`."""
-        if self._find(login.id, now) is None:
-            self._pending[login.id] = _Entry(
-                binding=login.binding, forget_at=login.expires_at + TOMBSTONE_TTL, login=login
-            )
-            if login.source is not None:
-                siblings = self._by_source.setdefault(login.source, OrderedDict())
-                siblings[login.id] = None
+        if self._find(item.id, now) is None:
+            self._pending[item.id] = _Entry(binding=item.binding, forget_at=item.expires_at + TOMBSTONE_TTL, item=item)
+            if item.source is not None:
+                siblings = self._by_source.setdefault(item.source, OrderedDict())
+                siblings[item.id] = None
                 if len(siblings) > self._max_logins_per_source:
                     self._evict_pending(next(iter(siblings)))
             self._bound()
@@ -96,15 +94,15 @@ class MemoryStore:
 
     async def claim(self, claim_request: ClaimRequest, *, now: float, claim_ttl: float) -> Claim:
         """Claim the login; see `LoginStore.claim`."""
-        entry = self._find(claim_request.login_id, now)
+        entry = self._find(claim_request.id, now)
         if entry is None:
             return Claim(status=ClaimStatus.UNKNOWN)
         if not hmac.compare_digest(entry.binding.encode(), claim_request.binding.encode()):
             return Claim(status=ClaimStatus.BINDING_MISMATCH)
-        if entry.login is None:
+        if entry.item is None:
             if entry.result is None or entry.result_ends_at <= now:
                 return Claim(status=ClaimStatus.CONSUMED)
-            return Claim(status=ClaimStatus.FINISHED, result=entry.result)
+            return Claim(status=ClaimStatus.FINISHED, value=entry.result)
         if entry.token is not None and entry.token != claim_request.token:
             if entry.lease_ends_at > now:
                 return Claim(status=ClaimStatus.BUSY)
@@ -112,26 +110,26 @@ class MemoryStore:
         entry.token = claim_request.token
         entry.lease_ends_at = now + claim_ttl
         entry.forget_at = max(entry.forget_at, now + claim_ttl + TOMBSTONE_TTL)
-        return Claim(status=ClaimStatus.CLAIMED, login=entry.login, lost=entry.lost)
+        return Claim(status=ClaimStatus.CLAIMED, value=entry.item.value, lost=entry.lost)
 
     async def release(self, claim_request: ClaimRequest, *, now: float) -> None:
         """Make the login pending again; see `LoginStore.release`."""
-        entry = self._find(claim_request.login_id, now)
+        entry = self._find(claim_request.id, now)
         if entry is not None and entry.token == claim_request.token:
             entry.token = None
 
     async def finish(
-        self, claim_request: ClaimRequest, result: KeyRecord | None, *, now: float, result_ttl: float
+        self, claim_request: ClaimRequest, result: bytes | None, *, now: float, result_ttl: float
     ) -> LoginCookie | None:
         """End the login; see `LoginStore.finish`."""
-        entry = self._find(claim_request.login_id, now)
+        entry = self._find(claim_request.id, now)
         if entry is None:
             entry = _Entry(binding=claim_request.binding, forget_at=now + result_ttl + TOMBSTONE_TTL)
         elif result is None and entry.token != claim_request.token:
             return None
-        self._drop_pending(claim_request.login_id)
-        entry.login = entry.token = None
-        self._consumed[claim_request.login_id] = entry
+        self._drop_pending(claim_request.id)
+        entry.item = entry.token = None
+        self._consumed[claim_request.id] = entry
         self._bound()
         if result is not None and result_ttl > 0:
             entry.result, entry.result_ends_at = result, now + result_ttl
@@ -164,7 +162,7 @@ class MemoryStore:
 
     def _drop_pending(self, key: str) -> None:
         entry = self._pending.pop(key, None)
-        source = None if entry is None or entry.login is None else entry.login.source
+        source = None if entry is None or entry.item is None else entry.item.source
         if source is not None:
             siblings = self._by_source[source]
             del siblings[key]

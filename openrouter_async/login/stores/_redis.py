@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypeVar
 from openrouter_async.encryption import DecryptionError, Encryptor, Keys
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.login._models import LoginCookie
-from openrouter_async.login._records import TOMBSTONE_TTL, Claim, ClaimRequest, ClaimStatus, KeyRecord, LoginRecord
+from openrouter_async.login._store import TOMBSTONE_TTL, Claim, ClaimRequest, ClaimStatus, LeaseItem
 from openrouter_async.login.errors import LoginStoreError
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ else:
     Redis = RedisCluster = RedisClient = Any
 
 _T = TypeVar("_T")
-_Record = TypeVar("_Record", LoginRecord, KeyRecord)
 
 # Each script is one atomic step on the keys of one login. The keys share a hash tag, and so a node of a cluster. The
 # scripts read the server's clock, so the clocks of workers need not agree. KEYS are those of the login and its result.
@@ -154,17 +153,17 @@ class RedisStore:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._prefix} {'plain' if self._encryptor is None else 'encrypted'}>"
 
-    async def put(self, login: LoginRecord, *, now: float) -> LoginCookie | None:
+    async def put(self, item: LeaseItem, *, now: float) -> LoginCookie | None:
         """Hold a pending login; see `LoginStore.put`."""
-        data = self._seal("login", login.id, login)
-        await self._run(_PUT, login.id, login.binding, data, _milliseconds(login.expires_at + TOMBSTONE_TTL - now))
+        data = self._seal(f"login {item.id}", item.value)
+        await self._run(_PUT, item.id, item.binding, data, _milliseconds(item.expires_at + TOMBSTONE_TTL - now))
         return None
 
     async def claim(self, claim_request: ClaimRequest, *, now: float, claim_ttl: float) -> Claim:
         """Claim the login; see `LoginStore.claim`. The server's clock counts."""
         answer = await self._run(
             _CLAIM,
-            claim_request.login_id,
+            claim_request.id,
             claim_request.binding,
             claim_request.token,
             _milliseconds(claim_ttl),
@@ -172,26 +171,26 @@ class RedisStore:
         )
         status = ClaimStatus(_bytes(answer[0]).decode())
         if status is ClaimStatus.CLAIMED:
-            login = self._open("login", claim_request.login_id, LoginRecord, answer[1])
-            return Claim(status=status, login=login, lost=_bytes(answer[2]) == b"1")
+            value = self._open(f"login {claim_request.id}", answer[1])
+            return Claim(status=status, value=value, lost=_bytes(answer[2]) == b"1")
         if status is ClaimStatus.FINISHED:
-            return Claim(status=status, result=self._open("result", claim_request.login_id, KeyRecord, answer[1]))
+            return Claim(status=status, value=self._open(f"result {claim_request.id}", answer[1]))
         return Claim(status=status)
 
     async def release(self, claim_request: ClaimRequest, *, now: float) -> None:
         """Make the login pending again; see `LoginStore.release`."""
-        await self._run(_RELEASE, claim_request.login_id, claim_request.token)
+        await self._run(_RELEASE, claim_request.id, claim_request.token)
 
     async def finish(
-        self, claim_request: ClaimRequest, result: KeyRecord | None, *, now: float, result_ttl: float
+        self, claim_request: ClaimRequest, result: bytes | None, *, now: float, result_ttl: float
     ) -> LoginCookie | None:
         """End the login; see `LoginStore.finish`. Without ``encryption_keys`` the result is not kept."""
         kept = b""
         if result is not None and result_ttl > 0 and self._encryptor is not None:
-            kept = self._seal("result", claim_request.login_id, result)
+            kept = self._seal(f"result {claim_request.id}", result)
         await self._run(
             _FINISH,
-            claim_request.login_id,
+            claim_request.id,
             claim_request.token,
             claim_request.binding,
             "0" if result is None else "1",
@@ -201,23 +200,22 @@ class RedisStore:
         )
         return None
 
-    def _seal(self, context: str, login_id: str, record: LoginRecord | KeyRecord) -> bytes:
-        data = record.to_json()
-        return data if self._encryptor is None else self._encryptor.encrypt(f"{context} {login_id}", data)
+    def _seal(self, context: str, data: bytes) -> bytes:
+        return data if self._encryptor is None else self._encryptor.encrypt(context, data)
 
-    def _open(self, context: str, login_id: str, kind: type[_Record], data: Any) -> _Record:
+    def _open(self, context: str, data: bytes | str) -> bytes:
         data = _bytes(data)
-        if self._encryptor is not None:
-            try:
-                data = self._encryptor.decrypt(f"{context} {login_id}", data)
-            except DecryptionError:
-                raise LoginStoreError("a value in Redis was not encrypted with the keys of this store") from None
-        return kind.from_json(data)
+        if self._encryptor is None:
+            return data
+        try:
+            return self._encryptor.decrypt(context, data)
+        except DecryptionError:
+            raise LoginStoreError("a value in Redis was not encrypted with the keys of this store") from None
 
-    async def _run(self, script: str, login_id: str, *arguments: str | bytes | int) -> Any:
+    async def _run(self, script: str, item_id: str, *arguments: str | bytes | int) -> Any:
         # EVAL rather than EVALSHA: a server that was restarted does not know the digest, and it compiles a known text
         # only once.
-        names = (f"{self._prefix}:{{{login_id}}}", f"{self._prefix}:{{{login_id}}}:result")
+        names = (f"{self._prefix}:{{{item_id}}}", f"{self._prefix}:{{{item_id}}}:result")
         return await call_redis(self._client, lambda: self._client.eval(script, len(names), *names, *arguments))
 
 
@@ -275,6 +273,6 @@ def _milliseconds(seconds: float) -> int:
     return max(1, math.ceil(seconds * 1000))
 
 
-def _bytes(value: Any) -> bytes:
+def _bytes(value: bytes | str) -> bytes:
     # A client with `decode_responses` gives strings.
     return value.encode() if isinstance(value, str) else value

@@ -55,7 +55,7 @@ async def main(redis_url: str, keys: str, base_url: str, auth_url: str, lease: s
         print(address, flush=True)
         await until_terminated()
         await runner.cleanup()
-        await flow.drain()
+        await flow.aclose()
     await store.aclose()
 
 

@@ -1,0 +1,200 @@
+"""The exchange of a code under a lease, for pending logins and queued exchanges alike."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import logging
+import math
+from collections.abc import AsyncIterator
+from typing import Final, Protocol
+
+import attrs
+
+from openrouter_async._values.clock import Clock
+from openrouter_async._values.models import ExchangeAuthCodeForAPIKeyResponse
+from openrouter_async.batch import mark_outcome_unknown
+from openrouter_async.errors import APIError, KeyDeliveryError
+from openrouter_async.login._models import LoginCookie
+from openrouter_async.login._store import Claim, ClaimRequest, ClaimStatus, LoginStore
+from openrouter_async.login.errors import LoginError
+
+logger = logging.getLogger("openrouter_async.login")
+
+_INITIAL_PAUSE: Final = 0.05
+_MAX_PAUSE: Final = 0.5
+
+
+class Ending(enum.Enum):
+    """What to do with an item whose exchange failed."""
+
+    RELEASE = enum.auto()
+    """Make it pending again: its code can be sent once more."""
+    CONSUME = enum.auto()
+    """End it: its code may be used."""
+    EXPIRE = enum.auto()
+    """Let the lease end, so that the next request for it learns that this one was lost."""
+
+
+class LeasedExchange(Protocol):
+    """An exchange that is carried out under a lease."""
+
+    async def exchange(self, value: bytes, /) -> ExchangeAuthCodeForAPIKeyResponse:
+        """Exchange the code for an item with this content."""
+        ...
+
+    def to_result(self, response: ExchangeAuthCodeForAPIKeyResponse, *, delivered: bool) -> bytes:
+        """Return what to keep for a request that comes again; `delivered` tells whether ``on_key`` succeeded."""
+        ...
+
+    def ending_after(self, failure: Exception) -> Ending:
+        """Return what to do with the item after this failure."""
+        ...
+
+
+@attrs.frozen(kw_only=True)
+class LeaseResult:
+    """What became of a request.
+
+    Attributes:
+        claim: The last answer of the store; `ClaimStatus.FINISHED` if there is a result, of this request or another.
+        is_replay: Whether the result is that of another request.
+        cookie: A cookie that replaces the item's.
+        rejection: The error if OpenRouter rejected the code. If the item is finished all the same, another worker took
+            it over and exchanged the code.
+    """
+
+    claim: Claim
+    is_replay: bool = True
+    cookie: LoginCookie | None = None
+    rejection: APIError | None = None
+
+
+class LeaseRunner:
+    """Carries out exchanges, each while its worker alone has the lease of the item.
+
+    Args:
+        store: The store of the items, shared by all workers.
+        clock: Where time comes from.
+        claim_ttl: Seconds until an item whose worker died can be taken over; renewed while the worker lives.
+        result_ttl: Seconds for which a request that comes again gets the same result.
+        busy_timeout: Seconds to wait for another request that has the item.
+    """
+
+    def __init__(
+        self, store: LoginStore, clock: Clock, *, claim_ttl: float, result_ttl: float, busy_timeout: float = math.inf
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._claim_ttl = claim_ttl
+        self._result_ttl = result_ttl
+        self._busy_timeout = busy_timeout
+
+    async def run(self, claim_request: ClaimRequest, exchange: LeasedExchange) -> LeaseResult:
+        """Claim an item, exchange its code, and record the result; or return that of another request.
+
+        Raises:
+            LoginStoreError: The item could not be claimed.
+            Exception: The exchange failed for another reason than a rejected code.
+        """
+        claim = await self._claim_in_turn(claim_request)
+        if claim.status is not ClaimStatus.CLAIMED:
+            return LeaseResult(claim=claim)
+        result_ttl = self._result_ttl if is_same_browser(claim_request, claim) else 0.0
+        try:
+            async with self._renewed(claim_request):
+                response = await exchange.exchange(claim.value)
+        except KeyDeliveryError as failure:
+            await self._finish(claim_request, exchange.to_result(failure.response, delivered=False), result_ttl)
+            raise
+        except Exception as failure:
+            if isinstance(failure, APIError) and failure.is_code_rejected:
+                return await self._explain_rejection(claim_request, claim, exchange, failure)
+            await self._end(claim_request, exchange.ending_after(failure))
+            raise
+        claim = Claim(status=ClaimStatus.FINISHED, value=exchange.to_result(response, delivered=True))
+        cookie = await self._finish(claim_request, claim.value, result_ttl)
+        return LeaseResult(claim=claim, is_replay=False, cookie=cookie)
+
+    async def _explain_rejection(
+        self, claim_request: ClaimRequest, claim: Claim, exchange: LeasedExchange, failure: APIError
+    ) -> LeaseResult:
+        # Another worker takes a stalled worker's item over. One of the two gets the key, the other one this rejection.
+        try:
+            again = await self._claim_in_turn(claim_request)
+        except Exception:  # noqa: BLE001 - the rejection matters more than a store that fails
+            again = claim
+        if again.status not in (ClaimStatus.FINISHED, ClaimStatus.BUSY):
+            again = attrs.evolve(again, lost=claim.lost or again.lost)
+            if again.lost:
+                mark_outcome_unknown(failure)
+            await self._end(claim_request, exchange.ending_after(failure))
+        return LeaseResult(claim=again, rejection=failure)
+
+    @contextlib.asynccontextmanager
+    async def _renewed(self, claim_request: ClaimRequest) -> AsyncIterator[None]:
+        """Renew the claim while the block runs."""
+        loop = asyncio.get_running_loop()
+        is_over: asyncio.Future[None] = loop.create_future()
+        renewal = loop.create_task(self._renew(claim_request, is_over))
+        try:
+            yield
+        finally:
+            # Not by cancelling it: a renewal that is cut off may reach the store after the release.
+            is_over.set_result(None)
+            await renewal
+
+    async def _renew(self, claim_request: ClaimRequest, is_over: asyncio.Future[None]) -> None:
+        while not (await asyncio.wait((is_over,), timeout=self._claim_ttl / 3))[0]:
+            try:
+                await self._claim(claim_request)
+            except Exception as failure:  # noqa: BLE001 - an app's own store may raise anything
+                logger.warning("a claim could not be renewed: %s", _describe(failure))
+
+    async def _claim_in_turn(self, claim_request: ClaimRequest) -> Claim:
+        """Claim the item, waiting while another request of the same browser has it."""
+        give_up_at = self._clock.monotonic() + self._busy_timeout
+        pause = _INITIAL_PAUSE
+        while True:
+            claim = await self._claim(claim_request)
+            if claim.status is not ClaimStatus.BUSY or not is_same_browser(claim_request, claim):
+                return claim
+            if self._clock.monotonic() >= give_up_at:
+                return claim
+            await self._clock.sleep(pause)
+            pause = min(pause * 1.5, _MAX_PAUSE)
+
+    async def _claim(self, claim_request: ClaimRequest) -> Claim:
+        return await self._store.claim(claim_request, now=self._clock.time(), claim_ttl=self._claim_ttl)
+
+    async def _end(self, claim_request: ClaimRequest, ending: Ending) -> None:
+        if ending is Ending.CONSUME:
+            await self._finish(claim_request)
+        elif ending is Ending.RELEASE:
+            try:
+                await self._store.release(claim_request, now=self._clock.time())
+            except Exception as failure:  # noqa: BLE001 - an app's own store may raise anything
+                logger.warning(
+                    "a claim could not be released, and waits for the end of its lease: %s", _describe(failure)
+                )
+
+    async def _finish(
+        self, claim_request: ClaimRequest, result: bytes | None = None, result_ttl: float = 0.0
+    ) -> LoginCookie | None:
+        try:
+            return await self._store.finish(claim_request, result, now=self._clock.time(), result_ttl=result_ttl)
+        except Exception as failure:  # noqa: BLE001 - an app's own store may raise anything
+            # Do not lose the key, or the error of the exchange, because recording it failed.
+            logger.warning("the end of a claim could not be recorded: %s", _describe(failure))
+            return None
+
+
+def is_same_browser(claim_request: ClaimRequest, claim: Claim) -> bool:
+    """Return whether a binding or cookie shows that the request comes from the browser that started the login."""
+    return claim_request.is_bound or claim.same_browser
+
+
+def _describe(failure: Exception) -> str:
+    # The message of a foreign error may quote the value.
+    return str(failure) if isinstance(failure, LoginError) else type(failure).__name__
