@@ -1,4 +1,4 @@
-"""The pytest plugin: fixtures for the fake OpenRouter. It is loaded by itself, and imports nothing until they are used.
+"""The pytest plugin: fixtures for the fake OpenRouter. Loading it imports nothing until a fixture is used.
 
 ::
 
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-# In its strict mode, pytest-asyncio runs no other async fixtures.
+# In strict mode, pytest-asyncio runs only async fixtures that it marked itself.
 if TYPE_CHECKING or find_spec("pytest_asyncio"):
     from pytest_asyncio import fixture as async_fixture
 else:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def fake_openrouter() -> Iterator[FakeOpenRouter]:
-    """A fake OpenRouter on a local port; it runs in a thread, so that sync tests and apps can use it, too."""
+    """A fake OpenRouter on a local port, in a thread of its own, so that sync tests and apps can use it, too."""
     from openrouter_async.testing import FakeOpenRouter
 
     with FakeOpenRouter() as fake:
@@ -38,7 +38,7 @@ def fake_openrouter() -> Iterator[FakeOpenRouter]:
 
 @async_fixture
 async def openrouter_client(fake_openrouter: FakeOpenRouter) -> AsyncIterator[OpenRouter]:
-    """A client of that fake; it needs pytest-asyncio, or the pytest plugin of anyio."""
+    """A client of the fake. It needs pytest-asyncio, or anyio's pytest plugin."""
     from openrouter_async import OpenRouter
 
     async with OpenRouter(fake_openrouter.token, base_url=fake_openrouter.base_url) as client:

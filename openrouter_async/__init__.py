@@ -72,13 +72,13 @@ __all__ = [
 
 
 def _take_home() -> None:
-    """Make the public classes say where users import them from, as their pickles and tracebacks show."""
-    # The models import the errors, so the errors can name a model only here.
+    """Set the module of the public classes to the one that users import them from, for pickles and tracebacks."""
+    # The models import the errors, so the annotations of the errors can be completed only here.
     errors.__dict__.setdefault("ExchangeAuthCodeForAPIKeyResponse", ExchangeAuthCodeForAPIKeyResponse)
     for name in __all__:
         value = globals()[name]
         if isinstance(value, type):
-            # Annotations that are strings can be resolved only by the names of the module that they stand in.
+            # String annotations are resolved with the names of the module in which they are written.
             value.__annotations__ = _typing.get_type_hints(value, include_extras=True)
             value.__module__ = __name__
 

@@ -35,7 +35,7 @@ def generate_encryption_key() -> str:
 
 
 class DecryptionError(Exception):
-    """The data were altered, cut off, encrypted in another context, or with a key that is not given."""
+    """The data were altered, truncated, encrypted in another context, or encrypted with a key that was not given."""
 
 
 class Encryptor:
@@ -77,7 +77,7 @@ class Encryptor:
             data: The plain data.
 
         Returns:
-            Characters of base64url, without the padding, for which some cookie parsers want quotes.
+            Text in base64url without padding, because some cookie parsers require quotes around "=".
         """
         return self._fernet.encrypt(context.encode() + b"\n" + data).rstrip(_PADDING)
 

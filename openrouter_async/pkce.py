@@ -45,7 +45,7 @@ def to_code_challenge_method(value: object) -> CodeChallengeMethod:
     try:
         return CodeChallengeMethod(value)  # type: ignore[arg-type]
     except ValueError:
-        raise RequestValidationError("code_challenge_method", "must be S256 or plain, spelled so") from None
+        raise RequestValidationError("code_challenge_method", "must be S256 or plain, with this spelling") from None
 
 
 def code_challenge(code_verifier: str, method: CodeChallengeMethod | str = CodeChallengeMethod.S256) -> str:

@@ -1,4 +1,4 @@
-"""Masks for secrets in reprs, headers, foreign text and logs."""
+"""Masking of secrets in reprs, headers, foreign text and logs."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Values: they never touch a socket."""
+"""Models, validation and other building blocks that do no I/O."""

@@ -1,4 +1,4 @@
-"""Time and randomness, in one place so that tests can replace them."""
+"""The source of time and randomness, which tests can replace."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Clock:
     """The library's source of time and randomness.
 
     Attributes:
-        monotonic: Seconds from an arbitrary start; never goes back.
+        monotonic: Seconds from an arbitrary start; never decreases.
         time: Seconds since the epoch, for dates that a server names.
-        sleep: Waits for so many seconds.
+        sleep: Waits for this many seconds.
         random: A float from 0 up to, not including, 1.
     """
 

@@ -1,4 +1,4 @@
-"""The converter between models and JSON, which is strict and shows no values in its errors.
+"""The strict converter between models and JSON, whose errors show no values.
 
 For a string, cattrs by default turns None into "None" and 7 into "7", and its errors quote the input. Here, a wrong
 type is an error, and an error names only the field and the expected type.
@@ -101,7 +101,7 @@ def _converter(*, detailed: bool = False) -> cattrs.Converter:
     converter.register_structure_hook(float, _number)
     converter.register_structure_hook(bool, _flag)
     converter.register_structure_hook(datetime, _timestamp)
-    # `load` adds this value of the transport to the fields of the body, so it needs no conversion.
+    # `load` adds this value from the transport to the fields of the body, so it needs no conversion.
     converter.register_structure_hook(HttpMeta, lambda value, _: value)
     structure_key = make_dict_structure_fn(CurrentKey, converter)
     converter.register_structure_hook(CurrentKey, lambda value, kind: structure_key(_strict(dict, value), kind))

@@ -13,18 +13,18 @@ from openrouter_async._values.models import HttpMeta
 class CurrentKey:
     """The state of an API key that is valid.
 
-    Fields that OpenRouter adds are ignored, and a field that is missing is None. A valid key can be without credit: see
-    ``has_credit``. The account's own credits cannot be read with a user's key.
+    Unknown fields are ignored, and a missing field is None. A valid key can have no credit left: see ``has_credit``.
+    The account's own credits cannot be read with a user's key.
 
     Attributes:
         label: The name of the key.
         limit: The credit limit of the key in US dollars; None for no limit.
-        limit_remaining: US dollars that are left of the limit; None for no limit.
+        limit_remaining: The rest of the limit in US dollars; None for no limit.
         limit_reset: When the limit resets, such as ``monthly``; None for never.
-        usage: US dollars that were used with the key, in all.
-        usage_daily: US dollars that were used on the current UTC day.
-        usage_weekly: US dollars that were used in the current UTC week.
-        usage_monthly: US dollars that were used in the current UTC month.
+        usage: The total usage of the key in US dollars.
+        usage_daily: The usage on the current UTC day in US dollars.
+        usage_weekly: The usage in the current UTC week in US dollars.
+        usage_monthly: The usage in the current UTC month in US dollars.
         is_free_tier: Whether the account has never bought credits.
         is_management_key: Whether the key can manage other keys, which a user's key cannot.
         expires_at: When the key expires, with its time zone; None for never.
@@ -46,7 +46,7 @@ class CurrentKey:
 
     @property
     def has_credit(self) -> bool:
-        """Whether the key's own limit leaves something to use; True without a limit."""
+        """Whether something is left of the key's own limit; True without a limit."""
         return self.limit_remaining is None or self.limit_remaining > 0
 
 
@@ -56,7 +56,7 @@ class GetCurrentKeyResponse:
 
     Attributes:
         data: The state of the key.
-        http_meta: How the response came about; not part of equality.
+        http_meta: The HTTP metadata of the answer; ignored by ``==``.
     """
 
     data: CurrentKey

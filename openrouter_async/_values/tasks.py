@@ -1,4 +1,4 @@
-"""Tasks that go on when their caller is cancelled: a code that was sent cannot be sent again."""
+"""Tasks that continue when their caller is cancelled, because a code that was sent cannot be sent again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SHIELDED: Final[weakref.WeakSet[asyncio.Task[Any]]] = weakref.WeakSet()
 
 
 class ShieldedTasks(Generic[T]):
-    """A set of tasks that go on when their callers are cancelled, as with `asyncio.shield`.
+    """A set of tasks that continue when their callers are cancelled, as with `asyncio.shield`.
 
     Args:
         on_abandoned: Called with each finished task whose caller was cancelled; by default its result is ignored.

@@ -1,4 +1,4 @@
-"""Exchange many codes concurrently: bounded, streaming, and with a journal if wanted."""
+"""Exchange many codes concurrently: bounded, streaming, and optionally with a journal."""
 
 from openrouter_async.batch._batch import Batch
 from openrouter_async.batch._journal import Journal

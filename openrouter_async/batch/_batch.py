@@ -13,12 +13,12 @@ from openrouter_async.batch._runner import Runner
 
 
 class Batch(AsyncIterator[ExchangeResult]):
-    """The results of many exchanges, as they come; made by `OAuth.exchange_many`.
+    """An async iterator over the results of many exchanges; created by `OAuth.exchange_many`.
 
-    Nothing is sent before the first result is asked for. Leaving the loop before its end stops the batch: what was sent
-    is waited for in the background, and its keys go to ``on_key``. ``async with`` waits for it in the foreground; the
-    results that came meanwhile can be read from the batch afterwards. Cancelling a task that waits for a result
-    closes the batch, too, and the task is cancelled when what was sent is answered, or when it is cancelled again.
+    Nothing is sent before the first result is requested. Leaving the loop early stops the batch: requests that were
+    sent finish in the background, and their keys go to ``on_key``. ``async with`` waits for them instead, and their
+    results can be read from the batch afterwards. Cancelling a task that waits for a result also closes the batch; the
+    cancellation is raised once the requests that were sent have finished, or when the task is cancelled again.
     """
 
     def __init__(self, runner: Runner) -> None:
@@ -52,7 +52,7 @@ class Batch(AsyncIterator[ExchangeResult]):
     async def aclose(self) -> None:
         """Send nothing more, and wait until all requests that were sent have a result.
 
-        Code that the batch itself calls, such as ``on_key``, ``on_progress`` or its input, can call this; then it does
+        Code that the batch itself calls, such as ``on_key``, ``on_progress`` or the input, may call this; then it does
         not wait.
         """
         self._runner.close()
@@ -67,7 +67,7 @@ class Batch(AsyncIterator[ExchangeResult]):
         results: list[ExchangeResult] = []
         try:
             async for result in self:
-                # A comprehension would lose what it has when it fails.
+                # A comprehension would lose the results so far when it fails.
                 results.append(result)  # noqa: PERF401
         except BaseException:
             self._runner.warn_of_loss(results)

@@ -1,4 +1,4 @@
-"""Deduplication: of equal requests in a batch one is sent, and the others share its result."""
+"""Deduplication: of the equal requests in a batch only one is sent, and the others share its result."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from openrouter_async._values.models import (
 from openrouter_async.batch._results import ExchangeFailure, ExchangeResult, ExchangeSuccess
 
 Identity: TypeAlias = str | tuple[str, str | None, CodeChallengeMethod | str | None]
-"""A value that equal requests have in common, and no others. It is as secret as they are."""
+"""A value that is equal for equal requests only. It is as secret as the request."""
 
 _Shared: TypeAlias = ExchangeFailure | tuple[str, str | None]
-"""Of a key, only strings are kept, which the garbage collector need not look at."""
+"""The strings of a result with a key: unlike other objects, strings are not tracked by the garbage collector."""
 
 
 def identify(request: ExchangeAuthCodeForAPIKeyRequest) -> Identity:
-    """Return the identity of a request. To hash the request itself would cost ten times as much."""
+    """Return the identity of a request. Hashing the request itself would take ten times as long."""
     method = request.code_challenge_method
     if isinstance(method, Unset):
         return request.code if request.code_verifier is None else (request.code, request.code_verifier, "")
@@ -32,15 +32,15 @@ def identify(request: ExchangeAuthCodeForAPIKeyRequest) -> Identity:
 
 
 class DedupCache:
-    """The requests that are under way or were resolved lately, by their identity.
+    """The requests that are in flight or were resolved recently, by identity.
 
     Args:
-        size: How many results are remembered; None for all.
+        size: The number of results to remember; None for all.
     """
 
     def __init__(self, size: int | None) -> None:
         self._size = size
-        # None while a request is under way, or a future if an equal one waits for it.
+        # None while a request is in flight, or a future if an equal one waits for it.
         self._known: dict[Identity, asyncio.Future[ExchangeResult | None] | _Shared | None] = {}
         self._resolved: deque[Identity] = deque()
 
@@ -48,7 +48,7 @@ class DedupCache:
         """Register a request that is about to be sent.
 
         Returns:
-            False if an equal one is known: use `get`.
+            False if an equal one is known; then use `get`.
         """
         if identity in self._known:
             return False
@@ -56,7 +56,7 @@ class DedupCache:
         return True
 
     def resolve(self, identity: Identity, result: ExchangeResult | None) -> None:
-        """Give a result to equal requests, now and later; None if there is no result, and another one may be sent."""
+        """Set the result for equal requests, now and later; None if there is no result and another one may be sent."""
         waiter = self._known.pop(identity)
         if isinstance(waiter, asyncio.Future):
             waiter.set_result(result)
@@ -76,7 +76,7 @@ class DedupCache:
         if known is None:
             known = self._known[identity] = asyncio.get_running_loop().create_future()
         if isinstance(known, asyncio.Future):
-            # Not the future itself: if this worker were cancelled, so would be all that wait for it.
+            # Awaiting the future itself would cancel it, and every other waiter, together with this worker.
             await asyncio.wait((known,))
             result = known.result()
             return None if result is None else attrs.evolve(result, index=index)

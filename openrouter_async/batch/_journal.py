@@ -26,7 +26,7 @@ _T = TypeVar("_T")
 
 
 class Journal:
-    """A SQLite file, readable by its owner alone, with the requests that a batch was about to send and their results.
+    """A SQLite file, readable by its owner only, of the requests that a batch was about to send and their results.
 
     ::
 
@@ -34,13 +34,13 @@ class Journal:
             async for result in client.oauth.exchange_many(requests, journal=journal):
                 ...
 
-    An intent is on the disk before its request leaves, a result before the consumer gets it; rows that come at the same
-    time share a transaction. A process that dies at any moment leaves a complete file behind. One process at a time can
-    have it open. It contains neither codes nor verifiers: requests are named by their `request_digest`. It takes about
-    200 bytes of memory for each request it knows.
+    An intent is on the disk before its request is sent, and a result before the consumer gets it; concurrent rows share
+    a transaction. A process that dies at any moment leaves a consistent file behind. Only one process at a time can
+    have the file open. It contains neither codes nor verifiers: requests are identified by their `request_digest`. An
+    open journal takes about 200 bytes of memory for each request in it.
 
-    With ``encryption_keys``, API keys are stored encrypted together with their users' ids. Without, API keys are not
-    stored, and `exchange_many` wants an ``on_key`` on the client: otherwise a key would be lost with a process that
+    With ``encryption_keys``, API keys are stored encrypted together with their users' ids. Without them, API keys are
+    not stored, and `exchange_many` requires an ``on_key`` on the client: otherwise a key would be lost if the process
     dies before the key is stored anywhere.
 
     Args:
@@ -48,7 +48,7 @@ class Journal:
             SQLite's locks may not hold.
         encryption_keys: Fernet keys, by `openrouter_async.encryption.generate_encryption_key`: the first one encrypts,
             all of them decrypt. They need the extra ``journal``. Entries that are not encrypted are refused then.
-        store_plaintext_keys: Whether API keys are stored unencrypted. Everybody who can read the file has them.
+        store_plaintext_keys: Whether API keys are stored unencrypted. Anyone who can read the file can use them.
         clock: The source of time.
 
     Raises:
@@ -107,7 +107,7 @@ class Journal:
         self._writer = _Writer(db, worker)
 
     async def aclose(self, *, timeout: float = 10.0) -> None:
-        """Wait for the results of what is under way, then close the file and release its lock.
+        """Wait for the results of requests in flight, then close the file and release its lock.
 
         Args:
             timeout: Seconds to wait; requests that have no result by then stay uncertain.
@@ -127,7 +127,7 @@ class Journal:
                 self.abandon(digest)
 
     def status(self, request: ExchangeAuthCodeForAPIKeyRequest | str) -> RequestStatus | None:
-        """Return the status of a request, or None when it was never tried.
+        """Return the status of a request, or None if it was never tried.
 
         Args:
             request: The request, or a bare code.
@@ -135,7 +135,7 @@ class Journal:
         return self._statuses.get(request_digest(request))
 
     async def entry(self, request: ExchangeAuthCodeForAPIKeyRequest | str) -> JournalEntry | None:
-        """Return the entry of a request, or None when it was never tried.
+        """Return the entry of a request, or None if it was never tried.
 
         Args:
             request: The request, or a bare code.
@@ -178,7 +178,7 @@ class Journal:
             if not entries:
                 return
 
-    # The rest is the interface for a batch, which names requests by their digest.
+    # The rest is the interface for a batch, which identifies requests by their digest.
 
     @property
     def is_open(self) -> bool:
@@ -187,7 +187,7 @@ class Journal:
 
     @property
     def holds_keys(self) -> bool:
-        """Whether API keys can be recovered from the file."""
+        """Whether the file stores API keys."""
         return self._encryptor is not None or self._stores_plaintext
 
     def is_final(self, digest: str) -> bool:
@@ -198,7 +198,7 @@ class Journal:
     async def begin(self, digest: str) -> bool:
         """Record that a request is about to be sent, unless it has a result that another try cannot improve.
 
-        While another batch has the request under way, this waits for its result.
+        If the request is in flight in another batch, wait for its result.
 
         Returns:
             Whether the request may be sent. If so, `record` or `abandon` has to follow.
@@ -239,7 +239,7 @@ class Journal:
         status = status_after(result)
         if was_uncertain and status is RequestStatus.RETRYABLE:
             status = RequestStatus.UNCERTAIN
-        # At once, as the row is written even if the caller is cancelled meanwhile.
+        # Before writing, because the row is written even if the caller is cancelled meanwhile.
         self._statuses[digest] = status
         try:
             await self._write(digest, status, **self._describe(digest, result))
@@ -250,7 +250,7 @@ class Journal:
             self.abandon(digest)
 
     def abandon(self, digest: str) -> None:
-        """Expect no result any more: without one, the request stays uncertain."""
+        """Give a request up: without a result, it stays uncertain."""
         pending = self._pending.pop(digest, None)
         if pending is not None:
             pending.ended.set()
@@ -261,7 +261,7 @@ class Journal:
         """Return the columns that describe a result."""
         columns: dict[str, Any] = {}
         if isinstance(result, Exception):
-            # Only our own errors are known to contain no secrets.
+            # Only the library's own errors are known to contain no secrets.
             columns["error"] = type(result).__name__ + (f": {result}" if isinstance(result, OpenRouterError) else "")
         response = result.response if isinstance(result, KeyDeliveryError) else result
         if isinstance(response, ExchangeAuthCodeForAPIKeyResponse):
@@ -287,11 +287,11 @@ class Journal:
 
 @attrs.frozen(eq=False)
 class _Pending:
-    """A request that is under way.
+    """A request in flight.
 
     Attributes:
-        is_uncertain: Whether an earlier try may have been carried out.
-        ended: Set when the request is no longer under way.
+        is_uncertain: Whether an earlier attempt may have been carried out.
+        ended: Set when the request is no longer in flight.
     """
 
     is_uncertain: bool
@@ -299,7 +299,7 @@ class _Pending:
 
 
 class _Worker:
-    """A thread of its own: SQLite waits for the disk, and the loop's default executor may be busy for long."""
+    """A dedicated thread: SQLite waits for the disk, and the loop's default executor may be busy for a long time."""
 
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="openrouter_async-journal")
@@ -326,7 +326,7 @@ class _Worker:
             raise
 
     def shutdown(self) -> None:
-        """Let the thread end after its last call."""
+        """Let the thread end after the calls that were submitted."""
         self._executor.shutdown(wait=False)
 
 
@@ -340,7 +340,7 @@ class _PendingWrite:
 
 
 class _Writer:
-    """Writes rows in groups: those that come while a transaction is under way share the next one."""
+    """Writes rows in groups: those that arrive during a transaction share the next one."""
 
     def __init__(self, db: JournalDB, worker: _Worker) -> None:
         self.db = db
@@ -358,7 +358,7 @@ class _Writer:
             JournalError: The row cannot be written, or the journal is closed.
         """
         if os.getpid() != self._process:
-            # SQLite's locks do not keep a process from its fork: https://sqlite.org/howtocorrupt.html
+            # SQLite's locks do not protect against use after a fork: https://sqlite.org/howtocorrupt.html
             raise JournalError(f"{self.db.path}: it was opened before a fork")
         if self._is_closed:
             raise JournalError(f"{self.db.path}: it is not open")
@@ -367,12 +367,12 @@ class _Writer:
             group = self._group = _PendingWrite()
             if self._quiet.is_set():
                 self._quiet.clear()
-                # Not at once, as more rows may come in this pass of the loop.
+                # In the next pass of the loop, because more rows may arrive in this one.
                 asyncio.get_running_loop().call_soon(self._write_group)
         group.rows.append(row)
         await group.written.wait()
         if group.failure is not None:
-            # Each caller gets an error of its own, so that their tracebacks do not mix.
+            # Each caller gets an exception object of its own, so that their tracebacks do not mix.
             raise JournalError(group.failure)
 
     async def aclose(self) -> None:
@@ -384,7 +384,7 @@ class _Writer:
         self.worker.shutdown()
 
     def _write_group(self) -> None:
-        # A callback instead of a task: tasks can be cancelled in the middle of a transaction.
+        # A callback instead of a task, because a task can be cancelled in the middle of a transaction.
         group, self._group = self._group, None
         if group is None:
             self._quiet.set()

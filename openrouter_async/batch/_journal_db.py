@@ -1,4 +1,4 @@
-"""The SQLite file of a journal. Everything here blocks, and is called in the journal's own thread."""
+"""The SQLite file of a journal. All calls block, so they run in the journal's own thread."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION: Final = 1
 APPLICATION_ID: Final = 0x4F524A4C
-"""``ORJL``, by which SQLite's header tells a journal from other databases: https://sqlite.org/pragma.html."""
+"""``ORJL``, the application id in SQLite's header: https://sqlite.org/pragma.html#pragma_application_id."""
 
 MIN_SIZE: Final = 512
-"""Bytes of the shortest database: one page."""
+"""The size of the smallest database in bytes: one page."""
 
 CHUNK_SIZE: Final = 1000
-"""Entries that are read at once."""
+"""The number of entries that are read at once."""
 
 _SCHEMA: Final = f"""
 CREATE TABLE entries (
@@ -70,10 +70,10 @@ class JournalEntry:
         request: The `request_digest` of the request.
         status: The status of the request.
         at: When that was written.
-        key: The user's API key; None when there is none, or the journal does not hold it in a form that can be read.
+        key: The user's API key; None if there is none, or if the journal does not store it or it cannot be decrypted.
         key_hash: The SHA-256 of the key in lowercase hex, by which OpenRouter's pages name it; None without a key.
-        user_id: The user's id; None when OpenRouter did not tell it, or when it cannot be decrypted.
-        error: How the last try failed; None when it did not, or its result is not known.
+        user_id: The user's id; None if OpenRouter did not send it, or if it cannot be decrypted.
+        error: The failure of the last attempt; None if it succeeded, or if its result is not known.
     """
 
     request: str
@@ -129,7 +129,8 @@ class JournalDB:
                 made = cls(path, _connect(path, "rw"))
                 made._read_version()
             except sqlite3.OperationalError as failure:
-                # WAL needs files beside the database. Where none can be made and none is left, the database is whole.
+                # WAL needs files beside the database. If they cannot be created and none is left, the database itself
+                # is complete.
                 is_busy = (failure.sqlite_errorcode & 0xFF) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
                 if is_busy or Path(f"{path}-wal").exists():
                     raise
@@ -238,7 +239,7 @@ NOT_SEALED: Final = "an entry in it is not sealed, as it was written without enc
 
 
 def seal(encryptor: Encryptor, request: str, key: str, user_id: str | None) -> bytes:
-    """Encrypt a key together with its user, so that neither can be exchanged for another one's."""
+    """Encrypt a key together with its user, so that neither can be swapped with that of another entry."""
     return encryptor.encrypt(f"journal {request}", json.dumps([key, user_id]).encode())
 
 
@@ -253,7 +254,7 @@ def _unseal(encryptor: Encryptor, row: sqlite3.Row, path: Path) -> tuple[str, st
 
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
-    # Only one thread uses a connection at a time, but opening may be given up in another one.
+    # Only one thread uses a connection at a time, but an abandoned opening is closed in another one.
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode={mode}", uri=True, timeout=0, isolation_level=None, check_same_thread=False
     )
@@ -262,7 +263,7 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
 
 
 def _prepare(path: Path) -> None:
-    """Make an empty file if there is none, and take other users' rights away from an existing one.
+    """Create an empty file if there is none, and remove other users' permissions from an existing one.
 
     An existing file is never opened here: closing it would release SQLite's POSIX locks of this process, see
     https://sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_.
@@ -277,7 +278,7 @@ def _prepare(path: Path) -> None:
 
 
 def _check(path: Path) -> None:
-    """Refuse files that other users control, as ssh does."""
+    """Raise for a file that another user controls, as ssh does."""
     for name in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
         try:
             status = name.lstat()
@@ -290,7 +291,7 @@ def _check(path: Path) -> None:
         if not stat.S_ISREG(status.st_mode):
             raise JournalError(f"{name}: it is not a file")
         if name == path and 0 < status.st_size < MIN_SIZE:
-            # SQLite takes a file as short as a single byte for an empty database.
+            # SQLite treats a file of a single byte as an empty database.
             raise JournalError(f"{path}: it is not a journal")
         if hasattr(os, "geteuid") and status.st_uid != os.geteuid():
             raise JournalError(f"{name}: it belongs to another user")

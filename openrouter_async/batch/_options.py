@@ -47,7 +47,7 @@ class Options:
 
     Attributes:
         has_on_key: Whether the client has an ``on_key``.
-        dedup_size: How many results are remembered for equal requests that come later; None for all.
+        dedup_size: The number of results that are remembered for equal requests that come later; None for all.
     """
 
     concurrency: int = attrs.field(validator=_is_count)
@@ -77,6 +77,6 @@ class Options:
             return self.stop_on(result)
         if self.stop_on is None or result.error is None:
             return False
-        # What a middleware of the app raised is the cause of an error of ours.
+        # An exception from a middleware of the app is the cause of one of the library's errors.
         cause = result.error.__cause__ if type(result.error) is OpenRouterError else None
         return isinstance(result.error, self.stop_on) or isinstance(cause, self.stop_on)

@@ -18,7 +18,7 @@ from openrouter_async.events import Event
 logger = logging.getLogger("openrouter_async.batch")
 
 MIN_INTERVAL: Final = 0.1
-"""The least number of seconds between two reports."""
+"""The minimum number of seconds between two reports."""
 
 
 @attrs.frozen(kw_only=True)
@@ -29,11 +29,11 @@ class BatchProgress:
         taken: Requests taken from the input.
         succeeded: Results with a response.
         failed: Results with an error.
-        unknown: Those of the failed whose outcome is unknown.
+        unknown: Failed results whose outcome is unknown.
         repeated: Results that were shared with an equal request before.
         skipped: Requests that were not sent, as the journal has their final result.
         elapsed: Seconds since the first result was asked for.
-        total: How many requests the input has; None when it does not say.
+        total: The number of requests in the input; None if it has no length.
         is_finished: Whether nothing more will come.
     """
 
@@ -49,7 +49,7 @@ class BatchProgress:
 
     @property
     def finished(self) -> int:
-        """Results that are there, read or not."""
+        """The number of results, read or not."""
         return self.succeeded + self.failed
 
     @property
@@ -71,8 +71,8 @@ class ProgressCounter:
     """Counts the results of a batch.
 
     Args:
-        total: How many requests the input has; None when it does not say.
-        clock: Where time comes from.
+        total: The number of requests in the input; None if it has no length.
+        clock: The source of time.
 
     Attributes:
         repeated: Results that were shared with an equal request before.
@@ -93,7 +93,7 @@ class ProgressCounter:
         return self._started is not None
 
     def start(self) -> None:
-        """Measure the time from now."""
+        """Start measuring the time."""
         self._started = self._clock.monotonic()
 
     def add(self, result: ExchangeResult) -> None:
@@ -108,7 +108,7 @@ class ProgressCounter:
         """Return a snapshot of the progress.
 
         Args:
-            taken: How many requests were taken so far.
+            taken: The number of requests taken so far.
             is_finished: Whether nothing more will come.
         """
         if self._started is not None and not is_finished:

@@ -1,4 +1,4 @@
-"""The two ends of a batch: where requests come from, and where results wait for the consumer."""
+"""The two ends of a batch: the queue of requests, and the buffer of results for the consumer."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class ResultBuffer:
     """Results that wait for the consumer.
 
     Args:
-        capacity: How many requests may be under way or have a result that the consumer has not taken.
+        capacity: The maximum number of requests that are in flight or have a result that the consumer has not taken.
         ordered: Whether results come in the order of the input.
 
     Attributes:
-        capacity: How many more requests can be taken now.
+        capacity: The number of requests that can be taken now.
         results: The results that the consumer can take.
     """
 
@@ -88,17 +88,17 @@ class ResultBuffer:
 class InputQueue:
     """Gives requests to one worker at a time, and only while there is space for their results.
 
-    Workers take from the input themselves: a producer task with a queue between them would cost one more switch of
-    tasks for each request, which was measured as 1.4 % of an exchange.
+    Workers take from the input themselves: a producer task with a queue would cost one more task switch per request,
+    measured as 1.4 % of the time of an exchange.
 
     Args:
         requests: The input.
-        buffer: Where results go; each request takes a part of its capacity.
+        buffer: The buffer of the results; each request takes one unit of its capacity.
 
     Attributes:
-        total: How many requests the input has; None when it does not say.
-        taken: How many requests were taken.
-        is_over: Whether no more will be taken.
+        total: The number of requests in the input; None if it has no length.
+        taken: The number of requests taken.
+        is_over: Whether no more requests will be taken.
         failure: The exception that the input raised.
 
     Raises:
@@ -121,7 +121,7 @@ class InputQueue:
         self._waiting: asyncio.Task[None] | None = None
 
     def take_at_once(self) -> tuple[int, object] | None:
-        """Take a request if there is nothing to wait for, which costs less than to take turns."""
+        """Take a request if nothing has to be waited for, which is cheaper than waiting for a turn."""
         if self._is_async or self.is_over or self._buffer.capacity <= 0 or self._turn.locked():
             return None
         try:
@@ -138,14 +138,14 @@ class InputQueue:
             return None if self.is_over else await self._take_next(worker)
 
     def close(self) -> None:
-        """Take no more, and stop waiting for the input."""
+        """Take no more requests, and stop waiting for the input."""
         self.is_over = True
         self._buffer.notify_space()
         if self._waiting is not None:
             self._waiting.cancel()
 
     async def aclose(self) -> None:
-        """Close an async generator that was made here; one that was passed in may be wanted afterwards."""
+        """Close an async generator that was created here; one that was passed in may still be needed by its owner."""
         if isinstance(self._iterator, AsyncGenerator) and self._iterator is not self._requests:
             await self._iterator.aclose()
 
@@ -186,6 +186,6 @@ class InputQueue:
         return index, item
 
     def _fail(self, failure: Exception) -> None:
-        # Requests that were taken before are sent all the same.
+        # Requests that were taken before are still sent.
         self.failure = failure
         self.is_over = True

@@ -17,13 +17,13 @@ logger = logging.getLogger("openrouter_async.batch")
 Requests: TypeAlias = (
     Iterable[ExchangeAuthCodeForAPIKeyRequest | str] | AsyncIterable[ExchangeAuthCodeForAPIKeyRequest | str]
 )
-"""Whole requests, or bare codes for those that need no verifier. It may have no end."""
+"""Requests, or bare codes that need no verifier. It may be endless."""
 
 
-# With slots, a frozen class takes three times as long to make.
+# Creating an instance of a frozen class with slots takes three times as long.
 @attrs.frozen(kw_only=True, slots=False)
 class ExchangeSuccess:
-    """The result of a request that gave a key.
+    """The result of a request that succeeded.
 
     Attributes:
         index: The index of the request in the input, from 0.
@@ -58,8 +58,8 @@ class ExchangeFailure:
 
     Attributes:
         index: The index of the request in the input, from 0.
-        request: The request; None when the input was not a valid one.
-        error: How the exchange failed. An exception that a middleware of the app raised is the ``__cause__`` of an
+        request: The request; None if the input was not a valid request.
+        error: The failure of the exchange. An exception from a middleware of the app is the ``__cause__`` of an
             `OpenRouterError` with the outcome ``UNKNOWN``.
         response: None.
     """
@@ -98,17 +98,17 @@ def to_failure(index: int, request: ExchangeAuthCodeForAPIKeyRequest | None, err
         wrapped = OpenRouterError(f"the exchange raised {type(error).__name__}", outcome=Outcome.UNKNOWN)
         wrapped.__cause__ = error
         return ExchangeFailure(index=index, request=request, error=wrapped)
-    # Our own errors need no traceback, whose frames take much memory.
+    # The library's own errors need no traceback, whose frames take much memory.
     return ExchangeFailure(index=index, request=request, error=error.with_traceback(None))
 
 
 def not_sent(reason: str) -> OpenRouterError:
-    """Return the error for a request that was taken, and not sent before its batch ended."""
+    """Return the error for a request that was taken but not sent before its batch ended."""
     return TransportError(f"not sent: {reason}", outcome=Outcome.NOT_SENT, attempts=0)
 
 
 def log_lost_results(results: Iterable[ExchangeResult]) -> None:
-    """Log that the consumer will not get these results, if a key may exist that is nowhere else."""
+    """Log that the consumer does not get these results, if they may hold the only copy of a key."""
     given = list(results)
     lost = sum(result.key is not None for result in given)
     if lost:
@@ -121,7 +121,7 @@ def log_lost_results(results: Iterable[ExchangeResult]) -> None:
 
 
 def log_unknown_results(results: Iterable[ExchangeResult]) -> None:
-    """Log that nobody reads these results, if a key may exist that nobody has."""
+    """Log that nobody reads these results, if a key may have been issued that nobody has."""
     unknown = [result for result in results if result.outcome is Outcome.UNKNOWN]
     if unknown:
         logger.warning(

@@ -1,4 +1,4 @@
-"""A batch under way: a fixed number of workers between the input and the consumer."""
+"""The runner of a batch: a fixed number of workers between the input and the consumer."""
 
 from __future__ import annotations
 
@@ -45,19 +45,19 @@ _Request: TypeAlias = ExchangeAuthCodeForAPIKeyRequest
 _Response: TypeAlias = ExchangeAuthCodeForAPIKeyResponse
 
 Exchange: TypeAlias = Callable[[_Request, CallerGroup], Awaitable[_Response]]
-"""Exchanges one code for a caller of a group, which may withdraw it while it is not sent."""
+"""Exchanges one code for a caller of a group, which may be withdrawn as long as the code is not sent."""
 
 NotSent: TypeAlias = Callable[[], OpenRouterError]
-"""Makes the error for a request that was taken, but not sent."""
+"""Returns the error for a request that was taken but not sent."""
 
 
 class Runner:
-    """A batch under way.
+    """A running batch.
 
-    Each worker takes the next request when it is done with its last one, so an endless input needs no more memory than
-    a short one. Workers stop taking while twice as many requests as there are workers have no result that the consumer
-    took. The batch itself cancels a worker only while that waits for input; exchanges that were not sent are withdrawn.
-    If anybody else cancels a worker, the batch ends at once.
+    Each worker takes the next request when it has finished the previous one, so an endless input needs no more memory
+    than a short one. Workers pause while the requests whose results the consumer has not taken are twice as many as the
+    workers. The batch itself cancels a worker only while it waits for input; exchanges that were not sent are
+    withdrawn. If anything else cancels a worker, the batch ends at once.
 
     Attributes:
         take: Returns a result, or None when none is ready.
@@ -82,7 +82,8 @@ class Runner:
         self._is_finished = False
         self._is_abandoned = False
         self._tally = ProgressCounter(self._input.total, clock)
-        # Not the run: connections outlive a batch, and keep the context in which they were made.
+        # A mark instead of the runner itself: connections outlive a batch, and keep the context in which they were
+        # opened.
         self._mark = object()
 
     # The consumer's side.
@@ -91,7 +92,7 @@ class Runner:
         """Return the next result, or None when no more will come.
 
         Raises:
-            BaseException: The batch ended with it; raised after the last result.
+            BaseException: The exception that ended the batch, raised after the last result.
         """
         if not self._tally.is_started:
             self._start()
@@ -106,7 +107,7 @@ class Runner:
         return result
 
     def stop(self, error: NotSent) -> None:
-        """Take and send nothing more."""
+        """Take and send no more requests."""
         if self._not_sent is not None:
             return
         self._not_sent = error
@@ -117,25 +118,25 @@ class Runner:
         self._group.withdraw_unsent(error)
 
     def close(self) -> None:
-        """Stop, as nobody wants more results."""
+        """Stop because no more results are wanted."""
         self.stop(lambda: not_sent("the batch was closed"))
 
     async def drain(self) -> None:
         """Wait until all requests that were sent have a result; they are not affected if the caller is cancelled."""
-        # Code that the batch itself calls, such as an on_key, would wait for its own end.
+        # Code that the batch itself calls, such as `on_key`, would wait for itself.
         if self._workers and _inside.get() is not self._mark:
             await asyncio.wait(self._workers)
 
     def abandon(self) -> None:
-        """Stop, as nobody can take the results any more. It may be called from any thread."""
+        """Stop because nobody can take the results any more. This may be called from any thread."""
         if self._loop is None or (self._is_finished and not self._buffer.results):
             return
-        # When the loop is closed, nothing is under way any more.
+        # If the loop is closed, nothing is running any more.
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._abandon)
 
     def warn_of_loss(self, results: Iterable[ExchangeResult]) -> None:
-        """Log that the consumer will not get these results, if keys may be lost with them."""
+        """Log that the consumer does not get these results, if keys may be lost with them."""
         if not self._options.is_safe:
             log_lost_results(results)
         else:
@@ -198,7 +199,7 @@ class Runner:
         """Deliver the result of an equal request.
 
         Returns:
-            False if that had no result, and this request is reserved instead.
+            False if that one had no result; then this request is reserved instead.
         """
         while (result := await self._dedup.get(index, request, identity)) is None:
             if self._dedup.reserve(identity):
@@ -229,7 +230,7 @@ class Runner:
                 await self._record(begun_in, digest, outcome)
             result = made = self._to_result(index, request, outcome)
         finally:
-            # However it ends: others may wait for it.
+            # In any case, because others may wait for it.
             self._dedup.resolve(identity, result)
             if begun_in is not None and result is None:
                 begun_in.abandon(digest)
@@ -238,7 +239,7 @@ class Runner:
     async def _skip(self, index: int) -> None:
         self._tally.skipped += 1
         self._buffer.put(index, None)
-        # A long series of these must not keep the loop from its other work.
+        # A long series of these must not block the loop.
         await asyncio.sleep(0)
 
     async def _record(self, journal: Journal, digest: str, outcome: _Response | Exception) -> None:
@@ -248,7 +249,7 @@ class Runner:
             self._fail(failure)
 
     def _to_result(self, index: int, request: _Request, outcome: _Response | Exception) -> ExchangeResult:
-        """Return the result of a request, and end the batch if all other requests would fail alike."""
+        """Return the result of a request, and end the batch if all other requests would fail in the same way."""
         if not isinstance(outcome, Exception):
             return ExchangeSuccess(index=index, request=request, response=outcome)
         if isinstance(outcome, (ClientClosedError, JournalError)):

@@ -17,7 +17,7 @@ from openrouter_async.redaction import scrub
 _PROGRAM: Final = "openrouter-async"
 _USAGE: Final = 2
 MAX_SHOWN_LENGTH: Final = 15
-# The exit status after SIGPIPE (128 + 13). Python ignores this signal and raises BrokenPipeError instead.
+# The exit status of a program that SIGPIPE ends (128 + 13). Python ignores the signal and raises BrokenPipeError.
 _BROKEN_PIPE: Final = 141
 
 _HELP: Final = """Sign users in with OpenRouter, and exchange authorization codes for API keys.
@@ -35,17 +35,17 @@ _EPILOGUE: Final = """Exit status:
   130  interrupted"""
 
 COMMANDS: Final = {
-    "login": "Sign in with OpenRouter in the browser, and keep the key.",
+    "login": "Sign in with OpenRouter in the browser, and store the key.",
     "logout": "Remove the key from this computer.",
-    "status": "Show which key is kept, and where; never the key itself.",
-    "token": "Print the key that login kept, for other programs.",
+    "status": "Show which keys are stored, and where; never the keys themselves.",
+    "token": "Print the key that login stored, for other programs.",
     "exchange": "Exchange an authorization code for a user's API key.",
     "create-code": "Create an authorization code; needs a management key.",
-    "batch": "Exchange many codes; an interrupted batch goes on.",
+    "batch": "Exchange many codes; an interrupted batch can be resumed.",
     "journal": "Show the journal of a batch, with masked keys.",
     "sandbox": "Serve a fake OpenRouter on this computer, with its pages.",
-    "demo": "Show the whole job against an embedded fake OpenRouter.",
-    "completion": "Print the script with which a shell completes commands.",
+    "demo": "Show the whole flow with an embedded fake OpenRouter.",
+    "completion": "Print a shell's completion script.",
 }
 """The commands, and the first lines of their docstrings, repeated so that the help need not import them."""
 
@@ -135,7 +135,7 @@ def _refuse(error: CycloptsError, arguments: Sequence[str]) -> int:
     error.verbose = False
     text = str(error)
     if not isinstance(error, UnknownCommandError):
-        # A value given for one option may have been meant for another one, and may be a secret.
+        # A value that was given to one option may have been meant for another one, and may be a secret.
         for argument in arguments:
             # Show short values, because they help to find a typo. Real codes, verifiers and keys are longer.
             value = argument.partition("=")[2] if argument.startswith("--") else argument

@@ -45,9 +45,9 @@ class Bar:
         """Update the bar.
 
         Args:
-            completed: The number of completed ones, including failures.
+            completed: The number of completed items, including failures.
             failed: The number of failures.
-            rate: The number of completed ones per second.
+            rate: The number of completed items per second.
         """
         if not self.is_shown:
             return

@@ -78,7 +78,7 @@ class Results:
             try:
                 await asyncio.to_thread(append, self._file, line)
             except OSError as failure:
-                # Stop writing: if the line was written in part, the next line would be appended to it.
+                # Stop writing: the line may have been written in part, and the next one would be appended to it.
                 self._failure = failure
                 raise
 

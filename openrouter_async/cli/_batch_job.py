@@ -1,4 +1,4 @@
-"""A running batch of the command line: from rows of the input to lines of the output."""
+"""The batch of the command line: from rows of the input to lines of the output."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def explain(error: BaseException, command: str | None = None) -> str:
             text = _sentence(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error))
         case _:
             # An unexpected error's message may hold a secret, so show only its class.
-            text = f"A mistake in openrouter-async ({type(error).__name__}). See it with --debug, and please report it."
+            text = f"A bug in openrouter-async ({type(error).__name__}): see it with --debug, and please report it."
     return " ".join(text.split())
 
 
@@ -113,7 +113,7 @@ def _advice(error: OpenRouterError, command: str | None) -> str:
     match error:
         case KeyDeliveryError():
             page = Grant(key=error.response.key).settings_url
-            return f"The key was issued, and is lost: delete it at {page} and start again."
+            return f"The key was issued, but is lost: delete it at {page} and start again."
         case KeySinkError():
             return "Another place can be given with --store and --file."
         case JournalError():

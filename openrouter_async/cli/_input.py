@@ -1,4 +1,4 @@
-"""Input of secrets by a file, the standard input or the keyboard instead of the command line."""
+"""Input of secrets from a file, the standard input or the keyboard instead of the command line."""
 
 from __future__ import annotations
 

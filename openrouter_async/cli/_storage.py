@@ -106,7 +106,7 @@ async def _try_keyring(probe: KeyringSink) -> None:
 
 
 async def location_for_new_key(storage: Storage, site: Site, output: Output) -> KeyLocation | None:
-    """Find the location for a new key, and try it before a code is spent.
+    """Find the location for a new key, and check it before a code is used up.
 
     Returns:
         The location; None if the key is printed and stored nowhere.
@@ -138,7 +138,7 @@ async def location_for_new_key(storage: Storage, site: Site, output: Output) -> 
 
 
 async def _announced(location: KeyLocation, work: Awaitable[T], output: Output) -> T:
-    """Wait for a call, and tell the user so if the keyring takes long."""
+    """Wait for a call, and tell the user if the keyring takes long."""
     task = asyncio.ensure_future(work)
     try:
         await asyncio.wait((task,), timeout=_ANNOUNCE_AFTER)
@@ -217,7 +217,7 @@ def describe(grant: Grant) -> dict[str, Any]:
 
 
 class KeySaver:
-    """Store the key of an exchange, as ``on_key``: even if the user interrupts the command meanwhile.
+    """Stores the key of an exchange, as ``on_key``, even if the user interrupts the command meanwhile.
 
     Args:
         location: Where the key is stored; None prints it.

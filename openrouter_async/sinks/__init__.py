@@ -1,4 +1,4 @@
-"""Safe places for a key: each can be given to a client as ``on_key``."""
+"""Key sinks: places to store keys, each of which can be a client's ``on_key``."""
 
 from openrouter_async.sinks._base import CallbackSink, KeySink, KeySinkError, KeyVault, StoredKey
 from openrouter_async.sinks._file import FileSink

@@ -1,4 +1,4 @@
-"""The interface of all sinks, and the simplest one: a callable of the app."""
+"""The interface of all sinks, and a sink that calls a function of the app."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class KeySinkError(OpenRouterError):
 class StoredKey:
     """A stored key.
 
-    As text it is a JSON object of ``key``, ``user_id`` and ``created_at``; other fields are ignored.
+    Its text form is a JSON object with ``key``, ``user_id`` and ``created_at``; other fields are ignored.
 
     Attributes:
         key: The user's API key.
@@ -50,7 +50,7 @@ class StoredKey:
 
     @classmethod
     def make(cls, key: str, user_id: str | None, clock: Clock) -> Self:
-        """Make a key that is stored now.
+        """Create a key with the current time.
 
         Args:
             key: The user's API key.
@@ -86,7 +86,7 @@ class StoredKey:
                 raise ValueError
         except (ValueError, KeyError, TypeError, RecursionError):
             # These errors quote their input, which may hold the key.
-            raise KeySinkError("what is stored there is not a key that was stored by this library") from None
+            raise KeySinkError("the stored value is not a key that was stored by this library") from None
         return cls(key=key, user_id=user_id, created_at=created_at.astimezone(UTC))
 
 

@@ -17,17 +17,17 @@ class FileSink(BaseKeySink):
     The key is written to a temporary file in the same folder, flushed to the disk and then renamed, so that a reader
     finds the old key or the new one, whole, whatever happens meanwhile. Missing folders are created with mode 0700.
 
-    The checks are those of ssh. Refused are: a path that is a symbolic link or not a regular file; a file that belongs
-    to another user; a folder that everybody may write to (sticky or not) or that belongs to another user, and folders
-    above it unless they are sticky; a file system without modes; and reading a file that others may read. On Windows,
-    where files have no modes, the access list of the folder protects the key; `KeyringSink` is the better place there.
+    As ssh does, it refuses a path that is a symbolic link or not a regular file; a file of another user; a folder that
+    everybody may write to (sticky or not) or that belongs to another user, and such folders above it unless they are
+    sticky; a file system without modes; and reading a file that others may read. On Windows, where files have no modes,
+    the access list of the folder protects the key; prefer `KeyringSink` there.
 
     Args:
-        path: The file. A relative path counts from the current folder.
+        path: The file. A relative path is resolved against the current folder.
         clock: Source of the current time.
 
     Raises:
-        RequestValidationError: It is not the path of a file.
+        RequestValidationError: The path is not that of a file.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, clock: Clock = SYSTEM_CLOCK) -> None:

@@ -16,7 +16,7 @@ from openrouter_async.sinks._base import BaseKeySink, KeySinkError, StoredKey
 if TYPE_CHECKING:
     from keyring.backend import KeyringBackend
 else:
-    # Optional at run time, where `typing.get_type_hints` resolves the name.
+    # Optional at run time; `typing.get_type_hints` resolves the name.
     KeyringBackend = Any
 
 

@@ -162,7 +162,7 @@ async def test_login_ignores_sigint_if_its_parent_did(shell: Shell, fake: FakeOp
 async def test_login_browser_that_does_not_start_falls_back(shell: Shell, fake: FakeOpenRouter) -> None:
     async with Terminal(shell, "login", "--base-url", fake.base_url, env={"BROWSER": "false"}) as terminal:
         await terminal.shows(PASTE)
-        assert "No browser came up." in terminal.text
+        assert "No browser opened." in terminal.text
         headless = terminal.text[terminal.text.index("No browser") :]
         terminal.type(fake.consent(address_in(headless, fake)) + "\n")
         assert await terminal.end() == 0

@@ -1,1 +1,1 @@
-"""The commands, each in a module that is imported when it is called."""
+"""The commands. The module of a command is imported when the command is called."""

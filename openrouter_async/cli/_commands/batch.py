@@ -1,4 +1,4 @@
-"""``batch``: many codes, through interruptions."""
+"""``batch``: exchange many codes, and resume after an interruption."""
 
 from __future__ import annotations
 
@@ -35,24 +35,24 @@ async def batch(
     connection: Connection = Connection(),
     output: Output = Output(),
 ) -> int:
-    """Exchange many codes; an interrupted batch goes on.
+    """Exchange many codes; an interrupted batch can be resumed.
 
-    INPUT is JSON Lines: a code or an object with "code", "code_verifier" and
-    "code_challenge_method" a line; or CSV with these columns, if its name ends
-    so; or "-" for JSON Lines from standard input. Other columns are passed on.
-    OUTPUT, which only you can read, gets a line for each row: the key, or why
-    there is none.
+    INPUT is JSON Lines, with a code or an object of "code", "code_verifier"
+    and "code_challenge_method" in each line; or CSV with these columns, if
+    its name ends in .csv; or "-" for JSON Lines from standard input. Other
+    columns are copied to OUTPUT. OUTPUT, which only you can read, gets a
+    line for each row: the key, or the reason why there is none.
 
-    Ctrl-C waits for what was sent. The same command goes on where that one
-    stopped, or was killed, by what OUTPUT and OUTPUT.journal say: no code is
-    exchanged twice, and what failed for a passing reason is tried again. Both
-    files hold keys.
+    Ctrl-C waits for the exchanges that were sent. Run the same command again
+    to resume a batch that was stopped or killed. It reads OUTPUT and
+    OUTPUT.journal: no code is exchanged twice, and temporary failures are
+    tried again. Both files hold keys.
 
     Args:
         input_file: The codes.
         output_file: The keys.
-        concurrency: Exchanges on their way at the same time.
-        rate: Exchanges a second, at the most.
+        concurrency: The maximum number of concurrent exchanges.
+        rate: The maximum number of exchanges per second.
     """
     if input_file != STDIN and str(input_file).startswith("-"):
         raise UsageError(f"There is no option {input_file}. A file whose name begins so is ./{input_file}.")
@@ -118,8 +118,8 @@ async def _run(work: Work, exchanges: Batch, client: OpenRouter, journal: Journa
     task = asyncio.current_task()
     assert task is not None  # noqa: S101 - a coroutine of ours runs in a task
     loop = asyncio.get_running_loop()
-    # Signals that end a service or a job of CI drain as Ctrl-C does. And Python's own handler would raise wherever a
-    # second Ctrl-C meets the program, also while files are being closed.
+    # The signals that end a service or a CI job drain the batch, as Ctrl-C does. Python's own handler would raise
+    # wherever the program is at a second Ctrl-C, even while files are being closed.
     with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
         for number in _find_signals():
             loop.add_signal_handler(number, task.cancel)
@@ -129,9 +129,9 @@ async def _run(work: Work, exchanges: Batch, client: OpenRouter, journal: Journa
         await asyncio.wait((consumer,))
     except asyncio.CancelledError:
         is_interrupted = work.is_stopping = True
-        # The terminal may be gone: that is when SIGHUP is sent.
+        # The terminal may be gone, because then SIGHUP is sent.
         with contextlib.suppress(OSError):
-            output.note("Waiting for what was sent. Pressing Ctrl-C once more leaves it in doubt.")
+            output.note("Waiting for the exchanges that were sent. After another Ctrl-C, their outcome is unknown.")
         try:
             await exchanges.aclose()
         except asyncio.CancelledError:
@@ -146,7 +146,7 @@ async def _run(work: Work, exchanges: Batch, client: OpenRouter, journal: Journa
 
 def _find_signals() -> list[signal.Signals]:
     signals = [signal.SIGINT, signal.SIGTERM]
-    # nohup ignores it, and so does this then.
+    # Under nohup, SIGHUP is ignored, and must stay so.
     if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         signals.append(signal.SIGHUP)
     return signals

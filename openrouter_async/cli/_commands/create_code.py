@@ -1,4 +1,4 @@
-"""``create-code``: an authorization code, by the app's own key."""
+"""``create-code``: create an authorization code with the app's own key."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def create_code(
 ) -> int:
     """Create an authorization code; needs a management key.
 
-    The standard output is the code alone, so that this makes a key:
+    The standard output is the code alone, so these commands give a key:
 
       openrouter-async create-code URL --new-verifier verifier >code
       openrouter-async exchange --code-file code --code-verifier-file verifier
@@ -42,8 +42,8 @@ async def create_code(
     Args:
         callback_url: Where the user is sent after consent: https, or http on localhost or 127.0.0.1.
         code_challenge: The PKCE challenge.
-        code_challenge_method: How it was derived; "null" sends null. By default it is left out.
-        new_verifier: Make a verifier, write it to this file with mode 0600, and send its challenge.
+        code_challenge_method: How the challenge was derived; "null" sends null. By default it is left out.
+        new_verifier: Generate a verifier, write it to this file with mode 0600, and send its challenge.
         limit: The credit limit of the key, in US dollars.
         usage_limit_type: When the limit resets; by default never.
         expires_at: When the key expires, such as 2027-12-31T23:59:59Z; "null" sends null.
@@ -54,7 +54,7 @@ async def create_code(
     pair = None
     if new_verifier is not None:
         if challenge is not None or method:
-            raise UsageError("--new-verifier makes a challenge of its own: leave --code-challenge and its method out.")
+            raise UsageError("--new-verifier derives the challenge itself: leave out --code-challenge and its method.")
         pair = PKCEPair.generate()
         challenge, method = pair.code_challenge, pair.code_challenge_method
     request = CreateAuthKeysCodeRequest(
@@ -69,9 +69,9 @@ async def create_code(
     )
     bearer = await read_secret("API key", None, key.api_key_file, StdinReader()) or os.environ.get(VARIABLE)
     if bearer is None:
-        raise UsageError("An API key is needed: set OPENROUTER_API_KEY, or give --api-key-file.")
+        raise UsageError("An API key is needed: set OPENROUTER_API_KEY, or use --api-key-file.")
     if pair is not None and new_verifier is not None:
-        # Before the code: a code whose verifier could not be written would be of no use.
+        # Before the code is created: without its verifier, a code is useless.
         PrivateFile(new_verifier).write(f"{pair.code_verifier}\n".encode())
     async with connection.open_client(bearer) as client:
         created = (await client.oauth.create_auth_code(request)).data

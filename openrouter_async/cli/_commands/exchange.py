@@ -1,4 +1,4 @@
-"""``exchange``: one code for one key."""
+"""``exchange``: exchange a code for a key."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ async def exchange(
 ) -> int:
     """Exchange an authorization code for a user's API key.
 
-    What is on a command line stays in the shell's history, and others on this
-    computer can see it. So the code and its verifier can come from files, or
-    from the standard input, a line each.
+    A command line stays in the shell's history, and other users of this
+    computer can see it. The code and its verifier can therefore come from
+    files, or from the standard input, one line each.
 
     Args:
-        code: The code. Without one you are asked for it.
+        code: The code. If it is missing, you are asked for it.
         code_file: A file with the code; "-" is the standard input.
         code_verifier: The verifier that the login was started with; "-" reads it from the standard input.
         code_verifier_file: A file with the verifier; "-" is the standard input.

@@ -19,8 +19,8 @@ async def journal(
 ) -> None:
     """Show the journal of a batch, with masked keys.
 
-    A line has the status, the time, the digest of the request, the user, the
-    key and the error. With --json, each line is an object.
+    Each line has the status, the time, the digest of the request, the user,
+    the key and the error. With --json, it is a JSON object.
 
     Args:
         journal_file: The journal, such as OUTPUT.journal of a batch.

@@ -31,9 +31,9 @@ async def status(
     connection: Connection = Connection(),
     output: Output = Output(),
 ) -> int:
-    """Show which key is kept, and where; never the key itself.
+    """Show which keys are stored, and where; never the keys themselves.
 
-    The first one is the one that is used. The exit status is 1 without any.
+    The first one is used. Without any, the exit status is 1.
 
     Args:
         offline: Do not ask OpenRouter whether the keys are valid.
@@ -82,9 +82,9 @@ async def token(
     site: Site = Site(),
     output: Output = Output(),
 ) -> int:
-    """Print the key that login kept, for other programs.
+    """Print the key that login stored, for other programs.
 
-    Such as: export OPENROUTER_API_KEY="$(openrouter-async token)"
+    For example: export OPENROUTER_API_KEY="$(openrouter-async token)"
     """
     async for location, stored in load_keys(storage, site, output):
         if isinstance(stored, KeySinkError):
@@ -122,7 +122,7 @@ async def logout(
 ) -> int:
     """Remove the key from this computer.
 
-    It stays valid for whoever has a copy: delete it on OpenRouter's page,
+    Copies of it stay valid until you delete the key on OpenRouter's page,
     whose address is shown.
     """
     removed: list[str] = []
@@ -131,7 +131,7 @@ async def logout(
     async for location, stored in load_keys(storage, site, output):
         if isinstance(stored, KeySinkError):
             # A key that cannot be read can still be deleted.
-            output.note(f"What is in {location.where} cannot be read: {stored}.")
+            output.note(f"The key in {location.where} cannot be read: {stored}.")
         try:
             if await location.vault.delete():
                 removed.append(location.where)

@@ -1,4 +1,4 @@
-"""``login``: by the browser of this computer, or by a code where there is none."""
+"""``login``: sign in with this computer's browser, or with a pasted code."""
 
 from __future__ import annotations
 
@@ -42,22 +42,22 @@ async def login(
     connection: Connection = Connection(),
     output: Output = Output(),
 ) -> int:
-    """Sign in with OpenRouter in the browser, and keep the key.
+    """Sign in with OpenRouter in the browser, and store the key.
 
-    Where no browser can open, as over SSH, it shows the page's address and a
-    QR code, and asks for the code that the page shows.
+    If no browser can be opened, for example over SSH, it shows the address
+    of the page and a QR code, and asks for the code that the page shows.
 
-    To have the key in a variable of the shell, and nowhere else:
+    To have the key only in a variable of the shell:
     export OPENROUTER_API_KEY="$(openrouter-async login --store print)"
 
     Args:
-        headless: Ask for a code, even if a browser could open.
-        no_browser: Only show the page's address: the browser that you open comes back to this computer.
-        port: The port that the browser comes back to, instead of a free one.
-        wait: Seconds to wait for you.
+        headless: Ask for a code, even if a browser could be opened.
+        no_browser: Only show the address of the page. Open it in a browser on this computer.
+        port: The local port that the browser returns to; by default a free one.
+        wait: Seconds to wait for the sign-in.
         key_label: The name that the key will have, at most 100 characters.
         limit: The credit limit that the page proposes, in US dollars.
-        auth_url: OpenRouter's page; by default the one that goes with --base-url.
+        auth_url: The page on which you consent; by default that of --base-url.
     """
     saver = KeySaver(await location_for_new_key(storage, connection, output), storage, connection, output)
     async with connection.open_client(on_key=saver) as client:
@@ -92,7 +92,7 @@ class _Attempt:
     stdin: StdinReader = attrs.field(factory=StdinReader)
 
     async def by_browser(self, *, port: int, opens: bool) -> None:
-        """Wait for the browser to come back; go on by code where that turns out to be impossible."""
+        """Wait for the browser to return; ask for a code if that turns out to be impossible."""
         try:
             await self._by_browser(port, opens=opens)
         except LoopbackUnavailableError:
@@ -102,7 +102,7 @@ class _Attempt:
             pass
         else:
             return
-        self.output.tell("No browser came up.\n")
+        self.output.tell("No browser opened.\n")
         await self.by_code()
 
     async def _by_browser(self, port: int, *, opens: bool) -> None:
@@ -137,7 +137,7 @@ class _Attempt:
         self.output.tell("The browser asks for https: the address on this computer starts with http://.")
 
     async def by_code(self) -> None:
-        """Show the page's address, and ask for the code that it shows."""
+        """Show the address of the page, and ask for the code that the page shows."""
         flow = AuthorizationFlow(self.client, auth_url=self.auth_url, lifetime=self.wait)
         pending = await flow.start(headless=True, key_label=self.key_label, limit=self.limit)
         if self.output.is_terminal and not self.output.json:
@@ -174,7 +174,7 @@ class _Attempt:
         try:
             return await self._ask("Waiting for the browser, or for the address that it ended on: ", error)
         except UsageError:
-            # Nobody answers, but the browser may still come back.
+            # Nobody answers the prompt, but the browser may still return.
             never: asyncio.Future[str] = asyncio.get_running_loop().create_future()
             return await never
 
@@ -184,7 +184,7 @@ class _Attempt:
         code = segno.make(url, error="l", micro=False)
         columns, rows = shutil.get_terminal_size()
         width, height = code.symbol_size(border=2)
-        # Half blocks show two rows of the code in one line; the address and the question need some more.
+        # Half blocks show two rows of the QR code in one line; the address and the prompt need a few more lines.
         if width <= columns and height / 2 + 8 <= rows:
             code.terminal(sys.stderr, border=2, compact=True)
             self.output.tell("")

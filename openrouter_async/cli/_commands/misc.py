@@ -9,10 +9,10 @@ if TYPE_CHECKING:
 
 
 async def demo() -> int:
-    """Show the whole job against an embedded fake OpenRouter.
+    """Show the whole flow with an embedded fake OpenRouter.
 
-    It creates a code, exchanges it, and exchanges many more. It needs neither
-    an account nor the network.
+    It creates a code, exchanges it, and then exchanges many more. It needs
+    neither an account nor the network.
     """
     from openrouter_async.cli._bar import Bar
     from openrouter_async.testing.demo import EXCHANGES, demonstrate
@@ -30,13 +30,13 @@ async def demo() -> int:
 
 
 def completion(shell: Literal["bash", "zsh", "fish", "powershell"], /) -> int:
-    """Print the script with which a shell completes commands.
+    """Print a shell's completion script.
 
     For bash, with COMPLETIONS=~/.local/share/bash-completion/completions:
     openrouter-async completion bash >$COMPLETIONS/openrouter-async
 
     Args:
-        shell: Which one.
+        shell: The shell.
     """
     from openrouter_async.cli._app import make_app
 

@@ -1,4 +1,4 @@
-"""``sandbox``: a fake OpenRouter to play with."""
+"""``sandbox``: serve a fake OpenRouter for experiments."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ async def sandbox(
 ) -> int:
     """Serve a fake OpenRouter on this computer, with its pages.
 
-    Its codes and keys are worth nothing, and it forgets them when Ctrl-C ends
-    it. The other commands talk to it with --base-url.
+    Its codes and keys are worth nothing, and are forgotten when Ctrl-C ends
+    it. Use --base-url to make the other commands use it.
 
     Args:
-        port: The port to listen on; 0 takes a free one.
-        dialect: How refusals are worded.
-        code_lifetime: Seconds for which a code is good.
-        rate_limit: Requests per second; more of them are answered with 429.
+        port: The port to listen on; 0 chooses a free one.
+        dialect: The wording of refusals.
+        code_lifetime: Seconds for which a code is valid.
+        rate_limit: The maximum number of requests per second; others get a 429.
     """
-    # Only who calls it needs a server.
+    # Imported here, because only this command needs a server.
     from openrouter_async.testing._server import FakeOpenRouter
 
     fake = FakeOpenRouter(port=port, dialect=dialect, code_lifetime=code_lifetime)
@@ -52,7 +52,7 @@ async def sandbox(
                 f"Try: openrouter-async login --base-url {fake.base_url}",
             ),
         )
-        # Ctrl-C is how it ends, and no failure.
+        # Ctrl-C is the normal end, not a failure.
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.Event().wait()
     return 0
