@@ -37,7 +37,7 @@ _EPILOGUE: Final = """Exit status:
 COMMANDS: Final = {
     "login": "Sign in with OpenRouter in the browser, and store the key.",
     "logout": "Remove the key from this computer.",
-    "status": "Show which keys are stored, and where; never the keys themselves.",
+    "status": "Show which keys are stored, and where, without the keys.",
     "token": "Print the key that login stored, for other programs.",
     "exchange": "Exchange an authorization code for a user's API key.",
     "create-code": "Create an authorization code; needs a management key.",

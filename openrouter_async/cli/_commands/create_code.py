@@ -54,7 +54,7 @@ async def create_code(
     pair = None
     if new_verifier is not None:
         if challenge is not None or method:
-            raise UsageError("--new-verifier derives the challenge itself: leave out --code-challenge and its method.")
+            raise UsageError("--new-verifier derives the challenge: leave --code-challenge and its method out.")
         pair = PKCEPair.generate()
         challenge, method = pair.code_challenge, pair.code_challenge_method
     request = CreateAuthKeysCodeRequest(

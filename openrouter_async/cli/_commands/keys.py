@@ -31,7 +31,7 @@ async def status(
     connection: Connection = Connection(),
     output: Output = Output(),
 ) -> int:
-    """Show which keys are stored, and where; never the keys themselves.
+    """Show which keys are stored, and where, without the keys.
 
     The first one is used. Without any, the exit status is 1.
 
