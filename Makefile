@@ -2,7 +2,7 @@
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
-EXTRAS := cookie,journal,redis,ratelimit,keyring,bots,aiogram,discord,starlette,fastapi,cli,taskiq,otel
+EXTRAS := cookie,journal,redis,keyring,bots,aiogram,discord,starlette,fastapi,cli,taskiq,otel
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test test-busy test-all stress soak mutants check package bench docs clean

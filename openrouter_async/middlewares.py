@@ -5,7 +5,7 @@
     from openrouter_async.middlewares import LoggingMiddleware, RateLimitMiddleware
 
     async with OpenRouter(
-        middlewares=[RateLimitMiddleware(100, 60)],  # needs the extra "ratelimit"
+        middlewares=[RateLimitMiddleware(100, 60)],
         attempt_middlewares=[LoggingMiddleware()],
     ) as client: ...
 
@@ -15,20 +15,18 @@ The package does not import this module on its own.
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
+import threading
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from openrouter_async._http.chain import Handler, Request, Response
 from openrouter_async._http.retry_policy import check_number
+from openrouter_async._http.throttle import LeakyBucket
+from openrouter_async._values.clock import SYSTEM_CLOCK, Clock
 from openrouter_async._values.models import request_id_of
 from openrouter_async.errors import OpenRouterError, Outcome, RequestTimeoutError
 from openrouter_async.events import Event
-
-if TYPE_CHECKING:
-    from aiolimiter import AsyncLimiter
 
 __all__ = ["LoggingMiddleware", "RateLimitMiddleware"]
 
@@ -92,48 +90,49 @@ class LoggingMiddleware:
 
 
 class RateLimitMiddleware:
-    """Limits the rate of requests by making them wait; needs the extra ``ratelimit``.
+    """Limits the rate of requests by making them wait.
 
     Among the ``middlewares`` of a client, it limits calls, and the time of a call starts after the wait. Among the
     ``attempt_middlewares``, it limits attempts, including retries; set ``max_wait`` then, so that a call does not take
-    longer than its policy allows. Clients that share one object share its limit.
+    longer than its policy allows. Clients that share one object share its limit, also in
+    different event loops and threads.
 
     Args:
         max_rate: The maximum number of requests in a ``time_period``, also as a single burst; at least 1.
         time_period: The length of the period in seconds.
         max_wait: The maximum number of seconds that a request waits; after that, it fails unsent with a
             `RequestTimeoutError`. None waits without a limit.
+        clock: The source of time, for tests.
 
     Raises:
         RequestValidationError: An argument is out of its range.
-        ImportError: ``aiolimiter`` is not installed.
-
-    See Also:
-        https://aiolimiter.readthedocs.io
     """
 
-    def __init__(self, max_rate: float, time_period: float = 60.0, *, max_wait: float | None = None) -> None:
+    def __init__(
+        self,
+        max_rate: float,
+        time_period: float = 60.0,
+        *,
+        max_wait: float | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
         check_number("max_rate", max_rate, least=1)
         check_number("time_period", time_period, least=0, exclusive=True)
         if max_wait is not None:
             check_number("max_wait", max_wait, least=0)
-        try:
-            from aiolimiter import AsyncLimiter
-        except ImportError as missing:
-            raise ImportError(
-                "RateLimitMiddleware needs aiolimiter: pip install 'openrouter-async[ratelimit]'"
-            ) from missing
-        self._make_limiter: Callable[[], AsyncLimiter] = functools.partial(AsyncLimiter, max_rate, time_period)
+        self._bucket = LeakyBucket(max_rate / time_period, max_rate)
+        self._lock = threading.Lock()
         self._max_wait = max_wait
-        self._limiter: AsyncLimiter | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._clock = clock
+        # In each loop only the first in the queue asks the bucket, so requests leave in the order in which they came.
+        self._queues: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 
     async def __call__(self, request: Request, call_next: Handler) -> Response:
         """Send a request as soon as the limit allows."""
-        limiter = self._limiter_of_loop()
         try:
-            async with asyncio.timeout(self._max_wait):
-                await limiter.acquire()
+            async with asyncio.timeout(self._max_wait), self._queue():
+                while (delay := self._take()) > 0:
+                    await self._clock.sleep(delay)
         except TimeoutError:
             raise RequestTimeoutError(
                 f"{request.operation}: waited more than {self._max_wait:g} s for its turn under the rate limit",
@@ -142,9 +141,10 @@ class RateLimitMiddleware:
             ) from None
         return await call_next(request)
 
-    def _limiter_of_loop(self) -> AsyncLimiter:
-        loop = asyncio.get_running_loop()
-        if self._limiter is None or self._loop is not loop:
-            # An AsyncLimiter can be used only in the loop of its first use.
-            self._limiter, self._loop = self._make_limiter(), loop
-        return self._limiter
+    def _queue(self) -> asyncio.Lock:
+        with self._lock:
+            return self._queues.setdefault(asyncio.get_running_loop(), asyncio.Lock())
+
+    def _take(self) -> float:
+        with self._lock:
+            return self._bucket.take(self._clock.monotonic())

@@ -1,16 +1,16 @@
 from __future__ import annotations
 
 import asyncio
-import builtins
 import json
 import logging
+import threading
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 from yarl import URL
 
-from openrouter_async import OpenRouter, Outcome, Request, Response, RetryPolicy, errors
+from openrouter_async import Clock, OpenRouter, Outcome, Request, Response, RetryPolicy, errors
 from openrouter_async.middlewares import LoggingMiddleware, RateLimitMiddleware
 from tests.raw import RawServer, http
 from tests.wire.clock import passes
@@ -140,20 +140,40 @@ async def test_rate_limit_cancelled_waiter_is_not_sent() -> None:
     assert len(server.requests) == 1
 
 
-def test_rate_limit_can_be_used_in_successive_loops() -> None:
-    limit = RateLimitMiddleware(1, 3600)
-    for _ in range(2):
-        assert asyncio.run(limit(request_of(), answer)).status_code == 200
+def test_rate_limit_used_in_two_loops_one_after_another_is_one_limit() -> None:
+    limit = RateLimitMiddleware(1, 3600, max_wait=0)
+    assert asyncio.run(limit(request_of(), answer)).status_code == 200
+    with pytest.raises(errors.RequestTimeoutError):
+        asyncio.run(limit(request_of(), answer))
 
 
-def test_rate_limit_without_its_extra_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = builtins.__import__
+def test_rate_limit_shared_by_loops_in_two_threads_is_one_limit() -> None:
+    now = 0.0
+    lock = threading.Lock()
+    times: list[float] = []
 
-    def without(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name == "aiolimiter":
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
+    async def sleep(seconds: float) -> None:
+        nonlocal now
+        wake_up = now + seconds
+        await asyncio.sleep(0)
+        with lock:
+            now = max(now, wake_up)
 
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ImportError, match=r"pip install 'openrouter-async\[ratelimit\]'"):
-        RateLimitMiddleware(1)
+    async def note(request: Request) -> Response:
+        times.append(now)
+        return await answer(request)
+
+    async def call(start: threading.Barrier) -> None:
+        start.wait()
+        await asyncio.gather(*(limit(request_of(), note) for _ in range(100)))
+
+    limit = RateLimitMiddleware(5, 1, clock=Clock(monotonic=lambda: now, sleep=sleep))
+    start = threading.Barrier(2)
+    threads = [threading.Thread(target=asyncio.run, args=(call(start),)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(times) == 200
+    # Five at once, and then five a second; with a limit for each loop it would be half the time.
+    assert max(times) >= (200 - 5) / 5 - 1e-6

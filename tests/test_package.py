@@ -18,7 +18,7 @@ from tests.site.public import PUBLIC
 from tests.support import ROOT
 
 EXTRAS = {
-    *("aiogram", "aiolimiter", "cryptography", "cyclopts", "discord", "fastapi", "keyring", "opentelemetry"),
+    *("aiogram", "cryptography", "cyclopts", "discord", "fastapi", "keyring", "opentelemetry"),
     *("platformdirs", "redis", "rich", "segno", "starlette", "taskiq", "uvloop"),
 }
 

@@ -5,7 +5,7 @@ from typing import Final
 
 __all__ = ["main"]
 
-_PACKAGES: Final = frozenset({"aiolimiter", "cyclopts", "keyring", "platformdirs", "rich", "segno"})
+_PACKAGES: Final = frozenset({"cyclopts", "keyring", "platformdirs", "rich", "segno"})
 
 
 def main() -> int:
