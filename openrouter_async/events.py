@@ -20,6 +20,8 @@ class Event(enum.StrEnum):
     """A server asked for a pause of all calls. INFO, once for each pause."""
     PAUSED = "paused"
     """A call waits for the end of a pause. DEBUG."""
+    RATE = "rate"
+    """A server refused requests of a batch as too many, so the rate was reduced. DEBUG, with the ``rate`` a second."""
     HOOK_FAILED = "hook_failed"
     """``on_retry`` or ``on_progress`` raised. ERROR."""
     KEY_LOST = "key_lost"

@@ -23,6 +23,7 @@ class SendState:
         key_saved: Whether ``on_key`` has saved the key, so that it is safe even if nobody takes the result.
         exchanged_before: Whether this process has exchanged the code already: True, False when that is uncertain, None
             when it has not.
+        is_batched: Whether the call is part of a batch, and so keeps to the rate that the server bears.
     """
 
     # Class attributes, because most calls keep the initial values.
@@ -30,6 +31,7 @@ class SendState:
     cancelled = False
     key_saved = False
     exchanged_before: bool | None = None
+    is_batched = False
 
 
 @attrs.frozen(kw_only=True, eq=False)

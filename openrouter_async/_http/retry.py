@@ -13,7 +13,7 @@ from openrouter_async._http.chain import Handler, Request, Response
 from openrouter_async._http.counters import Counters
 from openrouter_async._http.responses import error_from_response
 from openrouter_async._http.retry_policy import RetryPolicy, backoff, parse_retry_after
-from openrouter_async._http.throttle import RETRY_COST, SUCCESS_REFUND, TIMEOUT_COST, HostThrottle
+from openrouter_async._http.throttle import RETRY_COST, SUCCESS_REFUND, TIMEOUT_COST, HostThrottle, Pace
 from openrouter_async._values.clock import SYSTEM_CLOCK, Clock
 from openrouter_async.errors import Attempt, OpenRouterError, Outcome, RequestTimeoutError, TransportError, describe
 from openrouter_async.events import Event
@@ -114,13 +114,46 @@ class RetryMiddleware:
 
     async def _wait_and_attempt(self, call: _Call, request: Request, call_next: Handler) -> Response | _Failure | None:
         try:
-            while (delay := call.next_delay()) is not None:
-                if delay <= 0:
-                    return await self._attempt(call.next_request(), call_next)
-                await self._sleep(delay)
-            return None
+            if not await self._wait_for_turn(call):
+                return None
+            return await self._attempt(call.next_request(), call_next)
         finally:
             call.end_attempt()
+
+    async def _wait_for_turn(self, call: _Call) -> bool:
+        """Wait until the next attempt may begin.
+
+        Returns:
+            False when there is no time for it.
+        """
+        if not await self._wait(call):
+            return False
+        if (pace := call.pace) is None:
+            return True
+        entered = self._clock.monotonic()
+        self._counters.waiting += 1
+        try:
+            await pace.queue.acquire()
+        finally:
+            self._counters.waiting -= 1
+        try:
+            call.postpone(entered)
+            # A pause may have begun meanwhile.
+            while await self._wait(call):
+                if (delay := pace.take_turn(call.now)) <= 0:
+                    return True
+                await self._sleep(delay)
+                call.postpone(call.now)
+            return False
+        finally:
+            pace.queue.release()
+
+    async def _wait(self, call: _Call) -> bool:
+        while (delay := call.next_delay()) is not None:
+            if delay <= 0:
+                return True
+            await self._sleep(delay)
+        return False
 
     async def _sleep(self, seconds: float) -> None:
         self._counters.waiting += 1
@@ -216,6 +249,22 @@ class _Call:
         self._refund = SUCCESS_REFUND
         self._history: list[Attempt] = []
         self._note: str | None = None
+
+    @property
+    def now(self) -> float:
+        """The time of the last look at the clock: of the next attempt's start, or of the last one's."""
+        return self._now
+
+    @property
+    def pace(self) -> Pace | None:
+        """The rate to which the call has to keep; None for a probe, which may end a pause, and outside of batches."""
+        if self._is_probe or not self._request.send_state.is_batched:
+            return None
+        return self._throttle.pace(self._origin)
+
+    def postpone(self, since: float) -> None:
+        """Leave the time since a moment, in which the call waited for its turn in a batch, out of its own time."""
+        self._deadline += self._clock.monotonic() - since
 
     def next_delay(self) -> float | None:
         """Return the seconds to wait before the next attempt: 0 to begin now, None if there is no time for it."""
@@ -339,9 +388,24 @@ class _Call:
                 seconds,
                 extra={"event": Event.PAUSE, "server": str(self._origin), "status": status, "wait": seconds},
             )
+        if self._request.send_state.is_batched and self._throttle.note_batch_rejection(
+            self._origin, status, retry_after, self._now
+        ):
+            self._log_rate(status)
+
+    def _log_rate(self, status: int) -> None:
+        if (pace := self._throttle.pace(self._origin)) is not None:
+            logger.debug(
+                "%s answered %d: batches send it %.3g requests a second",
+                self._origin,
+                status,
+                pace.rate,
+                extra={"event": Event.RATE, "server": str(self._origin), "status": status, "rate": pace.rate},
+            )
 
     def _pay_for(self, failure: _Failure) -> bool:
-        if failure.is_stale_connection or failure.is_throttled:
+        # Where a rate limits a batch, that bounds the load, and rejections are how it was found.
+        if failure.is_stale_connection or failure.is_throttled or self.pace is not None:
             return True
         cost = TIMEOUT_COST if isinstance(failure.error, RequestTimeoutError) else RETRY_COST
         if not self._throttle.spend(self._origin, self._policy.retry_budget, cost):
@@ -365,7 +429,8 @@ class _Call:
     def finish(self, response: Response) -> Response:
         """Return an answer that is not retried, with the attempts before it."""
         if response.status_code < 300:
-            self._throttle.note_success(self._origin, self._now)
+            is_batched = self._request.send_state.is_batched
+            self._throttle.note_success(self._origin, self._now, is_batched=is_batched)
             self._throttle.refund(self._origin, self._policy.retry_budget, self._refund)
         else:
             retry_after = parse_retry_after(response.headers, self._clock.time())

@@ -165,6 +165,8 @@ class SingleFlight(Generic[T]):
         if flight is None:
             flight = self._joinable[key] = Flight(key, variant, self._exchanged.get(hash(key)))
             flight.waiters.append(waiter)
+            if group is not None:
+                flight.is_batched = True
             # With an eager task factory, the exchange may have ended when `create_task` returns.
             flight.task = loop.create_task(start(flight), name="openrouter_async.exchange")
             flight.task.add_done_callback(functools.partial(self._finish, flight))

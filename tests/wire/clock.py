@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import random
+import selectors
 import time
 from collections.abc import Callable, Iterable
 
@@ -70,6 +72,46 @@ def fast_clock(factor: float) -> Clock:
         monotonic=lambda: time.monotonic() * factor,
         time=lambda: EPOCH + time.monotonic() * factor,
         sleep=lambda seconds: asyncio.sleep(seconds / factor),
+    )
+
+
+class _Selector(selectors.DefaultSelector):
+    """A selector that moves the time on instead of waiting, when no socket is ready."""
+
+    now = 1000.0
+    patience = 0.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        ready = super().select(None if timeout is None else min(timeout, self.patience))
+        if not ready and timeout:
+            self.now += timeout
+        return ready
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop in which no time passes but that which everybody waits for.
+
+    Args:
+        patience: Real seconds to wait for threads, which do not know that the time is not real, before it moves on.
+    """
+
+    def __init__(self, patience: float = 0.0) -> None:
+        self._virtual = _Selector()
+        self._virtual.patience = patience
+        super().__init__(self._virtual)
+
+    def time(self) -> float:
+        return self._virtual.now
+
+
+def loop_clock(seed: int) -> Clock:
+    """The time of the running loop, with chances that a seed determines."""
+    loop = asyncio.get_running_loop()
+    return Clock(
+        monotonic=loop.time,
+        time=lambda: EPOCH + loop.time() - 1000.0,
+        sleep=asyncio.sleep,
+        random=random.Random(seed).random,
     )
 
 
