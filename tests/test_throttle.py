@@ -196,7 +196,7 @@ def test_throttle_forgets_a_rate_that_is_not_used() -> None:
     async def main() -> bool:
         async with OpenRouter(None, clock=loop_clock(1), attempt_middlewares=[LimitReq(20)]) as client:
             await keys_of_batch(client, 50)
-            throttle = client._shared.overload
+            throttle = client._shared.throttle
             assert not throttle.is_idle
             await asyncio.sleep(100)
             await client.oauth.exchange_auth_code_for_api_key(code="alone")

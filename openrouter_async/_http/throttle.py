@@ -154,7 +154,7 @@ class Pace:
         return delay
 
     def note_success(self) -> None:
-        """Take in a success, which raises the rate if requests have to wait for it."""
+        """Record a success, which raises the rate if requests have to wait for it."""
         self._successes += 1
         # A rate that is not used up says nothing of what the host bears (RFC 7661).
         if not self._is_used_up:
@@ -165,7 +165,7 @@ class Pace:
             self._bucket.rate += _FAST_INCREASE
 
     def note_rejection(self, sent_at: float, now: float) -> bool:
-        """Take in a rejection.
+        """Record a rejection.
 
         Args:
             sent_at: When the request was sent. One that was sent before the rate was reduced does not reduce it again.
@@ -219,7 +219,7 @@ class HostThrottle:
 
     @property
     def is_idle(self) -> bool:
-        """Whether no host is known to be in trouble."""
+        """Whether no host is paused, failed lately, limits batches, or has a reduced retry budget."""
         return not (self._pauses or self._budgets or self._unavailable or self._paces)
 
     def pause(self, origin: URL, seconds: float) -> bool:
@@ -250,7 +250,7 @@ class HostThrottle:
         return self.pause(origin, retry_after)
 
     def note_success(self, origin: URL, sent_at: float, *, is_batched: bool = False) -> None:
-        """Take in a success: it ends a pause that began before its request was sent, and raises the rate of batches."""
+        """Record a success: it ends a pause that began before its request was sent, and raises the rate of batches."""
         self._unavailable.pop(origin, None)
         if (pace := self._paces.get(origin)) is not None:
             if is_batched:
@@ -267,7 +267,7 @@ class HostThrottle:
         return pace if pace is not None and pace.is_limiting else None
 
     def note_batch_rejection(self, origin: URL, status: int, retry_after: float | None, sent_at: float) -> bool:
-        """Take in the answer to a request of a batch: a 429, or a 503 that does not say when to come back.
+        """Record the answer to a request of a batch: a 429, or a 503 that does not say when to come back.
 
         A 503 with ``Retry-After`` means that the server is down. Without it, it may mean the same as a 429: nginx's
         ``limit_req`` answers so unless it is configured otherwise.
