@@ -1,21 +1,25 @@
-"""Run the code blocks of Markdown documents, as a reader would.
+"""Run the visible code of Markdown documents, as a reader would.
 
-Every block is of a kind that can be run, or a comment right above it says why it is not::
+Each block can be run, or a comment right above it says why it is not::
 
     <!-- not run: it serves until Ctrl-C -->
 
-- ``python``: the blocks of a document share their names, as the cells of a notebook do.
-- ``console``: each line that starts with ``$`` is a command; what stands below it has to be in its output, in this
-  order. An ``…`` stands for anything. What is exported is known to the commands after it.
-- a file, of any language, that the reader saves: it is written, and commands after it use it::
+- ``python``: the blocks of a document share their names, as the cells of a notebook do, in a process of their own.
+- ``console``: each line that starts with ``$`` is a command; the lines below it must be in its output, in this order.
+  An ``…`` stands for anything. Variables that are exported reach the commands and blocks after it.
+- a file of any language, which the commands after it use::
 
     <!-- file: app.py -->
 
-- ``console`` with a server, which goes on in a terminal of its own until the document ends::
+- ``console`` with a server, which runs until the document ends::
 
     <!-- leave running -->
 
-A check that readers do not see is a comment of its own::
+- ``console`` that installs something. It runs only for a newcomer, whose environment is empty::
+
+    <!-- install -->
+
+A check is a comment, which readers do not see. It knows the names of the document, and cannot add to them::
 
     <!-- check
     assert grant.key
@@ -24,9 +28,10 @@ A check that readers do not see is a comment of its own::
 
 from __future__ import annotations
 
-import functools
+import json
 import os
 import re
+import select
 import shutil
 import signal
 import subprocess
@@ -34,22 +39,22 @@ import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from sybil import Document, Example, Region
-from sybil.evaluators.python import PythonEvaluator
-from sybil.region import Lexeme
+import attrs
+
+from tests import cells
 
 _BLOCK: Final = re.compile(
-    r"(?:^ *<!-- (?:not run: (?P<reason>\S[^\n]*?)|file: (?P<file>\S+)|(?P<running>leave running)) -->\n\s*)?"
+    r"(?:^ *<!-- (?:not run: (?P<reason>\S[^\n]*?)|file: (?P<file>\S+)|(?P<note>leave running|install)) -->\n\s*)?"
     r"^(?P<indent> *)(?P<fence>```+)(?P<language>[^\n`]*)\n(?P<code>.*?)^(?P=indent)(?P=fence) *$"
     r"|^<!-- check\n(?P<check>.*?)^-->$",
     re.MULTILINE | re.DOTALL,
 )
-# These are read by people or by tools, and there is nothing in them to run.
+# Blocks for people or for tools, with nothing to run.
 _PROSE: Final = frozenset(
     {
         "text",
@@ -64,91 +69,213 @@ _PROSE: Final = frozenset(
         "{warning}",
     }
 )
+# These commands change the environment of the terminal.
+_SHELL_BUILTINS: Final = ("export ", "unset ", ". ")
 _SECONDS: Final = 60
+_SECONDS_TO_INSTALL: Final = 600
 _SECONDS_TO_END: Final = 20
-_CLEANUP: Final = "_cleanup"
-_ENVIRONMENT: Final = "_environment"
-
-_run_python: Final = PythonEvaluator()
 
 
-def _find_blocks(document: Document) -> Iterator[Region]:
-    for found in _BLOCK.finditer(document.text):
+@attrs.frozen(kw_only=True)
+class Block:
+    """A block of a document.
+
+    Attributes:
+        kind: ``python``, ``check``, ``console``, ``file``, ``leave running``, ``install``, or a language that cannot
+            be run.
+        code: What stands in it.
+        place: The document and the line, for messages.
+        line: The number of lines before it.
+        file: The name of a file.
+    """
+
+    kind: str
+    code: str
+    place: str
+    line: int
+    file: str | None = None
+
+    @property
+    def commands(self) -> Iterator[tuple[str, str]]:
+        """The commands of a console, each with the output that it shows."""
+        texts = re.split(r"^\$ ", self.code, flags=re.MULTILINE)[1:]
+        assert texts, f"{self.place}: no line starts with $"
+        for text in texts:
+            command, _, expected = text.partition("\n")
+            while command.endswith("\\") or expected.startswith("> "):
+                more, _, expected = expected.partition("\n")
+                command = f"{command}\n{more.removeprefix('> ')}"
+            yield command, expected
+
+
+def read_blocks(path: Path, places: Mapping[str, str] | None = None) -> list[Block]:
+    """Return the blocks of a document that are to be run.
+
+    Args:
+        path: The document.
+        places: Replacements for its text, such as ports that are in use here.
+    """
+    text = path.read_text()
+    for said, actual in (places or {}).items():
+        text = text.replace(said, actual)
+    blocks = []
+    for found in _BLOCK.finditer(text):
         name = "check" if found["check"] is not None else "code"
-        line_offset = document.text.count("\n", found.start(), found.start(name)) - 1
-        code = Lexeme(textwrap.dedent(found[name]), found.start(name), line_offset)
-        language = "python" if name == "check" else found["language"].partition(" ")[0].strip()
-        if language in _PROSE or (name == "code" and found["reason"] is not None):
+        language = "check" if name == "check" else found["language"].partition(" ")[0].strip()
+        if language in _PROSE or found["reason"] is not None:
             continue
-        evaluator = _EVALUATORS.get(language, _refuse)
-        if found["file"] is not None:
-            evaluator = functools.partial(_write, Path(found["file"]))
-        elif found["running"] is not None:
-            evaluator = _start
-        yield Region(found.start(), found.end(), code, evaluator)
+        line = text.count("\n", 0, found.start(name))
+        kind = "file" if found["file"] is not None else found["note"] or language
+        blocks.append(
+            Block(
+                kind=kind,
+                code=textwrap.dedent(found[name]),
+                place=f"{path}:{line}",
+                line=line,
+                file=found["file"],
+            )
+        )
+    return blocks
 
 
-def _write(path: Path, example: Example) -> None:
-    path.write_text(str(example.parsed))
+def run_document(
+    path: Path,
+    *,
+    places: Mapping[str, str] | None = None,
+    environment: Mapping[str, str] | None = None,
+    is_newcomer: bool = False,
+) -> int:
+    """Run the blocks of a document in their order, in the current folder.
+
+    Args:
+        path: The document.
+        places: See `read_blocks`.
+        environment: Environment variables; by default those of this process, with this Python first in the path.
+        is_newcomer: Whether blocks that install something run, and no checks.
+
+    Returns:
+        The number of blocks that ran.
+    """
+    blocks = [block for block in read_blocks(path, places) if block.kind != ("check" if is_newcomer else "install")]
+    with ExitStack() as cleanup:
+        reader = _Reader(own_environment() if environment is None else environment, cleanup)
+        for block in blocks:
+            reader.run(block)
+    return len(blocks)
 
 
-def _refuse(example: Example) -> None:
-    raise AssertionError(f"{example.path}:{example.line}: this block can be neither run nor says why it is not")
+def own_environment() -> dict[str, str]:
+    """Return the variables of this process, with its Python first in the path."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return os.environ | {"PATH": path, "COLUMNS": "80", "PYTHONUNBUFFERED": "1"}
 
 
-def _commands(example: Example) -> Iterator[tuple[str, str]]:
-    """The commands of a block, each with the output that it shows."""
-    texts = re.split(r"^\$ ", str(example.parsed), flags=re.MULTILINE)[1:]
-    assert texts, f"{example.path}:{example.line}: no line starts with $"
-    for text in texts:
-        command, _, expected = text.partition("\n")
-        while command.endswith("\\") or expected.startswith("> "):
-            more, _, expected = expected.partition("\n")
-            command = f"{command}\n{more.removeprefix('> ')}"
-        yield command, expected
+class _Reader:
+    """Somebody who types in what stands in a document."""
+
+    def __init__(self, environment: Mapping[str, str], cleanup: ExitStack) -> None:
+        self._environment = dict(environment)
+        self._cleanup = cleanup
+        self._notebook: _Notebook | None = None
+
+    def run(self, block: Block) -> None:
+        if block.kind in ("python", "check"):
+            if self._notebook is None:
+                self._notebook = _Notebook(self._environment, self._cleanup)
+            self._notebook.run(block, self._environment)
+        elif block.kind == "file":
+            assert block.file is not None
+            Path(block.file).write_text(block.code)
+        elif block.kind == "leave running":
+            for command, expected in block.commands:
+                self._cleanup.enter_context(_running(command, expected, dict(self._environment)))
+        elif block.kind in ("console", "install"):
+            for command, expected in block.commands:
+                self._type(command, expected, _SECONDS if block.kind == "console" else _SECONDS_TO_INSTALL)
+        else:
+            raise AssertionError(f"{block.place}: this block cannot be run, and does not say why")
+
+    def _type(self, command: str, expected: str, timeout: float) -> None:
+        is_builtin = command.startswith(_SHELL_BUILTINS)
+        result = subprocess.run(
+            _shell(f"{command} && env -0" if is_builtin else command),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=timeout,
+            check=False,
+            env=self._environment,
+        )
+        assert result.returncode == 0, f"{command}: status {result.returncode}\n{result.stdout}"
+        if is_builtin:
+            self._environment = dict(line.split("=", 1) for line in result.stdout.split("\0") if "=" in line)
+        else:
+            _compare(command, expected, result.stdout)
+
+
+class _Notebook:
+    """A process for the Python blocks of a document."""
+
+    def __init__(self, environment: Mapping[str, str], cleanup: ExitStack) -> None:
+        requests, self._requests = os.pipe()
+        self._answers, answers = os.pipe()
+        cleanup.callback(os.close, self._answers)
+        self._output = cleanup.enter_context(tempfile.TemporaryFile("a+"))  # noqa: SIM115
+        python = shutil.which("python", path=environment["PATH"])
+        assert python is not None
+        self._process = subprocess.Popen(
+            [python, cells.__file__, str(requests), str(answers)],
+            stdin=subprocess.DEVNULL,
+            stdout=self._output,
+            stderr=self._output,
+            env=environment,
+            pass_fds=(requests, answers),
+        )
+        os.close(requests)
+        os.close(answers)
+        cleanup.callback(self._end)
+
+    def run(self, block: Block, environment: Mapping[str, str]) -> None:
+        cell = {
+            "code": block.code,
+            "line": block.line,
+            "path": block.place.rpartition(":")[0],
+            "is_check": block.kind == "check",
+            "environment": environment,
+        }
+        os.write(self._requests, json.dumps(cell).encode() + b"\n")
+        answer = b""
+        give_up_at = time.monotonic() + _SECONDS
+        while not answer.endswith(b"\n"):
+            readable, _, _ = select.select([self._answers], [], [], max(0, give_up_at - time.monotonic()))
+            assert readable, f"{block.place}: it takes longer than {_SECONDS} s\n{self._said()}"
+            part = os.read(self._answers, 65_536)
+            assert part, f"{block.place}: the process ended\n{self._said()}"
+            answer += part
+        problem = json.loads(answer)
+        assert problem is None, f"{block.place}\n{problem}\n{self._said()}"
+
+    def _said(self) -> str:
+        self._output.seek(0)
+        return self._output.read()
+
+    def _end(self) -> None:
+        os.close(self._requests)
+        try:
+            self._process.wait(_SECONDS_TO_END)
+        finally:
+            self._process.kill()
+            self._process.wait()
 
 
 def _shell(command: str) -> list[str]:
     return [shutil.which("bash") or "sh", "-c", command]
 
 
-def _environment() -> dict[str, str]:
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    return os.environ | {"PATH": path, "COLUMNS": "80", "PYTHONUNBUFFERED": "1"}
-
-
-def _run_console(example: Example) -> None:
-    environment = example.namespace[_ENVIRONMENT]
-    for command, expected in _commands(example):
-        if command.startswith(("export ", "unset ")):
-            said = subprocess.run(
-                _shell(f"{command} && env -0"), stdout=subprocess.PIPE, text=True, check=True, env=environment
-            )
-            environment.clear()
-            environment |= dict(line.split("=", 1) for line in said.stdout.split("\0") if line)
-            continue
-        result = subprocess.run(
-            _shell(command),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=_SECONDS,
-            check=False,
-            env=environment,
-        )
-        assert result.returncode == 0, f"{command}: status {result.returncode}\n{result.stdout}"
-        _compare(command, expected, result.stdout)
-
-
-def _start(example: Example) -> None:
-    for command, expected in _commands(example):
-        example.namespace[_CLEANUP].enter_context(_running(command, expected, example.namespace[_ENVIRONMENT]))
-
-
 @contextmanager
 def _running(command: str, expected: str, environment: Mapping[str, str]) -> Iterator[None]:
-    """A command that serves, once it has said what is expected of it."""
+    """Run a command that serves, after waiting for the output that it shows."""
     # What is appended is written at the end, wherever reading is.
     with tempfile.TemporaryFile("a+") as output:
         process = subprocess.Popen(
@@ -162,7 +289,7 @@ def _running(command: str, expected: str, environment: Mapping[str, str]) -> Ite
         try:
             give_up_at = time.monotonic() + _SECONDS
             while True:
-                # Its end decides, so it is looked at before what it said by then.
+                # Looked at before the output, so that all of an ended process's output is read.
                 is_over = process.poll() is not None or time.monotonic() > give_up_at
                 output.seek(0)
                 said = output.read()
@@ -174,7 +301,7 @@ def _running(command: str, expected: str, environment: Mapping[str, str]) -> Ite
             yield
             assert process.poll() is None, f"{command}: it ended before its document did\n{said}"
         finally:
-            # Whoever has workers ends them; they are not to be told twice.
+            # Servers with workers end them; a second signal would disturb that.
             process.terminate()
             try:
                 process.wait(_SECONDS_TO_END)
@@ -190,7 +317,7 @@ def _compare(command: str, expected: str, output: str) -> None:
 
 
 def _missing(expected: str, output: str) -> str | None:
-    """The first line that the output does not have; None when it has all, in their order."""
+    """Return the first line that the output does not have; None when it has all, in their order."""
     for line in expected.splitlines():
         # Keys, codes and hashes differ from run to run, and an ellipsis stands for them.
         pattern = ".*".join(map(re.escape, line.strip().split("…")))
@@ -199,31 +326,3 @@ def _missing(expected: str, output: str) -> str | None:
             return line
         output = output[found.end() :]
     return None
-
-
-_EVALUATORS: Final[Mapping[str, Callable[[Example], None]]] = {"python": _run_python, "console": _run_console}
-
-
-def run_document(path: Path, names: Mapping[str, object], *, places: Mapping[str, str] | None = None) -> int:
-    """Run the blocks of a document in their order; how many there are.
-
-    Files are written to the current folder.
-
-    Args:
-        path: Where it is.
-        names: What its Python blocks know from the start.
-        places: What is elsewhere than the document says, such as ports that are in use here.
-    """
-    text = path.read_text()
-    for said, actual in (places or {}).items():
-        text = text.replace(said, actual)
-    document = Document(text, str(path))
-    for region in _find_blocks(document):
-        document.add(region)
-    examples = list(document.examples())
-    with ExitStack() as cleanup:
-        document.namespace.update(names)
-        document.namespace |= {_CLEANUP: cleanup, _ENVIRONMENT: _environment()}
-        for example in examples:
-            example.evaluate()
-    return len(examples)

@@ -11,6 +11,7 @@ import sys
 import urllib.error
 import urllib.request
 from http.cookiejar import CookieJar
+from pathlib import Path
 from urllib.parse import urlencode
 
 
@@ -19,12 +20,13 @@ class Browser:
 
     Args:
         decision: What its user decides there: ``authorize`` or ``deny``.
+        fault: The fault that the exchange of the code is to meet, in the syntax of `Fault.from_spec`; empty for none.
     """
 
-    def __init__(self, decision: str = "authorize") -> None:
+    def __init__(self, decision: str = "authorize", fault: str = "") -> None:
         self.cookies = CookieJar()
         self.url = ""
-        self._decision = decision
+        self._form = urlencode({"decision": decision, "fault": fault}).encode()
         self._opener = urllib.request.build_opener(
             urllib.request.ProxyHandler({}), urllib.request.HTTPCookieProcessor(self.cookies)
         )
@@ -35,7 +37,7 @@ class Browser:
         if url.startswith("file:") and (onward := re.search(r'url=([^"]+)"', text)):
             text = self._load(html.unescape(onward[1]))
         if "code_challenge=" in self.url:
-            text = self._load(self.url, urlencode({"decision": self._decision}).encode())
+            text = self._load(self.url, self._form)
         return text
 
     def _load(self, url: str, form: bytes | None = None) -> str:
@@ -47,6 +49,21 @@ class Browser:
             self.url = answer.geturl()
             text: str = answer.read().decode()
         return text
+
+
+def make_environment(base_url: str, home: Path) -> dict[str, str]:
+    """Return the variables of a reader whose OpenRouter is a fake one, and whose browser consents.
+
+    Args:
+        base_url: The fake's API.
+        home: An empty folder.
+    """
+    folders = dict.fromkeys(("HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"), str(home))
+    return folders | {
+        "OPENROUTER_BASE_URL": base_url,
+        "BROWSER": f"{sys.executable} {__file__} %s",
+        "PYTHON_KEYRING_BACKEND": "keyring.backends.fail.Keyring",
+    }
 
 
 if __name__ == "__main__":

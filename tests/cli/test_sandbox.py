@@ -40,14 +40,15 @@ async def test_sandbox_serves_until_ctrl_c(shell: Shell) -> None:
 
 @pytest.mark.shows_secrets
 async def test_sandbox_prints_how_to_use_it(shell: Shell) -> None:
-    process = await shell.start("sandbox", "--port", "0")
+    process = await shell.start("sandbox", "--port", "0", "--api-key", "my-sandbox-key")
     assert process.stdout is not None
     async with asyncio.timeout(30):
         told = (await process.stdout.readuntil(b"Try: ")) + await process.stdout.readline()
     process.send_signal(signal.SIGINT)
     await process.communicate()
     assert process.returncode == 0
-    assert "openrouter-async login --base-url http://127.0.0.1:" in told.decode()
+    assert "OPENROUTER_BASE_URL=http://127.0.0.1:" in told.decode()
+    assert "API key       my-sandbox-key\n" in told.decode()
 
 
 async def test_sandbox_port_in_use_is_reported(here: Here, fake: FakeOpenRouter) -> None:

@@ -17,23 +17,27 @@ async def sandbox(
     dialect: Dialect = Dialect.DOCUMENTED,
     code_lifetime: float = 600.0,
     rate_limit: float | None = None,
+    api_key: str | None = None,
     output: Output = Output(),
 ) -> int:
     """Serve a fake OpenRouter on this computer, with its pages.
 
     Its codes and keys are worth nothing, and are forgotten when Ctrl-C ends
-    it. Use --base-url to make the other commands use it.
+    it. Set OPENROUTER_BASE_URL to make the other commands use it.
 
     Args:
         port: The port to listen on; 0 chooses a free one.
         dialect: The wording of refusals.
         code_lifetime: Seconds for which a code is valid.
         rate_limit: The maximum number of requests per second; others get a 429.
+        api_key: The API key that may create codes; by default one that is shown.
     """
     # Imported here, because only this command needs a server.
     from openrouter_async.testing._server import FakeOpenRouter
 
-    fake = FakeOpenRouter(port=port, dialect=dialect, code_lifetime=code_lifetime)
+    fake = FakeOpenRouter(
+        port=port, tokens=None if api_key is None else [api_key], dialect=dialect, code_lifetime=code_lifetime
+    )
     fake.rate_limit(rate_limit)
     async with contextlib.AsyncExitStack() as stack:
         try:
@@ -49,7 +53,7 @@ async def sandbox(
                 f"Consent page  {fake.auth_url}",
                 f"API key       {fake.token}",
                 "",
-                f"Try: openrouter-async login --base-url {fake.base_url}",
+                f"Try: OPENROUTER_BASE_URL={fake.base_url} openrouter-async login",
             ),
         )
         # Ctrl-C is the normal end, not a failure.
