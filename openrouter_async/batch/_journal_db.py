@@ -286,17 +286,21 @@ def _check(path: Path) -> None:
             if name == path:
                 raise
             continue
-        if stat.S_ISLNK(status.st_mode):
-            raise JournalError(f"{name}: it is a symbolic link")
-        if not stat.S_ISREG(status.st_mode):
-            raise JournalError(f"{name}: it is not a file")
+        _check_status(name, status)
         if name == path and 0 < status.st_size < MIN_SIZE:
             # SQLite treats a file of a single byte as an empty database.
             raise JournalError(f"{path}: it is not a journal")
-        if hasattr(os, "geteuid") and status.st_uid != os.geteuid():
-            raise JournalError(f"{name}: it belongs to another user")
     if os.name == "posix" and path.absolute().parent.stat().st_mode & stat.S_IWOTH:
         raise JournalError(f"{path}: everybody can write to its folder")
+
+
+def _check_status(name: Path, status: os.stat_result) -> None:
+    if stat.S_ISLNK(status.st_mode):
+        raise JournalError(f"{name}: it is a symbolic link")
+    if not stat.S_ISREG(status.st_mode):
+        raise JournalError(f"{name}: it is not a file")
+    if hasattr(os, "geteuid") and status.st_uid != os.geteuid():
+        raise JournalError(f"{name}: it belongs to another user")
 
 
 @contextmanager

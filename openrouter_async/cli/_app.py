@@ -101,13 +101,8 @@ def run(arguments: Sequence[str]) -> int:
     Returns:
         The exit status.
     """
-    arguments = list(arguments)
-    leading = next((n for n, argument in enumerate(arguments) if argument not in ("--json", "--debug")), 0)
-    arguments = arguments[leading:] + arguments[:leading]
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # Printing a character that a Latin-1 or ASCII terminal lacks must not make the command fail.
-            stream.reconfigure(errors="backslashreplace")
+    arguments = _with_command_first(arguments)
+    _replace_unprintable_characters()
     try:
         app = make_app(arguments[0] if arguments else None)
         status = app(list(arguments), exit_on_error=False, print_error=False) or 0
@@ -125,6 +120,19 @@ def run(arguments: Sequence[str]) -> int:
     return int(status)
 
 
+def _with_command_first(arguments: Sequence[str]) -> list[str]:
+    """Move the options that may precede the command behind it."""
+    leading = next((n for n, argument in enumerate(arguments) if argument not in ("--json", "--debug")), 0)
+    return [*arguments[leading:], *arguments[:leading]]
+
+
+def _replace_unprintable_characters() -> None:
+    """Keep a character that a Latin-1 or ASCII terminal lacks from failing the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _discard_stdout() -> None:
     from openrouter_async.cli._options import discard_stdout
 
@@ -135,18 +143,23 @@ def _refuse(error: CycloptsError, arguments: Sequence[str]) -> int:
     error.verbose = False
     text = str(error)
     if not isinstance(error, UnknownCommandError):
-        # A value that was given to one option may have been meant for another one, and may be a secret.
-        for argument in arguments:
-            # Show short values, because they help to find a typo. Real codes, verifiers and keys are longer.
-            value = argument.partition("=")[2] if argument.startswith("--") else argument
-            for quoted in (f'"{value}"', f"'{value}'", f"={value}"):
-                is_secret = len(value) > MAX_SHOWN_LENGTH or value.startswith("sk-") or "exchange" in arguments
-                if value and is_secret and value not in COMMANDS:
-                    text = text.replace(quoted, f"{quoted[0]}***{quoted[0].strip('=')}")
+        text = _mask_values(text, arguments)
     command = f" {arguments[0]}" if arguments and arguments[0] in COMMANDS else ""
     text = scrub(f"{' '.join(text.split())} See `{_PROGRAM}{command} --help`.", ())
     _tell(text, {"type": "UsageError", "message": text, "exit_status": _USAGE}, error, arguments)
     return _USAGE
+
+
+def _mask_values(text: str, arguments: Sequence[str]) -> str:
+    """Mask values: one that was given to one option may have been meant for another one, and may be a secret."""
+    for argument in arguments:
+        value = argument.partition("=")[2] if argument.startswith("--") else argument
+        # Show short values, because they help to find a typo. Real codes, verifiers and keys are longer.
+        is_secret = len(value) > MAX_SHOWN_LENGTH or value.startswith("sk-") or "exchange" in arguments
+        if value and is_secret and value not in COMMANDS:
+            for quoted in (f'"{value}"', f"'{value}'", f"={value}"):
+                text = text.replace(quoted, f"{quoted[0]}***{quoted[0].strip('=')}")
+    return text
 
 
 def _fail(error: BaseException, arguments: Sequence[str]) -> int:

@@ -215,19 +215,27 @@ class Summary:
         if failed := {kind: counts[kind] for kind in _FAILURES if counts[kind]}:
             kinds = ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in failed.items())
             yield f"{_codes(sum(failed.values()))} gave none ({kinds}); the lines there say why."
-        if counts[DONE_BEFORE]:
-            yield f"{_codes(counts[DONE_BEFORE])} had been exchanged before."
-        if counts[REPEATED]:
-            yield f"{_codes(counts[REPEATED])} came more than once."
+        yield from self._repeated_lines
+        yield from self._failure_lines
+        if self.left:
+            yield f"{_codes(self.left)} left. Run the same command again to exchange them."
+
+    @property
+    def _repeated_lines(self) -> Iterator[str]:
+        if done := self.counts[DONE_BEFORE]:
+            yield f"{_codes(done)} had been exchanged before."
+        if repeated := self.counts[REPEATED]:
+            yield f"{_codes(repeated)} came more than once."
+
+    @property
+    def _failure_lines(self) -> Iterator[str]:
         if self.failure is not None:
             yield f"The output cannot be written: {explain(self.failure)}"
-        if counts[RESCUED]:
+        if rescued := self.counts[RESCUED]:
             where = fallback_location("").where
-            yield f"{_codes(counts[RESCUED])} gave a key that is in a file of its own, beside {where}."
-        if counts[LOST]:
-            yield f"{_codes(counts[LOST])} gave a key that could not be kept anywhere, and is lost."
-        if self.left:
-            yield f"{_codes(self.left)} left. The same command goes on with them."
+            yield f"{_codes(rescued)} gave a key that is in a file of its own, beside {where}."
+        if lost := self.counts[LOST]:
+            yield f"{_codes(lost)} gave a key that could not be stored anywhere, and is lost."
 
 
 def _codes(count: int) -> str:

@@ -120,6 +120,12 @@ def _advice(error: OpenRouterError, command: str | None) -> str:
             return "Nothing is sent without a journal."
         case LoginError():
             return error.user_message
+        case _:
+            return _advice_on_request(error, command)
+
+
+def _advice_on_request(error: OpenRouterError, command: str | None) -> str:
+    match error:
         case TooManyRequestsResponseError():
             return f"Try again in {_duration(error.retry_after)}; what you sent is still good."
         case UnauthorizedResponseError():

@@ -128,18 +128,20 @@ def _read_pasted(text: str, template: CallbackTemplate | None, state: str) -> Ca
         raise InvalidCallbackError("what was pasted must be text")
     _check_size(text)
     text = _clean(text)
-    if not _ABSOLUTE.match(text):
-        if not _PASTED_QUERY.search(text):
-            if text.endswith(("...", "…")) or text in ("auth_code", "auth_code_"):
-                raise InvalidCallbackError("the code is cut off", hint=_IS_CUT_OFF)
-            return Callback(state=state, code=text, is_pasted=True)
-        if _SCHEMELESS.match(text):
-            # Browsers hide the scheme in the address bar, and some do not copy it.
-            text = f"//{text}"
-    callback = _read(text, template)
+    if not _ABSOLUTE.match(text) and not _PASTED_QUERY.search(text):
+        return _read_bare_code(text, state)
+    # Browsers hide the scheme in the address bar, and some do not copy it.
+    is_schemeless = not _ABSOLUTE.match(text) and _SCHEMELESS.match(text)
+    callback = _read(f"//{text}" if is_schemeless else text, template)
     if callback.state is not None and not hmac.compare_digest(callback.state.encode(), state.encode()):
         raise StateMismatchError("what was pasted belongs to another login")
     return attrs.evolve(callback, state=state, is_pasted=True)
+
+
+def _read_bare_code(text: str, state: str) -> Callback:
+    if text.endswith(("...", "…")) or text in ("auth_code", "auth_code_"):
+        raise InvalidCallbackError("the code is cut off", hint=_IS_CUT_OFF)
+    return Callback(state=state, code=text, is_pasted=True)
 
 
 def _clean(text: str) -> str:
@@ -172,17 +174,23 @@ def _unwrap(text: str) -> str:
 
 def _read(callback: CallbackInput, template: CallbackTemplate | None) -> Callback:
     path, parameters = _split(callback)
-    state = parameters.get("state")
-    if state is not None and not _STATE.fullmatch(state):
-        raise StateMismatchError("the state of the callback is not one that was made here")
     in_path = None if template is None or path is None else template.find_state(path)
-    if state is not None and in_path is not None and not hmac.compare_digest(state.encode(), in_path.encode()):
-        raise StateMismatchError("the callback has one state in its path and another one in its query")
+    state = _one_state(in_path, parameters.get("state"))
     error = parameters.get("error")
     if error is not None and not _ERROR.fullmatch(error):
         # Keep foreign text out of messages.
         error = "unknown"
-    return Callback(state=state or in_path, code=parameters.get("code"), error=error)
+    return Callback(state=state, code=parameters.get("code"), error=error)
+
+
+def _one_state(in_path: str | None, in_query: str | None) -> str | None:
+    if in_query is None:
+        return in_path
+    if not _STATE.fullmatch(in_query):
+        raise StateMismatchError("the state of the callback is not one that was made here")
+    if in_path is not None and not hmac.compare_digest(in_query.encode(), in_path.encode()):
+        raise StateMismatchError("the callback has one state in its path and another one in its query")
+    return in_query
 
 
 def _check(callback: Callback) -> Callback:

@@ -20,7 +20,7 @@ from openrouter_async.login._callbacks import read_callback
 from openrouter_async.login._peers import is_foreign
 from openrouter_async.login._progress import LoginState, LoginStatus
 from openrouter_async.login._session import LoginSession
-from openrouter_async.login._sockets import listen
+from openrouter_async.login._sockets import check_port, listen
 from openrouter_async.login._urls import CallbackTemplate
 from openrouter_async.login.errors import LoginError
 
@@ -84,8 +84,7 @@ class LoopbackLogin(LoginSession):
         on_tls: Callable[[], object] | None = None,
         clock: Clock | None = None,
     ) -> None:
-        if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
-            raise RequestValidationError("port", "must be an integer from 0 to 65535")
+        check_port(port)
         if host not in ("127.0.0.1", "localhost"):
             raise RequestValidationError("host", "must be 127.0.0.1 or localhost")
         super().__init__(

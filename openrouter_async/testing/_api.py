@@ -151,27 +151,46 @@ _NO_USAGE: Final = {f"{kind}{period}": 0 for kind in ("usage", "byok_usage") for
 
 
 def _describe(token: str, key: IssuedKey | None) -> dict[str, Any]:
-    limit = None if key is None else key.limit
-    budget = None if key is None or limit is None else _budget(key, limit)
+    masked = f"{token[:12]}...{token[-3:]}"
     return {
-        "label": f"{token[:12]}...{token[-3:]}" if key is None or key.label is None else key.label,
-        "limit": limit,
-        "limit_remaining": limit,
-        "limit_reset": None if key is None else key.usage_limit_type,
+        "label": masked,
         "include_byok_in_limit": False,
         **_NO_USAGE,
         "is_free_tier": True,
         "is_management_key": key is None,
         "is_provisioning_key": key is None,
-        "expires_at": None if key is None or key.expires_at is None else _timestamp(key.expires_at),
-        "creator_user_id": USER_ID if key is None else key.user_id,
         "organization_id": None,
-        "workspace_id": None if key is None else key.workspace_id,
         "rate_limit": {"requests": -1, "interval": "10s", "note": "This field is deprecated and safe to ignore."},
-        "budgets": [] if budget is None else [budget],
-        "effective_budget": budget,
         "free_model_daily_requests": {"limit": 50, "used": 0, "remaining": 50},
         "allowed_data_regions": ["global"],
+        **(_NO_KEY_OPTIONS if key is None else _describe_options(key, masked)),
+    }
+
+
+_NO_KEY_OPTIONS: Final[dict[str, Any]] = {
+    "limit": None,
+    "limit_remaining": None,
+    "limit_reset": None,
+    "expires_at": None,
+    "creator_user_id": USER_ID,
+    "workspace_id": None,
+    "budgets": [],
+    "effective_budget": None,
+}
+
+
+def _describe_options(key: IssuedKey, masked: str) -> dict[str, Any]:
+    budget = None if key.limit is None else _budget(key, key.limit)
+    return {
+        "label": masked if key.label is None else key.label,
+        "limit": key.limit,
+        "limit_remaining": key.limit,
+        "limit_reset": key.usage_limit_type,
+        "expires_at": None if key.expires_at is None else _timestamp(key.expires_at),
+        "creator_user_id": key.user_id,
+        "workspace_id": key.workspace_id,
+        "budgets": [] if budget is None else [budget],
+        "effective_budget": budget,
     }
 
 

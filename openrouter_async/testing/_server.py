@@ -14,7 +14,7 @@ from openrouter_async._http.retry_policy import check_number
 from openrouter_async._values.clock import SYSTEM_CLOCK, Clock
 from openrouter_async._values.models import UNSET, CodeChallengeMethod, Unset, UsageLimitType
 from openrouter_async.errors import RequestValidationError
-from openrouter_async.login._sockets import listen
+from openrouter_async.login._sockets import check_port, listen
 from openrouter_async.pkce import to_code_challenge_method
 from openrouter_async.testing._api import API
 from openrouter_async.testing._app import Adapter
@@ -72,17 +72,13 @@ class FakeOpenRouter:
         clock: Clock = SYSTEM_CLOCK,
         code_lifetime: float = 600.0,
     ) -> None:
-        if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
-            raise RequestValidationError("port", "must be an integer from 0 to 65535")
-        known = (TOKEN,) if tokens is None else tuple(tokens)
-        if isinstance(tokens, str) or not known or not all(isinstance(token, str) and token for token in known):
-            raise RequestValidationError("tokens", "must be one or more strings that are not empty")
+        check_port(port)
         if dialect not in list(Dialect):
             raise RequestValidationError("dialect", f"must be one of {', '.join(Dialect)}")
         check_number("code_lifetime", code_lifetime, least=0, exclusive=True)
         self._wanted_port = port
         self._port = 0
-        self._tokens = known
+        self._tokens = (TOKEN,) if tokens is None else _to_tokens(tokens)
         self._clock = MovableClock(clock)
         self._script = FaultQueue()
         self._requests: BoundedHistory[RecordedRequest] = BoundedHistory(_MOST_REQUESTS)
@@ -313,3 +309,10 @@ class FakeOpenRouter:
         if per_second is not None:
             check_number("per_second", per_second, least=0, exclusive=True)
         self._api.limit = None if per_second is None else RateLimit(per_second, self._clock.monotonic)
+
+
+def _to_tokens(tokens: Collection[str]) -> tuple[str, ...]:
+    known = tuple(tokens)
+    if isinstance(tokens, str) or not known or not all(isinstance(token, str) and token for token in known):
+        raise RequestValidationError("tokens", "must be one or more strings that are not empty")
+    return known

@@ -428,7 +428,7 @@ async def test_batch_whose_output_has_no_room_keeps_keys_in_the_journal_for_the_
     ended = await run_on_a_full_disk(here, home, fake)
     assert ended.status == 1
     assert "The output cannot be written: No space left on device." in ended.out
-    assert "left. The same command goes on with them." in ended.out
+    assert "left. Run the same command again to exchange them." in ended.out
     assert len(issued_by(fake)) < 20
     monkeypatch.undo()
     monkeypatch.chdir(home)
@@ -468,7 +468,7 @@ async def test_batch_key_that_no_file_takes_is_reported(
     fill_the_disk(monkeypatch, output=True, journal=True, at=3)
     ended = await run_on_a_full_disk(here, home, fake)
     assert ended.status == 1
-    assert "gave a key that could not be kept anywhere, and is lost." in ended.out
+    assert "gave a key that could not be stored anywhere, and is lost." in ended.out
 
 
 async def test_batch_whose_output_has_no_room_for_errors_ends(

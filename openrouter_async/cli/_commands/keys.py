@@ -38,15 +38,7 @@ async def status(
     Args:
         offline: Do not ask OpenRouter whether the keys are valid.
     """
-    found: list[_Found] = []
-    if storage.store is None and storage.file is None and (key := os.environ.get(VARIABLE)):
-        found.append(_Found(VARIABLE, Grant(key=key)))
-    async for location, stored in load_keys(storage, connection, output):
-        if isinstance(stored, KeySinkError):
-            output.tell(f"{location.where}: {stored}.")
-        elif stored is not None:
-            grant = Grant(key=stored.key, user_id=stored.user_id)
-            found.append(_Found(location.where, grant, f"{stored.created_at:%Y-%m-%d %H:%M} UTC"))
+    found = await _find(storage, connection, output)
     if found and not offline:
         found = await _ask(found, connection)
     document = {
@@ -57,6 +49,19 @@ async def status(
     }
     output.result(document, _lines(found) or ["There is no key. Sign in with `openrouter-async login`."])
     return ExitCode.DONE if found else ExitCode.FAILED
+
+
+async def _find(storage: Storage, connection: Connection, output: Output) -> list[_Found]:
+    found: list[_Found] = []
+    if storage.store is None and storage.file is None and (key := os.environ.get(VARIABLE)):
+        found.append(_Found(VARIABLE, Grant(key=key)))
+    async for location, stored in load_keys(storage, connection, output):
+        if isinstance(stored, KeySinkError):
+            output.tell(f"{location.where}: {stored}.")
+        elif stored is not None:
+            grant = Grant(key=stored.key, user_id=stored.user_id)
+            found.append(_Found(location.where, grant, f"{stored.created_at:%Y-%m-%d %H:%M} UTC"))
+    return found
 
 
 async def _ask(found: list[_Found], connection: Connection) -> list[_Found]:
