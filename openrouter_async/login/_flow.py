@@ -110,8 +110,27 @@ class AuthorizationFlow:
         )
 
     def __repr__(self) -> str:
-        callback_url = None if self._template is None else self._template.callback_url
-        return f"<{type(self).__name__} {callback_url} {self._store!r}>"
+        return f"<{type(self).__name__} {self.callback_url} {self._store!r}>"
+
+    @property
+    def callback_url(self) -> str | None:
+        """The callback URL, with ``{state}`` if it has that; None if only headless logins are possible."""
+        return None if self._template is None else self._template.callback_url
+
+    @property
+    def auth_url(self) -> URL:
+        """OpenRouter's page."""
+        return self._auth_url
+
+    @property
+    def store(self) -> LoginStore:
+        """The store of the pending logins."""
+        return self._store
+
+    @property
+    def clock(self) -> Clock:
+        """The source of time."""
+        return self._clock
 
     async def start(
         self,

@@ -8,8 +8,8 @@ import attrs
 import zxingcpp
 from PIL import Image
 
-from openrouter_async.integrations.bots import BotLogin, MemoryKeyValueStore
-from openrouter_async.login import Grant, LoginStoreError
+from openrouter_async.integrations.bots import BotLogin
+from openrouter_async.login import Grant, LoginStoreError, MemoryStore
 
 ADA, BEN = 7, 8
 CALLBACK = "https://bot.example/callback/{state}"
@@ -30,26 +30,28 @@ class Talk:
         self.logouts.append(user_id)
 
 
-class Broken:
+class Broken(MemoryStore):
     """A store that breaks on demand."""
 
     def __init__(self) -> None:
-        self.inner = MemoryKeyValueStore()
+        super().__init__()
         self.broken: set[str] = set()
 
-    def _use(self, operation: str) -> MemoryKeyValueStore:
+    def _check(self, operation: str) -> None:
         if operation in self.broken:
             raise LoginStoreError("the store is broken")
-        return self.inner
 
     async def set(self, name: str, value: bytes, *, now: float, until: float) -> None:
-        await self._use("set").set(name, value, now=now, until=until)
+        self._check("set")
+        await super().set(name, value, now=now, until=until)
 
     async def get(self, name: str, *, now: float) -> bytes | None:
-        return await self._use("get").get(name, now=now)
+        self._check("get")
+        return await super().get(name, now=now)
 
     async def delete(self, name: str) -> None:
-        await self._use("delete").delete(name)
+        self._check("delete")
+        await super().delete(name)
 
 
 def read_qr_code(png: bytes) -> str:

@@ -18,6 +18,7 @@ from openrouter_async.errors import OpenRouterError
 from openrouter_async.integrations.aiogram import create_router
 from openrouter_async.integrations.bots import BotLogin, BotTexts
 from openrouter_async.login import AuthorizationFlow, CodeRejectedError, UnknownLoginError
+from openrouter_async.login.stores import LoginStore
 from openrouter_async.testing import FakeOpenRouter, Fault
 from tests.integrations.chatting import ADA, BEN, CALLBACK, Broken, Talk, read_qr_code
 from tests.integrations.support import load
@@ -49,10 +50,15 @@ async def echo(message: Message) -> None:
 
 @contextlib.asynccontextmanager
 async def talking(
-    telegram: FakeTelegram, client: OpenRouter, *, router: dict[str, Any] | None = None, **settings: Any
+    telegram: FakeTelegram,
+    client: OpenRouter,
+    *,
+    router: dict[str, Any] | None = None,
+    store: LoginStore | None = None,
+    **settings: Any,
 ) -> AsyncIterator[Talk]:
     talk = Talk()
-    flow = AuthorizationFlow(client, callback_url=CALLBACK)
+    flow = AuthorizationFlow(client, callback_url=CALLBACK, store=store)
     talk.login = BotLogin(flow, on_login=talk.put, on_logout=talk.remove, **settings)
     rest = Router()
     rest.message()(echo)

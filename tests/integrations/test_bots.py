@@ -18,16 +18,12 @@ from openrouter_async.encryption import generate_encryption_key
 from openrouter_async.errors import (
     KeyDeliveryError,
     OpenRouterError,
-    Outcome,
     RequestValidationError,
     TooManyRequestsResponseError,
 )
 from openrouter_async.integrations.bots import (
     BotLogin,
-    KeyValueStore,
     LoginPrompt,
-    MemoryKeyValueStore,
-    RedisKeyValueStore,
     UnknownTicketError,
     UserId,
     looks_like_code,
@@ -50,12 +46,10 @@ from openrouter_async.login import (
     StateMismatchError,
     UnknownLoginError,
 )
-from openrouter_async.login.stores import LoginStore
 from openrouter_async.sinks import KeySinkError
 from openrouter_async.testing import FakeOpenRouter, Fault
 from tests.integrations.chatting import ADA, BEN, CALLBACK, Broken, read_qr_code
 from tests.login.support import NOW, ONCE, Gate, Time
-from tests.support import free_port
 
 
 @attrs.define
@@ -298,7 +292,7 @@ async def test_finish_code_with_a_store_failing_midway_loses_no_key(
     once: OpenRouter, fake: FakeOpenRouter, keys: Keys, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = Broken()
-    login = make_login(once, keys, store=store)
+    login = make_login(once, keys, flow={"store": store})
     code = fake.consent((await login.start(ADA)).url)
     store.broken = {"set", "delete"}
     grant = await login.finish_code(ADA, code)
@@ -373,8 +367,8 @@ async def test_ticket_finishes_the_login_of_its_own_user_only(web: BotLogin, fak
 
 
 async def test_ticket_outlives_the_record_of_the_login(once: OpenRouter, fake: FakeOpenRouter, keys: Keys) -> None:
-    store = MemoryKeyValueStore()
-    web = make_login(once, keys, headless=False, store=store)
+    store = MemoryStore()
+    web = make_login(once, keys, headless=False, flow={"store": store})
     ticket = await web.park_callback(fake.consent((await web.start(ADA)).url))
     await store.delete(f"user-{ADA}")
     grant = await web.finish_code(ADA, ticket)
@@ -414,12 +408,12 @@ async def test_finish_code_with_a_foreign_denial_keeps_the_login(
 async def test_park_callback_beyond_its_bound_drops_the_oldest_ticket_and_no_login(
     once: OpenRouter, fake: FakeOpenRouter, keys: Keys
 ) -> None:
-    store = MemoryKeyValueStore(max_values=MAX_TICKETS + 1)
-    web = make_login(once, keys, headless=False, store=store)
+    store = MemoryStore(max_logins=MAX_TICKETS + 1)
+    web = make_login(once, keys, headless=False, flow={"store": store})
     callback = fake.consent((await web.start(ADA)).url)
     oldest = await web.park_callback(callback)
     tickets = [await web.park_callback(f"?error=server_error&n={number}") for number in range(MAX_TICKETS)]
-    assert len(store) == MAX_TICKETS + 1
+    assert len(store._values) == MAX_TICKETS + 1
     assert await web.is_pending(ADA)
     with pytest.raises(UnknownTicketError):
         await web.finish_code(ADA, oldest)
@@ -490,10 +484,10 @@ async def test_park_callback_refuses_text_that_is_no_callback(web: BotLogin, cal
 
 @pytest.mark.parametrize("callback", ["\ud800", "?code=c", "?x=1", "?code=c&state=short", "?code=c&error=e"])
 async def test_park_callback_validates_before_storing(once: OpenRouter, keys: Keys, callback: str) -> None:
-    store = MemoryKeyValueStore()
+    store = MemoryStore()
     with pytest.raises((InvalidCallbackError, StateMismatchError)):
-        await make_login(once, keys, store=store).park_callback(callback)
-    assert not len(store)
+        await make_login(once, keys, flow={"store": store}).park_callback(callback)
+    assert not store._values
 
 
 # What is refused, and what is shown.
@@ -524,9 +518,8 @@ async def test_bot_login_refuses_a_hook_that_is_not_callable(
 
 
 async def test_bot_login_refuses_a_cookie_store(once: OpenRouter, keys: Keys) -> None:
-    login = make_login(once, keys, flow={"store": CookieStore(generate_encryption_key())})
-    with pytest.raises(RequestValidationError, match=r"^flow: must have a store that needs no cookies$"):
-        await login.start(ADA)
+    with pytest.raises(RequestValidationError, match=r"^flow: must have a LeaseStore, such as a RedisStore"):
+        make_login(once, keys, flow={"store": CookieStore(generate_encryption_key())})
 
 
 async def test_bot_login_shows_no_secret_in_repr_traceback_or_log(
@@ -537,7 +530,7 @@ async def test_bot_login_shows_no_secret_in_repr_traceback_or_log(
     entry = await login._logins.find(f"user-{ADA}")
     assert entry is not None
     code = fake.consent(prompt.url)
-    shown = [repr(prompt), repr(entry), repr(login), repr(MemoryKeyValueStore())]
+    shown = [repr(prompt), repr(entry), repr(login)]
     keys.failure = OSError("disk full")
     with pytest.raises(KeyDeliveryError) as send_state:
         await login.finish_code(ADA, code)
@@ -627,7 +620,7 @@ async def test_bot_login_with_redis_is_finished_by_another_process(
     async def process(work: Callable[[BotLogin], Awaitable[Any]]) -> Any:
         async with OpenRouter(fake.token, base_url=fake.base_url) as client:
             flow = AuthorizationFlow(client, store=RedisStore(database, encryption_keys=secret))
-            return await work(BotLogin(flow, on_login=keys.put, store=RedisKeyValueStore(database)))
+            return await work(BotLogin(flow, on_login=keys.put))
 
     prompt: LoginPrompt = await process(lambda login: login.start(ADA))
     assert await process(lambda login: login.start(ADA)) == prompt
@@ -645,76 +638,21 @@ async def test_bot_login_with_redis_is_finished_by_another_process(
 async def test_finish_code_after_partial_loss_of_state_asks_to_start_again(
     once: OpenRouter, fake: FakeOpenRouter, keys: Keys, restarted: str
 ) -> None:
-    logins: LoginStore = MemoryStore()
-    store: KeyValueStore = MemoryKeyValueStore()
-    code = fake.consent((await make_login(once, keys, flow={"store": logins}, store=store).start(ADA)).url)
+    store = MemoryStore()
+    login = make_login(once, keys, flow={"store": store})
+    code = fake.consent((await login.start(ADA)).url)
     if restarted == "the login":
-        logins = MemoryStore()
+        store._pending.clear()
     else:
-        store = MemoryKeyValueStore()
-    login = make_login(once, keys, flow={"store": logins}, store=store)
+        await store.delete(f"user-{ADA}")
     with pytest.raises(UnknownLoginError):
         await login.finish_code(ADA, code)
     assert (await login.finish_code(ADA, fake.consent((await login.start(ADA)).url))).key
 
 
-@pytest.fixture(params=["memory", "redis", "redis, decoded"])
-async def store(request: pytest.FixtureRequest) -> AsyncIterator[KeyValueStore]:
-    if request.param == "memory":
-        yield MemoryKeyValueStore()
-    else:
-        url: str = request.getfixturevalue("valkey_url")
-        async with Redis.from_url(url, decode_responses=request.param.endswith("decoded")) as connection:
-            await connection.flushall()
-            yield RedisKeyValueStore(connection)
-
-
-async def test_key_value_store_returns_the_latest_value(store: KeyValueStore) -> None:
-    for value in (b"one", b"two"):
-        await store.set("name", value, now=NOW, until=NOW + 60)
-        assert await store.get("name", now=NOW) == value
-    assert await store.get("another", now=NOW) is None
-    for _ in range(2):
-        await store.delete("name")
-        assert await store.get("name", now=NOW) is None
-
-
-async def test_memory_key_value_store_is_bounded_in_number_and_time() -> None:
-    store = MemoryKeyValueStore(max_values=3)
-    await store.set("short", b"", now=NOW, until=NOW + 1)
-    assert await store.get("short", now=NOW + 1) is None
-    for number in range(5):
-        await store.set(str(number), b"v", now=NOW + 1, until=NOW + 60)
-    assert repr(store) == "<MemoryKeyValueStore 3/3>"
-    assert [await store.get(str(number), now=NOW + 2) for number in range(5)] == [None, None, b"v", b"v", b"v"]
-
-
-@pytest.mark.parametrize("max_values", [0, True, 1.5, "3"])
-def test_memory_key_value_store_refuses_a_bound_below_one(max_values: Any) -> None:
-    with pytest.raises(RequestValidationError, match=r"^max_values: must be an integer from 1$"):
-        MemoryKeyValueStore(max_values=max_values)
-
-
-async def test_redis_key_value_store_values_expire(database: Redis) -> None:
-    store = RedisKeyValueStore(database, prefix="mine")
-    await store.set("name", b"v", now=NOW, until=NOW + 60)
-    assert 59_000 < await database.pttl("mine:name") <= 60_000
-    assert repr(store) == "<RedisKeyValueStore mine>"
-
-
-async def test_redis_key_value_store_unreachable_is_a_library_error() -> None:
-    async with Redis.from_url(f"redis://127.0.0.1:{free_port()}") as connection:
-        store = RedisKeyValueStore(connection)
-        calls = store.set("n", b"v", now=NOW, until=NOW + 1), store.get("n", now=NOW), store.delete("n")
-        for call in calls:
-            with pytest.raises(LoginStoreError, match="Redis cannot be used: ConnectionError") as caught:
-                await call
-            assert caught.value.outcome is Outcome.NOT_SENT
-
-
 @pytest.mark.parametrize("value", [b"", b"{}", b"[]", b'{"state": 1}', b"\xff", b"[" * 200_000])
 async def test_bot_login_malformed_stored_value_is_a_library_error(once: OpenRouter, keys: Keys, value: bytes) -> None:
-    store = MemoryKeyValueStore()
+    store = MemoryStore()
     await store.set(f"user-{ADA}", value, now=NOW, until=NOW + 60)
     with pytest.raises(LoginStoreError, match="the stored value is not a login"):
-        await make_login(once, keys, store=store).start(ADA)
+        await make_login(once, keys, flow={"store": store}).start(ADA)

@@ -17,6 +17,7 @@ from openrouter_async import OpenRouter
 from openrouter_async.integrations.bots import BotLogin, BotTexts
 from openrouter_async.integrations.discord import CODE_BUTTON, LOGIN_BUTTON, add_commands
 from openrouter_async.login import AuthorizationFlow, UnknownLoginError
+from openrouter_async.login.stores import LoginStore
 from openrouter_async.testing import FakeOpenRouter
 from tests.integrations.chatting import ADA, BEN, CALLBACK, Broken, Talk, read_qr_code
 from tests.integrations.discord_api import FakeDiscord
@@ -55,10 +56,10 @@ class Bot(discord.Client):
 
 @contextlib.asynccontextmanager
 async def talking(
-    client: OpenRouter, *, commands: dict[str, Any] | None = None, **settings: Any
+    client: OpenRouter, *, commands: dict[str, Any] | None = None, store: LoginStore | None = None, **settings: Any
 ) -> AsyncIterator[Talk]:
     talk = Talk()
-    flow = AuthorizationFlow(client, callback_url=CALLBACK)
+    flow = AuthorizationFlow(client, callback_url=CALLBACK, store=store)
     talk.login = BotLogin(flow, on_login=talk.put, on_logout=talk.remove, **settings)
     async with running(Bot(talk.login, commands or {})):
         yield talk

@@ -229,3 +229,13 @@ async def test_memory_store_flood_does_not_evict_consumed_logins() -> None:
 
     assert (await store.claim(claim_request, now=NOW, claim_ttl=15)).status is ClaimStatus.CONSUMED
     assert store.stats() == MemoryStoreStats(pending=9, consumed=1, evicted=41)
+
+
+async def test_memory_store_values_are_bounded_in_number_and_time() -> None:
+    store = MemoryStore(max_logins=3)
+    await store.set("short", b"", now=NOW, until=NOW + 1)
+    assert await store.get("short", now=NOW + 1) is None
+    for number in range(5):
+        await store.set(str(number), b"v", now=NOW + 1, until=NOW + 60)
+    assert [await store.get(str(number), now=NOW + 2) for number in range(5)] == [None, None, b"v", b"v", b"v"]
+    assert store.stats() == MemoryStoreStats(pending=0, consumed=0, evicted=2)

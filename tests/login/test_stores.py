@@ -7,7 +7,7 @@ import asyncio
 import attrs
 import pytest
 
-from openrouter_async.login.stores import ClaimStatus, LoginStore
+from openrouter_async.login.stores import ClaimStatus, LeaseStore, LoginStore
 from tests.login.support import KEY, NOW, RESULT, make_claim_request, make_login, verifier_of
 
 
@@ -210,3 +210,24 @@ async def test_store_and_record_reprs_show_no_secrets(store: LoginStore) -> None
     assert login.binding not in shown
     assert KEY not in shown
     assert cookie is None or cookie.value not in shown
+
+
+@pytest.mark.parametrize("store", ["memory", "valkey", "redis", "valkey, decoded"], indirect=True)
+async def test_lease_store_returns_the_latest_value(store: LeaseStore) -> None:
+    for value in (b"one", b"two"):
+        await store.set("name", value, now=NOW, until=NOW + 60)
+        assert await store.get("name", now=NOW) == value
+    assert await store.get("another", now=NOW) is None
+    for _ in range(2):
+        await store.delete("name")
+        assert await store.get("name", now=NOW) is None
+
+
+@pytest.mark.parametrize("store", ["memory", "valkey"], indirect=True)
+async def test_lease_store_item_and_value_of_one_name_are_apart(store: LeaseStore) -> None:
+    login = make_login()
+    await store.put(login, now=NOW)
+    await store.set(login.id, b"value", now=NOW, until=NOW + 60)
+
+    assert (await store.claim(make_claim_request(login), now=NOW, claim_ttl=15)).value == login.value
+    assert await store.get(login.id, now=NOW) == b"value"

@@ -49,7 +49,7 @@ from openrouter_async.integrations import asgi as asgi_login
 from openrouter_async.integrations import fastapi as fastapi_login
 from openrouter_async.integrations import starlette as starlette_login
 from openrouter_async.integrations.aiogram import create_router
-from openrouter_async.integrations.bots import BotLogin, BotTexts, LoginPrompt, MemoryKeyValueStore
+from openrouter_async.integrations.bots import BotLogin, BotTexts, LoginPrompt
 from openrouter_async.integrations.discord import add_commands
 from openrouter_async.integrations.web._failures import LoginFailure
 from openrouter_async.login import (
@@ -348,9 +348,7 @@ async def take_away(user_id: int) -> None:
 
 
 async def bots(flow: AuthorizationFlow, tree: app_commands.CommandTree[Client]) -> None:
-    login = BotLogin(
-        flow, on_login=put_away, on_logout=take_away, notify=put_away, store=MemoryKeyValueStore(max_values=10)
-    )
+    login = BotLogin(flow, on_login=put_away, on_logout=take_away, notify=put_away)
     prompt = await login.start(7)
     assert_type(prompt, LoginPrompt)
     assert_type(await prompt.qr_code("svg", scale=2), bytes)

@@ -3,17 +3,13 @@
 from openrouter_async.integrations.bots._login import BotLogin, OnLogin, OnLogout, UserId
 from openrouter_async.integrations.bots._prompts import BotTexts, LoginPrompt, looks_like_code
 from openrouter_async.integrations.bots._sessions import UnknownTicketError
-from openrouter_async.integrations.bots._storage import KeyValueStore, MemoryKeyValueStore, RedisKeyValueStore
 
 __all__ = [
     "BotLogin",
     "BotTexts",
-    "KeyValueStore",
     "LoginPrompt",
-    "MemoryKeyValueStore",
     "OnLogin",
     "OnLogout",
-    "RedisKeyValueStore",
     "UnknownTicketError",
     "UserId",
     "looks_like_code",

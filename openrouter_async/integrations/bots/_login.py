@@ -20,10 +20,11 @@ from openrouter_async._values.tasks import ShieldedTasks
 from openrouter_async.errors import KeyDeliveryError, OpenRouterError, RequestValidationError
 from openrouter_async.integrations.bots._prompts import LoginPrompt, is_api_key, looks_like_code
 from openrouter_async.integrations.bots._sessions import TICKET, ChatLogin, ChatLogins, to_name
-from openrouter_async.integrations.bots._storage import KeyValueStore, MemoryKeyValueStore
 from openrouter_async.login._callbacks import Callback, CallbackInput, read_callback, read_pasted
 from openrouter_async.login._flow import AuthorizationFlow
 from openrouter_async.login._models import Grant
+from openrouter_async.login._store import LeaseStore
+from openrouter_async.login._urls import CallbackTemplate
 from openrouter_async.login.errors import (
     InvalidCallbackError,
     LoginBindingError,
@@ -65,7 +66,8 @@ class BotLogin:
     Finishing goes on when its caller is cancelled, and ``on_login`` gets the key.
 
     Args:
-        flow: The flow that makes the logins. Its store must not be a `CookieStore`: chats have no cookies.
+        flow: The flow that makes the logins. Its store, which must be a `LeaseStore` such as a `MemoryStore` or a
+            `RedisStore`, also keeps the latest login of each user. Logins outlive a restart if the store does.
         on_login: See `bots.OnLogin`; it is called before the caller gets the key. If it raises, the caller gets a
             `KeyDeliveryError`, which has the key, and the same paste tries again while the flow keeps the result.
         on_logout: See `OnLogout`.
@@ -75,8 +77,6 @@ class BotLogin:
             URL; see `finish` and `park_callback` for that.
         key_label: The name of the keys, at most 100 characters.
         limit: The credit limit that the page proposes, in US dollars.
-        store: Where the pending login of each user is kept; by default a `MemoryKeyValueStore`, for one process.
-            Logins outlive a restart when both this and the flow's store do.
         clock: Where time comes from; by default the flow's clock.
 
     Raises:
@@ -93,7 +93,6 @@ class BotLogin:
         headless: bool = True,
         key_label: str | None = None,
         limit: float | None = None,
-        store: KeyValueStore | None = None,
         clock: Clock | None = None,
     ) -> None:
         if on_login is None:
@@ -101,6 +100,8 @@ class BotLogin:
         check_hook("on_login", on_login, "user_id", "grant")
         check_hook("on_logout", on_logout, "user_id")
         check_hook("notify", notify, "user_id", "grant")
+        if not isinstance(flow.store, LeaseStore):
+            raise RequestValidationError("flow", "must have a LeaseStore, such as a RedisStore: chats have no cookies")
         self._flow = flow
         self._on_login = on_login
         self._on_logout = on_logout
@@ -108,12 +109,12 @@ class BotLogin:
         self._headless = headless
         self._key_label = key_label
         self._limit = limit
-        self._clock = flow._clock if clock is None else clock  # noqa: SLF001 - they are of one package
-        self._template = flow._template  # noqa: SLF001
-        self._hosts = {flow._auth_url.host}  # noqa: SLF001
-        if self._template is not None:
-            self._hosts.add(URL(self._template.callback_url).host)
-        self._logins = ChatLogins(MemoryKeyValueStore() if store is None else store, self._clock)
+        self._clock = flow.clock if clock is None else clock
+        self._template = None if flow.callback_url is None else CallbackTemplate(flow.callback_url)
+        self._hosts = {flow.auth_url.host}
+        if flow.callback_url is not None:
+            self._hosts.add(URL(flow.callback_url).host)
+        self._logins = ChatLogins(flow.store, self._clock)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._under_way: ShieldedTasks[Grant] = ShieldedTasks()
 
@@ -124,7 +125,7 @@ class BotLogin:
         await self.aclose()
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._flow!r} {self._logins!r}>"
+        return f"<{type(self).__name__} {self._flow!r}>"
 
     async def start(self, user_id: UserId) -> LoginPrompt:
         """Start a login, or return the prompt of one that this user has just started.
@@ -291,8 +292,6 @@ class BotLogin:
         pending = await self._flow.start(
             key_label=self._key_label, limit=self._limit, binding=user_id, headless=self._headless
         )
-        if pending.cookie is not None:
-            raise RequestValidationError("flow", "must have a store that needs no cookies")
         expires_at = pending.expires_at.timestamp()
         return ChatLogin(
             state=pending.state,

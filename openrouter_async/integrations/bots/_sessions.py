@@ -15,9 +15,8 @@ import attrs
 from openrouter_async._values.clock import Clock
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.integrations.bots._prompts import LoginPrompt
-from openrouter_async.integrations.bots._storage import KeyValueStore
 from openrouter_async.login._records import read_fields
-from openrouter_async.login._store import TOMBSTONE_TTL
+from openrouter_async.login._store import TOMBSTONE_TTL, LeaseStore
 from openrouter_async.login.errors import LoginError, LoginStoreError
 from openrouter_async.redaction import mask
 
@@ -89,13 +88,10 @@ class ChatLogins:
         clock: Where time comes from.
     """
 
-    def __init__(self, store: KeyValueStore, clock: Clock) -> None:
+    def __init__(self, store: LeaseStore, clock: Clock) -> None:
         self._store = store
         self._clock = clock
         self._tickets: deque[tuple[float, str]] = deque()
-
-    def __repr__(self) -> str:
-        return repr(self._store)
 
     async def find(self, name: str) -> ChatLogin | None:
         """Return the latest login of the user of this name; None if there is none."""

@@ -32,7 +32,7 @@ class MemoryStoreStats:
     Attributes:
         pending: The logins that are not over.
         consumed: The logins that are over, and still remembered.
-        evicted: The logins that were forgotten before their time, because there were too many.
+        evicted: The logins and values that were forgotten before their time, because there were too many.
     """
 
     pending: int
@@ -48,7 +48,7 @@ class MemoryStore:
     that a flood of new ones cannot make a used login usable again.
 
     Args:
-        max_logins: The most logins to hold, including those that are over.
+        max_logins: The most logins to hold, including those that are over; and the most values of bots.
         max_logins_per_source: The most pending logins of one ``source`` of `AuthorizationFlow.start`; beyond it the
             oldest of this source are forgotten.
 
@@ -65,6 +65,7 @@ class MemoryStore:
         self._pending: OrderedDict[str, _Entry] = OrderedDict()
         self._consumed: OrderedDict[str, _Entry] = OrderedDict()
         self._by_source: dict[str, OrderedDict[str, None]] = {}
+        self._values: OrderedDict[str, tuple[float, bytes]] = OrderedDict()
         self._evicted = 0
         # Results with the time to drop them, in order of arrival, which is that of their times for one `result_ttl`.
         self._results: deque[tuple[float, _Entry]] = deque()
@@ -138,6 +139,25 @@ class MemoryStore:
             if len(self._results) > self._max_logins:
                 self._results.popleft()[1].result = None
         return None
+
+    async def set(self, name: str, value: bytes, *, now: float, until: float) -> None:
+        """Store a value; see `LeaseStore.set`."""
+        self._values.pop(name, None)
+        while self._values and next(iter(self._values.values()))[0] <= now:
+            self._values.popitem(last=False)
+        self._values[name] = until, value
+        if len(self._values) > self._max_logins:
+            self._values.popitem(last=False)
+            self._evicted += 1
+
+    async def get(self, name: str, *, now: float) -> bytes | None:
+        """Return a value; see `LeaseStore.get`."""
+        until, value = self._values.get(name, (now, b""))
+        return value if until > now else None
+
+    async def delete(self, name: str) -> None:
+        """Delete a value."""
+        self._values.pop(name, None)
 
     def _find(self, key: str, now: float) -> _Entry | None:
         self._forget(now)

@@ -200,6 +200,27 @@ class RedisStore:
         )
         return None
 
+    async def set(self, name: str, value: bytes, *, now: float, until: float) -> None:
+        """Store a value; see `LeaseStore.set`."""
+        data = self._seal(f"value {name}", value)
+        await self._call(lambda: self._client.set(self._value_name(name), data, px=_milliseconds(until - now)))
+
+    async def get(self, name: str, *, now: float) -> bytes | None:
+        """Return a value; see `LeaseStore.get`. Redis itself decides whether its time is over."""
+        data = await self._call(lambda: self._client.get(self._value_name(name)))
+        try:
+            return None if data is None else self._open(f"value {name}", data)
+        except LoginStoreError:
+            # After a change of keys, the user of an old value starts again.
+            return None
+
+    async def delete(self, name: str) -> None:
+        """Delete a value."""
+        await self._call(lambda: self._client.delete(self._value_name(name)))
+
+    def _value_name(self, name: str) -> str:
+        return f"{self._prefix}:value:{name}"
+
     def _seal(self, context: str, data: bytes) -> bytes:
         return data if self._encryptor is None else self._encryptor.encrypt(context, data)
 
@@ -216,39 +237,38 @@ class RedisStore:
         # EVAL rather than EVALSHA: a server that was restarted does not know the digest, and it compiles a known text
         # only once.
         names = (f"{self._prefix}:{{{item_id}}}", f"{self._prefix}:{{{item_id}}}:result")
-        return await call_redis(self._client, lambda: self._client.eval(script, len(names), *names, *arguments))
+        return await self._call(lambda: self._client.eval(script, len(names), *names, *arguments))
 
+    async def _call(self, operation: Callable[[], Awaitable[_T]]) -> _T:
+        """Await an idempotent operation, repeat it while that can help, and map the errors of redis-py.
 
-async def call_redis(client: RedisClient, operation: Callable[[], Awaitable[_T]]) -> _T:
-    """Await an idempotent operation, repeat it while that can help, and map the errors of redis-py.
+        Args:
+            operation: Makes the awaitable for one attempt.
 
-    Args:
-        client: The client that the operation uses.
-        operation: Makes the awaitable for one attempt.
+        Returns:
+            The result of the operation.
 
-    Returns:
-        The result of the operation.
+        Raises:
+            LoginStoreError: Redis cannot be reached, or refused the operation.
+        """
+        from redis import exceptions
 
-    Raises:
-        LoginStoreError: Redis cannot be reached, or refused the operation.
-    """
-    from redis import exceptions
-
-    for attempt in range(1, _MAX_ATTEMPTS + 1):
-        try:
-            return await operation()
-        except (exceptions.ConnectionError, exceptions.TimeoutError, OSError) as failure:
-            problem = f"Redis cannot be reached: {type(failure).__name__}"
-        except (exceptions.RedisError, exceptions.RedisClusterException, UnicodeError) as failure:
-            # A client with `decode_responses` raises UnicodeError. The messages of all of them can quote the arguments.
-            problem = f"Redis refused the operation: {type(failure).__name__}"
-            if not _is_of_this_connection(failure):
-                raise LoginStoreError(problem) from None
-        if attempt == _MAX_ATTEMPTS:
-            raise LoginStoreError(problem)
-        await _drop_connections(client)
-        await asyncio.sleep(_INITIAL_PAUSE * 2 ** (attempt - 1))
-    raise AssertionError  # pragma: no cover - the last attempt returns or raises
+        for attempt in range(1, _MAX_ATTEMPTS + 1):
+            try:
+                return await operation()
+            except (exceptions.ConnectionError, exceptions.TimeoutError, OSError) as failure:
+                problem = f"Redis cannot be reached: {type(failure).__name__}"
+            except (exceptions.RedisError, exceptions.RedisClusterException, UnicodeError) as failure:
+                # A client with `decode_responses` raises UnicodeError. The messages of all of them can quote the
+                # arguments.
+                problem = f"Redis refused the operation: {type(failure).__name__}"
+                if not _is_of_this_connection(failure):
+                    raise LoginStoreError(problem) from None
+            if attempt == _MAX_ATTEMPTS:
+                raise LoginStoreError(problem)
+            await _drop_connections(self._client)
+            await asyncio.sleep(_INITIAL_PAUSE * 2 ** (attempt - 1))
+        raise AssertionError  # pragma: no cover - the last attempt returns or raises
 
 
 def _is_of_this_connection(failure: Exception) -> bool:
