@@ -5,6 +5,7 @@ from openrouter_async.login._loopback import LoopbackLogin
 from openrouter_async.login._models import Grant, LoginCookie, PendingLogin
 from openrouter_async.login._progress import LoginState, LoginStatus
 from openrouter_async.login._session import LoginSession
+from openrouter_async.login._terminal import TerminalPrompt
 from openrouter_async.login._urls import AUTHORIZATION_URL, authorization_url, validate_return_to
 from openrouter_async.login.errors import (
     AuthorizationDeniedError,
@@ -61,6 +62,7 @@ __all__ = [
     "PendingLogin",
     "RedisStore",
     "StateMismatchError",
+    "TerminalPrompt",
     "UnknownLoginError",
     "authorization_url",
     "validate_return_to",

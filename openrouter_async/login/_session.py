@@ -230,8 +230,9 @@ class LoginSession:
         Args:
             timeout: Seconds to wait; None waits until the login's lifetime is over. An exchange that is under way is
                 not cut off.
-            prompt: Asks for a code, or for the URL on which a browser on another computer ended. The answer or the
-                callback counts, whichever comes first.
+            prompt: Asks for a code, or for the URL on which a browser on another computer ended, such as a
+                `TerminalPrompt`. The answer or the callback counts, whichever comes first. An `EOFError` means that
+                nobody can answer; where a browser may still come back, the login goes on without the prompt.
 
         Returns:
             The user's key.
@@ -267,7 +268,13 @@ class LoginSession:
         state = self.state
         while not state.is_over:
             error = state.error
-            text = await prompt(error if isinstance(error, OpenRouterError) else None)
+            try:
+                text = await prompt(error if isinstance(error, OpenRouterError) else None)
+            except EOFError:
+                if self.pending.headless:
+                    raise
+                # Nobody answers, but the browser may still come back.
+                return await self._progress.end()
             state = await self.submit(text)
         return state
 

@@ -39,9 +39,9 @@ async def verify(client: OpenRouter, grant: Grant) -> Grant:
         response = await client.keys.current(grant.key, options=RequestOptions(timeout=_TIMEOUT, retry=None))
     except OpenRouterError as failure:
         if not isinstance(failure, APIError) or failure.status_code not in _REFUSALS:
-            logger.warning("a new key could not be verified: %s", failure)
+            logger.info("a new key could not be verified: %s", failure)
             return grant
-        error = KeyRefusedError(f"OpenRouter refuses the key that it has just issued: {failure}")
+        error = KeyRefusedError(f"the new key is refused: {failure}")
         # It is a value of the grant: frames would only keep their variables alive.
         error.__cause__ = failure.with_traceback(None)
         return attrs.evolve(grant, key_error=error)

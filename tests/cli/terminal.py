@@ -9,7 +9,7 @@ import os
 import signal
 import struct
 import termios
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -19,10 +19,19 @@ from tests.cli.support import PROGRAM, Shell
 
 CTRL_C = "\x03"
 CTRL_D = "\x04"
+CTRL_Z = "\x1a"
 
 
 class Terminal:
     """Runs a command in a pseudo-terminal of its own.
+
+    Args:
+        shell: The user's environment.
+        arguments: The arguments of the program.
+        env: Variables that differ from the user's.
+        lines: The height.
+        ignores_sigint: Whether the program starts with SIGINT ignored, as under nohup.
+        program: The program.
 
     Attributes:
         text: All that was written to it.
@@ -35,7 +44,9 @@ class Terminal:
         env: Mapping[str, str] | None = None,
         lines: int = 60,
         ignores_sigint: bool = False,
+        program: Sequence[str] = PROGRAM,
     ) -> None:
+        self._program = program
         self._shell = shell
         self._arguments = arguments
         self._sigint = signal.SIG_IGN if ignores_sigint else signal.SIG_DFL
@@ -59,7 +70,7 @@ class Terminal:
 
         try:
             self.process = await asyncio.create_subprocess_exec(
-                *PROGRAM,
+                *self._program,
                 *self._arguments,
                 cwd=self._shell.home,
                 env=self._env,
@@ -83,7 +94,6 @@ class Terminal:
         """What stands on the screen, line by line, without the empty ones at the end."""
         return "\n".join(line.rstrip() for line in self._screen.display).rstrip().split("\n")
 
-    @property
     def has_echo(self) -> bool:
         """Return whether the terminal shows what is typed."""
         return bool(termios.tcgetattr(self._primary)[3] & termios.ECHO)

@@ -8,6 +8,8 @@ import os
 import re
 import signal
 import stat
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,8 +20,8 @@ import segno
 
 from openrouter_async.testing import Fault
 from tests.cli.conftest import Here
-from tests.cli.support import Shell
-from tests.cli.terminal import CTRL_C, CTRL_D, Terminal
+from tests.cli.support import PROGRAM, Shell
+from tests.cli.terminal import CTRL_C, CTRL_D, CTRL_Z, Terminal
 from tests.support import free_port
 
 if TYPE_CHECKING:
@@ -145,10 +147,36 @@ async def test_login_ended_by_a_signal_restores_echo(
 ) -> None:
     async with Terminal(shell, "login", "--base-url", fake.base_url) as terminal:
         await terminal.shows(PASTE)
-        assert not terminal.has_echo
+        assert not terminal.has_echo()
         terminal.process.send_signal(number)
         assert await terminal.process.wait() == -number
-        assert terminal.has_echo
+        assert terminal.has_echo()
+
+
+async def test_login_suspended_by_ctrl_z_restores_echo(shell: Shell, fake: FakeOpenRouter) -> None:
+    # A shell with job control; it goes on with the next command when the user suspends the program.
+    job_control = ("bash", "-mc", '"$@"; echo suspended; read -r; fg', "bash", *PROGRAM)
+    async with Terminal(shell, "login", "--base-url", fake.base_url, program=job_control) as terminal:
+        await terminal.shows(PASTE)
+        assert not terminal.has_echo()
+        terminal.type(CTRL_Z)
+        await terminal.shows("suspended")
+        assert terminal.has_echo()
+        terminal.type("go on\n")
+        await terminal.shows("go on")
+        await asyncio.to_thread(wait_until, lambda: not terminal.has_echo())
+        code = fake.consent(address_in(terminal.text, fake))
+        terminal.type(f"{code}\n")
+        assert await terminal.end() == 0
+    assert kept_key(shell) == fake.issued_keys[0].key
+    assert code not in terminal.text
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    give_up_at = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < give_up_at
+        time.sleep(0.01)
 
 
 async def test_login_ignores_sigint_if_its_parent_did(shell: Shell, fake: FakeOpenRouter) -> None:
@@ -198,6 +226,39 @@ async def test_login_reads_a_pasted_code_from_stdin(shell: Shell, fake: FakeOpen
     assert json.loads(out)["stored_in"] == "file"
     assert kept_key(shell) == fake.issued_keys[0].key
     assert "█" not in told.decode()
+
+
+async def test_login_keeps_a_key_that_openrouter_refuses_and_says_so(shell: Shell, fake: FakeOpenRouter) -> None:
+    # The exchange is answered as ever, and the question about the new key by a refusal.
+    fake.queue_faults(Fault.delay(0), Fault.status(403, message="IP address not allowed"))
+    process = await shell.start("login", "--headless", "--base-url", fake.base_url, stdin=asyncio.subprocess.PIPE)
+    out, err = await finish_login(process, fake)
+    assert process.returncode == 3
+    assert kept_key(shell) == fake.issued_keys[0].key
+    assert out.startswith("Signed in as ")
+    assert "IP address not allowed" in err
+    assert "a list of allowed addresses, can forbid it." in err.splitlines()[-1]
+
+
+async def test_login_with_no_verify_asks_nothing_about_the_key(shell: Shell, fake: FakeOpenRouter) -> None:
+    process = await shell.start(
+        "login", "--headless", "--no-verify", "--base-url", fake.base_url, stdin=asyncio.subprocess.PIPE
+    )
+    await finish_login(process, fake)
+    assert process.returncode == 0
+    assert len(fake.requests) == 1
+
+
+async def finish_login(process: asyncio.subprocess.Process, fake: FakeOpenRouter) -> tuple[str, str]:
+    """Paste the code of the page that a headless login shows. Returns: the rest of what it prints."""
+    assert process.stdin is not None
+    assert process.stderr is not None
+    async with asyncio.timeout(30):
+        told = b""
+        while b"/auth?" not in told:
+            told = await process.stderr.readline()
+        out, err = await process.communicate(fake.consent(told.decode().strip()).encode())
+    return out.decode(), err.decode()
 
 
 async def test_login_without_a_code_on_stdin_says_so(shell: Shell, fake: FakeOpenRouter) -> None:

@@ -66,6 +66,7 @@ from openrouter_async.login import (
     MemoryStore,
     PendingLogin,
     RedisStore,
+    TerminalPrompt,
     authorization_url,
     validate_return_to,
 )
@@ -260,6 +261,7 @@ async def show_login(login: LoginSession) -> Grant:
         assert_type(state.message, str | None)
     assert_type(await login.submit("code"), LoginState)
     assert_type(login.cancel(), bool)
+    await login.wait(prompt=TerminalPrompt("The code: "))
     return await login.wait(timeout=None, prompt=ask)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from openrouter_async._values.models import ExchangeAuthCodeForAPIKeyRequest
 from openrouter_async.cli._exit import UsageError
-from openrouter_async.cli._input import StdinReader, ask, no_echo, read_secret
+from openrouter_async.cli._input import StdinReader, ask, hidden_input, read_secret
 from openrouter_async.cli._options import Connection, Method, Output, Secret, SecretFile, Storage, to_method
 from openrouter_async.cli._storage import KeySaver, location_for_new_key
 
@@ -38,7 +38,7 @@ async def exchange(
     if code is None and code_file is None:
         if not lines.is_terminal:
             raise UsageError("Give the code as CODE or with --code-file; --code-file - reads it from here.")
-        with no_echo(output):
+        with hidden_input(output):
             code = await ask("The code; it stays hidden: ", lines, output) or ""
     request = ExchangeAuthCodeForAPIKeyRequest(
         code=await read_secret("code", code, code_file, lines) or "",

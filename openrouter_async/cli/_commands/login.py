@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 import shutil
 import sys
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypedDict
 
 import attrs
 
 from openrouter_async.cli._exit import UsageError, explain
-from openrouter_async.cli._input import StdinReader, ask, can_open_browser, no_echo
+from openrouter_async.cli._input import StdinReader, ask, can_open_browser, hidden_input
 from openrouter_async.cli._options import Connection, Output, Storage
 from openrouter_async.cli._storage import KeySaver, location_for_new_key
 from openrouter_async.errors import OpenRouterError
 from openrouter_async.login import (
-    AuthorizationFlow,
+    Grant,
     InvalidCallbackError,
-    LoginTimeoutError,
+    LoginCancelledError,
+    LoginSession,
+    LoginStatus,
     LoopbackUnavailableError,
     StateMismatchError,
 )
@@ -38,6 +40,7 @@ async def login(
     key_label: str = _APP,
     limit: float | None = None,
     auth_url: str | None = None,
+    no_verify: bool = False,
     storage: Storage = Storage(),
     connection: Connection = Connection(),
     output: Output = Output(),
@@ -58,125 +61,100 @@ async def login(
         key_label: The name that the key will have, at most 100 characters.
         limit: The credit limit that the page proposes, in US dollars.
         auth_url: The page on which you consent; by default that of --base-url.
+        no_verify: Do not ask OpenRouter whether the new key is valid.
     """
     saver = KeySaver(await location_for_new_key(storage, connection, output), storage, connection, output)
+    options: _Options = {
+        "key_label": key_label,
+        "limit": limit,
+        "auth_url": connection.auth_url(auth_url),
+        "lifetime": wait,
+        "verify": not no_verify,
+    }
     async with connection.open_client(on_key=saver) as client:
-        attempt = _Attempt(
-            client=client,
-            output=output,
-            wait=wait,
-            key_label=key_label,
-            limit=limit,
-            auth_url=connection.auth_url(auth_url),
-        )
-        with no_echo(output):
+        attempt = _Attempt(client=client, output=output, options=options)
+        with hidden_input(output):
             if headless or not (no_browser or can_open_browser()):
-                await attempt.by_code()
+                grant = await attempt.by_code()
             else:
-                await attempt.by_browser(port=port, opens=not no_browser)
+                grant = await attempt.by_browser(port=port, opens=not no_browser)
+    if grant.key_error is not None:
+        raise grant.key_error
     return saver.status
 
 
-class _NoBrowserError(Exception):
-    pass
+class _Options(TypedDict):
+    key_label: str
+    limit: float | None
+    auth_url: str
+    lifetime: float
+    verify: bool
 
 
 @attrs.frozen(kw_only=True)
 class _Attempt:
     client: OpenRouter
     output: Output
-    wait: float
-    key_label: str
-    limit: float | None
-    auth_url: str
+    options: _Options
     stdin: StdinReader = attrs.field(factory=StdinReader)
 
-    async def by_browser(self, *, port: int, opens: bool) -> None:
+    async def by_browser(self, *, port: int, opens: bool) -> Grant:
         """Wait for the browser to return; ask for a code if that turns out to be impossible."""
+        from openrouter_async.login._loopback import LoopbackLogin
+
+        login = LoopbackLogin(self.client, port=port, app_name=_APP, on_tls=self._report_tls, **self.options)
+        how = "If no browser opens, open" if opens else "Open"
+        prompt = self._ask_for_address if self.stdin.is_terminal else None
+
+        def go_on_by_code(opened: asyncio.Future[bool]) -> None:
+            if not opened.result() and login.status is LoginStatus.PENDING:
+                login.cancel()
+
         try:
-            await self._by_browser(port, opens=opens)
+            async with login:
+                self.output.tell(f"{how} this page on this computer:\n\n{login.url}\n")
+                if opens:
+                    login.open_browser().add_done_callback(go_on_by_code)
+                return await login.wait(timeout=None, prompt=prompt)
         except LoopbackUnavailableError:
             if port:
                 raise
-        except _NoBrowserError:
+        except LoginCancelledError:
             pass
-        else:
-            return
         self.output.tell("No browser opened.\n")
-        await self.by_code()
-
-    async def _by_browser(self, port: int, *, opens: bool) -> None:
-        from openrouter_async.login._loopback import LoopbackLogin
-
-        async with LoopbackLogin(
-            self.client,
-            port=port,
-            key_label=self.key_label,
-            limit=self.limit,
-            app_name=_APP,
-            auth_url=self.auth_url,
-            lifetime=self.wait,
-            on_tls=self._report_tls,
-        ) as login:
-            how = "If no browser opens, open" if opens else "Open"
-            self.output.tell(f"{how} this page on this computer:\n\n{login.url}\n")
-            prompt = self._ask_for_address if self.stdin.is_terminal else None
-            waiting = asyncio.ensure_future(login.wait(timeout=self.wait, prompt=prompt))
-            try:
-                if opens:
-                    opening = login.open_browser()
-                    await asyncio.wait((waiting, opening), return_when=asyncio.FIRST_COMPLETED)
-                    if not waiting.done() and not opening.result():
-                        raise _NoBrowserError
-                await waiting
-            finally:
-                waiting.cancel()
-                await asyncio.wait((waiting,))
+        return await self.by_code()
 
     def _report_tls(self) -> None:
         self.output.tell("The browser asks for https: the address on this computer starts with http://.")
 
-    async def by_code(self) -> None:
+    async def by_code(self) -> Grant:
         """Show the address of the page, and ask for the code that the page shows."""
-        flow = AuthorizationFlow(self.client, auth_url=self.auth_url, lifetime=self.wait)
-        pending = await flow.start(headless=True, key_label=self.key_label, limit=self.limit)
-        if self.output.is_terminal and not self.output.json:
-            self._show_qr_code(pending.url)
-        self.output.tell(f"Open this page on any device, and allow the access:\n\n{pending.url}\n")
-        error: OpenRouterError | None = None
-        while True:
-            try:
-                async with asyncio.timeout(self.wait):
-                    text = await self._ask("Paste the code that the page shows; it stays hidden: ", error)
-            except TimeoutError:
-                raise LoginTimeoutError("nobody finished the login in time") from None
-            try:
-                await flow.finish_code(pending.state, text)
-            except OpenRouterError as failure:
-                is_over = failure.restart_login and not isinstance(failure, _MISTAKES)
-                if is_over or not self.stdin.is_terminal:
-                    raise
-                error = failure
-            else:
-                return
+        async with LoginSession(self.client, **self.options) as login:
+            if self.output.is_terminal and not self.output.json:
+                self._show_qr_code(login.url)
+            self.output.tell(f"Open this page on any device, and allow the access:\n\n{login.url}\n")
+            return await login.wait(timeout=None, prompt=self._ask_for_code)
 
-    async def _ask(self, question: str, error: OpenRouterError | None) -> str:
-        if isinstance(error, _MISTAKES):
-            self.output.tell(f"\nThat was not it: {error}.")
-        elif error is not None:
-            self.output.tell(f"\n{explain(error)}")
-        text = await ask(question, self.stdin, self.output)
+    async def _ask_for_code(self, error: OpenRouterError | None) -> str:
+        if error is not None and not self.stdin.is_terminal:
+            raise error
+        text = await self._ask("Paste the code that the page shows; it stays hidden: ", error)
         if text is None:
             raise UsageError("No code was given on the standard input.")
         return text
 
     async def _ask_for_address(self, error: OpenRouterError | None) -> str:
-        try:
-            return await self._ask("Waiting for the browser, or for the address that it ended on: ", error)
-        except UsageError:
-            # Nobody answers the prompt, but the browser may still return.
-            never: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-            return await never
+        text = await self._ask("Waiting for the browser, or for the address that it ended on: ", error)
+        if text is None:
+            raise EOFError
+        return text
+
+    async def _ask(self, question: str, error: OpenRouterError | None) -> str | None:
+        if isinstance(error, _MISTAKES):
+            self.output.tell(f"\nThat was not it: {error}.")
+        elif error is not None:
+            self.output.tell(f"\n{explain(error)}")
+        return await ask(question, self.stdin, self.output)
 
     def _show_qr_code(self, url: str) -> None:
         import segno
