@@ -9,6 +9,8 @@ Without an account, run ``python -m openrouter_async.testing`` beside it, and se
 address of the API that it prints.
 """
 
+from typing import ClassVar
+
 from textual import on, work
 from textual.app import App, ComposeResult
 from textual.containers import Vertical
@@ -26,7 +28,7 @@ class SignIn(ModalScreen[Grant | None]):
     SignIn { align: center middle; }
     SignIn > Vertical { width: 72; height: auto; border: round $primary; padding: 1 2; }
     """
-    BINDINGS = [("escape", "cancel", "Cancel")]
+    BINDINGS: ClassVar = [("escape", "cancel", "Cancel")]
 
     def __init__(self, login: LoginSession) -> None:
         super().__init__()

@@ -62,6 +62,7 @@ _PROSE: Final = frozenset(
         "{command-help}",
         "{eval-rst}",
         "{include}",
+        "{literalinclude}",
         "{note}",
         "{raw}",
         "{tip}",
