@@ -280,7 +280,7 @@ async def test_batch_ctrl_c_in_a_terminal_says_what_it_waits_for_and_twice_leave
         while len(fake.issued_keys) < 3:  # noqa: ASYNC110 - it is another process that this waits for
             await asyncio.sleep(0.02)
         terminal.type(CTRL_C)
-        await terminal.shows("Pressing Ctrl-C once more leaves it in doubt.")
+        await terminal.shows("After another Ctrl-C, their outcome is unknown.")
         terminal.type(CTRL_C)
         assert await terminal.end() == 130
     assert terminal.screen[-1] == "openrouter-async: Interrupted."
@@ -298,7 +298,7 @@ async def test_batch_handles_sigterm_like_ctrl_c(shell: Shell, fake: FakeOpenRou
     process.send_signal(signal.SIGTERM)
     assert process.stderr is not None
     async with asyncio.timeout(30):
-        await process.stderr.readuntil(b"Pressing Ctrl-C once more leaves it in doubt.\n")
+        await process.stderr.readuntil(b"After another Ctrl-C, their outcome is unknown.\n")
         process.send_signal(signal.SIGTERM)
         _, err = await process.communicate()
     assert process.returncode == 130
