@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from openrouter_async import RetryPolicy, errors
 from openrouter_async._http.retry_policy import backoff, parse_retry_after
-from tests.wire.clock import EPOCH
+from tests.kit.clocks import EPOCH
 
 NOW = 1_800_000_000.0
 

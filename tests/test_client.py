@@ -34,11 +34,11 @@ from openrouter_async import (
     errors,
 )
 from openrouter_async.login import authorization_url
-from tests.raw import RawServer, answering, http
+from tests.kit.servers import RawServer, answering, json_answer
 
 KEY = "sk-or-v1-" + "a" * 64
 CREATED = json.dumps({"data": {"id": "auth_code_1", "app_id": 1, "created_at": "2025-08-24T10:30:00Z"}}).encode()
-ANSWER = http(200, json.dumps({"key": KEY, "user_id": "user_1"}).encode())
+ANSWER = json_answer(200, json.dumps({"key": KEY, "user_id": "user_1"}).encode())
 NOWHERE = "http://127.0.0.1:9/api/v1"
 
 
@@ -260,7 +260,7 @@ async def test_header_none_is_not_sent_despite_the_environment(monkeypatch: pyte
 
 
 async def test_retry_none_retries_nothing_wherever_it_is_set() -> None:
-    async with answering(http(503)) as server, OpenRouter(None, base_url=server.base_url, retry=None) as client:
+    async with answering(json_answer(503)) as server, OpenRouter(None, base_url=server.base_url, retry=None) as client:
         patient = client.with_options(retry=RetryPolicy(initial_interval=0))
         for call in (
             exchange(client),
@@ -350,7 +350,7 @@ async def test_api_key_callable_that_fails_is_refused_with_its_cause() -> None:
 
 
 async def test_create_auth_code_without_api_key_is_refused_unsent() -> None:
-    async with answering(http(200, CREATED)) as server, OpenRouter(None, base_url=server.base_url) as client:
+    async with answering(json_answer(200, CREATED)) as server, OpenRouter(None, base_url=server.base_url) as client:
         with pytest.raises(errors.RequestValidationError, match="api_key: must be given"):
             await client.oauth.create_auth_code(callback_url="https://app.example/")
         assert server.connections == 0
@@ -416,7 +416,7 @@ async def test_middlewares_run_per_call_and_attempt_middlewares_per_attempt() ->
 
         return middleware
 
-    answers = iter([http(503), ANSWER])
+    answers = iter([json_answer(503), ANSWER])
     async with (
         RawServer(lambda _: next(answers)) as server,
         OpenRouter(
@@ -487,7 +487,7 @@ async def test_borrowed_session_is_neither_closed_nor_changed() -> None:
 
 
 async def test_borrowed_session_with_raise_for_status_raises_library_errors() -> None:
-    async with answering(http(403)) as server, aiohttp.ClientSession(raise_for_status=True) as session:
+    async with answering(json_answer(403)) as server, aiohttp.ClientSession(raise_for_status=True) as session:
         async with OpenRouter(None, base_url=server.base_url, session=session) as client:
             with pytest.raises(errors.ForbiddenResponseError):
                 await exchange(client)

@@ -10,13 +10,13 @@ import pytest
 
 from openrouter_async import CurrentKey, OpenRouter, Outcome, RetryPolicy, errors
 from openrouter_async.testing import FakeOpenRouter, Fault
-from tests.raw import answering, http
+from tests.kit.servers import answering, json_answer
 
 KEY = "sk-or-v1-" + "b" * 64
 
 
 def described(**data: Any) -> bytes:
-    return http(200, json.dumps({"data": data}).encode())
+    return json_answer(200, json.dumps({"data": data}).encode())
 
 
 async def test_keys_current_returns_the_state_of_a_users_key(fake: FakeOpenRouter, client: OpenRouter) -> None:

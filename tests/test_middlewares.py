@@ -12,12 +12,14 @@ from yarl import URL
 
 from openrouter_async import Clock, OpenRouter, Outcome, Request, Response, RetryPolicy, errors
 from openrouter_async.middlewares import LoggingMiddleware, RateLimitMiddleware
-from tests.raw import RawServer, http
-from tests.wire.clock import passes
+from tests.kit.clocks import passes
+from tests.kit.servers import RawServer, json_answer
 
 SECRET = "5ec4e7"
 KEY = f"sk-or-v1-{SECRET}"
-ANSWER = http(200, json.dumps({"key": KEY, "user_id": "user_1"}).encode(), f"X-Request-Id: r-1\r\nX-Private: {SECRET}")
+ANSWER = json_answer(
+    200, json.dumps({"key": KEY, "user_id": "user_1"}).encode(), f"X-Request-Id: r-1\r\nX-Private: {SECRET}"
+)
 
 
 def request_of(number: int = 1) -> Request:
@@ -46,7 +48,7 @@ def fields_of(record: logging.LogRecord) -> Mapping[str, Any]:
 
 
 async def test_logging_middleware_logs_each_attempt_without_secrets(caplog: pytest.LogCaptureFixture) -> None:
-    answers = iter([http(503), None, ANSWER])
+    answers = iter([json_answer(503), None, ANSWER])
     with caplog.at_level(logging.DEBUG, "openrouter_async"):
         async with (
             RawServer(lambda _: next(answers)) as server,
@@ -112,7 +114,7 @@ async def test_rate_limit_calls_beyond_the_rate_wait() -> None:
 
 
 async def test_rate_limit_shared_by_clients_counts_retries_per_attempt() -> None:
-    answers = iter([http(503), ANSWER])
+    answers = iter([json_answer(503), ANSWER])
     limit = RateLimitMiddleware(3, 3600, max_wait=0)
     async with RawServer(lambda _: next(answers, ANSWER)) as server:
         options: dict[str, Any] = {"base_url": server.base_url, "attempt_middlewares": [limit]}

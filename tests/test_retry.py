@@ -30,8 +30,8 @@ from openrouter_async._http.chain import SendState, build_chain
 from openrouter_async._http.responses import error_from_response, settle
 from openrouter_async._http.retry import OnRetry, RetryMiddleware
 from openrouter_async._http.throttle import HostThrottle, RetryBudget
-from tests.raw import RawServer, http
-from tests.wire.clock import EPOCH, FakeClock, StoppedClock, passes, until
+from tests.kit.clocks import EPOCH, FakeClock, StoppedClock, passes, until
+from tests.kit.servers import RawServer, json_answer
 
 REQUEST = Request(
     method="POST",
@@ -789,7 +789,7 @@ def answers(*steps: bytes | None) -> Callable[[bytes], bytes | None]:
 
 
 def said(code: int, message: str, *headers: str) -> bytes:
-    return http(code, json.dumps({"error": {"code": code, "message": message}}).encode(), *headers)
+    return json_answer(code, json.dumps({"error": {"code": code, "message": message}}).encode(), *headers)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from openrouter_async import (
     errors,
 )
 from openrouter_async._values.converter import dump
-from tests.raw import answering, http
+from tests.kit.servers import answering, json_answer
 from tests.support import ROOT, missing
 
 DESCRIPTION = ROOT.parent / "shared" / "reference" / "openrouter-oauth.openapi.json"
@@ -124,7 +124,7 @@ async def call(base_url: str, path: str) -> Any:
 async def test_documented_answers_parse(api: Any) -> None:
     for path in PATHS:
         example = api["paths"][path]["post"]["responses"]["200"]["content"]["application/json"]["example"]
-        async with answering(http(200, json.dumps(example).encode())) as server:
+        async with answering(json_answer(200, json.dumps(example).encode())) as server:
             response = await call(server.base_url, path)
         if path == "/auth/keys":
             assert isinstance(response, ExchangeAuthCodeForAPIKeyResponse)
@@ -144,7 +144,7 @@ async def test_documented_errors_have_their_class_and_message(api: Any) -> None:
                 continue
             content = response["content"]["application/json"]
             name = content["schema"]["$ref"].rpartition("/")[2]
-            async with answering(http(int(status), json.dumps(content["example"]).encode())) as server:
+            async with answering(json_answer(int(status), json.dumps(content["example"]).encode())) as server:
                 with pytest.raises(errors.APIError) as caught:
                     await call(server.base_url, path)
             assert type(caught.value).__name__ == f"{name}Error"

@@ -7,11 +7,11 @@ import pytest
 
 from openrouter_async import OpenRouter, Outcome, RetryPolicy, errors
 from openrouter_async.events import Event
-from tests.raw import RawServer, answering, http
-from tests.wire.clock import FakeClock, StoppedClock, until
-from tests.wire.server import WireServer, code_of, drop, status
+from tests.kit.clocks import FakeClock, StoppedClock, until
+from tests.kit.servers import RawServer, answering, json_answer
+from tests.kit.wire import WireServer, code_of, drop, status
 
-GRANTED = http(200, b'{"key": "sk-or-v1-x", "user_id": null}')
+GRANTED = json_answer(200, b'{"key": "sk-or-v1-x", "user_id": null}')
 
 
 async def exchange(client: OpenRouter, number: int = 1) -> None:

@@ -16,7 +16,7 @@ from multidict import CIMultiDict
 
 from openrouter_async import Handler, OpenRouter, Outcome, Request, Response, errors
 from openrouter_async._http.throttle import INITIAL_RATE, MIN_RATE, LeakyBucket, Pace
-from tests.wire.clock import VirtualLoop, loop_clock
+from tests.kit.clocks import VirtualLoop, loop_clock
 
 T = TypeVar("T")
 ANSWER = b'{"key": "sk-or-v1-0", "user_id": "user_1"}'

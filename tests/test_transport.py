@@ -30,9 +30,9 @@ from openrouter_async import Handler, OpenRouter, Outcome, Request, RequestOptio
 from openrouter_async._http.aiohttp_parts import Body, SeenConnections, make_socket
 from openrouter_async._http.chain import SendState
 from openrouter_async._http.transport import BODY_LIMIT, Transport
-from tests.raw import RawServer, answering, http
+from tests.kit.clocks import until
+from tests.kit.servers import RawServer, answering, json_answer
 from tests.support import free_port
-from tests.wire.clock import until
 
 KEY = "sk-or-v1-" + "a" * 64
 BODY = json.dumps({"key": KEY, "user_id": "user_1"}).encode()
@@ -57,7 +57,7 @@ async def failure_of(base_url: str, **options: Any) -> Any:
 
 
 async def test_transport_reads_a_key() -> None:
-    async with answering(http(200, BODY, "X-Request-Id: r-1")) as server:
+    async with answering(json_answer(200, BODY, "X-Request-Id: r-1")) as server:
         response = await exchange(server.base_url)
     assert (response.key, response.user_id) == (KEY, "user_1")
     assert response.http_meta.status_code == 200
@@ -68,7 +68,7 @@ async def test_transport_reads_a_key() -> None:
 
 
 async def test_transport_request_on_the_wire_is_as_documented() -> None:
-    async with answering(http(200, BODY)) as server:
+    async with answering(json_answer(200, BODY)) as server:
         async with make(server.base_url, http_referer="https://app.example", x_open_router_title="App") as client:
             await client.oauth.exchange_auth_code_for_api_key(code="code-1", code_verifier="v" * 43)
     head, _, body = server.requests[0].partition(b"\r\n\r\n")
@@ -93,7 +93,10 @@ async def test_transport_elapsed_includes_the_wait_for_a_connection() -> None:
         responses.append(await call_next(request))
         return responses[-1]
 
-    async with answering(http(200, BODY)) as server, make(server.base_url, attempt_middlewares=[watch]) as client:
+    async with (
+        answering(json_answer(200, BODY)) as server,
+        make(server.base_url, attempt_middlewares=[watch]) as client,
+    ):
         await client.oauth.exchange_auth_code_for_api_key(code="code-1")
     assert 0 < responses[0].waited < responses[0].elapsed
 
@@ -107,7 +110,7 @@ def deflate(body: bytes) -> bytes:
     [("gzip", gzip.compress), ("x-gzip", gzip.compress), ("deflate", deflate), ("Identity", bytes)],
 )
 async def test_transport_unrequested_compression_keeps_the_key(encoding: str, encode: Callable[[bytes], bytes]) -> None:
-    async with answering(http(200, encode(BODY), f"Content-Encoding: {encoding}")) as server:
+    async with answering(json_answer(200, encode(BODY), f"Content-Encoding: {encoding}")) as server:
         assert (await exchange(server.base_url)).key == KEY
 
 
@@ -121,11 +124,11 @@ ODD_FRAMES: dict[str, tuple[bytes, bool]] = {
     "too large a Content-Length, closed": (_TOO_LONG, True),
     "too large a Content-Length, kept open": (_TOO_LONG, False),
     **{
-        f"Content-Encoding {coding}": (http(200, BODY, f"Content-Encoding: {coding}"), False)
+        f"Content-Encoding {coding}": (json_answer(200, BODY, f"Content-Encoding: {coding}"), False)
         for coding in ("utf-8", "none", "aws-chunked", "br", "gzip")
     },
-    "a header of 60 KiB": (http(200, BODY, "X-Long: " + "x" * 60_000), False),
-    "a thousand headers": (http(200, BODY, *(f"X-{number}: x" for number in range(1000))), False),
+    "a header of 60 KiB": (json_answer(200, BODY, "X-Long: " + "x" * 60_000), False),
+    "a thousand headers": (json_answer(200, BODY, *(f"X-{number}: x" for number in range(1000))), False),
 }
 
 
@@ -150,27 +153,27 @@ async def test_answer_in_the_buffer_of_a_stalled_process_is_read() -> None:
     def answer(_: bytes) -> bytes:
         # Blocks the loop beyond the deadline, as SIGSTOP would.
         time.sleep(0.5)
-        return http(200, BODY)
+        return json_answer(200, BODY)
 
     async with RawServer(answer) as server:
         assert (await exchange(server.base_url, timeout=0.2)).key == KEY
 
 
 BROKEN = {
-    "truncated JSON": http(200, BODY[:40]),
-    "not UTF-8": http(200, BODY.replace(b"aaaa", b"\xff\xfe\xfd\xfc", 1)),
-    "empty": http(200),
+    "truncated JSON": json_answer(200, BODY[:40]),
+    "not UTF-8": json_answer(200, BODY.replace(b"aaaa", b"\xff\xfe\xfd\xfc", 1)),
+    "empty": json_answer(200),
     "204": b"HTTP/1.1 204 No Content\r\n\r\n",
-    "an array": http(200, b"[]"),
-    "null": http(200, b"null"),
-    "wrong types": http(200, b'{"key": 7, "user_id": null}'),
-    "HTML": http(200, b"<html>welcome</html>"),
-    "nested brackets": http(200, b"[" * 200_000),
-    "gzip cut off": http(200, gzip.compress(BODY)[:-8], "Content-Encoding: gzip"),
-    "gzip bomb": http(200, gzip.compress(b" " * 200_000_000), "Content-Encoding: gzip"),
-    "unknown encoding": http(200, b"\x8b" + BODY, "Content-Encoding: br"),
-    "too large": http(200, b" " * (BODY_LIMIT + 1) + BODY),
-    "redirect": http(307, b"", "Location: https://elsewhere.example/"),
+    "an array": json_answer(200, b"[]"),
+    "null": json_answer(200, b"null"),
+    "wrong types": json_answer(200, b'{"key": 7, "user_id": null}'),
+    "HTML": json_answer(200, b"<html>welcome</html>"),
+    "nested brackets": json_answer(200, b"[" * 200_000),
+    "gzip cut off": json_answer(200, gzip.compress(BODY)[:-8], "Content-Encoding: gzip"),
+    "gzip bomb": json_answer(200, gzip.compress(b" " * 200_000_000), "Content-Encoding: gzip"),
+    "unknown encoding": json_answer(200, b"\x8b" + BODY, "Content-Encoding: br"),
+    "too large": json_answer(200, b" " * (BODY_LIMIT + 1) + BODY),
+    "redirect": json_answer(307, b"", "Location: https://elsewhere.example/"),
     "not modified": b"HTTP/1.1 304 Not Modified\r\n\r\n",
 }
 
@@ -217,8 +220,8 @@ async def test_transport_body_of_two_gigabytes_costs_no_memory_or_time(announced
 
 async def test_transport_error_status_survives_an_unreadable_body() -> None:
     for answer in (
-        http(403, b"x" * (BODY_LIMIT + 1)),
-        http(403, b"not gzip", "Content-Encoding: gzip"),
+        json_answer(403, b"x" * (BODY_LIMIT + 1)),
+        json_answer(403, b"not gzip", "Content-Encoding: gzip"),
     ):
         async with answering(answer) as server:
             error = await failure_of(server.base_url)
@@ -228,9 +231,9 @@ async def test_transport_error_status_survives_an_unreadable_body() -> None:
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_transport_redirect_is_not_followed(status: int) -> None:
-    async with answering(http(200, BODY)) as other:
+    async with answering(json_answer(200, BODY)) as other:
         location = f"Location: http://127.0.0.1:{other.port}/api/v1/auth/keys"
-        async with answering(http(status, b"", location)) as server:
+        async with answering(json_answer(status, b"", location)) as server:
             error = await failure_of(server.base_url)
         assert isinstance(error, errors.ResponseValidationError)
         assert "redirect" in str(error)
@@ -271,7 +274,7 @@ async def test_transport_connection_closed_without_an_answer_is_unknown() -> Non
 
 
 async def test_transport_pooled_connection_dead_on_reuse_is_stale() -> None:
-    answers = iter([http(200, BODY), None])
+    answers = iter([json_answer(200, BODY), None])
     async with RawServer(lambda _: next(answers)) as server, make(server.base_url) as client:
         await client.oauth.exchange_auth_code_for_api_key(code="code-1")
         with pytest.raises(errors.TransportError) as caught:
@@ -441,14 +444,14 @@ def server_tls(authority: trustme.CA) -> ssl.SSLContext:
 async def test_ssl_context_is_used(authority: trustme.CA, server_tls: ssl.SSLContext) -> None:
     trusting = ssl.create_default_context()
     authority.configure_trust(trusting)
-    async with RawServer(lambda _: http(200, BODY), ssl=server_tls) as server:
+    async with RawServer(lambda _: json_answer(200, BODY), ssl=server_tls) as server:
         assert (await exchange(server.base_url, ssl=trusting)).key == KEY
 
 
 async def test_ssl_unknown_authority_is_refused_unsent(
     server_tls: ssl.SSLContext,
 ) -> None:
-    async with RawServer(lambda _: http(200, BODY), ssl=server_tls) as server:
+    async with RawServer(lambda _: json_answer(200, BODY), ssl=server_tls) as server:
         error = await failure_of(server.base_url)
         assert server.requests == []
     assert error.outcome is Outcome.NOT_SENT
@@ -458,14 +461,14 @@ async def test_ssl_unknown_authority_is_refused_unsent(
 
 
 async def test_proxy_is_used_for_plain_http() -> None:
-    async with answering(http(200, BODY)) as proxy:
+    async with answering(json_answer(200, BODY)) as proxy:
         response = await exchange("http://localhost:9/api/v1", proxy=f"http://127.0.0.1:{proxy.port}")
     assert response.key == KEY
     assert proxy.requests[0].startswith(b"POST http://localhost:9/api/v1/auth/keys HTTP/1.1")
 
 
 async def test_proxy_that_refuses_connect_is_not_sent() -> None:
-    async with answering(http(407)) as proxy:
+    async with answering(json_answer(407)) as proxy:
         error = await failure_of("https://openrouter.invalid/api/v1", proxy=f"http://127.0.0.1:{proxy.port}")
     assert proxy.requests[0].startswith(b"CONNECT openrouter.invalid:443 HTTP/1.1")
     assert b"sk-or-v1-app" not in proxy.requests[0]
@@ -481,7 +484,7 @@ async def test_proxy_unreachable_is_not_sent() -> None:
 
 
 async def test_proxy_of_environment_is_used_only_with_trust_env(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with answering(http(200, BODY)) as proxy:
+    async with answering(json_answer(200, BODY)) as proxy:
         monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.port}")
         monkeypatch.delenv("no_proxy", raising=False)
         monkeypatch.delenv("NO_PROXY", raising=False)
@@ -500,7 +503,7 @@ async def test_netrc_with_trusted_environment_is_never_read(
     monkeypatch.setenv("NETRC", str(netrc))
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    async with answering(http(200, BODY)) as server:
+    async with answering(json_answer(200, BODY)) as server:
         for proxy in ("", f"http://127.0.0.1:{server.port}"):
             monkeypatch.setenv("http_proxy", proxy)
             async with OpenRouter(token, base_url=server.base_url, trust_env=True) as client:
@@ -518,7 +521,7 @@ async def test_proxy_of_environment_with_socks_is_refused_by_name(
 ) -> None:
     for other in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY"):
         monkeypatch.delenv(other, raising=False)
-    async with answering(http(200, BODY)) as server:
+    async with answering(json_answer(200, BODY)) as server:
         monkeypatch.setenv(name, proxy.format(server.port))
         client = OpenRouter(None, base_url=server.base_url, trust_env=True)
         async with client:
@@ -535,7 +538,7 @@ async def test_proxy_of_environment_in_a_loose_form_is_used(
 ) -> None:
     for other in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY"):
         monkeypatch.delenv(other, raising=False)
-    async with answering(http(200, BODY)) as proxy:
+    async with answering(json_answer(200, BODY)) as proxy:
         monkeypatch.setenv(name, form.format(proxy.port))
         assert (await exchange("http://localhost:9/api/v1", trust_env=True)).key == KEY
     assert proxy.requests[0].startswith(b"POST http://localhost:9/api/v1/auth/keys HTTP/1.1")

@@ -24,8 +24,9 @@ from openrouter_async import (
 )
 from openrouter_async.pkce import PKCEPair
 from openrouter_async.testing import FakeOpenRouter, Fault
-from tests.batch.support import Gate, Safe, issue, read
-from tests.wire.clock import FakeClock, StoppedClock, passes, until
+from tests.batch.support import Safe, issue, read
+from tests.kit.clocks import FakeClock, StoppedClock, passes, until
+from tests.kit.gates import Gate
 
 REFUSED = Fault.status(403, message="Invalid code or code_verifier")
 

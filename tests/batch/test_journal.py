@@ -36,9 +36,10 @@ from openrouter_async.batch._journal import _Writer
 from openrouter_async.batch._journal_db import CHUNK_SIZE, JournalDB
 from openrouter_async.encryption import Keys, generate_encryption_key
 from openrouter_async.testing import FakeOpenRouter, Fault
-from tests.batch.support import Gate, Safe, issue, read
+from tests.batch.support import Safe, issue, read
+from tests.kit.clocks import until
+from tests.kit.gates import Gate
 from tests.support import ROOT
-from tests.wire.clock import until
 
 KEY = generate_encryption_key()
 REFUSED = Fault.status(403, message="Invalid code or code_verifier")

@@ -20,8 +20,8 @@ from openrouter_async.batch import Batch, RequestStatus, request_digest
 from openrouter_async.encryption import generate_encryption_key
 from openrouter_async.testing import FakeOpenRouter, Fault
 from tests.batch.support import Safe
+from tests.kit.clocks import passes
 from tests.support import STRESS
-from tests.wire.clock import passes
 
 KEY = generate_encryption_key()
 FAULTS = {

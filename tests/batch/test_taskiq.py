@@ -28,9 +28,10 @@ from openrouter_async.login import LoginStoreError, MemoryStore
 from openrouter_async.login.stores import Claim, ClaimRequest, ClaimStatus, LeaseItem
 from openrouter_async.pkce import PKCEPair
 from openrouter_async.testing import FakeOpenRouter, Fault
-from tests.batch.support import Gate, Safe
+from tests.batch.support import Safe
+from tests.kit.clocks import FakeClock, StoppedClock, until
+from tests.kit.gates import Gate
 from tests.support import ROOT, free_port
-from tests.wire.clock import FakeClock, StoppedClock, until
 
 KEY = generate_encryption_key()
 REFUSED = "403 Invalid code or code_verifier"

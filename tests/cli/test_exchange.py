@@ -24,8 +24,8 @@ from openrouter_async.sinks._private_file import PrivateFile
 from openrouter_async.testing import Fault
 from tests.cli.conftest import Here
 from tests.cli.support import KEYRING, PROGRAM, Shell
+from tests.kit.servers import RawServer
 from tests.login.support import GRANTED, KEY
-from tests.raw import RawServer
 
 if TYPE_CHECKING:
     from openrouter_async.testing import FakeOpenRouter

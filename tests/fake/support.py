@@ -7,13 +7,8 @@ import aiohttp
 import attrs
 from yarl import URL
 
-from openrouter_async._values.clock import Clock
 from openrouter_async.pkce import PKCEPair
 from openrouter_async.testing import FakeOpenRouter
-
-EPOCH = 1_800_000_000.0
-STOPPED = Clock(time=lambda: EPOCH, monotonic=lambda: 1000.0)
-"""A clock that stands still, so that a fake is as late as a test makes it."""
 
 PAIR = PKCEPair(code_verifier="dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk")
 STATE = "s" * 43

@@ -16,7 +16,8 @@ from openrouter_async.errors import APIError, RequestValidationError
 from openrouter_async.login import LoopbackUnavailableError
 from openrouter_async.testing import Dialect, FakeOpenRouter, Fault
 from openrouter_async.testing._authority import Authority
-from tests.fake.support import EPOCH, PAIR, STOPPED, Reply, create, exchange, send
+from tests.fake.support import PAIR, Reply, create, exchange, send
+from tests.kit.clocks import EPOCH, FROZEN
 from tests.support import STRESS
 
 VERIFIER = PAIR.code_verifier
@@ -26,7 +27,7 @@ WRONG = VERIFIER[:-1] + "X"
 
 @pytest.fixture
 async def fake() -> AsyncIterator[FakeOpenRouter]:
-    async with FakeOpenRouter(clock=STOPPED) as server:
+    async with FakeOpenRouter(clock=FROZEN) as server:
         yield server
 
 
@@ -346,7 +347,7 @@ async def test_fake_too_large_body_is_refused(fake: FakeOpenRouter) -> None:
 async def test_dialects_differ_in_a_bad_code_and_a_wrong_method() -> None:
     seen = {}
     for dialect in Dialect:
-        async with FakeOpenRouter(dialect=dialect, clock=STOPPED) as fake:
+        async with FakeOpenRouter(dialect=dialect, clock=FROZEN) as fake:
             expired = fake.issue_code()
             fake.advance(600)
             wrong = await send(f"{fake.base_url}/auth/keys", method="GET")
@@ -504,7 +505,7 @@ def test_issue_code_invalid_arguments_are_refused(arguments: dict[str, Any], fie
 
 
 def test_fake_without_a_loop_runs_in_a_thread() -> None:
-    with FakeOpenRouter(clock=STOPPED, code_lifetime=1e9) as fake:
+    with FakeOpenRouter(clock=FROZEN, code_lifetime=1e9) as fake:
 
         async def use() -> None:
             async with OpenRouter(None, base_url=fake.base_url) as client:

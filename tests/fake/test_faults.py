@@ -28,14 +28,15 @@ from openrouter_async.testing._clock import MovableClock
 from openrouter_async.testing._html import FAULTS
 from openrouter_async.testing._scripts import FaultQueue, RateLimit
 from openrouter_async.testing.faults import FAULT_PREFIX, FaultKind
-from tests.fake.support import STOPPED, create, exchange
+from tests.fake.support import create, exchange
+from tests.kit.clocks import FROZEN
 
 ONCE = RetryPolicy.none()
 
 
 @pytest.fixture
 async def fake() -> AsyncIterator[FakeOpenRouter]:
-    async with FakeOpenRouter(clock=STOPPED) as server:
+    async with FakeOpenRouter(clock=FROZEN) as server:
         yield server
 
 
@@ -367,7 +368,7 @@ async def test_fake_clock_with_autojump_off_wakes_sleepers_in_place() -> None:
 
 
 async def test_fake_clock_advanced_twice_wakes_each_sleeper() -> None:
-    clock = MovableClock(STOPPED)
+    clock = MovableClock(FROZEN)
     sleeping = asyncio.create_task(clock.sleep(5))
     await asyncio.sleep(0)
     clock.advance(2)

@@ -10,14 +10,15 @@ import pytest
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.testing import FakeOpenRouter
 from openrouter_async.testing._html import HEADERS
-from tests.fake.support import PAIR, STATE, STOPPED, Reply, asking, exchange, send
+from tests.fake.support import PAIR, STATE, Reply, asking, exchange, send
+from tests.kit.clocks import FROZEN
 
 EVIL = "<script>alert('1')</script>\""
 
 
 @pytest.fixture
 async def fake() -> AsyncIterator[FakeOpenRouter]:
-    async with FakeOpenRouter(clock=STOPPED) as server:
+    async with FakeOpenRouter(clock=FROZEN) as server:
         yield server
 
 

@@ -15,7 +15,8 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from openrouter_async.pkce import PKCEPair
 from openrouter_async.testing import FakeOpenRouter
-from tests.fake.support import STOPPED, asking
+from tests.fake.support import asking
+from tests.kit.clocks import FROZEN
 from tests.support import STRESS
 
 LIFETIME = 600.0
@@ -39,7 +40,7 @@ class Codes(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.cleanup = contextlib.ExitStack()
-        self.fake = self.cleanup.enter_context(FakeOpenRouter(clock=STOPPED, code_lifetime=LIFETIME))
+        self.fake = self.cleanup.enter_context(FakeOpenRouter(clock=FROZEN, code_lifetime=LIFETIME))
         port = urlsplit(self.fake.url).port
         self.connection = self.cleanup.enter_context(
             contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10))

@@ -13,8 +13,8 @@ import pytest
 
 from openrouter_async import OpenRouter, RetryPolicy, errors
 from tests.fuzz.mutation import mutate, read_corpus
+from tests.kit.clocks import FakeClock
 from tests.support import STRESS
-from tests.wire.clock import FakeClock
 
 RESPONSES: Final = 200_000 if STRESS else 2_000
 CONCURRENCY: Final = 64

@@ -49,7 +49,9 @@ from openrouter_async.login import (
 from openrouter_async.sinks import KeySinkError
 from openrouter_async.testing import FakeOpenRouter, Fault
 from tests.integrations.chatting import ADA, BEN, CALLBACK, Broken, read_qr_code
-from tests.login.support import NOW, ONCE, Gate, Time
+from tests.kit.clocks import WallClock
+from tests.kit.gates import Gate
+from tests.login.support import NOW, ONCE
 
 
 @attrs.define
@@ -84,9 +86,14 @@ def keys() -> Keys:
 
 
 def make_login(
-    client: OpenRouter, keys: Keys, *, flow: dict[str, Any] | None = None, time: Time | None = None, **settings: Any
+    client: OpenRouter,
+    keys: Keys,
+    *,
+    flow: dict[str, Any] | None = None,
+    time: WallClock | None = None,
+    **settings: Any,
 ) -> BotLogin:
-    clock = (time or Time()).clock
+    clock = (time or WallClock()).clock
     made = AuthorizationFlow(client, callback_url=CALLBACK, clock=clock, **flow or {})
     return BotLogin(made, on_login=keys.put, on_logout=keys.remove, notify=keys.notify, clock=clock, **settings)
 
@@ -143,7 +150,7 @@ async def test_finish_code_of_another_user_is_refused(login: BotLogin, fake: Fak
 
 
 async def test_start_again_returns_the_same_url(once: OpenRouter, keys: Keys) -> None:
-    time = Time()
+    time = WallClock()
     login = make_login(once, keys, time=time)
     first = await login.start(ADA)
     time.now += 299
@@ -210,7 +217,7 @@ async def test_finish_code_after_a_busy_answer_takes_the_same_code(login: BotLog
 
 
 async def test_finish_code_of_an_expired_login_says_so(once: OpenRouter, keys: Keys, fake: FakeOpenRouter) -> None:
-    time = Time()
+    time = WallClock()
     login = make_login(once, keys, time=time)
     code = fake.consent((await login.start(ADA)).url)
     time.now += 600
@@ -270,7 +277,7 @@ async def test_finish_code_cancelled_keeps_the_key(fake: FakeOpenRouter, keys: K
             handler.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await handler
-            gate.open.set()
+            gate.let()
             await login.aclose()
     assert keys.logins == [(ADA, issued.key) for issued in fake.issued_keys]
     assert len(keys.logins) == 2
@@ -378,7 +385,7 @@ async def test_ticket_outlives_the_record_of_the_login(once: OpenRouter, fake: F
 async def test_finish_code_with_an_unknown_ticket_keeps_the_login(
     once: OpenRouter, fake: FakeOpenRouter, keys: Keys
 ) -> None:
-    time = Time()
+    time = WallClock()
     web = make_login(once, keys, time=time, headless=False)
     late = await web.park_callback(fake.consent((await web.start(BEN)).url))
     time.now += 600
@@ -461,7 +468,7 @@ async def test_bot_hooks_may_be_sync(once: OpenRouter, fake: FakeOpenRouter) -> 
 
 
 async def test_bot_clock_defaults_to_that_of_its_flow(once: OpenRouter, keys: Keys) -> None:
-    time = Time()
+    time = WallClock()
     login = BotLogin(AuthorizationFlow(once, clock=time.clock), on_login=keys.put)
     await login.start(ADA)
     assert await login.is_pending(ADA)

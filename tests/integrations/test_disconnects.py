@@ -17,7 +17,7 @@ from openrouter_async import OpenRouter
 from openrouter_async.login import Grant
 from openrouter_async.testing import FakeOpenRouter
 from tests.integrations.support import KINDS, Site, Visitor, bound_socket, make_app, serve_aiohttp, serve_asgi
-from tests.login.support import Gate
+from tests.kit.gates import Gate
 
 pytestmark = pytest.mark.parametrize("kind", KINDS)
 
@@ -128,12 +128,12 @@ async def go_away_during(visitor: Visitor, callback: str, reached: asyncio.Event
 async def test_browser_that_disconnects_loses_no_key(kind: str, fake: FakeOpenRouter, moment: str) -> None:
     keys, gate = Keys(is_open=moment != "in the hook"), Gate(after=moment == "before the answer comes")
     if moment == "in the hook":
-        gate.open.set()
+        gate.let()
     async with serving(kind, fake, keys, gate) as (site, cancelled), Visitor(site) as visitor:
         callback = await visitor.consent()
         await go_away_during(visitor, callback, keys.reached if moment == "in the hook" else gate.reached)
         await asyncio.wait_for(cancelled.wait(), PATIENCE)
-        gate.open.set()
+        gate.let()
         keys.open.set()
 
         assert await keys.take() == fake.issued_keys[0].key
@@ -201,7 +201,7 @@ async def test_hypercorn_browser_that_disconnects_loses_no_key(kind: str, fake: 
         async with Visitor(Site(name=kind, url=url, fake=fake)) as visitor:
             callback = await patiently(visitor.consent)
             await go_away_during(visitor, callback, gate.reached)
-            gate.open.set()
+            gate.let()
 
             assert [await keys.take(), await keys.take()] == [fake.issued_keys[0].key] * 2
     finally:

@@ -19,8 +19,8 @@ from opentelemetry.trace import SpanKind, StatusCode
 from openrouter_async import OpenRouter, Request, Response, RetryPolicy, errors
 from openrouter_async._http.chain import Handler
 from openrouter_async.integrations.opentelemetry import OpenTelemetryMiddleware
-from tests.wire.clock import FakeClock
-from tests.wire.server import BEARER, SECRET, Act, WireServer, code_of, drop, hang, status, verifier_of
+from tests.kit.clocks import FakeClock
+from tests.kit.wire import BEARER, SECRET, Act, WireServer, code_of, drop, hang, status, verifier_of
 
 
 @attrs.define

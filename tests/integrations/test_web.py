@@ -43,6 +43,7 @@ from tests.integrations.support import (
     serve_aiohttp,
     serve_asgi,
 )
+from tests.kit.clocks import ShiftedClock
 from tests.support import free_port
 
 pytestmark = pytest.mark.parametrize("kind", KINDS)
@@ -58,21 +59,6 @@ class Hands:
     async def __call__(self, request: Any, given: Any) -> Any:
         self.taken.append(given)
         return self._answer()
-
-
-class Later:
-    """The system's clock, some seconds ahead."""
-
-    seconds = 0.0
-
-    @property
-    def clock(self) -> Clock:
-        return Clock(
-            monotonic=SYSTEM_CLOCK.monotonic,
-            time=lambda: SYSTEM_CLOCK.time() + self.seconds,
-            sleep=SYSTEM_CLOCK.sleep,
-            random=SYSTEM_CLOCK.random,
-        )
 
 
 class ClosableStore(MemoryStore):
@@ -320,7 +306,7 @@ async def test_on_error_may_answer_or_leave_the_page(kind: str, fake: FakeOpenRo
 
 
 async def test_web_login_expired_is_explained(kind: str, fake: FakeOpenRouter) -> None:
-    later = Later()
+    later = ShiftedClock()
     async with running(kind, fake, clock=later.clock) as (site, _), Visitor(site) as visitor:
         callback = await visitor.consent("/login?next=/a")
         later.seconds = 601
@@ -332,7 +318,7 @@ async def test_web_login_expired_is_explained(kind: str, fake: FakeOpenRouter) -
 
 
 async def test_web_callback_reloaded_much_later_gets_a_page(kind: str, fake: FakeOpenRouter) -> None:
-    later = Later()
+    later = ShiftedClock()
     async with running(kind, fake, clock=later.clock) as (site, _), Visitor(site) as visitor:
         callback = await visitor.consent()
         await visitor.open(callback)

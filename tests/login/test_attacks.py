@@ -31,7 +31,9 @@ from openrouter_async.login import (
 )
 from openrouter_async.login.stores import LoginStore
 from openrouter_async.testing import FakeOpenRouter
-from tests.login.support import CALLBACK, GRANTED, KEY, Server, Time, back, jar
+from tests.kit.clocks import WallClock
+from tests.kit.servers import ScriptedServer
+from tests.login.support import CALLBACK, GRANTED, KEY, back, jar
 
 VICTIM, ATTACKER = "the-victims-browser", "the-attackers-browser"
 CODE, STOLEN = "the-code-of-the-victim", "a-code-of-the-attacker"
@@ -43,8 +45,8 @@ class Scene:
 
     flow: AuthorizationFlow
     store: LoginStore
-    server: Server
-    time: Time
+    server: ScriptedServer
+    time: WallClock
     victim: PendingLogin
     attacker: PendingLogin
 
@@ -62,8 +64,8 @@ class Scene:
 
 @pytest.fixture
 async def scene(store: LoginStore) -> AsyncIterator[Scene]:
-    time = Time()
-    async with Server(GRANTED) as server, OpenRouter(None, base_url=server.base_url) as client:
+    time = WallClock()
+    async with ScriptedServer(GRANTED) as server, OpenRouter(None, base_url=server.base_url) as client:
         flow = AuthorizationFlow(client, callback_url=CALLBACK, store=store, clock=time.clock, result_lifetime=0)
         yield Scene(
             flow=flow,
@@ -366,7 +368,7 @@ async def test_finish_with_a_cookie_replayed_after_its_login_is_refused(scene: S
 
 
 async def test_finish_with_a_cookie_of_a_removed_key_is_refused() -> None:
-    async with Server(GRANTED) as server, OpenRouter(None, base_url=server.base_url) as client:
+    async with ScriptedServer(GRANTED) as server, OpenRouter(None, base_url=server.base_url) as client:
         before, during, after = (
             AuthorizationFlow(client, callback_url=CALLBACK, store=CookieStore(keys))
             for keys in ([OLD], [NEW, OLD], [NEW])

@@ -26,13 +26,13 @@ from openrouter_async.login import (
     UnknownLoginError,
 )
 from openrouter_async.login.stores import ClaimRequest, ClaimStatus, LeaseItem
+from tests.kit.clocks import WallClock
+from tests.kit.servers import ScriptedServer
 from tests.login.support import (
     CALLBACK,
     GRANTED,
     NOW,
     RESULT,
-    Server,
-    Time,
     back,
     jar,
     make_claim_request,
@@ -229,7 +229,7 @@ async def test_cookie_expired_is_told_from_an_unknown_one(age: int, valkey_url: 
 
 
 async def test_flow_with_an_expired_cookie_says_so() -> None:
-    time = Time()
+    time = WallClock()
     async with OpenRouter(None) as client:
         flow = AuthorizationFlow(client, callback_url=CALLBACK, store=CookieStore(NEW), clock=time.clock)
         pending = await flow.start()
@@ -244,7 +244,7 @@ async def test_flow_with_an_expired_cookie_says_so() -> None:
 
 
 async def test_cookie_holder_without_a_binding_gets_the_same_grant_again() -> None:
-    async with Server(GRANTED) as server, OpenRouter(None, base_url=server.base_url) as client:
+    async with ScriptedServer(GRANTED) as server, OpenRouter(None, base_url=server.base_url) as client:
         flow = AuthorizationFlow(client, callback_url=CALLBACK, store=CookieStore(NEW))
         pending = await flow.start()
         first = await flow.finish(back(pending), cookies=jar(pending.cookie))

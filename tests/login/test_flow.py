@@ -51,6 +51,9 @@ from openrouter_async.login import (
 from openrouter_async.login._records import KeyRecord, digest
 from openrouter_async.login.stores import Claim, ClaimRequest, LeaseItem, LoginStore
 from openrouter_async.pkce import code_challenge
+from tests.kit.clocks import FakeClock, WallClock
+from tests.kit.gates import Gate
+from tests.kit.servers import ScriptedServer, json_answer
 from tests.login.support import (
     BINDING,
     BROKEN,
@@ -61,16 +64,11 @@ from tests.login.support import (
     NOW,
     ONCE,
     REFUSED,
-    Gate,
-    Server,
-    Time,
     back,
     jar,
     verifier_of,
 )
-from tests.raw import http
 from tests.support import free_port
-from tests.wire.clock import FakeClock
 
 if TYPE_CHECKING:
     from openrouter_async.testing import FakeOpenRouter
@@ -79,9 +77,9 @@ if TYPE_CHECKING:
 @contextlib.asynccontextmanager
 async def flowing(
     *answers: bytes, store: LoginStore | None = None, client: dict[str, Any] | None = None, **settings: Any
-) -> AsyncIterator[tuple[AuthorizationFlow, Server]]:
+) -> AsyncIterator[tuple[AuthorizationFlow, ScriptedServer]]:
     async with (
-        Server(*answers) as server,
+        ScriptedServer(*answers) as server,
         OpenRouter(None, base_url=server.base_url, retry=ONCE, **client or {}) as made,
     ):
         flow = AuthorizationFlow(made, callback_url=CALLBACK, store=store, **settings)
@@ -165,7 +163,7 @@ async def test_flow_with_a_plain_challenge_signs_in(fake: FakeOpenRouter, client
 
 async def test_start_url_has_state_in_path_and_query_and_the_stored_challenge() -> None:
     store = Spy()
-    async with flowing(GRANTED, store=store, client={"clock": Time().clock}) as (flow, _):
+    async with flowing(GRANTED, store=store, client={"clock": WallClock().clock}) as (flow, _):
         pending = await flow.start(binding=BINDING, limit=5, key_label="My app")
 
     query = parse_qs(urlsplit(pending.url).query)
@@ -349,7 +347,7 @@ async def test_finish_repeated_without_a_binding_gets_nothing() -> None:
         await gate.reached.wait()
         with pytest.raises(LoginAlreadyUsedError) as busy:
             await flow.finish(back(pending))
-        gate.open.set()
+        gate.let()
         assert (await first).key == KEY
         with pytest.raises(LoginAlreadyUsedError) as over:
             await flow.finish(back(pending))
@@ -387,7 +385,7 @@ async def test_finish_of_a_finished_login_with_another_code_gets_nothing() -> No
 
 
 async def test_finish_uses_the_clients_clock_for_expiry() -> None:
-    time = Time()
+    time = WallClock()
     async with flowing(GRANTED, client={"clock": time.clock}) as (flow, server):
         pending = await flow.start(binding=BINDING, return_to="/settings")
         time.now += 600
@@ -403,7 +401,7 @@ async def test_finish_uses_the_clients_clock_for_expiry() -> None:
 
 
 async def test_finish_in_the_last_second_of_a_login_succeeds() -> None:
-    time = Time()
+    time = WallClock()
     async with flowing(GRANTED, clock=time.clock) as (flow, _):
         pending = await flow.start()
         time.now += 599.9
@@ -420,7 +418,7 @@ async def test_store_gets_a_code_only_as_a_digest_keyed_by_the_state() -> None:
 
 
 async def test_finish_result_is_kept_for_result_ttl() -> None:
-    time = Time()
+    time = WallClock()
     async with flowing(GRANTED, client={"clock": time.clock}) as (flow, server):
         pending = await flow.start(binding=BINDING)
         await flow.finish(back(pending), binding=BINDING)
@@ -516,7 +514,7 @@ async def test_finish_when_openrouter_is_busy_releases_the_login(caplog: pytest.
     assert caplog.messages == []
 
 
-@pytest.mark.parametrize("answer", [BROKEN, http(200, b"{}")])
+@pytest.mark.parametrize("answer", [BROKEN, json_answer(200, b"{}")])
 async def test_finish_when_the_code_may_be_used_consumes_the_login(answer: bytes) -> None:
     async with flowing(answer, GRANTED) as (flow, server):
         pending = await flow.start(binding=BINDING)
@@ -558,7 +556,7 @@ async def test_finish_code_after_rejected_code_takes_another_code() -> None:
 
 
 async def test_finish_code_after_rejected_code_expires_as_before() -> None:
-    time = Time()
+    time = WallClock()
     async with flowing(REFUSED, GRANTED, clock=time.clock) as (flow, server):
         pending = await flow.start(headless=True)
         with pytest.raises(CodeRejectedError):
@@ -627,7 +625,7 @@ async def test_finish_cancelled_leaves_the_grant_for_a_reload(after: bool, caplo
         with pytest.raises(asyncio.CancelledError):
             await leaving
         reload = asyncio.create_task(flow.finish(back(pending), binding=BINDING))
-        gate.open.set()
+        gate.let()
 
         assert (await reload).key == KEY
         assert (await flow.finish(back(pending), binding=BINDING)).key == KEY
@@ -650,7 +648,7 @@ async def test_finish_cancelled_with_a_saved_key_logs_no_loss(caplog: pytest.Log
         leaving = asyncio.create_task(flow.finish(back(pending)))
         await gate.reached.wait()
         leaving.cancel()
-        gate.open.set()
+        gate.let()
         await flow.aclose()
 
     assert kept == [KEY]
@@ -664,7 +662,7 @@ async def test_finish_failure_without_a_waiter_is_logged_without_secrets(caplog:
         leaving = asyncio.create_task(flow.finish(back(pending)))
         await gate.reached.wait()
         leaving.cancel()
-        gate.open.set()
+        gate.let()
         await flow.aclose()
 
     assert caplog.messages == ["a login whose caller was cancelled failed: 403 Invalid code or code_verifier"]
@@ -681,9 +679,9 @@ async def test_flow_aclose_is_bounded_in_time() -> None:
         leaving.cancel()
 
         await flow.aclose(timeout=0.01)
-        assert not gate.open.is_set()
+        assert not gate.is_open
 
-        gate.open.set()
+        gate.let()
 
 
 # When workers die, stall, or lose their store.
@@ -752,7 +750,7 @@ async def die(flow: AuthorizationFlow, store: Spy, pending: PendingLogin, now: f
 
 
 async def test_finish_takes_over_the_login_of_a_dead_worker() -> None:
-    time, store = Time(), Spy()
+    time, store = WallClock(), Spy()
     async with flowing(GRANTED, store=store, clock=time.clock) as (flow, _):
         pending = await flow.start(binding=BINDING)
         await die(flow, store, pending)
@@ -762,7 +760,7 @@ async def test_finish_takes_over_the_login_of_a_dead_worker() -> None:
 
 
 async def test_finish_after_a_dead_worker_used_the_code_is_unknown() -> None:
-    time, store = Time(), Spy()
+    time, store = WallClock(), Spy()
     async with flowing(REFUSED, store=store, clock=time.clock) as (flow, _):
         pending = await flow.start(binding=BINDING)
         await die(flow, store, pending)
@@ -781,7 +779,7 @@ async def test_finish_after_a_dead_worker_used_the_code_is_unknown() -> None:
 
 
 async def test_finish_that_overtook_a_stalled_worker_gets_its_key() -> None:
-    time, store = Time(), Spy()
+    time, store = WallClock(), Spy()
     gate = Gate(after=True)
     async with (
         flowing(GRANTED, store=store, clock=time.clock, client={"middlewares": [gate]}) as (slow, _),
@@ -796,16 +794,16 @@ async def test_finish_that_overtook_a_stalled_worker_gets_its_key() -> None:
         time.now += 15
         overtaking = asyncio.create_task(heir.finish(back(pending), binding=BINDING))
         await heir_gate.reached.wait()
-        gate.open.set()
+        gate.let()
         await stalled
-        heir_gate.open.set()
+        heir_gate.let()
 
         assert (await overtaking).key == KEY
 
 
 @pytest.mark.parametrize("wait", [30, 0])
 async def test_finish_that_was_overtaken_and_refused_gets_the_key_of_the_other(wait: float) -> None:
-    time, store = Time(), Spy()
+    time, store = WallClock(), Spy()
     gate, heir_gate = Gate(), Gate(after=True)
     async with (
         flowing(REFUSED, store=store, clock=time.clock, busy_timeout=wait, client={"middlewares": [gate]}) as (
@@ -821,14 +819,14 @@ async def test_finish_that_was_overtaken_and_refused_gets_the_key_of_the_other(w
         overtaking = asyncio.create_task(heir.finish(back(pending), binding=BINDING))
         await heir_gate.reached.wait()
         store.claimed.clear()
-        gate.open.set()
+        gate.let()
         await store.claimed.wait()
         if not wait:
             with pytest.raises(LoginInProgressError) as caught:
                 await stalled
             assert str(caught.value) == "another callback of the same login is still at work"
             assert isinstance(caught.value.__cause__, APIError)
-        heir_gate.open.set()
+        heir_gate.let()
         assert (await overtaking).key == KEY
         if wait:
             assert (await stalled).key == KEY
@@ -836,7 +834,7 @@ async def test_finish_that_was_overtaken_and_refused_gets_the_key_of_the_other(w
 
 
 async def test_finish_overtaken_by_a_worker_that_died_does_not_blame_the_code() -> None:
-    time, store, gate = Time(), Spy(), Gate()
+    time, store, gate = WallClock(), Spy(), Gate()
     async with flowing(REFUSED, store=store, clock=time.clock, client={"middlewares": [gate]}) as (slow, _):
         pending = await slow.start(binding=BINDING)
         stalled = asyncio.create_task(slow.finish(back(pending), binding=BINDING))
@@ -844,7 +842,7 @@ async def test_finish_overtaken_by_a_worker_that_died_does_not_blame_the_code() 
         time.now += 15
         await die(slow, store, pending, time.now)
         time.now += 1
-        gate.open.set()
+        gate.let()
 
         with pytest.raises(LoginLostError):
             await stalled
@@ -859,7 +857,7 @@ async def test_finish_refusal_is_reported_although_the_store_is_unreachable() ->
         finishing = asyncio.create_task(flow.finish(back(pending), binding=BINDING))
         await gate.reached.wait()
         store.fail |= {"claim", "finish"}
-        gate.open.set()
+        gate.let()
 
         with pytest.raises(APIError) as caught:
             await finishing
@@ -881,7 +879,7 @@ async def test_finish_renews_its_claim_during_the_exchange(
         store.fail.clear()
         store.claimed.clear()
         await store.claimed.wait()
-        gate.open.set()
+        gate.let()
 
         assert (await finishing).key == KEY
     assert len({claim_request.token for claim_request in store.claims}) == 1
@@ -899,7 +897,7 @@ async def test_finish_renews_its_claim_before_the_lease_ends() -> None:
             while len(store.claims) < 2:
                 await store.asked.wait()
                 store.asked.clear()
-        gate.open.set()
+        gate.let()
         await finishing
 
 
@@ -911,7 +909,7 @@ async def test_finish_beyond_busy_timeout_says_to_come_again() -> None:
         await gate.reached.wait()
         with pytest.raises(LoginInProgressError) as caught:
             await flow.finish(back(pending), binding=BINDING)
-        gate.open.set()
+        gate.let()
         await first
 
     assert str(caught.value) == "another callback of the same login is still at work"
@@ -927,7 +925,7 @@ async def test_finish_busy_timeout_defaults_to_half_a_minute() -> None:
         await gate.reached.wait()
         with pytest.raises(LoginInProgressError):
             await flow.finish(back(pending), binding=BINDING)
-        gate.open.set()
+        gate.let()
         await first
 
     assert 30 <= sum(clock.waits) < 30.5
@@ -987,7 +985,7 @@ async def test_flow_exit_waits_for_the_login_of_a_cancelled_caller() -> None:
             leaving = asyncio.create_task(flow.finish(back(pending), binding=BINDING))
             await gate.reached.wait()
             leaving.cancel()
-            gate.open.set()
+            gate.let()
         assert len(server.requests) == 1
         assert (await flow.finish(back(pending), binding=BINDING)).key == KEY
     assert len(server.requests) == 1

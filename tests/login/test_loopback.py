@@ -32,7 +32,9 @@ from openrouter_async.login import (
     _peers,
 )
 from openrouter_async.login import _sockets as ports
-from tests.login.support import BUSY, GRANTED, KEY, ONCE, REFUSED, Gate, Server
+from tests.kit.gates import Gate
+from tests.kit.servers import ScriptedServer
+from tests.login.support import BUSY, GRANTED, KEY, ONCE, REFUSED
 from tests.support import free_port
 
 if TYPE_CHECKING:
@@ -44,9 +46,9 @@ if TYPE_CHECKING:
 @contextlib.asynccontextmanager
 async def logging_in(
     *answers: bytes, client: dict[str, Any] | None = None, **settings: Any
-) -> AsyncIterator[tuple[LoopbackLogin, Server]]:
+) -> AsyncIterator[tuple[LoopbackLogin, ScriptedServer]]:
     async with (
-        Server(*answers) as server,
+        ScriptedServer(*answers) as server,
         OpenRouter(None, base_url=server.base_url, retry=ONCE, **client or {}) as made,
         LoopbackLogin(made, **settings) as login,
     ):
@@ -306,7 +308,7 @@ async def test_loopback_repeated_callbacks_get_409() -> None:
         first = asyncio.create_task(visit(address(login)))
         await gate.reached.wait()
         while_running = await visit(address(login))
-        gate.open.set()
+        gate.let()
         done = await first
         afterwards = await visit(address(login))
 
@@ -400,7 +402,7 @@ async def test_loopback_late_connections_do_not_evict_the_callback() -> None:
         crowd = [await asyncio.open_connection("127.0.0.1", login.port) for _ in range(150)]
         # The first of the crowd was pushed out instead.
         assert await asyncio.wait_for(crowd[0][0].read(), 10) == b""
-        gate.open.set()
+        gate.let()
         assert (await visiting).status == 200
         for _, writer in crowd:
             writer.close()
@@ -409,7 +411,7 @@ async def test_loopback_late_connections_do_not_evict_the_callback() -> None:
 
 
 async def test_loopback_page_arrives_although_the_block_is_left_at_once() -> None:
-    async with Server(GRANTED) as server, OpenRouter(None, base_url=server.base_url) as client:
+    async with ScriptedServer(GRANTED) as server, OpenRouter(None, base_url=server.base_url) as client:
         for _ in range(20):
             async with LoopbackLogin(client) as login:
                 visiting = asyncio.create_task(visit(address(login)))
@@ -496,7 +498,7 @@ async def test_loopback_wait_timeout_does_not_cut_off_an_exchange() -> None:
         waiting = asyncio.create_task(login.wait(timeout=0.001))
         await asyncio.wait((waiting,), timeout=0.05)
         assert not waiting.done()
-        gate.open.set()
+        gate.let()
 
         assert (await waiting).key == KEY
         assert (await visiting).status == 200
@@ -539,7 +541,7 @@ async def test_loopback_key_of_an_abandoned_login_is_logged_as_lost(
 ) -> None:
     gate = Gate(after=True)
     async with (
-        Server(answer) as server,
+        ScriptedServer(answer) as server,
         OpenRouter(None, base_url=server.base_url, middlewares=[gate], on_key=on_key, retry=ONCE) as client,
     ):
         async with LoopbackLogin(client) as login:
@@ -550,7 +552,7 @@ async def test_loopback_key_of_an_abandoned_login_is_logged_as_lost(
             with pytest.raises(asyncio.CancelledError):
                 await waiting
         left = [task for task in asyncio.all_tasks() if "_finish_login" in repr(task)]
-        gate.open.set()
+        gate.let()
         await asyncio.gather(*left, return_exceptions=True)
 
     assert [record.getMessage() for record in caplog.records] == ([] if warning is None else [warning])
@@ -631,7 +633,7 @@ async def test_loopback_code_pasted_beside_the_callback_gets_the_same_grant(capl
         prompt, _ = typing("the-code")
         waiting = asyncio.create_task(login.wait(prompt=prompt))
         await asyncio.sleep(0)
-        gate.open.set()
+        gate.let()
 
         assert (await waiting).key == KEY
         assert (await visiting).status == 200
@@ -723,14 +725,14 @@ async def test_loopback_closed_during_an_exchange_answers_without_a_traceback(
 ) -> None:
     gate = Gate(after=True)
     async with (
-        Server(GRANTED) as server,
+        ScriptedServer(GRANTED) as server,
         OpenRouter(None, base_url=server.base_url, middlewares=[gate], on_key=lambda *_: None) as client,
     ):
         login = await LoopbackLogin(client).__aenter__()
         visiting = asyncio.create_task(visit(address(login)))
         await gate.reached.wait()
         closing = asyncio.create_task(login.aclose())
-        gate.open.set()
+        gate.let()
         await closing
         await login.aclose()
         with contextlib.suppress(aiohttp.ClientError):

@@ -19,17 +19,8 @@ from openrouter_async.encryption import Encryptor, generate_encryption_key
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.login import AuthorizationFlow, LoginStoreError, RedisStore
 from openrouter_async.login.stores import ClaimStatus
-from tests.login.support import (
-    CALLBACK,
-    GRANTED,
-    NOW,
-    RESULT,
-    Server,
-    back,
-    make_claim_request,
-    make_login,
-    verifier_of,
-)
+from tests.kit.servers import ScriptedServer
+from tests.login.support import CALLBACK, GRANTED, NOW, RESULT, back, make_claim_request, make_login, verifier_of
 from tests.login.support import KEY as API_KEY
 from tests.support import free_port
 
@@ -215,7 +206,7 @@ async def test_redis_store_malformed_login_is_an_error_that_repeats_nothing(conn
 
 
 async def test_redis_store_malformed_result_is_an_error(connection: Redis) -> None:
-    async with Server(GRANTED) as server, OpenRouter(None, base_url=server.base_url) as client:
+    async with ScriptedServer(GRANTED) as server, OpenRouter(None, base_url=server.base_url) as client:
         flows = [
             AuthorizationFlow(client, callback_url=CALLBACK, store=store)
             for store in (RedisStore(connection, encryption_keys=KEY), RedisStore(connection))

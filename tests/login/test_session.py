@@ -23,22 +23,23 @@ from openrouter_async.login import (
     LoginTimeoutError,
     LoopbackLogin,
 )
-from tests.login.support import BUSY, GRANTED, KEY, ONCE, REFUSED, Gate, Server
+from tests.kit.gates import Gate
+from tests.kit.servers import ScriptedServer, json_answer
+from tests.login.support import BUSY, GRANTED, KEY, ONCE, REFUSED
 from tests.login.test_loopback import address, visit
-from tests.raw import http
 
 if TYPE_CHECKING:
     from openrouter_async.testing import FakeOpenRouter
 
-FORBIDDEN = http(403, b'{"error": {"code": 403, "message": "IP address not allowed"}}')
+FORBIDDEN = json_answer(403, b'{"error": {"code": 403, "message": "IP address not allowed"}}')
 
 
 @contextlib.asynccontextmanager
 async def session_of(
     *answers: bytes, kind: type[LoginSession] = LoginSession, client: dict[str, Any] | None = None, **settings: Any
-) -> AsyncIterator[tuple[LoginSession, Server]]:
+) -> AsyncIterator[tuple[LoginSession, ScriptedServer]]:
     async with (
-        Server(*answers) as server,
+        ScriptedServer(*answers) as server,
         OpenRouter(None, base_url=server.base_url, retry=ONCE, **client or {}) as made,
         kind(made, **settings) as login,
     ):
@@ -86,7 +87,7 @@ async def test_session_that_is_over_sends_nothing_more() -> None:
 
 
 async def test_session_fails_with_the_error_that_wait_raises() -> None:
-    broken = http(500, b"")
+    broken = json_answer(500, b"")
     async with session_of(broken) as (login, _):
         state = await login.submit("the-code")
         assert state.status is LoginStatus.FAILED
@@ -144,7 +145,7 @@ async def test_cancel_during_an_exchange_leaves_the_key_to_on_key() -> None:
         await gate.reached.wait()
         assert login.status is LoginStatus.EXCHANGING
         assert login.cancel()
-        gate.open.set()
+        gate.let()
         state = await submitting
     assert (state.status, state.grant) == (LoginStatus.CANCELLED, None)
     assert kept == [KEY]
@@ -158,7 +159,7 @@ async def test_submit_goes_on_when_its_caller_is_cancelled() -> None:
         submitting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await submitting
-        gate.open.set()
+        gate.let()
         assert (await login.wait()).key == KEY
     assert len(server.requests) == 1
 
@@ -171,7 +172,7 @@ async def test_two_codes_at_once_leave_the_status_exchanging_until_both_are_answ
         stray = await login.submit("two words")
         assert stray.status is login.status is LoginStatus.EXCHANGING
         assert isinstance(stray.error, InvalidCallbackError)
-        gate.open.set()
+        gate.let()
         assert (await first).status is LoginStatus.FINISHED
 
 
@@ -191,14 +192,17 @@ async def test_lifetime_does_not_cut_an_exchange_off() -> None:
     async def sleep(seconds: float) -> None:
         await slept.wait() if seconds == 600 else await asyncio.sleep(seconds)
 
-    async with Server(GRANTED) as server, OpenRouter(None, base_url=server.base_url, middlewares=[gate]) as client:
+    async with (
+        ScriptedServer(GRANTED) as server,
+        OpenRouter(None, base_url=server.base_url, middlewares=[gate]) as client,
+    ):
         async with LoginSession(client, clock=Clock(sleep=sleep)) as login:
             submitting = asyncio.create_task(login.submit("the-code"))
             await gate.reached.wait()
             slept.set()
             await asyncio.sleep(0)
             assert login.status is LoginStatus.EXCHANGING
-            gate.open.set()
+            gate.let()
             assert (await submitting).status is LoginStatus.FINISHED
 
 
@@ -211,7 +215,7 @@ async def test_events_of_several_consumers_begin_with_now_and_end_with_the_end()
         await gate.reached.wait()
         late = asyncio.create_task(collect(login))
         await asyncio.sleep(0)
-        gate.open.set()
+        gate.let()
         await submitting
         await login.submit("the-code")
         statuses = [[state.status.value for state in await task] for task in (early, late)]
@@ -322,7 +326,7 @@ async def test_verify_tells_the_browser_that_the_key_cannot_be_used() -> None:
     assert isinstance(grant.key_error, KeyRefusedError)
 
 
-@pytest.mark.parametrize("answer", [BUSY, http(500, b""), http(200, b"nonsense")])
+@pytest.mark.parametrize("answer", [BUSY, json_answer(500, b""), json_answer(200, b"nonsense")])
 async def test_verify_without_an_answer_about_the_key_is_no_error(
     answer: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:

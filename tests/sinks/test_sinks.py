@@ -22,7 +22,8 @@ from openrouter_async import sinks as package
 from openrouter_async._values.clock import Clock
 from openrouter_async.errors import KeyDeliveryError, OpenRouterError, RequestValidationError
 from openrouter_async.sinks import CallbackSink, FileSink, KeyringSink, KeySink, KeySinkError, KeyVault, StoredKey
-from tests.login.support import GRANTED, KEY, NOW, ONCE, Server
+from tests.kit.servers import ScriptedServer
+from tests.login.support import GRANTED, KEY, NOW, ONCE
 
 CLOCK = Clock(time=lambda: NOW + 0.7)
 STORED = StoredKey(key=KEY, user_id="user_1", created_at=datetime.fromtimestamp(NOW, UTC))
@@ -74,7 +75,7 @@ def vault(request: pytest.FixtureRequest, tmp_path: Path) -> KeyVault:
 
 async def sign_in(sink: KeySink) -> None:
     async with (
-        Server(GRANTED) as server,
+        ScriptedServer(GRANTED) as server,
         OpenRouter(None, base_url=server.base_url, retry=ONCE, on_key=sink) as client,
     ):
         await client.oauth.exchange_auth_code_for_api_key(code="the-code")

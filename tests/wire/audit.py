@@ -10,7 +10,7 @@ from pathlib import Path
 
 import openrouter_async
 from openrouter_async import errors
-from tests.wire.server import SECRET
+from tests.kit.wire import SECRET
 
 PACKAGE = str(Path(openrouter_async.__file__).parent)
 

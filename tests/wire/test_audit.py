@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from openrouter_async import Attempt, Outcome, errors
+from tests.kit.wire import SECRET, error
 from tests.wire import audit
 from tests.wire.audit import Audit
-from tests.wire.server import SECRET, error
 
 LOG = logging.getLogger("tests.wire.unheard")
 

@@ -6,9 +6,9 @@ import attrs
 import pytest
 
 from openrouter_async import OpenRouter, Outcome, RetryPolicy, errors
-from tests.wire.audit import Audit
-from tests.wire.clock import EPOCH, FakeClock, passes
-from tests.wire.server import (
+from tests.kit.clocks import EPOCH, FakeClock, passes
+from tests.kit.servers import http_answer
+from tests.kit.wire import (
     BEARER,
     BYTEWISE,
     CHUNKED,
@@ -28,7 +28,6 @@ from tests.wire.server import (
     Act,
     Wire,
     WireServer,
-    answer,
     code_of,
     cut_headers,
     drop,
@@ -40,6 +39,7 @@ from tests.wire.server import (
     status,
     verifier_of,
 )
+from tests.wire.audit import Audit
 
 KEY = "key"
 """Stands for success in a row."""
@@ -257,7 +257,7 @@ async def test_wire_unsolicited_answer_is_never_taken_for_the_next() -> None:
                 response = await client.oauth.exchange_auth_code_for_api_key(code=code_of(number))
                 assert response.key == server.authority.issued[code_of(number)]
                 await idle.pop().send(
-                    answer(200, json.dumps({"key": f"sk-or-v1-{SECRET}-of-another", "user_id": None}))
+                    http_answer(200, json.dumps({"key": f"sk-or-v1-{SECRET}-of-another", "user_id": None}))
                 )
                 await passes()
         await server.until_closed()

@@ -29,21 +29,9 @@ from openrouter_async import (
 from openrouter_async._http import single_flight
 from openrouter_async._http.chain import SendState
 from openrouter_async._http.single_flight import CallerGroup, SingleFlight
+from tests.kit.clocks import StoppedClock, passes, until
+from tests.kit.wire import BEARER, OK, SECRET, Act, HeldAct, WireServer, code_of, drop, hang, status, verifier_of
 from tests.wire.audit import Audit
-from tests.wire.clock import StoppedClock, passes, until
-from tests.wire.server import (
-    BEARER,
-    OK,
-    SECRET,
-    Act,
-    Wire,
-    WireServer,
-    code_of,
-    drop,
-    hang,
-    status,
-    verifier_of,
-)
 
 Exchanged = ExchangeAuthCodeForAPIKeyResponse
 
@@ -64,21 +52,6 @@ class Safe:
         if self.failure is not None:
             raise self.failure
         self.keys[request.code] = response.key
-
-
-class Gate:
-    """An act that plays another when the test says so."""
-
-    def __init__(self, act: Act = OK) -> None:
-        self.asked = asyncio.Event()
-        self.open = asyncio.Event()
-        self._act = act
-        self.act = Act("gate", act.fetches, self._play)
-
-    async def _play(self, wire: Wire, real: bytes) -> None:
-        self.asked.set()
-        await self.open.wait()
-        await self._act.play(wire, real)
 
 
 @asynccontextmanager
@@ -141,7 +114,7 @@ async def test_single_flight_waiters_get_the_same_error_with_their_own_frames(au
 
 
 async def test_single_flight_other_verifiers_or_methods_are_not_shared() -> None:
-    gate = Gate()
+    gate = HeldAct()
     async with serving(*[gate.act] * 5) as (server, client):
         calls = [
             start(client),
@@ -160,7 +133,7 @@ async def test_single_flight_other_verifiers_or_methods_are_not_shared() -> None
 
 @pytest.mark.parametrize("differs", ["options", "bearer", "client"])
 async def test_single_flight_other_tenant_is_told_that_the_code_was_used_here(differs: str) -> None:
-    gate = Gate()
+    gate = HeldAct()
     async with serving(gate.act) as (server, client):
         others = {
             "options": client,
@@ -219,7 +192,7 @@ async def test_single_flight_finished_exchange_is_not_shared() -> None:
 
 
 async def test_single_flight_cancelled_caller_leaves_the_others() -> None:
-    gate = Gate()
+    gate = HeldAct()
     async with serving(gate.act) as (server, client):
         calls = [start(client) for _ in range(5)]
         await gate.asked.wait()
@@ -264,7 +237,7 @@ async def test_exchange_abandoned_before_it_was_written_is_not_written() -> None
 
 
 async def test_exchange_cancelled_returns_at_once_and_on_key_gets_the_key() -> None:
-    gate, safe = Gate(), Safe()
+    gate, safe = HeldAct(), Safe()
     async with serving(gate.act, on_key=safe) as (server, client):
         call = start(client)
         await gate.asked.wait()
@@ -311,7 +284,7 @@ async def test_exchange_possibly_processed_goes_on_without_its_caller(act: Act) 
 
 
 async def test_single_flight_can_be_joined_after_its_first_caller_left() -> None:
-    gate = Gate()
+    gate = HeldAct()
     async with serving(gate.act) as (server, client):
         first = start(client)
         await gate.asked.wait()
@@ -324,7 +297,7 @@ async def test_single_flight_can_be_joined_after_its_first_caller_left() -> None
 
 
 async def test_exchange_key_without_a_taker_is_logged_as_lost(caplog: pytest.LogCaptureFixture) -> None:
-    gate = Gate()
+    gate = HeldAct()
     async with serving(gate.act) as (_, client):
         call = start(client)
         await gate.asked.wait()
@@ -336,7 +309,7 @@ async def test_exchange_key_without_a_taker_is_logged_as_lost(caplog: pytest.Log
 
 
 async def test_exchange_failure_without_a_waiter_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    gate = Gate(status(403, message="Invalid code or code_verifier"))
+    gate = HeldAct(status(403, message="Invalid code or code_verifier"))
     async with serving(gate.act) as (_, client):
         call = start(client)
         await gate.asked.wait()
@@ -398,7 +371,7 @@ async def test_on_key_that_fails_without_a_caller_is_logged(caplog: pytest.LogCa
 
 
 async def test_aclose_drains_exchanges_and_refuses_new_calls() -> None:
-    gate, safe = Gate(), Safe()
+    gate, safe = HeldAct(), Safe()
     async with serving(gate.act, on_key=safe) as (server, client):
         call = start(client)
         await gate.asked.wait()
@@ -769,7 +742,7 @@ def test_exchange_cut_off_by_the_end_of_the_loop_is_logged(caplog: pytest.LogCap
 
 
 async def test_foreign_exception_is_logged_without_its_text(caplog: pytest.LogCaptureFixture) -> None:
-    gate = Gate()
+    gate = HeldAct()
 
     async def leak(request: Request, call_next: Handler) -> Response:
         response = await call_next(request)
@@ -884,7 +857,7 @@ async def test_on_key_that_closes_the_client_does_not_wait_for_itself() -> None:
 
 
 async def test_aclose_cancelled_cuts_nothing_off() -> None:
-    gate, safe = Gate(), Safe()
+    gate, safe = HeldAct(), Safe()
     async with serving(gate.act, on_key=safe) as (server, client):
         call = start(client)
         await gate.asked.wait()
@@ -898,7 +871,7 @@ async def test_aclose_cancelled_cuts_nothing_off() -> None:
 
 
 async def test_aclose_again_with_a_shorter_timeout_does_not_cut_the_first_off() -> None:
-    gate = Gate()
+    gate = HeldAct()
     async with serving(gate.act) as (server, client):
         call = start(client)
         await gate.asked.wait()
@@ -913,7 +886,7 @@ async def test_aclose_again_with_a_shorter_timeout_does_not_cut_the_first_off() 
 
 
 async def test_aclose_again_with_a_longer_timeout_gives_more_time() -> None:
-    gate = Gate()
+    gate = HeldAct()
     async with serving(gate.act) as (server, client):
         call = start(client)
         await gate.asked.wait()
@@ -928,7 +901,7 @@ async def test_aclose_again_with_a_longer_timeout_gives_more_time() -> None:
 
 
 async def test_client_dropped_during_aclose_lives_until_its_end() -> None:
-    gate, safe = Gate(), Safe()
+    gate, safe = HeldAct(), Safe()
     async with WireServer([gate.act]) as server:
         client = OpenRouter(BEARER, base_url=server.base_url, on_key=safe)
         call = start(client)

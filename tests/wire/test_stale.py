@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from openrouter_async import OpenRouter, Outcome, RetryPolicy, errors
+from tests.kit.clocks import FakeClock, passes
+from tests.kit.wire import BEARER, OK, Act, Wire, WireServer, code_of, cut_headers, drop, reset
 from tests.support import STRESS
-from tests.wire.clock import FakeClock, passes
-from tests.wire.server import BEARER, OK, Act, Wire, WireServer, code_of, cut_headers, drop, reset
 
 COUNT = 10_000 if STRESS else 300
 

@@ -21,10 +21,8 @@ from openrouter_async import (
 )
 from openrouter_async.middlewares import LoggingMiddleware
 from tests.descriptors import open_files
-from tests.support import STRESS
-from tests.wire.audit import Audit
-from tests.wire.clock import fast_clock, passes
-from tests.wire.server import (
+from tests.kit.clocks import fast_clock, passes
+from tests.kit.wire import (
     BEARER,
     DRIP,
     FAULTS,
@@ -39,6 +37,8 @@ from tests.wire.server import (
     hang,
     verifier_of,
 )
+from tests.support import STRESS
+from tests.wire.audit import Audit
 
 FAULTY = 0.2
 CONCURRENCY = 200

@@ -1,22 +1,38 @@
-"""A server that answers with bytes as they are given, for what no web framework would send."""
+"""Servers that answer with given bytes, also with those that no web framework would send."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import ssl as tls
 from collections.abc import AsyncIterator, Callable
 from typing import Self
 
 
-def http(status: int, body: bytes = b"", *headers: str) -> bytes:
-    """An HTTP/1.1 answer."""
-    lines = [f"HTTP/1.1 {status} Status", f"Content-Length: {len(body)}", "Content-Type: application/json", *headers]
-    return "\r\n".join([*lines, "", ""]).encode() + body
+def http_answer(status: int, body: bytes | str = b"", *headers: str, length: bool = True) -> bytes:
+    """Return an HTTP/1.1 answer.
+
+    Args:
+        status: The status.
+        body: The body.
+        headers: The lines of the header, without ``Content-Length``.
+        length: Whether to add ``Content-Length``.
+    """
+    content = body.encode() if isinstance(body, str) else body
+    lines = [f"HTTP/1.1 {status} Status", *headers]
+    if length:
+        lines.append(f"Content-Length: {len(content)}")
+    return "\r\n".join([*lines, "", ""]).encode() + content
+
+
+def json_answer(status: int, body: bytes | str = b"", *headers: str) -> bytes:
+    """Return an HTTP/1.1 answer of JSON."""
+    return http_answer(status, body, "Content-Type: application/json", *headers)
 
 
 class RawServer:
-    """Reads requests and answers each with what `answer` makes of it; None closes the connection instead."""
+    """Answers each request with the result of a function; None closes the connection instead."""
 
     def __init__(self, answer: Callable[[bytes], bytes | None], *, ssl: tls.SSLContext | None = None) -> None:
         self._answer = answer
@@ -76,6 +92,19 @@ class RawServer:
 
 @contextlib.asynccontextmanager
 async def answering(answer: bytes) -> AsyncIterator[RawServer]:
-    """A server that always answers the same."""
+    """Run a server that always gives the same answer."""
     async with RawServer(lambda _request: answer) as server:
         yield server
+
+
+class ScriptedServer(RawServer):
+    """Gives the answers in turn; the last one is repeated."""
+
+    def __init__(self, *answers: bytes) -> None:
+        left = list(answers)
+        super().__init__(lambda _: left.pop(0) if len(left) > 1 else left[0])
+
+    @property
+    def codes(self) -> list[str]:
+        """The codes that were received, in order."""
+        return [found.decode() for request in self.requests for found in re.findall(rb'"code":\s*"(.*?)"', request)]

@@ -1,3 +1,5 @@
+"""Clocks that tests move, and waiting without real time."""
+
 from __future__ import annotations
 
 import asyncio
@@ -7,17 +9,45 @@ import selectors
 import time
 from collections.abc import Callable, Iterable
 
+import attrs
+
 from openrouter_async import Clock
+from openrouter_async._values.clock import SYSTEM_CLOCK
 
 EPOCH = 1_800_000_000.0
-"""The time of day at which a `FakeClock` starts: 2027-01-15 08:00:00 UTC."""
+"""The time at which the clocks of tests start: 2027-01-15 08:00:00 UTC."""
+
+FROZEN = Clock(time=lambda: EPOCH, monotonic=lambda: 1000.0)
+"""A clock that never moves; its ``sleep`` is real."""
+
+
+@attrs.define
+class WallClock:
+    """A clock whose time of day stands still until a test sets it; the rest is the system's."""
+
+    now: float = EPOCH
+
+    @property
+    def clock(self) -> Clock:
+        return Clock(time=lambda: self.now)
+
+
+@attrs.define
+class ShiftedClock:
+    """The system's clock with a time of day that is some seconds ahead."""
+
+    seconds: float = 0.0
+
+    @property
+    def clock(self) -> Clock:
+        return Clock(time=lambda: SYSTEM_CLOCK.time() + self.seconds)
 
 
 class FakeClock:
-    """A clock that moves when somebody sleeps, and remembers for how long each slept.
+    """A clock that each sleep moves forward at once, and that records the sleeps.
 
     Args:
-        chances: What ``random`` gives, over and over.
+        chances: The values of ``random``, repeated without end.
     """
 
     def __init__(self, chances: Iterable[float] = (0.5,)) -> None:
@@ -42,7 +72,7 @@ class FakeClock:
 
 
 class StoppedClock(FakeClock):
-    """A clock that stands still: who sleeps goes on when the test says so."""
+    """A clock whose sleepers wake up when the test advances it."""
 
     def __init__(self, chances: Iterable[float] = (0.5,)) -> None:
         super().__init__(chances)
@@ -67,7 +97,7 @@ class StoppedClock(FakeClock):
 
 
 def fast_clock(factor: float) -> Clock:
-    """The real clock, running so many times faster."""
+    """Return the system's clock, running faster by a factor."""
     return Clock(
         monotonic=lambda: time.monotonic() * factor,
         time=lambda: EPOCH + time.monotonic() * factor,
@@ -76,7 +106,7 @@ def fast_clock(factor: float) -> Clock:
 
 
 class _Selector(selectors.DefaultSelector):
-    """A selector that moves the time on instead of waiting, when no socket is ready."""
+    """A selector that advances the time instead of waiting when no socket is ready."""
 
     now = 1000.0
     patience = 0.0
@@ -89,10 +119,10 @@ class _Selector(selectors.DefaultSelector):
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop in which no time passes but that which everybody waits for.
+    """An event loop with virtual time, which jumps to the next timer when nothing else is to be done.
 
     Args:
-        patience: Real seconds to wait for threads, which do not know that the time is not real, before it moves on.
+        patience: Real seconds to wait for threads, which run in real time, before each jump.
     """
 
     def __init__(self, patience: float = 0.0) -> None:
@@ -105,7 +135,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 def loop_clock(seed: int) -> Clock:
-    """The time of the running loop, with chances that a seed determines."""
+    """Return a clock with the time of the running loop and randomness from a seed."""
     loop = asyncio.get_running_loop()
     return Clock(
         monotonic=loop.time,
@@ -116,13 +146,13 @@ def loop_clock(seed: int) -> Clock:
 
 
 async def passes(count: int = 10) -> None:
-    """Let the loop run some passes, in which it also reads from its sockets."""
+    """Let the loop run some passes, in each of which it also reads from its sockets."""
     for _ in range(count):
         await asyncio.sleep(0)
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Let the loop run until something is the case."""
+    """Let the loop run until a condition holds."""
     async with asyncio.timeout(10):
         while not condition():  # noqa: ASYNC110 - there is no event for everything
             await asyncio.sleep(0)

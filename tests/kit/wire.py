@@ -1,4 +1,4 @@
-"""A server on the raw wire that can apply_fault in every way a script asks for, and a proxy that does so by chance."""
+"""A server on the raw wire that misbehaves as a script says, and a proxy that does so at random."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from typing import Protocol, Self
 
 import attrs
 
+from tests.kit.servers import http_answer
+
 SECRET = "5ec4e7"
-"""What every code, verifier, bearer token and key of these tests has in it, and nothing else has."""
+"""A part of every code, verifier, bearer token and key of these tests, and of nothing else."""
 
 
 def code_of(number: int) -> str:
@@ -77,18 +79,9 @@ class Wire:
         self.close()
 
 
-def answer(status: int, body: bytes | str = b"", *headers: str, length: bool = True) -> bytes:
-    """An HTTP/1.1 answer."""
-    content = body.encode() if isinstance(body, str) else body
-    lines = [f"HTTP/1.1 {status} Status", *headers]
-    if length:
-        lines.append(f"Content-Length: {len(content)}")
-    return "\r\n".join([*lines, "", ""]).encode() + content
-
-
 def error(status: int, message: str, *headers: str) -> bytes:
     body = json.dumps({"error": {"code": status, "message": message}})
-    return answer(status, body, "Content-Type: application/json", *headers)
+    return http_answer(status, body, "Content-Type: application/json", *headers)
 
 
 # --- what issues keys ----------------------------------------------------------------------------------------------
@@ -115,7 +108,7 @@ class Authority:
                 return error(400, "Invalid code")
             return error(403, "Invalid code or code_verifier")
         self.issued[code] = key = f"sk-or-v1-{SECRET}{len(self.issued):058x}"
-        return answer(200, json.dumps({"key": key, "user_id": "user_1"}), "Content-Type: application/json")
+        return http_answer(200, json.dumps({"key": key, "user_id": "user_1"}), "Content-Type: application/json")
 
 
 # --- what a script is made of --------------------------------------------------------------------------------------
@@ -153,7 +146,7 @@ async def _hang(wire: Wire, _real: bytes) -> None:
 
 
 async def _cut_headers(wire: Wire, real: bytes) -> None:
-    await wire.send((real or answer(500))[:20])
+    await wire.send((real or http_answer(500))[:20])
     wire.close()
 
 
@@ -176,7 +169,7 @@ async def _cut_chunked_body(wire: Wire, real: bytes) -> None:
 
 async def _cut_endless_body(wire: Wire, real: bytes) -> None:
     _, _, body = real.partition(b"\r\n\r\n")
-    await wire.send(answer(200, body[: len(body) // 2], length=False))
+    await wire.send(http_answer(200, body[: len(body) // 2], length=False))
     wire.close()
 
 
@@ -191,7 +184,7 @@ async def _deliver_and_close(wire: Wire, real: bytes) -> None:
 
 async def _deliver_until_end(wire: Wire, real: bytes) -> None:
     _, _, body = real.partition(b"\r\n\r\n")
-    await wire.send(answer(200, body, length=False))
+    await wire.send(http_answer(200, body, length=False))
     wire.close()
 
 
@@ -279,7 +272,7 @@ def garbage(*, after: bool) -> Act:
 
 
 def status(code: int, *headers: str, after: bool = False, message: str = "Something", html: bool = False) -> Act:
-    data = answer(code, HTML_502, "Content-Type: text/html", *headers) if html else error(code, message, *headers)
+    data = http_answer(code, HTML_502, "Content-Type: text/html", *headers) if html else error(code, message, *headers)
     return Act(f"{code}{' HTML' if html else ''} {_when(after)}", after, saying(data))
 
 
@@ -468,3 +461,24 @@ def by_chance(share: float, seed: int, faults: Sequence[Act] = FAULTS) -> Callab
         return chance.choice(faults) if chance.random() < share else OK
 
     return choose
+
+
+class HeldAct:
+    """An act that is played when a test opens it.
+
+    Attributes:
+        asked: Set when the act is to be played.
+        open: To be set by the test.
+        act: The act.
+    """
+
+    def __init__(self, act: Act = OK) -> None:
+        self.asked = asyncio.Event()
+        self.open = asyncio.Event()
+        self._act = act
+        self.act = Act("held", act.fetches, self._play)
+
+    async def _play(self, wire: Wire, real: bytes) -> None:
+        self.asked.set()
+        await self.open.wait()
+        await self._act.play(wire, real)

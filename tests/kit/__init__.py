@@ -1,0 +1,1 @@
+"""Clocks, servers and gates that the tests share."""
