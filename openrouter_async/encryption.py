@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final, TypeAlias
 
+from openrouter_async._values.frames import hide_arguments
 from openrouter_async.errors import RequestValidationError
 
 __all__ = ["generate_encryption_key"]
@@ -53,6 +54,7 @@ class Encryptor:
         RequestValidationError: There is no key, or one is not 32 bytes in base64url.
     """
 
+    @hide_arguments
     def __init__(self, encryption_keys: Keys, *, extra: str = "cookie") -> None:
         try:
             from cryptography.fernet import Fernet, InvalidToken, MultiFernet
@@ -101,6 +103,8 @@ class Encryptor:
         found, _, data = data.partition(b"\n")
         # Fernet has authenticated the data, so the time of this comparison reveals nothing secret.
         if found != context.encode():
+            # Not in a frame of the error.
+            del data
             raise DecryptionError
         return data
 

@@ -16,6 +16,7 @@ from typing import Final, Self
 
 import attrs
 
+from openrouter_async._values.frames import hide_arguments, hide_init_arguments
 from openrouter_async._values.models import CodeChallengeMethod, validate_code_verifier
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.redaction import mask
@@ -48,6 +49,7 @@ def to_code_challenge_method(value: object) -> CodeChallengeMethod:
         raise RequestValidationError("code_challenge_method", "must be S256 or plain, with this spelling") from None
 
 
+@hide_arguments
 def code_challenge(code_verifier: str, method: CodeChallengeMethod | str = CodeChallengeMethod.S256) -> str:
     """Derive the challenge of a verifier.
 
@@ -73,6 +75,7 @@ def _is_verifier(_instance: object, attribute: attrs.Attribute[str], value: obje
     validate_code_verifier(attribute.name, value)
 
 
+@hide_init_arguments
 @attrs.frozen(kw_only=True)
 class PKCEPair:
     """A verifier with its challenge.

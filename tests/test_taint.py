@@ -30,6 +30,24 @@ LEAKS = {
             error.add_note(request.code)
             raise error
     """,
+    "local variable": """
+        with pytest.raises(ValueError):
+            int_of(request.code)
+    """,
+    "local variable of a suppressed context": """
+        with pytest.raises(ValueError):
+            replace_error(request)
+    """,
+    "local variable of an error in a group": """
+        with pytest.RaisesGroup(ValueError, TypeError):
+            group_errors([request.code])
+    """,
+    "local variable of a logged error": """
+        try:
+            int_of({"bytes": request.code.encode()})
+        except Exception:
+            logging.getLogger("any").exception("failed")
+    """,
     "error that nobody raises": "errors.RequestValidationError('code', request.code)",
     "stdout": "print(request.code)",
     "stderr": "print(request.code, file=sys.stderr)",
@@ -55,6 +73,26 @@ HEAD = """
     from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
     from openrouter_async import ExchangeAuthCodeForAPIKeyRequest, errors
     from openrouter_async.login import Grant
+    from library import group_errors, int_of, replace_error
+"""
+LIBRARY = """
+    def int_of(value):
+        raise ValueError
+
+    def replace_error(request):
+        try:
+            int_of(request.code)
+        except ValueError:
+            raise ValueError from None
+
+    def group_errors(values):
+        errors = []
+        for kind in (ValueError, TypeError):
+            try:
+                raise kind
+            except kind as error:
+                errors.append(error)
+        raise ExceptionGroup("two", errors)
 """
 TEST = """
     {decorator}
@@ -75,7 +113,7 @@ def run(pytester: pytest.Pytester, bodies: Iterable[str], *, decorator: str = ""
     for number, body in enumerate(bodies):
         source += textwrap.dedent(TEST).format(number=number, decorator=decorator)
         source += textwrap.indent(textwrap.dedent(body).strip(), "    ") + "\n"
-    pytester.makepyfile(test_it=source)
+    pytester.makepyfile(test_it=source, library=textwrap.dedent(LIBRARY))
     pytester.makeini("[pytest]\nmarkers = shows_secrets")
     pytester.syspathinsert(ROOT)
     return pytester.runpytest_subprocess("-p", "tests.taint", "-p", "no:cacheprovider", "-q")

@@ -30,6 +30,7 @@ from openrouter_async._http.retry import OnRetry
 from openrouter_async._http.retry_policy import RetryPolicy
 from openrouter_async._http.transport import Transport
 from openrouter_async._values.clock import SYSTEM_CLOCK, Clock
+from openrouter_async._values.frames import hide_arguments
 from openrouter_async._values.models import UNSET, Unset
 from openrouter_async.errors import RequestValidationError
 
@@ -82,6 +83,7 @@ class OpenRouter:
         RequestValidationError: An argument is not valid, or would be ignored.
     """
 
+    @hide_arguments
     def __init__(
         self,
         api_key: str | ApiKeySource | None | Unset = UNSET,
@@ -144,6 +146,7 @@ class OpenRouter:
         self.oauth = OAuth(pipeline)
         self.keys = Keys(pipeline)
 
+    @hide_arguments
     @spelled
     def with_options(
         self,

@@ -14,6 +14,7 @@ from yarl import URL
 from openrouter_async._client.pipeline import CREATE, Pipeline
 from openrouter_async._http.chain import SendState
 from openrouter_async._http.options import RequestOptions
+from openrouter_async._values.frames import hide_arguments
 from openrouter_async._values.models import (
     UNSET,
     CodeChallengeMethod,
@@ -118,6 +119,7 @@ class OAuth:
             RFC 7636, section 4.5.
         """
         if unknown:
+            del request, code, code_verifier
             refuse_unknown(self.exchange_auth_code_for_api_key, unknown)
         model = _to_model(
             ExchangeAuthCodeForAPIKeyRequest,
@@ -218,6 +220,7 @@ class OAuth:
         bearer = await self._pipeline.resolve_bearer()
         return await self._pipeline.call(CREATE, model, bearer, options, SendState())
 
+    @hide_arguments
     def exchange_many(
         self,
         requests: Requests,
@@ -313,17 +316,22 @@ class OAuth:
         Raises:
             OpenRouterError: As for `exchange_many`. The results so far are then only in ``on_key`` and the journal.
         """
-        batch = self._start_batch(
-            requests,
-            options,
-            concurrency=concurrency,
-            stop_on=stop_on,
-            timeout=timeout,
-            journal=journal,
-            on_progress=on_progress,
-        )
+        try:
+            batch = self._start_batch(
+                requests,
+                options,
+                concurrency=concurrency,
+                stop_on=stop_on,
+                timeout=timeout,
+                journal=journal,
+                on_progress=on_progress,
+            )
+        finally:
+            # A traceback that shows local variables would show bare codes.
+            del requests
         return await batch.collect()
 
+    @hide_arguments
     def _start_batch(self, requests: Requests, options: RequestOptions | None, **plan: Any) -> Batch:
         made = Options(has_on_key=self._pipeline.settings.on_key is not None, **plan)
         pipeline = self._pipeline

@@ -190,7 +190,11 @@ class Pipeline:
             ) from None
         except Exception as failure:
             raise RequestValidationError("api_key", f"its callable raised {type(failure).__name__}") from failure
-        return None if key is None else Bearer(key)
+        try:
+            return None if key is None else Bearer(key)
+        finally:
+            # A traceback that shows local variables would show it.
+            del key
 
     async def _within_hook_timeout(self, result: Any) -> Any:
         """Return the result of a hook, awaiting it within the time limit if it is awaitable."""

@@ -11,6 +11,7 @@ import attrs
 from yarl import URL
 
 from openrouter_async._http.retry_policy import RetryPolicy, check_number
+from openrouter_async._values.frames import hide_init_arguments
 from openrouter_async._values.models import UNSET, Unset, parse_url
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.redaction import mask, redact_headers
@@ -79,6 +80,7 @@ def _is_bearer(_instance: object, _attribute: attrs.Attribute[Any], value: objec
         raise RequestValidationError("api_key", "must be a string of visible ASCII characters")
 
 
+@hide_init_arguments
 @attrs.frozen
 class Bearer:
     """A bearer token (RFC 6750) whose repr is masked.
@@ -149,6 +151,7 @@ def check_hook(field: str, hook: object, *arguments: str) -> None:
         raise RequestValidationError(field, requirement) from None
 
 
+@hide_init_arguments
 @attrs.frozen(kw_only=True)
 class RequestOptions:
     """The options in which one call differs from its client.

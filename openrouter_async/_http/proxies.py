@@ -7,10 +7,12 @@ from urllib.request import getproxies, proxy_bypass
 
 from yarl import URL
 
+from openrouter_async._values.frames import hide_arguments
 from openrouter_async._values.models import parse_url
 from openrouter_async.errors import RequestValidationError
 
 
+@hide_arguments
 def to_proxy(field: str, value: str | URL | None) -> URL | None:
     """Parse the URL of a proxy.
 
@@ -28,6 +30,7 @@ def to_proxy(field: str, value: str | URL | None) -> URL | None:
     return url
 
 
+@hide_arguments
 def proxy_from_environment(url: URL) -> URL | None:
     """Return the proxy that the environment names for a URL; None when there is none.
 

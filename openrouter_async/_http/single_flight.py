@@ -148,32 +148,35 @@ class SingleFlight(Generic[T]):
             ClientClosedError: The client was closed, and the exchange did not end in time.
         """
         loop = asyncio.get_running_loop()
-        while (flight := self._joinable.get(key)) is not None:
-            if flight.is_current:
-                raise OpenRouterError(
-                    "an exchange cannot wait for itself: a hook or middleware exchanges the request that it belongs to",
-                    outcome=Outcome.UNKNOWN,
-                )
-            if flight.variant == variant:
-                break
-            await asyncio.wait((flight.task,))
-        if self._is_closed:
-            raise ClientClosedError("the client is closed")
-        if group is not None:
-            group.check()
-        waiter = loop.create_future()
-        if flight is None:
-            flight = self._joinable[key] = Flight(key, variant, self._exchanged.get(hash(key)))
-            flight.waiters.append(waiter)
+        try:
+            while (flight := self._joinable.get(key)) is not None:
+                if flight.is_current:
+                    raise OpenRouterError(
+                        "an exchange cannot wait for itself: "
+                        "a hook or middleware exchanges the request that it belongs to",
+                        outcome=Outcome.UNKNOWN,
+                    )
+                if flight.variant == variant:
+                    break
+                await asyncio.wait((flight.task,))
+            if self._is_closed:
+                raise ClientClosedError("the client is closed")
             if group is not None:
-                flight.is_batched = True
-            # With an eager task factory, the exchange may have ended when `create_task` returns.
-            flight.task = loop.create_task(start(flight), name="openrouter_async.exchange")
-            flight.task.add_done_callback(functools.partial(self._finish, flight))
-        else:
-            flight.waiters.append(waiter)
-        # Tracebacks that show local variables would show the code in these.
-        del key, start
+                group.check()
+            waiter = loop.create_future()
+            if flight is None:
+                flight = self._joinable[key] = Flight(key, variant, self._exchanged.get(hash(key)))
+                flight.waiters.append(waiter)
+                if group is not None:
+                    flight.is_batched = True
+                # With an eager task factory, the exchange may have ended when `create_task` returns.
+                flight.task = loop.create_task(start(flight), name="openrouter_async.exchange")
+                flight.task.add_done_callback(functools.partial(self._finish, flight))
+            else:
+                flight.waiters.append(waiter)
+        finally:
+            # Tracebacks that show local variables would show the code in these.
+            del key, start
         if group is not None:
             group.enter(waiter, self, flight)
         try:

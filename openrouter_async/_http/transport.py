@@ -186,8 +186,10 @@ class Transport:
                 answer.close()
                 raise
             return _to_response(answer, content, body, started)
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as cancelled:
             if not deadline.settle():
+                # Without aiohttp's frames, which hold headers and bodies.
+                cancelled.__traceback__ = None
                 raise
             if answer is not None and _is_json_object(body.received):
                 # The JSON is complete, but Content-Length was too large and the server keeps the connection open.
@@ -265,6 +267,8 @@ async def _read(answer: aiohttp.ClientResponse, sent: Body) -> bytes:
             # The status determines the error; the body would add only a message.
             return b""
         reason = failure.reason
+        # A traceback that shows local variables would show a key in it.
+        body = b""
     raise ResponseValidationError(
         f"{answer.status}: the body {reason}", status_code=answer.status, headers=answer.headers.copy()
     )

@@ -17,6 +17,7 @@ from uuid import UUID
 import attrs
 from yarl import URL
 
+from openrouter_async._values.frames import hide_init_arguments
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.redaction import mask, mask_key, mask_optional
 
@@ -217,6 +218,7 @@ def _is_challenge(_instance: object, attribute: attrs.Attribute[Any], value: obj
         _is_text(_instance, attribute, value)
 
 
+@hide_init_arguments
 @attrs.frozen(kw_only=True)
 class ExchangeAuthCodeForAPIKeyRequest:
     """The body of ``POST /auth/keys``.
@@ -235,6 +237,7 @@ class ExchangeAuthCodeForAPIKeyRequest:
     code_challenge_method: CodeChallengeMethod | None | Unset = attrs.field(default=UNSET, converter=_to_method)
 
 
+@hide_init_arguments
 @attrs.frozen(kw_only=True)
 class CreateAuthKeysCodeRequest:
     """The body of ``POST /auth/keys/code``.

@@ -32,7 +32,9 @@ def identify(request: ExchangeAuthCodeForAPIKeyRequest) -> Identity:
 
 
 class DedupCache:
-    """The requests that are in flight or were resolved recently, by identity.
+    """The requests that are in flight or were resolved recently.
+
+    The methods take the request and not its identity, which tracebacks with local variables would show.
 
     Args:
         size: The number of results to remember; None for all.
@@ -44,19 +46,21 @@ class DedupCache:
         self._known: dict[Identity, asyncio.Future[ExchangeResult | None] | _Shared | None] = {}
         self._resolved: deque[Identity] = deque()
 
-    def reserve(self, identity: Identity) -> bool:
+    def reserve(self, request: ExchangeAuthCodeForAPIKeyRequest) -> bool:
         """Register a request that is about to be sent.
 
         Returns:
             False if an equal one is known; then use `get`.
         """
+        identity = identify(request)
         if identity in self._known:
             return False
         self._known[identity] = None
         return True
 
-    def resolve(self, identity: Identity, result: ExchangeResult | None) -> None:
+    def resolve(self, request: ExchangeAuthCodeForAPIKeyRequest, result: ExchangeResult | None) -> None:
         """Set the result for equal requests, now and later; None if there is no result and another one may be sent."""
+        identity = identify(request)
         waiter = self._known.pop(identity)
         if isinstance(waiter, asyncio.Future):
             waiter.set_result(result)
@@ -68,13 +72,11 @@ class DedupCache:
             if len(self._resolved) > self._size:
                 del self._known[self._resolved.popleft()]
 
-    async def get(
-        self, index: int, request: ExchangeAuthCodeForAPIKeyRequest, identity: Identity
-    ) -> ExchangeResult | None:
+    async def get(self, index: int, request: ExchangeAuthCodeForAPIKeyRequest) -> ExchangeResult | None:
         """Return the result of an equal request for another index, or None if that ended without a result."""
-        known = self._known[identity]
+        known = self._known[identify(request)]
         if known is None:
-            known = self._known[identity] = asyncio.get_running_loop().create_future()
+            known = self._known[identify(request)] = asyncio.get_running_loop().create_future()
         if isinstance(known, asyncio.Future):
             # Awaiting the future itself would cancel it, and every other waiter, together with this worker.
             await asyncio.wait((known,))

@@ -16,6 +16,7 @@ from typing import Any, Self, TypeVar
 import attrs
 
 from openrouter_async._values.clock import SYSTEM_CLOCK, Clock
+from openrouter_async._values.frames import hide_arguments
 from openrouter_async._values.models import ExchangeAuthCodeForAPIKeyRequest, ExchangeAuthCodeForAPIKeyResponse
 from openrouter_async.batch._journal_db import JournalDB, JournalEntry, seal
 from openrouter_async.batch._status import RequestStatus, mark_outcome_unknown, request_digest, status_after
@@ -55,6 +56,7 @@ class Journal:
         RequestValidationError: An argument is not valid.
     """
 
+    @hide_arguments
     def __init__(
         self,
         path: str | os.PathLike[str],
@@ -143,7 +145,10 @@ class Journal:
         Raises:
             JournalError: The journal is not open, cannot be read, or was sealed with other keys.
         """
-        writer, digest = self._opened(), request_digest(request)
+        digest = request_digest(request)
+        # It may be a bare code, which a traceback with local variables would show.
+        del request
+        writer = self._opened()
         return await writer.worker.call(lambda: writer.db.read(digest, self._encryptor))
 
     async def entries(self) -> AsyncGenerator[JournalEntry, None]:

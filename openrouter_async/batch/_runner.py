@@ -13,7 +13,7 @@ import attrs
 from openrouter_async._http.single_flight import CallerGroup
 from openrouter_async._values.clock import Clock
 from openrouter_async._values.models import ExchangeAuthCodeForAPIKeyRequest, ExchangeAuthCodeForAPIKeyResponse
-from openrouter_async.batch._dedup import DedupCache, Identity, identify
+from openrouter_async.batch._dedup import DedupCache
 from openrouter_async.batch._journal import Journal
 from openrouter_async.batch._options import Options
 from openrouter_async.batch._progress import BatchProgress, ProgressCounter, Reporter
@@ -186,29 +186,31 @@ class Runner:
                 except RequestValidationError as invalid:
                     self._deliver(ExchangeFailure(index=index, error=invalid.with_traceback(None)))
                     continue
-                identity = identify(request)
-                if self._dedup.reserve(identity) or not await self._share(index, request, identity):
-                    await self._carry_out(index, request, identity)
+                finally:
+                    # It may be a bare code, which a traceback with local variables would show.
+                    del taken, item
+                if self._dedup.reserve(request) or not await self._share(index, request):
+                    await self._carry_out(index, request)
         except (Exception, asyncio.CancelledError) as failure:  # noqa: BLE001 - it is raised in the consumer
             self._fail(failure)
         self._active -= 1
         if not self._active:
             await self._finish()
 
-    async def _share(self, index: int, request: _Request, identity: Identity) -> bool:
+    async def _share(self, index: int, request: _Request) -> bool:
         """Deliver the result of an equal request.
 
         Returns:
             False if that one had no result; then this request is reserved instead.
         """
-        while (result := await self._dedup.get(index, request, identity)) is None:
-            if self._dedup.reserve(identity):
+        while (result := await self._dedup.get(index, request)) is None:
+            if self._dedup.reserve(request):
                 return False
         self._tally.repeated += 1
         self._deliver(result)
         return True
 
-    async def _carry_out(self, index: int, request: _Request, identity: Identity) -> None:
+    async def _carry_out(self, index: int, request: _Request) -> None:
         journal, digest = self._options.journal, ""
         begun_in: Journal | None = None
         result: ExchangeResult | None = None
@@ -231,7 +233,7 @@ class Runner:
             result = made = self._to_result(index, request, outcome)
         finally:
             # In any case, because others may wait for it.
-            self._dedup.resolve(identity, result)
+            self._dedup.resolve(request, result)
             if begun_in is not None and result is None:
                 begun_in.abandon(digest)
         self._deliver(made)

@@ -37,6 +37,10 @@ def check_hook(field: str, hook: object, arguments: int) -> None:
 
 async def call_hook(hook: Callable[..., Awaitable[T] | T], *arguments: Any) -> T:
     """Call a sync or async hook, and return its result."""
-    result: Any = hook(*arguments)
+    try:
+        result: Any = hook(*arguments)
+    finally:
+        # They hold codes and keys, which a traceback with local variables would show.
+        del arguments
     value: T = await result if inspect.isawaitable(result) else result
     return value

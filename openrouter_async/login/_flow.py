@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, Self
 
+import attrs
 from yarl import URL
 
 from openrouter_async._client.client import OpenRouter
 from openrouter_async._http.options import to_base_url
 from openrouter_async._http.retry_policy import check_number
 from openrouter_async._values.clock import Clock
+from openrouter_async._values.frames import hide_arguments
 from openrouter_async._values.models import UNSET, CodeChallengeMethod, Unset
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.login._callbacks import Callback, CallbackInput, read_callback, read_pasted
@@ -162,6 +164,35 @@ class AuthorizationFlow:
             RequestValidationError: An argument is not valid.
             LoginStoreError: The store cannot be reached.
         """
+        try:
+            item, pending = self._prepare(
+                key_label=key_label,
+                limit=limit,
+                context=context,
+                return_to=return_to,
+                binding=binding,
+                source=source,
+                headless=headless,
+            )
+        finally:
+            # A traceback that shows local variables would show it.
+            del binding
+        cookie = await self._store.put(item, now=self._clock.time())
+        return pending if cookie is None else attrs.evolve(pending, cookie=cookie)
+
+    @hide_arguments
+    def _prepare(
+        self,
+        *,
+        key_label: str | None,
+        limit: float | None,
+        context: Any,
+        return_to: str | None,
+        binding: str | int | None,
+        source: str | None,
+        headless: bool,
+    ) -> tuple[LeaseItem, PendingLogin]:
+        """Return a new login, for the store and for the caller."""
         if not headless and self._template is None:
             raise RequestValidationError("callback_url", "must be given to the flow for logins that are not headless")
         if return_to is not None:
@@ -177,8 +208,7 @@ class AuthorizationFlow:
             limit=limit,
             auth_url=self._auth_url,
         )
-        now = self._clock.time()
-        expires_at = now + self._lifetime
+        expires_at = self._clock.time() + self._lifetime
         record = LoginRecord(pkce=pkce, expires_at=expires_at, context=_to_context(context), return_to=return_to)
         item = LeaseItem(
             id=login_id(state),
@@ -187,14 +217,10 @@ class AuthorizationFlow:
             expires_at=expires_at,
             source=source,
         )
-        cookie = await self._store.put(item, now=now)
-        return PendingLogin(
-            url=str(url),
-            state=state,
-            expires_at=datetime.fromtimestamp(expires_at, UTC),
-            headless=headless,
-            cookie=cookie,
+        pending = PendingLogin(
+            url=str(url), state=state, expires_at=datetime.fromtimestamp(expires_at, UTC), headless=headless
         )
+        return item, pending
 
     async def finish(
         self,
@@ -228,10 +254,11 @@ class AuthorizationFlow:
         """
         try:
             read = read_callback(callback, self._template)
+            claim_request = _to_claim_request(read, binding, cookies)
         finally:
             # A traceback that shows local variables would show the code.
-            del callback
-        return await self._finish(read, binding, cookies)
+            del callback, binding, cookies
+        return await self._completer.finish(read, claim_request)
 
     async def finish_code(
         self,
@@ -254,9 +281,10 @@ class AuthorizationFlow:
         """
         try:
             read = read_pasted(text, self._template, state)
+            claim_request = _to_claim_request(read, binding, cookies)
         finally:
-            del state, text
-        return await self._finish(read, binding, cookies)
+            del state, text, binding, cookies
+        return await self._completer.finish(read, claim_request)
 
     async def aclose(self, *, timeout: float = 10.0) -> None:
         """Wait for logins that are being finished and whose callers were cancelled.
@@ -274,18 +302,21 @@ class AuthorizationFlow:
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
-    async def _finish(self, callback: Callback, binding: str | int | None, cookies: Mapping[str, str] | None) -> Grant:
+
+def _to_claim_request(callback: Callback, binding: str | int | None, cookies: Mapping[str, str] | None) -> ClaimRequest:
+    try:
         if callback.state is None:
             # Nothing shows whose login this was, so none is touched.
             raise authorization_error(callback, None)
-        claim_request = ClaimRequest(
+        return ClaimRequest(
             id=login_id(callback.state),
             binding=digest(callback.state, "binding", _to_binding(binding)),
             is_bound=binding is not None,
             token=secrets.token_urlsafe(16),
             cookies={} if cookies is None else cookies,
         )
-        return await self._completer.finish(callback, claim_request)
+    finally:
+        del binding, cookies
 
 
 def _to_binding(value: object) -> str | None:
@@ -293,6 +324,7 @@ def _to_binding(value: object) -> str | None:
         return None
     # A bool is an int, but never a chat id.
     if isinstance(value, bool) or not isinstance(value, (str, int)) or not 0 < len(str(value)) <= _MAX_BINDING_LENGTH:
+        del value
         raise RequestValidationError("binding", f"must be an int, or a string of 1 to {_MAX_BINDING_LENGTH} characters")
     return str(value)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import json
@@ -82,17 +83,11 @@ class LoginRecord:
         Raises:
             LoginStoreError: The bytes are something else.
         """
-        try:
-            fields = json.loads(data)
-            return cls(
-                pkce=PKCEPair(code_verifier=fields["verifier"], code_challenge_method=_method(fields["method"])),
-                expires_at=float(fields["expires"]),
-                context=fields["context"],
-                return_to=fields["return_to"],
-            )
-        except (ValueError, KeyError, TypeError, RecursionError):
-            # Their messages quote the input.
-            raise LoginStoreError("the value in the store is not a login") from None
+        with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
+            return cls(**_read_login(data))
+        # Raised outside of a handler, as the foreign exception quotes the input.
+        del data
+        raise LoginStoreError("the value in the store is not a login")
 
 
 @attrs.frozen(kw_only=True)
@@ -133,6 +128,16 @@ def _dump(fields: Mapping[str, Any]) -> bytes:
     return json.dumps(fields, separators=(",", ":")).encode()
 
 
+def _read_login(data: bytes) -> dict[str, Any]:
+    fields = json.loads(data)
+    return {
+        "pkce": PKCEPair(code_verifier=fields["verifier"], code_challenge_method=_method(fields["method"])),
+        "expires_at": float(fields["expires"]),
+        "context": fields["context"],
+        "return_to": fields["return_to"],
+    }
+
+
 def _method(value: object) -> CodeChallengeMethod:
     return CodeChallengeMethod(value)  # type: ignore[arg-type]
 
@@ -143,8 +148,8 @@ def read_fields(kind: type[T], data: bytes, complaint: str) -> T:
     Raises:
         LoginStoreError: The data are something else; `complaint` is the message.
     """
-    try:
+    with contextlib.suppress(ValueError, TypeError, RecursionError):
         return kind(**json.loads(data))
-    except (ValueError, TypeError, RecursionError):
-        # Their messages quote the input.
-        raise LoginStoreError(complaint) from None
+    # Raised outside of a handler, as the foreign exception quotes the input.
+    del data
+    raise LoginStoreError(complaint)

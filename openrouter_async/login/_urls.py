@@ -11,6 +11,7 @@ import attrs
 from yarl import URL
 
 from openrouter_async._http.options import to_base_url
+from openrouter_async._values.frames import hide_arguments
 from openrouter_async._values.models import (
     CodeChallengeMethod,
     CreateAuthKeysCodeRequest,
@@ -41,6 +42,7 @@ _RESERVED: Final = frozenset({"code", "code_verifier", "error", "error_descripti
 _NO_CALLBACK: Final = "https://localhost/"
 
 
+@hide_arguments
 def authorization_url(
     *,
     callback_url: str | URL | None,

@@ -708,6 +708,7 @@ async def test_loopback_callback_whose_sender_is_gone_is_refused(is_reset: bool)
         assert not server.requests
 
 
+@pytest.mark.shows_secrets  # in the frames of the client that stands for the browser
 async def test_loopback_recognises_tls_on_its_port(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "openrouter_async.login")
     told: list[str] = []

@@ -202,7 +202,7 @@ async def test_redis_store_malformed_login_is_an_error_that_repeats_nothing(conn
         with pytest.raises(LoginStoreError, match=r"^the value in the store is not a login$") as caught:
             await flow.finish(back(pending))
     assert caught.value.__cause__ is None
-    assert caught.value.__suppress_context__
+    assert caught.value.__context__ is None
 
 
 async def test_redis_store_malformed_result_is_an_error(connection: Redis) -> None:
@@ -230,7 +230,7 @@ async def test_redis_store_refused_command_is_an_error_without_arguments(connect
 
     with pytest.raises(LoginStoreError, match="Redis refused the operation: ResponseError") as caught:
         await store.claim(make_claim_request(login), now=NOW, claim_ttl=15)
-    assert caught.value.__suppress_context__
+    assert caught.value.__context__ is None
     assert not caught.value.restart_login
 
 

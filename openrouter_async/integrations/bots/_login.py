@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, Final, Self, TypeAlias
@@ -18,9 +17,10 @@ from openrouter_async._values.clock import Clock
 from openrouter_async._values.models import ExchangeAuthCodeForAPIKeyResponse
 from openrouter_async._values.tasks import ShieldedTasks
 from openrouter_async.errors import KeyDeliveryError, OpenRouterError, RequestValidationError
+from openrouter_async.integrations._hooks import call_hook
 from openrouter_async.integrations.bots._prompts import LoginPrompt, is_api_key, looks_like_code
 from openrouter_async.integrations.bots._sessions import TICKET, ChatLogin, ChatLogins, to_name
-from openrouter_async.login._callbacks import Callback, CallbackInput, read_callback, read_pasted
+from openrouter_async.login._callbacks import CallbackInput, read_callback, read_pasted
 from openrouter_async.login._flow import AuthorizationFlow
 from openrouter_async.login._models import Grant
 from openrouter_async.login._store import LeaseStore
@@ -218,7 +218,7 @@ class BotLogin:
         grant = await self._under_way.run(finishing)
         if self._notify is not None:
             try:
-                await _call(self._notify, user_id, grant)
+                await call_hook(self._notify, user_id, grant)
             except Exception as failure:  # noqa: BLE001 - the user is signed in all the same
                 logger.warning("a user could not be notified: %s", type(failure).__name__)
         return grant
@@ -267,7 +267,7 @@ class BotLogin:
             if self._on_logout is None:
                 return
             try:
-                await _call(self._on_logout, user_id)
+                await call_hook(self._on_logout, user_id)
             except Exception as failure:
                 raise KeySinkError(f"on_logout raised {type(failure).__name__}") from failure
 
@@ -311,13 +311,16 @@ class BotLogin:
         except ValueError:
             return False
 
-    def _read_pasted(self, text: str, state: str) -> Callback:
-        if not self._is_own_url(text):
-            raise InvalidCallbackError("the pasted URL must be the callback's or OpenRouter's")
-        callback = read_pasted(text, self._template, state)
-        if callback.code is not None and is_api_key(callback.code):
-            raise InvalidCallbackError("the pasted text is an API key and not a code")
-        return callback
+    def _check_pasted(self, text: str, state: str) -> None:
+        """Raise if a text is not a code, or is one that must not be sent."""
+        try:
+            if not self._is_own_url(text):
+                raise InvalidCallbackError("the pasted URL must be the callback's or OpenRouter's")
+            callback = read_pasted(text, self._template, state)
+            if callback.code is not None and is_api_key(callback.code):
+                raise InvalidCallbackError("the pasted text is an API key and not a code")
+        finally:
+            del text, state
 
     async def _finish_code(self, name: str, user_id: UserId, text: str) -> Grant:
         text = text.strip()
@@ -329,7 +332,7 @@ class BotLogin:
                 entry = await self._logins.find(name)
                 if entry is None:
                     raise UnknownLoginError("this user has no login under way")
-                self._read_pasted(text, entry.state)
+                self._check_pasted(text, entry.state)
                 finishing = self._flow.finish_code(entry.state, text, binding=user_id)
                 return await self._complete(name, user_id, entry, finishing)
         finally:
@@ -345,12 +348,12 @@ class BotLogin:
     async def _finish_callback(self, name: str, user_id: UserId, callback: CallbackInput) -> Grant:
         try:
             entry = await self._logins.find(name)
-            state = read_callback(callback, self._template).state
+            read = read_callback(callback, self._template)
             finishing = self._flow.finish(callback, binding=user_id)
         finally:
             del callback
         # A callback of another login, such as a foreign denial, must not end this user's login.
-        own = entry if entry is not None and entry.state == state else None
+        own = entry if entry is not None and entry.state == read.state else None
         return await self._complete(name, user_id, own, finishing)
 
     async def _complete(
@@ -385,7 +388,7 @@ class BotLogin:
 
     async def _deliver(self, user_id: UserId, grant: Grant) -> None:
         try:
-            await _call(self._on_login, user_id, grant)
+            await call_hook(self._on_login, user_id, grant)
         except Exception as failure:
             # Logged here as well, as the caller may have been cancelled.
             logger.warning("on_login raised %s", type(failure).__name__)
@@ -393,9 +396,3 @@ class BotLogin:
                 f"on_login raised {type(failure).__name__}; the key is in .response",
                 response=ExchangeAuthCodeForAPIKeyResponse(key=grant.key, user_id=grant.user_id),
             ) from failure
-
-
-async def _call(hook: Callable[..., Awaitable[object] | object], *arguments: object) -> None:
-    result = hook(*arguments)
-    if inspect.isawaitable(result):
-        await result

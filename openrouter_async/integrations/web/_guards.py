@@ -37,25 +37,42 @@ class RejectionLimit:
         """Count a rejection."""
         if address is None:
             return
-        self._moments.setdefault(address, deque(maxlen=self._limit_of(address))).append(clock.monotonic())
-        self._moments.move_to_end(address)
+        network = network_of(address)
+        key = network or address
+        limit = self._limit * (_SHARED_FACTOR if network is None else 1)
+        self._moments.setdefault(key, deque(maxlen=limit)).append(clock.monotonic())
+        self._moments.move_to_end(key)
         while len(self._moments) > _MAX_ADDRESSES:
             self._moments.popitem(last=False)
 
     def retry_after(self, address: str | None, clock: Clock) -> float | None:
         """Return the seconds until the address may try another code; None if it may now."""
-        moments = self._moments.get(address or "")
-        if moments is None or len(moments) < self._limit_of(address or ""):
+        moments = self._moments.get(network_of(address) or address or "")
+        if moments is None or len(moments) != moments.maxlen:
             return None
         seconds = moments[0] + REJECTION_WINDOW - clock.monotonic()
         return seconds if seconds > 0 else None
 
-    def _limit_of(self, address: str) -> int:
-        try:
-            is_shared = not ipaddress.ip_address(address).is_global
-        except ValueError:
-            is_shared = True
-        return self._limit * (_SHARED_FACTOR if is_shared else 1)
+
+def network_of(address: str | None) -> str | None:
+    """Return what one client can be told apart by: a public IPv4 address, or the /64 of a public IPv6 address.
+
+    Returns:
+        None for any other address, which may be that of a proxy, and so of all users. A cookie tells nothing, as a
+        client can invent one for each request.
+    """
+    try:
+        parsed = ipaddress.ip_address(address or "")
+    except ValueError:
+        return None
+    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
+        parsed = parsed.ipv4_mapped
+    if not parsed.is_global:
+        return None
+    if isinstance(parsed, ipaddress.IPv6Address):
+        # A subscriber has 2^64 addresses at least.
+        return str(ipaddress.ip_network((int(parsed) >> 64 << 64, 64)))
+    return str(parsed)
 
 
 def is_other_host(info: RequestInfo, callback_url: URL) -> bool:

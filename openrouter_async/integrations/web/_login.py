@@ -40,9 +40,9 @@ from openrouter_async.integrations.web._framework import (
     Route,
     StartOptions,
 )
-from openrouter_async.integrations.web._guards import RejectionLimit, is_other_host, move_url
+from openrouter_async.integrations.web._guards import RejectionLimit, is_other_host, move_url, network_of
 from openrouter_async.login._flow import AuthorizationFlow
-from openrouter_async.login._models import Grant, LoginCookie
+from openrouter_async.login._models import Grant, LoginCookie, PendingLogin
 from openrouter_async.login._pages import PAGE_HEADERS, PRIVACY_HEADERS, render
 from openrouter_async.login._records import login_id
 from openrouter_async.login._store import LoginStore
@@ -225,6 +225,23 @@ class WebLogin(Generic[RequestT, ResponseT]):
             if (url := move_url(info, self._callback_url)) is not None:
                 return self._see_other(url)
         return_to = self._return_to(info, options.get("return_to"))
+        try:
+            pending, binding_cookie = await self._start_flow(return_to, info.address, options)
+        except LoginError as error:
+            return await self._fail(request, info, error, path=self.login_path, return_to=return_to)
+        added = [binding_cookie]
+        prefixes: tuple[str, ...] = (self._prefix,)
+        if pending.cookie is not None:
+            added.append(pending.cookie)
+            prefixes += (pending.cookie.name[:-16],)
+        size = sum(len(cookie.name) + len(cookie.value) + 3 for cookie in added)
+        surplus = surplus_cookies(info.cookies, prefixes, size)
+        return self._see_other(pending.url, [*map(self._cookie, surplus), *added])
+
+    async def _start_flow(
+        self, return_to: str | None, address: str | None, options: StartOptions
+    ) -> tuple[PendingLogin, LoginCookie]:
+        """Start a login of the flow, and return it with the cookie that binds it to the browser."""
         binding = secrets.token_urlsafe(32)
         try:
             pending = await self.flow.start(
@@ -233,17 +250,12 @@ class WebLogin(Generic[RequestT, ResponseT]):
                 context=options.get("context"),
                 return_to=return_to,
                 binding=binding,
+                source=network_of(address),
             )
-        except LoginError as error:
-            return await self._fail(request, info, error, path=self.login_path, return_to=return_to)
-        added = [self._cookie(self._cookie_name(pending.state), binding)]
-        prefixes: tuple[str, ...] = (self._prefix,)
-        if pending.cookie is not None:
-            added.append(pending.cookie)
-            prefixes += (pending.cookie.name[:-16],)
-        size = sum(len(cookie.name) + len(cookie.value) + 3 for cookie in added)
-        surplus = surplus_cookies(info.cookies, prefixes, size)
-        return self._see_other(pending.url, [*map(self._cookie, surplus), *added])
+            return pending, self._cookie(self._cookie_name(pending.state), binding)
+        finally:
+            # A traceback that shows local variables would show it.
+            del binding
 
     def _return_to(self, info: RequestInfo, given: str | None) -> str | None:
         try:
@@ -277,13 +289,12 @@ class WebLogin(Generic[RequestT, ResponseT]):
         wait = self._rejections.retry_after(info.address, self.client.clock)
         if wait is not None:
             return await self._show_failure(request, self._describe_throttled(info, wait))
-        binding = self._binding(info)
         try:
-            grant = await self.flow.finish(self._callback(info), binding=binding, cookies=info.cookies)
+            grant = await self.flow.finish(self._callback(info), binding=self._binding(info), cookies=info.cookies)
         except OpenRouterError as error:
             if isinstance(error, CodeRejectedError) or (isinstance(error, APIError) and error.is_code_rejected):
                 self._rejections.note(info.address, self.client.clock)
-            lacks_cookie = binding is None and isinstance(error, (LoginBindingError, UnknownLoginError))
+            lacks_cookie = self._binding(info) is None and isinstance(error, (LoginBindingError, UnknownLoginError))
             return await self._fail(request, info, error, path=self.callback_path, lacks_cookie=lacks_cookie)
         response = await call_hook(self._on_login, request, grant)
         if response is None:

@@ -8,6 +8,7 @@ from typing import Final
 
 import attrs
 
+from openrouter_async._values.frames import hide_arguments
 from openrouter_async.encryption import DecryptionError, Encryptor, Keys
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.login._models import LoginCookie
@@ -42,6 +43,7 @@ class CookieStore:
         RequestValidationError: An argument is not valid.
     """
 
+    @hide_arguments
     def __init__(
         self,
         encryption_keys: Keys,

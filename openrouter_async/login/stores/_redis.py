@@ -7,6 +7,7 @@ import math
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypeVar
 
+from openrouter_async._values.frames import hide_arguments
 from openrouter_async.encryption import DecryptionError, Encryptor, Keys
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.login._models import LoginCookie
@@ -102,6 +103,7 @@ class RedisStore:
         RequestValidationError: An argument is not valid.
     """
 
+    @hide_arguments
     def __init__(
         self, client: Redis | RedisCluster, *, encryption_keys: Keys | None = None, prefix: str = "openrouter-login"
     ) -> None:
@@ -113,6 +115,7 @@ class RedisStore:
         self._is_owner = False
 
     @classmethod
+    @hide_arguments
     def from_url(cls, url: str, *, encryption_keys: Keys | None = None, prefix: str = "openrouter-login") -> Self:
         """Return a store with a client of its own, which `aclose` closes.
 
@@ -155,8 +158,9 @@ class RedisStore:
 
     async def put(self, item: LeaseItem, *, now: float) -> LoginCookie | None:
         """Hold a pending login; see `LoginStore.put`."""
-        data = self._seal(f"login {item.id}", item.value)
-        await self._run(_PUT, item.id, item.binding, data, _milliseconds(item.expires_at + TOMBSTONE_TTL - now))
+        lifetime = _milliseconds(item.expires_at + TOMBSTONE_TTL - now)
+        # No local variable holds the value: without `encryption_keys` it shows the verifier.
+        await self._run(_PUT, item.id, item.binding, self._seal(f"login {item.id}", item.value), lifetime)
         return None
 
     async def claim(self, claim_request: ClaimRequest, *, now: float, claim_ttl: float) -> Claim:
@@ -188,12 +192,15 @@ class RedisStore:
         kept = b""
         if result is not None and result_ttl > 0 and self._encryptor is not None:
             kept = self._seal(f"result {claim_request.id}", result)
+        has_result = "0" if result is None else "1"
+        # Tracebacks that show local variables would show the key.
+        del result
         await self._run(
             _FINISH,
             claim_request.id,
             claim_request.token,
             claim_request.binding,
-            "0" if result is None else "1",
+            has_result,
             kept,
             _milliseconds(result_ttl),
             _milliseconds(result_ttl + TOMBSTONE_TTL),
@@ -237,7 +244,14 @@ class RedisStore:
         # EVAL rather than EVALSHA: a server that was restarted does not know the digest, and it compiles a known text
         # only once.
         names = (f"{self._prefix}:{{{item_id}}}", f"{self._prefix}:{{{item_id}}}:result")
-        return await self._call(lambda: self._client.eval(script, len(names), *names, *arguments))
+        operation = self._bind(script, *names, *arguments)
+        # Tracebacks that show local variables would show them.
+        del arguments
+        return await self._call(operation)
+
+    def _bind(self, script: str, *arguments: str | bytes | int) -> Callable[[], Awaitable[Any]]:
+        """Return a function that runs a script on the two keys of an item, and whose repr shows no argument."""
+        return lambda: self._client.eval(script, 2, *arguments)
 
     async def _call(self, operation: Callable[[], Awaitable[_T]]) -> _T:
         """Await an idempotent operation, repeat it while that can help, and map the errors of redis-py.
@@ -257,14 +271,14 @@ class RedisStore:
             try:
                 return await operation()
             except (exceptions.ConnectionError, exceptions.TimeoutError, OSError) as failure:
-                problem = f"Redis cannot be reached: {type(failure).__name__}"
+                problem, is_final = f"Redis cannot be reached: {type(failure).__name__}", False
             except (exceptions.RedisError, exceptions.RedisClusterException, UnicodeError) as failure:
                 # A client with `decode_responses` raises UnicodeError. The messages of all of them can quote the
                 # arguments.
                 problem = f"Redis refused the operation: {type(failure).__name__}"
-                if not _is_of_this_connection(failure):
-                    raise LoginStoreError(problem) from None
-            if attempt == _MAX_ATTEMPTS:
+                is_final = not _is_of_this_connection(failure)
+            # Raised outside of the handlers, as the frames of a foreign exception hold the arguments.
+            if is_final or attempt == _MAX_ATTEMPTS:
                 raise LoginStoreError(problem)
             await _drop_connections(self._client)
             await asyncio.sleep(_INITIAL_PAUSE * 2 ** (attempt - 1))

@@ -1,0 +1,43 @@
+"""Secrets and the frames of a traceback: error reporters store the local variables of each."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+from openrouter_async.errors import RequestValidationError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Kind = TypeVar("Kind", bound=type[Any])
+
+
+def hide_arguments(function: Callable[P, R]) -> Callable[P, R]:
+    """Return a function whose `RequestValidationError` has no frame that holds an argument.
+
+    The message names the argument that is not valid, so the frames below are not missed.
+    """
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except RequestValidationError as invalid:
+            failure = invalid.with_traceback(None)
+            failure.__context__ = None
+        finally:
+            del args, kwargs
+        try:
+            raise failure
+        finally:
+            # The traceback holds this frame.
+            del failure
+
+    return call
+
+
+def hide_init_arguments(kind: Kind) -> Kind:
+    """Apply `hide_arguments` to the ``__init__`` of a class, such as one that attrs writes."""
+    kind.__init__ = hide_arguments(kind.__init__)
+    return kind
