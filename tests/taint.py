@@ -51,10 +51,10 @@ _ARGUMENTS: Final = {
 """The arguments of methods that are secrets."""
 
 # The frames of these files hold the arguments of the test, or are those of pytest, which calls it. Frames of web
-# frameworks hold the request, which they have from the network and not from the library.
+# frameworks hold the request, which they have from the network and not from the library; so do those of our ASGI app.
 _NOT_SEARCHED: Final = (
     *("/tests/", "/_pytest/", "/pluggy/", "/pytest_asyncio/", "test_it.py"),
-    *("/uvicorn/", "/starlette/", "/fastapi/", "/aiohttp/web"),
+    *("/uvicorn/", "/starlette/", "/fastapi/", "/aiohttp/web", "/integrations/asgi.py"),
 )
 _FRAMEWORK_MODULES: Final = ("aiohttp.web", "starlette", "fastapi")
 
