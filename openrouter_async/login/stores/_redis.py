@@ -210,7 +210,10 @@ class RedisStore:
     async def set(self, name: str, value: bytes, *, now: float, until: float) -> None:
         """Store a value; see `LeaseStore.set`."""
         data = self._seal(f"value {name}", value)
-        await self._call(lambda: self._client.set(self._value_name(name), data, px=_milliseconds(until - now)))
+        operation = _bind(self._client.set, self._value_name(name), data, px=_milliseconds(until - now))
+        # Tracebacks that show local variables would show them.
+        del value, data
+        await self._call(operation)
 
     async def get(self, name: str, *, now: float) -> bytes | None:
         """Return a value; see `LeaseStore.get`. Redis itself decides whether its time is over."""
@@ -244,14 +247,10 @@ class RedisStore:
         # EVAL rather than EVALSHA: a server that was restarted does not know the digest, and it compiles a known text
         # only once.
         names = (f"{self._prefix}:{{{item_id}}}", f"{self._prefix}:{{{item_id}}}:result")
-        operation = self._bind(script, *names, *arguments)
+        operation = _bind(self._client.eval, script, len(names), *names, *arguments)
         # Tracebacks that show local variables would show them.
         del arguments
         return await self._call(operation)
-
-    def _bind(self, script: str, *arguments: str | bytes | int) -> Callable[[], Awaitable[Any]]:
-        """Return a function that runs a script on the two keys of an item, and whose repr shows no argument."""
-        return lambda: self._client.eval(script, 2, *arguments)
 
     async def _call(self, operation: Callable[[], Awaitable[_T]]) -> _T:
         """Await an idempotent operation, repeat it while that can help, and map the errors of redis-py.
@@ -283,6 +282,11 @@ class RedisStore:
             await _drop_connections(self._client)
             await asyncio.sleep(_INITIAL_PAUSE * 2 ** (attempt - 1))
         raise AssertionError  # pragma: no cover - the last attempt returns or raises
+
+
+def _bind(function: Callable[..., Any], *arguments: Any, **options: Any) -> Callable[[], Awaitable[Any]]:
+    """Return a function that makes a call, and whose repr shows no argument, unlike that of a partial."""
+    return lambda: function(*arguments, **options)
 
 
 def _is_of_this_connection(failure: Exception) -> bool:
