@@ -39,6 +39,7 @@ from tests.kit.wire import (
 )
 from tests.support import STRESS
 from tests.wire.audit import Audit
+from tests.wire.tally import how_it_failed, show
 
 FAULTY = 0.2
 CONCURRENCY = 200
@@ -97,23 +98,6 @@ def library_memory() -> int:
 def count_files() -> int:
     # uvloop keeps a file in reserve, for a server that has no descriptor left.
     return sum(file != os.devnull for file in open_files())
-
-
-def show(title: str, tally: Counter[str]) -> None:
-    print(f"\n{title}")
-    for name, count in sorted(tally.items()):
-        print(f"{count:>8}  {name}")
-
-
-def how_it_failed(error: errors.OpenRouterError, issued: str | None) -> str:
-    """What an error comes to; a failed assertion when a key got lost by it."""
-    if isinstance(error, errors.KeyDeliveryError):
-        assert error.response.key == issued
-        return "issued, handed over by KeyDeliveryError"
-    if issued is None:
-        return f"not issued, {error.outcome.name}"
-    assert error.outcome is Outcome.UNKNOWN, (error, error.history)
-    return "issued, UNKNOWN"
 
 
 @pytest.mark.stress
