@@ -5,20 +5,12 @@ from typing import Any
 
 import attrs
 import pytest
-from yarl import URL
 
-from openrouter_async import Handler, OpenRouter, Request, Response, RetryPolicy, errors
+from openrouter_async import Handler, OpenRouter, Request, Response, errors
 from openrouter_async._http.chain import build_chain
+from tests.kit.requests import make_request
 
-REQUEST = Request(
-    method="POST",
-    url=URL("https://openrouter.ai/api/v1/auth/keys"),
-    headers={},
-    body=b"{}",
-    operation="exchangeAuthCodeForAPIKey",
-    timeout=30,
-    retry=RetryPolicy(),
-)
+REQUEST = make_request()
 
 
 async def echo(request: Request) -> Response:

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from yarl import URL
 
 from openrouter_async import Clock, OpenRouter, Outcome, Request, Response, RetryPolicy, errors
 from openrouter_async.middlewares import LoggingMiddleware, RateLimitMiddleware
 from tests.kit.clocks import passes
+from tests.kit.requests import make_request
 from tests.kit.servers import RawServer, json_answer
 
 SECRET = "5ec4e7"
@@ -23,16 +23,7 @@ ANSWER = json_answer(
 
 
 def request_of(number: int = 1) -> Request:
-    return Request(
-        method="POST",
-        url=URL("https://openrouter.ai/api/v1/auth/keys"),
-        headers={},
-        body=b"{}",
-        operation="exchangeAuthCodeForAPIKey",
-        timeout=30,
-        retry=RetryPolicy(),
-        attempt=number,
-    )
+    return make_request(attempt=number)
 
 
 async def answer(request: Request) -> Response:

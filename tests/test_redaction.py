@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from uvicorn.logging import AccessFormatter
 from yarl import URL
 
-from openrouter_async import Request, Response, RetryPolicy, errors
+from openrouter_async import Response, errors
 from openrouter_async._http.responses import error_from_response
 from openrouter_async._values.clock import SYSTEM_CLOCK
 from openrouter_async.redaction import MASK, SecretFilter, mask_key, mask_optional, redact_text, scrub
+from tests.kit.requests import make_request
 
 CODE = "auth_code_c0ffee"
 STATE = "s" * 43
@@ -238,16 +239,7 @@ ESCAPABLE = "auth/code+&-0123456789"
 
 
 def error_with(body: bytes) -> errors.OpenRouterError:
-    request = Request(
-        method="POST",
-        url=URL("https://openrouter.ai/api/v1/auth/keys"),
-        headers={},
-        body=b"{}",
-        operation="exchangeAuthCodeForAPIKey",
-        timeout=30,
-        retry=RetryPolicy(),
-        secrets=(ESCAPABLE,),
-    )
+    request = make_request(secrets=(ESCAPABLE,))
     return error_from_response(request, Response(status_code=502, headers={}, body=body, elapsed=0.0), SYSTEM_CLOCK)
 
 

@@ -31,17 +31,10 @@ from openrouter_async._http.responses import error_from_response, settle
 from openrouter_async._http.retry import OnRetry, RetryMiddleware
 from openrouter_async._http.throttle import HostThrottle, RetryBudget
 from tests.kit.clocks import EPOCH, FakeClock, StoppedClock, passes, until
+from tests.kit.requests import make_request
 from tests.kit.servers import RawServer, json_answer
 
-REQUEST = Request(
-    method="POST",
-    url=URL("https://openrouter.ai/api/v1/auth/keys"),
-    headers={},
-    body=b"{}",
-    operation="exchangeAuthCodeForAPIKey",
-    timeout=30,
-    retry=RetryPolicy(),
-)
+REQUEST = make_request()
 
 
 def status(code: int, **headers: str) -> Response:

@@ -31,6 +31,7 @@ from openrouter_async._http.aiohttp_parts import Body, SeenConnections, make_soc
 from openrouter_async._http.chain import SendState
 from openrouter_async._http.transport import BODY_LIMIT, Transport
 from tests.kit.clocks import until
+from tests.kit.requests import make_request
 from tests.kit.servers import RawServer, answering, json_answer
 from tests.support import free_port
 
@@ -611,15 +612,7 @@ ALL = [*instances(), *OTHERS]
 @pytest.mark.parametrize("failure", ALL, ids=[type(failure).__name__ for failure in ALL])
 async def test_transport_any_exception_is_a_library_error_that_hides_it(failure: Exception, written: bool) -> None:
     session: Any = Raising(failure, written=written)
-    request = Request(
-        method="POST",
-        url=URL("https://openrouter.ai/api/v1/auth/keys"),
-        headers={},
-        body=b"{}",
-        operation="exchangeAuthCodeForAPIKey",
-        timeout=30,
-        retry=RetryPolicy(),
-    )
+    request = make_request()
     with pytest.raises(errors.TransportError) as caught:
         await Transport(session=session).send(request)
     error = caught.value

@@ -490,7 +490,7 @@ async def test_batch_after_hangup_drains_and_loses_no_key(shell: Shell, fake: Fa
     process.send_signal(signal.SIGHUP)
     assert process.stderr is not None
     async with asyncio.timeout(30):
-        await process.stderr.readuntil(b"Waiting for the exchanges that were sent.")
+        await process.stderr.readuntil(b"Waiting for sent exchanges.")
         fake.advance(60)
         await process.communicate()
     assert process.returncode == 130

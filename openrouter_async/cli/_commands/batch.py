@@ -131,7 +131,7 @@ async def _run(work: Work, exchanges: Batch, client: OpenRouter, journal: Journa
         is_interrupted = work.is_stopping = True
         # The terminal may be gone, because then SIGHUP is sent.
         with contextlib.suppress(OSError):
-            output.note("Waiting for the exchanges that were sent. After another Ctrl-C, their outcome is unknown.")
+            output.note("Waiting for sent exchanges. After another Ctrl-C, their outcome is unknown.")
         try:
             await exchanges.aclose()
         except asyncio.CancelledError:
