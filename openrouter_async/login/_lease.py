@@ -126,8 +126,10 @@ class LeaseRunner:
         except Exception:  # noqa: BLE001 - the rejection matters more than a store that fails
             again = claim
         if again.status not in (ClaimStatus.FINISHED, ClaimStatus.BUSY):
-            again = attrs.evolve(again, lost=claim.lost or again.lost)
-            if again.lost:
+            # An item that is consumed was ended by another worker, whose result is not kept.
+            is_lost = claim.lost or again.lost or again.status is ClaimStatus.CONSUMED
+            again = attrs.evolve(again, lost=is_lost)
+            if is_lost:
                 mark_outcome_unknown(failure)
             await self._end(claim_request, exchange.ending_after(failure))
         return LeaseResult(claim=again, rejection=failure)

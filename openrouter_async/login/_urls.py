@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from typing import Final
 from urllib.parse import quote, unquote
@@ -20,8 +19,6 @@ from openrouter_async._values.models import (
 )
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.pkce import to_code_challenge_method
-
-logger = logging.getLogger("openrouter_async.login")
 
 AUTHORIZATION_URL: Final = "https://openrouter.ai/auth"
 """The URL of OpenRouter's page of consent."""
@@ -145,25 +142,6 @@ def validate_return_to(field: str, value: object) -> str:
         if 0 < len(encoded) <= MAX_RETURN_TO_LENGTH and _stays_on_site(encoded):
             return encoded
     raise RequestValidationError(field, f"must be a path on this site, of at most {MAX_RETURN_TO_LENGTH} characters")
-
-
-def find_return_to(field: str, value: object) -> str | None:
-    """Return a path that came with a request, or None, with a warning, where it must not be used.
-
-    A user cannot mend the link that led to the login, so an invalid path must not keep the user out.
-
-    Args:
-        field: The name of the parameter.
-        value: Its value.
-
-    Returns:
-        The path as `validate_return_to` returns it, or None.
-    """
-    try:
-        return validate_return_to(field, value)
-    except RequestValidationError as failure:
-        logger.warning("a login goes on without its return path: %s", failure)
-        return None
 
 
 def _stays_on_site(path: str) -> bool:
