@@ -176,8 +176,8 @@ class Plugin:
         @functools.wraps(make)
         def token_urlsafe(nbytes: int | None = None) -> str:
             token = make(nbytes)
-            # States, bindings and verifiers; shorter tokens tell leases apart, and are no secrets.
-            if nbytes is not None and nbytes >= 32:
+            # States, bindings, verifiers and tickets; shorter tokens tell leases apart, and are no secrets.
+            if nbytes is not None and nbytes >= 24:
                 self.watch.taint(token)
             return token
 

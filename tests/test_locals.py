@@ -20,9 +20,10 @@ from openrouter_async import (
 )
 from openrouter_async.batch import Journal
 from openrouter_async.encryption import generate_encryption_key
+from openrouter_async.integrations.bots import BotLogin
 from openrouter_async.login import AuthorizationFlow, CookieStore, LoginStoreError, MemoryStore, RedisStore
 from openrouter_async.pkce import code_challenge
-from tests.raw import answering, http
+from tests.kit.servers import answering, json_answer
 from tests.taint import describe_local, locals_of
 
 ToSecret = Callable[[str], str]
@@ -110,16 +111,16 @@ BODY = b'{"key": "%s", "user_id": null}' % KEY.encode()
 @pytest.mark.parametrize(
     "answer",
     [
-        http(200, BODY + b" " * 1_048_576),
-        http(200, BODY * 2),
-        http(200, BODY[:-1]),
-        http(200, gzip.compress(BODY)[:-9], "Content-Encoding: gzip"),
-        http(200, BODY[:-1] + b"\xff", "Content-Encoding: br"),
-        http(200, b'{"data": ' + BODY + b"}"),
-        http(200, b'["%s"]' % KEY.encode()),
-        http(302, BODY, "Location: /"),
-        http(502, BODY),
-        http(400, b'{"error": {"message": "no key %s"}}' % KEY.encode()),
+        json_answer(200, BODY + b" " * 1_048_576),
+        json_answer(200, BODY * 2),
+        json_answer(200, BODY[:-1]),
+        json_answer(200, gzip.compress(BODY)[:-9], "Content-Encoding: gzip"),
+        json_answer(200, BODY[:-1] + b"\xff", "Content-Encoding: br"),
+        json_answer(200, b'{"data": ' + BODY + b"}"),
+        json_answer(200, b'["%s"]' % KEY.encode()),
+        json_answer(302, BODY, "Location: /"),
+        json_answer(502, BODY),
+        json_answer(400, b'{"error": {"message": "no key %s"}}' % KEY.encode()),
         b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n" + BODY[:-1],
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n" + BODY,
         b"HTTP/1.1 200 OK\r\nX-Key: " + KEY.encode() + b"\0\r\n\r\n" + BODY,
@@ -155,7 +156,7 @@ async def test_password_of_a_proxy_is_in_no_frame(
 
 
 async def test_refusing_proxy_leaves_its_password_in_no_frame(to_secret: ToSecret) -> None:
-    async with answering(http(407, b"")) as server:
+    async with answering(json_answer(407, b"")) as server:
         proxy = server.base_url.replace("://", f"://user:{to_secret(SECRET)}@").removesuffix("/api/v1")
         async with client_of("http://localhost:1/api/v1", proxy=proxy) as client:
             with pytest.raises(errors.OpenRouterError):
@@ -218,6 +219,28 @@ async def test_bindings_of_the_wrong_type_are_in_no_frame(to_secret: ToSecret) -
             await flow.start(binding=binding)
         with pytest.raises(errors.RequestValidationError):
             await flow.finish(f"?code=x&state={'s' * 43}", binding=binding)
+
+
+class FailingValues(FailingStore):
+    async def set(self, *_: Any, **__: Any) -> Any:
+        raise LoginStoreError("out of reach")
+
+    get = delete = set  # noqa: A003
+
+
+async def test_bot_with_a_failing_store_leaves_callbacks_in_no_frame(to_secret: ToSecret) -> None:
+    callback = f"/callback?code={to_secret(SECRET)}&state={to_secret('s' * 43)}"
+    async with OpenRouter(None) as client:
+        flow = AuthorizationFlow(client, callback_url="https://app.example/callback", store=FailingValues())
+        async with BotLogin(flow, on_login=print) as login:
+            for text in (callback, to_secret(f"ticket-{'t' * 32}"), SECRET):
+                with pytest.raises(errors.OpenRouterError):
+                    await login.finish_code(7, text)
+            with pytest.raises(errors.OpenRouterError):
+                await login.finish(callback, user_id=7)
+            for parked in (callback, callback * 60, f"/callback?code={SECRET}"):
+                with pytest.raises(errors.OpenRouterError):
+                    await login.park_callback(parked)
 
 
 async def test_encryption_keys_are_in_no_frame_of_a_stores_error(to_secret: ToSecret) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, Final, Self, TypeAlias
 from weakref import WeakValueDictionary
@@ -45,6 +46,7 @@ OnLogout: TypeAlias = Callable[[Any], Awaitable[object] | object]
 """Deletes the stored key of a user id, sync or async."""
 
 _MAX_CALLBACK_LENGTH: Final = 4096
+_SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
 
 
 class BotLogin:
@@ -241,14 +243,24 @@ class BotLogin:
             StateMismatchError: It has a code but no well-formed state.
             LoginStoreError: The store cannot be reached.
         """
-        if not isinstance(callback, str | URL) or len(str(callback)) > _MAX_CALLBACK_LENGTH:
-            raise InvalidCallbackError(f"the callback must be a URL of at most {_MAX_CALLBACK_LENGTH} characters")
-        read_callback(callback, self._template)
         try:
-            str(callback).encode()
-        except UnicodeEncodeError:
-            raise InvalidCallbackError("the callback must be valid Unicode") from None
-        return await self._logins.park(str(callback))
+            parking = self._logins.park(self._check_callback(callback))
+        finally:
+            # Tracebacks that show local variables would show the code.
+            del callback
+        return await parking
+
+    def _check_callback(self, callback: str | URL) -> str:
+        text = str(callback)
+        try:
+            is_text = isinstance(callback, str | URL) and len(text) <= _MAX_CALLBACK_LENGTH
+            if is_text and not _SURROGATE.search(text):
+                # Read before it is kept: what is no callback must not push others out.
+                read_callback(callback, self._template)
+                return text
+        finally:
+            del callback, text
+        raise InvalidCallbackError(f"the callback must be Unicode of at most {_MAX_CALLBACK_LENGTH} characters")
 
     async def logout(self, user_id: UserId) -> None:
         """Forget the login that this user has under way, and delete the user's key by ``on_logout``.
@@ -290,7 +302,11 @@ class BotLogin:
 
     async def _start(self, user_id: UserId) -> ChatLogin:
         pending = await self._flow.start(
-            key_label=self._key_label, limit=self._limit, binding=user_id, headless=self._headless
+            key_label=self._key_label,
+            limit=self._limit,
+            binding=user_id,
+            source=to_name(user_id),
+            headless=self._headless,
         )
         expires_at = pending.expires_at.timestamp()
         return ChatLogin(

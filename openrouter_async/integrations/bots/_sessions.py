@@ -116,16 +116,20 @@ class ChatLogins:
 
     async def park(self, callback: str) -> str:
         """Store a callback for ten minutes and return a ticket for it."""
-        ticket = f"ticket-{secrets.token_urlsafe(24)}"
         now = self._clock.time()
         while self._tickets and self._tickets[0][0] <= now:
             self._tickets.popleft()
-        if len(self._tickets) >= MAX_TICKETS:
-            await self._store.delete(self._tickets.popleft()[1])
         until = now + _TICKET_LIFETIME
-        await self._store.set(ticket, callback.encode(), now=now, until=until)
-        self._tickets.append((until, ticket))
-        return ticket
+        ticket = f"ticket-{secrets.token_urlsafe(24)}"
+        try:
+            if len(self._tickets) >= MAX_TICKETS:
+                await self._store.delete(self._tickets.popleft()[1])
+            await self._store.set(ticket, callback.encode(), now=now, until=until)
+            self._tickets.append((until, ticket))
+            return ticket
+        finally:
+            # Tracebacks that show local variables would show them.
+            del callback, ticket
 
     async def parked(self, ticket: str) -> str:
         """Return the callback that is parked for a ticket.
@@ -133,7 +137,11 @@ class ChatLogins:
         Raises:
             UnknownTicketError: There is none.
         """
-        callback = await self._store.get(ticket, now=self._clock.time())
+        try:
+            callback = await self._store.get(ticket, now=self._clock.time())
+        finally:
+            # Tracebacks that show local variables would show it.
+            del ticket
         if callback is None:
             raise UnknownTicketError("there is no callback for this ticket")
         return callback.decode()
