@@ -1,5 +1,7 @@
 """The command line: ``openrouter-async``, or ``python -m openrouter_async``; needs the extra ``cli``."""
 
+import os
+import signal
 import sys
 from typing import Final
 
@@ -14,6 +16,9 @@ def main() -> int:
     Returns:
         The exit status.
     """
+    if os.getpid() == 1:
+        # The kernel discards a SIGTERM for PID 1, as which a container runs its program, unless there is a handler.
+        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         from openrouter_async.cli._app import run
 

@@ -83,7 +83,9 @@ def explain(error: BaseException, command: str | None = None) -> str:
         case UsageError() | OutputError():
             text = str(error)
         case RequestValidationError():
-            name = _NAMES.get(error.field, "--" + error.field.replace("_", "-"))
+            option = "--" + error.field.replace("_", "-")
+            # A field in capitals is a variable of the environment.
+            name = error.field if error.field.isupper() else _NAMES.get(error.field, option)
             text = _sentence(str(error).replace(f"{error.field}:", name, 1))
         case OpenRouterError():
             text = f"{_sentence(str(error))} {_advice(error, command)}"

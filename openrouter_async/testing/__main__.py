@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
-import signal
 import sys
 from collections.abc import Sequence
 
 from openrouter_async.errors import OpenRouterError
 from openrouter_async.testing import Dialect, FakeOpenRouter
+from openrouter_async.testing._signals import stop_on_sigterm
 
 
 async def serve(fake: FakeOpenRouter) -> None:
     """Serve until cancelled, or until the process gets SIGTERM."""
-    stop = asyncio.Event()
-    # As PID 1 of a container, a process ignores SIGTERM unless it has a handler for it.
-    with contextlib.suppress(NotImplementedError):
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    stop = stop_on_sigterm()
     async with fake:
         sys.stdout.write(
             "The fake OpenRouter listens. It is a sandbox: its codes and keys are worth nothing.\n"

@@ -14,7 +14,7 @@ class KeyringInFile(KeyringBackend):
     """A keyring that processes share through a file, which ``KEYRING_FILE`` names.
 
     With ``KEYRING_FAULT`` it misbehaves: ``hang`` never answers, ``locked`` raises, ``late`` raises for all but the
-    probe, and ``late-hang`` answers the probe alone.
+    probe, and ``late-hang`` answers the probe alone. A file ``….hanging`` shows that a call hangs.
     """
 
     priority: ClassVar[float] = 1
@@ -28,6 +28,7 @@ class KeyringInFile(KeyringBackend):
         if fault.startswith("late") and username.endswith("-probe"):
             return
         if fault.endswith("hang"):
+            self._path.with_suffix(".hanging").touch()
             threading.Event().wait()
         if fault:
             raise KeyringLocked("locked")

@@ -5,7 +5,8 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -114,3 +115,11 @@ KEYRING = {"PYTHON_KEYRING_BACKEND": "tests.cli.keyring_in_file.KeyringInFile"}
 def run_here(*arguments: str | Path) -> int:
     """Run a command in this process."""
     return run([str(argument) for argument in arguments])
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait in a thread until something is so that gives no other sign of it."""
+    give_up_at = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < give_up_at
+        time.sleep(0.01)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import json
 import subprocess
 import sys
@@ -99,6 +100,28 @@ async def test_wrong_usage_does_not_show_the_value(here: Here, arguments: list[s
     ended = await here(*arguments)
     assert ended.status == 2
     assert SECRET not in ended.complaint
+
+
+@pytest.mark.parametrize(
+    "command", [("status",), ("create-code", "https://app.example/cb")], ids=lambda command: command[0]
+)
+async def test_api_key_variable_with_a_line_break_is_named(
+    here: Here, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENROUTER_API_KEY", "sk-or-v1-one\nsk-or-v1-two")
+    ended = await here(*command)
+    assert ended.status == 2
+    assert ended.complaint == "OPENROUTER_API_KEY must not contain line breaks or other control characters."
+
+
+async def test_api_key_variable_is_stripped(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENROUTER_API_KEY", "\n sk-or-v1-mine \r\n")
+    ended = await here("status", "--offline", "--json")
+    (key,) = ended.document["keys"]
+    assert key["key_hash"] == hashlib.sha256(b"sk-or-v1-mine").hexdigest()
+    monkeypatch.setenv("OPENROUTER_API_KEY", " \n")
+    assert (await here("status", "--offline")).status == 1
+    assert "still set" not in (await here("logout")).out
 
 
 async def test_wrong_usage_with_json_is_an_object(here: Here) -> None:

@@ -23,7 +23,7 @@ from openrouter_async.sinks import KeySinkError
 from openrouter_async.sinks._private_file import PrivateFile
 from openrouter_async.testing import Fault
 from tests.cli.conftest import Here
-from tests.cli.support import KEYRING, PROGRAM, Shell
+from tests.cli.support import KEYRING, PROGRAM, Shell, wait_until
 from tests.kit.servers import RawServer
 from tests.login.support import GRANTED, KEY
 
@@ -506,6 +506,24 @@ async def test_exchange_interrupted_while_the_keyring_hangs_keeps_the_key_in_a_f
         await processes[0].communicate()
     (kept,) = os.listdir(shell.data)
     assert json.loads((shell.data / kept).read_text())["key"] == KEY
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.02, 0.2])
+async def test_exchange_with_three_interrupts_while_the_keyring_hangs_keeps_the_key(shell: Shell, pause: float) -> None:
+    environment = {**shell.environment, **KEYRING, "KEYRING_FAULT": "late-hang"}
+    impatient = attrs.evolve(shell, environment=environment)
+    hanging = Path(environment["KEYRING_FILE"]).with_suffix(".hanging")
+    async with RawServer(lambda _: GRANTED) as server, asyncio.timeout(30):
+        process = await impatient.start("exchange", "a-code", "--base-url", server.base_url)
+        await asyncio.to_thread(wait_until, hanging.exists)
+        for _ in range(3):
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGINT)
+            await asyncio.sleep(pause)
+        out, err = await process.communicate()
+    (kept,) = os.listdir(shell.data)
+    assert json.loads((shell.data / kept).read_text())["key"] == KEY
+    assert kept in out.decode() + err.decode()
 
 
 @pytest.mark.parametrize("store", ["file", "print"])

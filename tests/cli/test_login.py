@@ -8,8 +8,6 @@ import os
 import re
 import signal
 import stat
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +18,7 @@ import segno
 
 from openrouter_async.testing import Fault
 from tests.cli.conftest import Here
-from tests.cli.support import PROGRAM, Shell
+from tests.cli.support import PROGRAM, Shell, wait_until
 from tests.cli.terminal import CTRL_C, CTRL_D, CTRL_Z, Terminal
 from tests.support import free_port
 
@@ -170,13 +168,6 @@ async def test_login_suspended_by_ctrl_z_restores_echo(shell: Shell, fake: FakeO
         assert await terminal.end() == 0
     assert kept_key(shell) == fake.issued_keys[0].key
     assert code not in terminal.text
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    give_up_at = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < give_up_at
-        time.sleep(0.01)
 
 
 async def test_login_ignores_sigint_if_its_parent_did(shell: Shell, fake: FakeOpenRouter) -> None:

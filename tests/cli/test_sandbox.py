@@ -2,7 +2,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import re
+import shutil
 import signal
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +18,7 @@ from openrouter_async.testing import FakeOpenRouter
 from tests.cli.conftest import Here
 from tests.cli.support import Shell
 from tests.cli.terminal import Terminal
+from tests.support import missing
 
 
 async def test_sandbox_serves_until_ctrl_c(shell: Shell) -> None:
@@ -36,6 +42,39 @@ async def test_sandbox_serves_until_ctrl_c(shell: Shell) -> None:
         _, err = await process.communicate()
     assert process.returncode == 0
     assert err == b""
+
+
+@pytest.mark.shows_secrets
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        (("openrouter_async", "sandbox", "--port", "0"), 0),
+        (("openrouter_async.testing", "--port", "0"), 0),
+        (("openrouter_async", "login", "--headless"), 130),
+    ],
+    ids=lambda value: value[1] if isinstance(value, tuple) else "",
+)
+async def test_command_as_pid_1_ends_on_sigterm(shell: Shell, arguments: tuple[str, ...], status: int) -> None:
+    if (unshare := shutil.which("unshare")) is None:
+        missing("unshare")
+    process = await asyncio.create_subprocess_exec(
+        *(unshare, "--user", "--map-root-user", "--pid", "--fork", "--kill-child", sys.executable, "-m", *arguments),
+        cwd=shell.home,
+        env=dict(shell.environment),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    assert process.stdout is not None
+    async with asyncio.timeout(30):
+        said = await process.stdout.readline()
+        if said.startswith(b"unshare:"):
+            missing(said.decode())
+        (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        assert re.search(r"^NSpid:.*\t1$", Path(f"/proc/{child}/status").read_text(), re.MULTILINE)
+        os.kill(int(child), signal.SIGTERM)
+        await process.communicate()
+    assert process.returncode == status
 
 
 @pytest.mark.shows_secrets

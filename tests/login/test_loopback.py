@@ -605,11 +605,25 @@ async def test_loopback_prompt_after_a_wrong_answer_asks_again_and_says_why() ->
 
 async def test_loopback_prompt_that_fails_ends_the_wait() -> None:
     async def prompt(_: object) -> str:
+        raise BrokenPipeError
+
+    async with logging_in(GRANTED) as (login, _):
+        with pytest.raises(BrokenPipeError):
+            await login.wait(prompt=prompt)
+
+
+async def test_loopback_prompt_at_its_end_leaves_the_login_to_the_browser() -> None:
+    asked = asyncio.Event()
+
+    async def prompt(_: object) -> str:
+        asked.set()
         raise EOFError
 
     async with logging_in(GRANTED) as (login, _):
-        with pytest.raises(EOFError):
-            await login.wait(prompt=prompt)
+        waiting = asyncio.create_task(login.wait(prompt=prompt))
+        await asked.wait()
+        assert (await visit(address(login))).status == 200
+        assert (await waiting).key == KEY
 
 
 async def test_loopback_prompt_that_fails_after_the_callback_is_ignored(caplog: pytest.LogCaptureFixture) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
+from openrouter_async._client.config import from_environment
 from openrouter_async._values.models import UNSET, CreateAuthKeysCodeRequest, Unset
 from openrouter_async.cli._exit import UsageError
 from openrouter_async.cli._input import StdinReader, read_secret
@@ -67,7 +67,7 @@ async def create_code(
         key_label=key_label,
         workspace_id=workspace_id,
     )
-    bearer = await read_secret("API key", None, key.api_key_file, StdinReader()) or os.environ.get(VARIABLE)
+    bearer = await read_secret("API key", None, key.api_key_file, StdinReader()) or from_environment(VARIABLE)
     if bearer is None:
         raise UsageError("An API key is needed: set OPENROUTER_API_KEY, or use --api-key-file.")
     if pair is not None and new_verifier is not None:

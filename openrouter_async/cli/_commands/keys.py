@@ -6,6 +6,7 @@ import os
 
 import attrs
 
+from openrouter_async._client.config import from_environment
 from openrouter_async._http.retry_policy import RetryPolicy
 from openrouter_async.cli._exit import ExitCode
 from openrouter_async.cli._options import Connection, Output, Site, Storage
@@ -53,7 +54,7 @@ async def status(
 
 async def _find(storage: Storage, connection: Connection, output: Output) -> list[_Found]:
     found: list[_Found] = []
-    if storage.store is None and storage.file is None and (key := os.environ.get(VARIABLE)):
+    if storage.store is None and storage.file is None and (key := from_environment(VARIABLE)):
         found.append(_Found(VARIABLE, Grant(key=key)))
     async for location, stored in load_keys(storage, connection, output):
         if isinstance(stored, KeySinkError):
@@ -147,7 +148,7 @@ async def logout(
             pages.append(Grant(key=stored.key).settings_url)
     lines = [f"The key was removed from {where}." for where in removed] or ["There was no key."]
     lines += [f"To delete it on OpenRouter: {page}" for page in dict.fromkeys(pages)]
-    if os.environ.get(VARIABLE):
+    if os.environ.get(VARIABLE, "").strip():
         lines.append(f"{VARIABLE} is still set in this shell.")
     output.result({"removed_from": removed, "settings_urls": list(dict.fromkeys(pages))}, lines)
     return status

@@ -34,6 +34,9 @@ async def sandbox(
     """
     # Imported here, because only this command needs a server.
     from openrouter_async.testing._server import FakeOpenRouter
+    from openrouter_async.testing._signals import stop_on_sigterm
+
+    stop = stop_on_sigterm()
 
     fake = FakeOpenRouter(
         port=port, tokens=None if api_key is None else [api_key], dialect=dialect, code_lifetime=code_lifetime
@@ -58,5 +61,5 @@ async def sandbox(
         )
         # Ctrl-C is the normal end, not a failure.
         with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.Event().wait()
+            await stop.wait()
     return 0
