@@ -57,6 +57,12 @@ def _ours_on_uvloop() -> Contender:
     return attrs.evolve(ours(), uvloop=True)
 
 
+def _ours_without_reuse() -> Contender:
+    from benchmarks.ours import Ours
+
+    return Contender(lambda base_url, tls: Ours(base_url, tls, reuse_connections=False))
+
+
 def _official_sdk() -> Contender:
     from benchmarks.peers import OfficialSDK
 
@@ -90,6 +96,7 @@ SIDE_BY_SIDE: Final[Mapping[str, Callable[[], Contender]]] = {
 
 CONTENDERS: Final[Mapping[str, Callable[[], Contender]]] = {
     **SIDE_BY_SIDE,
+    "ours, no reuse of connections": _ours_without_reuse,
     "official SDK": _official_sdk,
     "httpx": _httpx,
     "pyreqwest": _pyreqwest,

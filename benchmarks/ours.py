@@ -26,6 +26,7 @@ class Ours(Client):
         tls: Tls | None,
         *,
         middlewares: int = 0,
+        reuse_connections: bool | None = None,
     ) -> None:
         self._client = OpenRouter(
             None,
@@ -33,6 +34,7 @@ class Ours(Client):
             ssl=tls.context if tls else None,
             on_key=keep_key,
             middlewares=[pass_on] * middlewares,
+            reuse_connections=reuse_connections,
         )
 
     async def exchange(self, code: str) -> str:

@@ -65,6 +65,10 @@ class OpenRouter:
         proxy: The URL of an HTTP proxy; None uses none.
         ssl: A TLS context; None verifies by the system's certificates.
         trust_env: Whether proxies are read from the environment; ``~/.netrc`` never is. Refused beside ``session``.
+        reuse_connections: Whether a connection serves one request after another. HTTP/1.1 cannot tell a late surplus
+            answer from the answer to the next request, so one from a faulty proxy would give a user another user's key.
+            By default (None), connections are reused only to the server itself: not through a proxy, nor on a borrowed
+            session, whose connections others use, too. A batch through a proxy is faster with True.
         http_referer: The app's URL, by which OpenRouter identifies it. By default ``OPENROUTER_HTTP_REFERER``.
         x_open_router_title: The app's name. By default ``OPENROUTER_X_OPEN_ROUTER_TITLE``.
         x_open_router_categories: The app's categories, separated by commas. By default
@@ -98,6 +102,7 @@ class OpenRouter:
         proxy: str | URL | None = None,
         ssl: SSLContext | None = None,
         trust_env: bool = False,
+        reuse_connections: bool | None = None,
         http_referer: str | None | Unset = UNSET,
         x_open_router_title: str | None | Unset = UNSET,
         x_open_router_categories: str | None | Unset = UNSET,
@@ -126,6 +131,8 @@ class OpenRouter:
             for field, is_given in (("pool_size", pool_size is not UNSET), ("trust_env", trust_env)):
                 if is_given:
                     raise RequestValidationError(field, "must not come with a session, which has its own")
+        if not isinstance(reuse_connections, (bool, type(None))):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise RequestValidationError("reuse_connections", "must be True, False or None")
         if not isinstance(ssl, (SSLContext, type(None))):
             raise RequestValidationError("ssl", "must be an ssl.SSLContext, or None to verify as usual")
         transport = Transport(
@@ -134,6 +141,7 @@ class OpenRouter:
             proxy=to_proxy("proxy", proxy),
             ssl=ssl or True,
             trust_env=trust_env,
+            reuse_connections=reuse_connections,
         )
         self._attach(settings, ClientState(clock, transport), owner=None)
 

@@ -7,6 +7,7 @@ import functools
 import inspect
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final, Generic, TypeVar
 
 import attrs
@@ -20,7 +21,7 @@ from openrouter_async._http.responses import error_from_response, settle
 from openrouter_async._http.retry import RetryMiddleware
 from openrouter_async._http.single_flight import CallerGroup, SingleFlight
 from openrouter_async._http.throttle import HostThrottle
-from openrouter_async._http.timeouts import Deadlines
+from openrouter_async._http.timeouts import Deadline, DeadlineExpiredError, Deadlines
 from openrouter_async._http.transport import Transport
 from openrouter_async._values import converter
 from openrouter_async._values.clock import Clock
@@ -77,10 +78,6 @@ CURRENT_KEY: Final = Operation(
 OPERATIONS: Final[tuple[Operation[Any], ...]] = (EXCHANGE, CREATE, CURRENT_KEY)
 
 
-class _HookTimeoutError(Exception):
-    pass
-
-
 class ClientState:
     """The state that a client shares with the clients made from it by ``with_options``."""
 
@@ -124,6 +121,8 @@ class Pipeline:
         self._client = client
         self._headers = settings.request_headers()
         self._urls = _operation_urls(settings.base_url)
+        # A string keeps its hash, and a URL computes it each time.
+        self._exchange_url = str(self._urls[EXCHANGE])
         retry = RetryMiddleware(
             throttle=shared.throttle, clock=shared.clock, on_retry=settings.on_retry, counters=shared.counters
         )
@@ -169,7 +168,7 @@ class Pipeline:
         self.shared.bind()
         deliver = None if self.settings.on_key is None else self._deliver
         start = functools.partial(self.call, EXCHANGE, model, bearer, options, deliver=deliver)
-        url = self._urls[EXCHANGE] if options is None else self._url_of(EXCHANGE, options)
+        url = self._exchange_url if options is None else str(self._url_of(EXCHANGE, options))
         key = (url, model.code, model.code_verifier, model.code_challenge_method)
         return self.shared.flights.run(key, (self, bearer, options), start, group)
 
@@ -183,8 +182,11 @@ class Pipeline:
         if source is None or isinstance(source, Bearer):
             return source
         try:
-            key = await self._within_hook_timeout(source())
-        except _HookTimeoutError:
+            key = source()
+            if inspect.isawaitable(key):
+                with self._hook_deadline():
+                    key = await key
+        except DeadlineExpiredError:
             raise RequestValidationError(
                 "api_key", f"its callable took more than {self.settings.hook_timeout:g} s"
             ) from None
@@ -196,21 +198,9 @@ class Pipeline:
             # A traceback that shows local variables would show it.
             del key
 
-    async def _within_hook_timeout(self, result: Any) -> Any:
-        """Return the result of a hook, awaiting it within the time limit if it is awaitable."""
-        if result is None or not inspect.isawaitable(result):
-            return result
-        if self.settings.hook_timeout is None:
-            return await result
-        deadline = self.shared.hook_deadlines.start(self.settings.hook_timeout)
-        try:
-            return await result
-        except asyncio.CancelledError:
-            if not deadline.settle():
-                raise
-            raise _HookTimeoutError from None
-        finally:
-            self.shared.hook_deadlines.stop(deadline)
+    def _hook_deadline(self) -> Deadline | AbstractContextManager[None]:
+        timeout = self.settings.hook_timeout
+        return nullcontext() if timeout is None else self.shared.hook_deadlines.start(timeout)
 
     async def call(
         self,
@@ -320,8 +310,11 @@ class Pipeline:
         on_key = self.settings.on_key
         assert on_key is not None  # noqa: S101 - only then is there something to deliver to
         try:
-            await self._within_hook_timeout(on_key(model, response))
-        except _HookTimeoutError:
+            result = on_key(model, response)
+            if result is not None and inspect.isawaitable(result):
+                with self._hook_deadline():
+                    await result
+        except DeadlineExpiredError:
             raise KeyDeliveryError(
                 f"on_key took more than {self.settings.hook_timeout:g} s; the key is in .response", response=response
             ) from None

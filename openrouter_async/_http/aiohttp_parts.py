@@ -81,6 +81,7 @@ class Body(Payload):
         written_at: The value of `time.perf_counter` at that moment.
         reused: Whether the connection had been used before.
         refused: Whether it was not written because an answer had come already.
+        is_last: Whether the connection is closed after the answer.
         received: The bytes of a successful answer received so far, when they arrive in several pieces.
     """
 
@@ -89,6 +90,7 @@ class Body(Payload):
     written_at = 0.0
     reused = False
     refused = False
+    is_last = False
     received: bytes | bytearray = b""
     _is_known = False
 
@@ -156,6 +158,8 @@ class Body(Payload):
             # An answer has come already. It belongs to an earlier request, and so would a key in it.
             self.refused = True
             raise ConnectionAbortedError
+        if self.is_last and protocol is not None:
+            protocol.force_close()
         transport = writer.transport
         if transport is not None and not transport.is_closing():
             self.written = self._send_state.maybe_processed = True

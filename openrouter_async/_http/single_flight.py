@@ -6,7 +6,7 @@ import asyncio
 import functools
 import hashlib
 import logging
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Coroutine, Hashable
 from types import TracebackType
 from typing import Any, Final, Generic, TypeAlias, TypeVar
@@ -45,10 +45,10 @@ class Flight(SendState, Generic[T]):
     traceback: TracebackType | None = None
     is_finished = False
 
-    def __init__(self, key: tuple[Hashable, ...], variant: object, exchanged_before: bool | None) -> None:
+    def __init__(self, key: tuple[Hashable, ...], variant: object) -> None:
         self.key = key
+        self.key_hash = hash(key)
         self.variant = variant
-        self.exchanged_before = exchanged_before
         self.waiters: list[asyncio.Future[None]] = []
 
     @property
@@ -114,7 +114,7 @@ class SingleFlight(Generic[T]):
         self._joinable: dict[Hashable, Flight[T]] = {}
         self._cancelled: set[Flight[T]] = set()
         self._wake_queue = _WakeQueue()
-        self._exchanged: dict[int, bool] = {}
+        self._exchanged: OrderedDict[int, bool] = OrderedDict()
         self._is_closed = False
         self._drain_until = 0.0
 
@@ -147,31 +147,17 @@ class SingleFlight(Generic[T]):
             OpenRouterError: The exchange waits for itself, or was cancelled from inside.
             ClientClosedError: The client was closed, and the exchange did not end in time.
         """
-        loop = asyncio.get_running_loop()
         try:
-            while (flight := self._joinable.get(key)) is not None:
-                if flight.is_current:
-                    raise OpenRouterError(
-                        "an exchange cannot wait for itself: "
-                        "a hook or middleware exchanges the request that it belongs to",
-                        outcome=Outcome.UNKNOWN,
-                    )
-                if flight.variant == variant:
-                    break
-                await asyncio.wait((flight.task,))
+            flight = self._joinable.get(key)
+            if flight is not None:
+                flight = await self._find_equal(flight, variant)
             if self._is_closed:
                 raise ClientClosedError("the client is closed")
             if group is not None:
                 group.check()
-            waiter = loop.create_future()
+            waiter = asyncio.get_running_loop().create_future()
             if flight is None:
-                flight = self._joinable[key] = Flight(key, variant, self._exchanged.get(hash(key)))
-                flight.waiters.append(waiter)
-                if group is not None:
-                    flight.is_batched = True
-                # With an eager task factory, the exchange may have ended when `create_task` returns.
-                flight.task = loop.create_task(start(flight), name="openrouter_async.exchange")
-                flight.task.add_done_callback(functools.partial(self._finish, flight))
+                flight = self._start(key, variant, start, waiter, is_batched=group is not None)
             else:
                 flight.waiters.append(waiter)
         finally:
@@ -193,6 +179,43 @@ class SingleFlight(Generic[T]):
             # All callers raise the same error object, so each starts with a traceback of its own.
             raise flight.error.with_traceback(flight.traceback)
         return flight.result
+
+    def _start(
+        self,
+        key: tuple[Hashable, ...],
+        variant: object,
+        start: Callable[[SendState], Coroutine[Any, Any, T]],
+        waiter: asyncio.Future[None],
+        *,
+        is_batched: bool,
+    ) -> Flight[T]:
+        flight = self._joinable[key] = Flight(key, variant)
+        flight.exchanged_before = self._exchanged.get(flight.key_hash)
+        flight.is_batched = is_batched
+        flight.waiters.append(waiter)
+        # With an eager task factory, the exchange may have ended when `create_task` returns.
+        flight.task = waiter.get_loop().create_task(start(flight), name="openrouter_async.exchange")
+        flight.task.add_done_callback(functools.partial(self._finish, flight))
+        return flight
+
+    async def _find_equal(self, flight: Flight[T], variant: object) -> Flight[T] | None:
+        """Return the exchange under way that a caller can share, and wait for those that it cannot share.
+
+        Raises:
+            OpenRouterError: The exchange waits for itself.
+        """
+        found = flight
+        while not found.is_current:
+            if found.variant == variant:
+                return found
+            await asyncio.wait((found.task,))
+            if (following := self._joinable.get(flight.key)) is None:
+                return None
+            found = following
+        raise OpenRouterError(
+            "an exchange cannot wait for itself: a hook or middleware exchanges the request that it belongs to",
+            outcome=Outcome.UNKNOWN,
+        )
 
     def remove_waiter(self, flight: Flight[T], waiter: asyncio.Future[None]) -> None:
         """Remove a caller; after the last one, cancel the exchange if no server can have received it."""
@@ -248,9 +271,10 @@ class SingleFlight(Generic[T]):
             is_certain = False
             if not flight.maybe_processed:
                 return
-        self._exchanged[hash(flight.key)] = is_certain
+        self._exchanged[flight.key_hash] = is_certain
         if len(self._exchanged) > MAX_REMEMBERED:
-            del self._exchanged[next(iter(self._exchanged))]
+            # In a plain dict, the search for the oldest entry passes the places of all that were deleted.
+            self._exchanged.popitem(last=False)
 
     def close(self, timeout: float) -> None:
         """Refuse new exchanges, and let those in flight run until a moment; a later moment replaces an earlier one."""

@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from types import TracebackType
+from typing import Final, Self
 
 # A timer that fires this many seconds late was delayed by a suspended process, not by a busy loop.
 _MIN_LATENESS: Final = 0.1
 _MAX_GRACE: Final = 1.0
 
 
+class DeadlineExpiredError(Exception):
+    """The work in a ``with`` block was cancelled by its deadline."""
+
+
 class Deadline:
     """A moment at which a task is cancelled unless it has finished its work.
+
+    As a context manager, it stops at the end of the block, and raises `DeadlineExpiredError` in place of the
+    cancellation that it requested.
 
     Attributes:
         when: The moment, in the loop's time.
         expired: Whether the moment came, and the task was cancelled for it.
     """
 
-    __slots__ = ("_cancelling", "_is_settled", "expired", "task", "when")
+    __slots__ = ("_active", "_cancelling", "_is_settled", "expired", "task", "when")
 
-    def __init__(self, task: asyncio.Task[object], when: float) -> None:
+    def __init__(self, task: asyncio.Task[object], when: float, active: set[Deadline]) -> None:
+        self._active = active
         self.task = task
         self.when = when
         self.expired = False
@@ -37,6 +46,16 @@ class Deadline:
             return False
         self._is_settled = True
         return self.task.uncancel() <= self._cancelling
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        self._active.discard(self)
+        if self.settle() and kind is asyncio.CancelledError:
+            raise DeadlineExpiredError from None
 
 
 class Deadlines:
@@ -59,7 +78,7 @@ class Deadlines:
         if task is None:
             raise RuntimeError("a deadline needs a running task")
         loop = task.get_loop()
-        deadline = Deadline(task, loop.time() + seconds)
+        deadline = Deadline(task, loop.time() + seconds, self._active)
         self._active.add(deadline)
         if self._timer is None or deadline.when < self._timer.when():
             self._set_timer(loop, deadline.when)

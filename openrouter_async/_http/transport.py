@@ -93,13 +93,16 @@ class Transport:
         proxy: URL | None = None,
         ssl: SSLContext | bool = True,
         trust_env: bool = False,
+        reuse_connections: bool | None = None,
     ) -> None:
         self._session = session
         self._is_borrowed = session is not None
         self._pool_size = pool_size
         self._proxy = proxy
         self._ssl = ssl
-        self._trust_env = trust_env
+        self._trust_env = trust_env and proxy is None
+        self._reuse_connections = reuse_connections
+        self._is_each_last = not (session is None and proxy is None if reuse_connections is None else reuse_connections)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._forks = _forks
         self._deadlines = Deadlines()
@@ -154,6 +157,8 @@ class Transport:
         """
         session = self._session if self._session is not None else self.session()
         body = Body(request.body, request.send_state, self._known_connections)
+        if self._is_each_last:
+            body.is_last = True
         started = time.perf_counter()
         deadline = self._deadlines.start(request.timeout)
         answer: aiohttp.ClientResponse | None = None
@@ -168,13 +173,8 @@ class Transport:
                 raise_for_status=False,
                 timeout=_NO_TIMEOUT,
                 # Not kept in a local variable: a proxy's URL may have a password, and some tracebacks show local
-                # variables. In a thread, because Windows may resolve names to find out whether the host is to be
-                # reached directly.
-                proxy=(
-                    await asyncio.to_thread(proxy_from_environment, request.url)
-                    if self._proxy is None and self._trust_env
-                    else self._proxy
-                ),
+                # variables.
+                proxy=await self._find_proxy(request.url, body) if self._trust_env else self._proxy,
                 ssl=self._ssl,
                 max_line_size=MAX_HEADER_SIZE,
                 max_field_size=MAX_HEADER_SIZE,
@@ -204,6 +204,13 @@ class Transport:
         # Raised outside of the handler, so that `__context__` does not hold the foreign exception, whose frames
         # hold headers and bodies.
         raise error
+
+    async def _find_proxy(self, url: URL, body: Body) -> URL | None:
+        # In a thread, because Windows may resolve names to find out whether the host is to be reached directly.
+        proxy = await asyncio.to_thread(proxy_from_environment, url)
+        if self._reuse_connections is None:
+            body.is_last = proxy is not None
+        return proxy
 
     async def aclose(self) -> None:
         """Close the session, unless it is borrowed."""
@@ -254,9 +261,8 @@ async def _read(answer: aiohttp.ClientResponse, sent: Body) -> bytes:
             # A short body arrives in the same segment as the headers, so there is no need to wait.
             body = content.read_nowait()
         else:
-            if (answer.content_length or 0) > BODY_LIMIT:
-                raise _BodyTooLargeError
-            body = await _read_on(content, sent, is_success=200 <= answer.status < 300)
+            is_success = 200 <= answer.status < 300
+            body = await _read_on(content, sent, is_success=is_success, length=answer.content_length)
         if len(body) > BODY_LIMIT:
             raise _BodyTooLargeError
         encoding = answer.headers.get("Content-Encoding")
@@ -274,7 +280,9 @@ async def _read(answer: aiohttp.ClientResponse, sent: Body) -> bytes:
     )
 
 
-async def _read_on(content: aiohttp.StreamReader, sent: Body, *, is_success: bool) -> bytes:
+async def _read_on(content: aiohttp.StreamReader, sent: Body, *, is_success: bool, length: int | None) -> bytes:
+    if length is not None and length > BODY_LIMIT:
+        raise _BodyTooLargeError
     # No frame here may hold the response: its connection would be left to the cyclic garbage collector.
     body = bytearray()
     if is_success:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
+import aiohttp
 import attrs
 import pytest
 
@@ -264,3 +266,48 @@ async def test_wire_unsolicited_answer_is_never_taken_for_the_next() -> None:
     assert [request.code for request in server.requests] == [code_of(number) for number in range(5)]
     assert server.connections == 5
     assert clock.waits == []
+
+
+@pytest.mark.parametrize("way", ["borrowed session", "proxy", "proxy of the environment", "own session, no reuse"])
+async def test_wire_late_surplus_answer_reaches_nobody(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # On a connection that had a request before, a surplus answer to that one comes just after the next was sent.
+    used: list[Wire] = []
+
+    async def play(wire: Wire, real: bytes) -> None:
+        surplus = answer(200, json.dumps({"key": f"sk-or-v1-{SECRET}-of-another", "user_id": None}))
+        await wire.send(surplus if wire in used else real)
+        used.append(wire)
+
+    async with WireServer(lambda _: Act("late surplus", fetches=True, play=play)) as server:
+        proxy = f"http://127.0.0.1:{server.port}"
+        options: dict[str, Any] = {}
+        base_url = server.base_url
+        if way.startswith("proxy"):
+            base_url = "http://localhost:9/api/v1"
+            if way == "proxy":
+                options = {"proxy": proxy}
+            else:
+                monkeypatch.setenv("http_proxy", proxy)
+                monkeypatch.delenv("no_proxy", raising=False)
+                options = {"trust_env": True}
+        elif way.startswith("own"):
+            options = {"reuse_connections": False}
+        async with aiohttp.ClientSession() as session:
+            if way == "borrowed session":
+                options = {"session": session}
+            async with OpenRouter(BEARER, base_url=base_url, **options) as client:
+                for number in range(4):
+                    response = await client.oauth.exchange_auth_code_for_api_key(code=code_of(number))
+                    assert response.key == server.authority.issued[code_of(number)]
+        await server.until_closed()
+    assert server.connections == 4
+
+
+@pytest.mark.parametrize("way", ["own session", "borrowed session, reuse"])
+async def test_wire_connection_is_reused_where_it_is_safe_or_asked_for(way: str) -> None:
+    async with WireServer() as server, aiohttp.ClientSession() as session:
+        options: dict[str, Any] = {} if way == "own session" else {"session": session, "reuse_connections": True}
+        async with OpenRouter(BEARER, base_url=server.base_url, **options) as client:
+            for number in range(4):
+                await client.oauth.exchange_auth_code_for_api_key(code=code_of(number))
+    assert server.connections == 1
