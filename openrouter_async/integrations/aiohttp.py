@@ -16,7 +16,7 @@ A link to ``/login?next=/settings`` signs a user in.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final, TypeAlias, Unpack
 
 from aiohttp import web
@@ -28,8 +28,22 @@ from openrouter_async.integrations.web._registry import add_login, find_login
 from openrouter_async.login._flow import AuthorizationFlow
 from openrouter_async.login._models import Grant, LoginCookie
 from openrouter_async.login._pages import PRIVACY_HEADERS
+from openrouter_async.sinks._base import KeyVault
 
-__all__ = ["finish", "get_client", "get_flow", "redirect", "setup", "start"]
+__all__ = [
+    "cancel",
+    "complete",
+    "exchange",
+    "finish",
+    "get_client",
+    "get_flow",
+    "redirect",
+    "setup",
+    "sign_out",
+    "start",
+    "start_json",
+    "status",
+]
 
 CLIENT: Final = web.AppKey("openrouter_client", OpenRouter)
 """The key of the client in the app, while the app runs."""
@@ -122,20 +136,57 @@ async def start(request: web.Request, **options: Unpack[StartOptions]) -> web.St
     return await _get_login(request).start(request, **options)
 
 
+async def start_json(request: web.Request, **options: Unpack[StartOptions]) -> web.StreamResponse:
+    """Start a login for a page of the app; see `WebLogin.start_json`."""
+    return await _get_login(request).start_json(request, **options)
+
+
 async def finish(request: web.Request) -> web.StreamResponse:
     """Finish a login; see `WebLogin.finish`. It is also the handler of ``callback_path``."""
     with _private_exceptions():
         return await _get_login(request).finish(request)
 
 
+async def status(request: web.Request) -> web.StreamResponse:
+    """Return the status of a login; see `WebLogin.status`."""
+    return await _get_login(request).status(request)
+
+
+async def cancel(request: web.Request) -> web.StreamResponse:
+    """Cancel a login; see `WebLogin.cancel`."""
+    return await _get_login(request).cancel(request)
+
+
+async def complete(request: web.Request) -> web.StreamResponse:
+    """Finish a login with a code that the user pasted; see `WebLogin.complete`."""
+    with _private_exceptions():
+        return await _get_login(request).complete(request)
+
+
+async def exchange(request: web.Request) -> web.StreamResponse:
+    """Exchange the code of a page that does PKCE itself; see `WebLogin.exchange`."""
+    with _private_exceptions():
+        return await _get_login(request).exchange(request)
+
+
+async def sign_out(
+    request: web.Request, *, key: str | None = None, vaults: Iterable[KeyVault] = ()
+) -> web.StreamResponse:
+    """Forget a user's key, and tell where the user can delete it; see `WebLogin.sign_out`."""
+    signing_out = _get_login(request).sign_out(request, key=key, vaults=vaults)
+    # A traceback that shows local variables would show the key.
+    del key
+    return await signing_out
+
+
 def redirect(request: web.Request, grant: Grant) -> web.StreamResponse:
-    """Return the redirect of a signed-in user back into the app; see `WebLogin.redirect`.
+    """Return the answer that leads a signed-in user back into the app; see `WebLogin.redirect`.
 
     Args:
-        request: The request of the callback.
+        request: The request that ``on_login`` received.
         grant: The grant that ``on_login`` received.
     """
-    return _get_login(request).redirect(grant)
+    return _get_login(request).redirect(request, grant)
 
 
 class _Framework:
@@ -181,11 +232,12 @@ class _Framework:
             response.headers.add("Set-Cookie", cookie.header)
 
     async def stream(
-        self, request: web.Request, headers: Mapping[str, str], chunks: AsyncIterator[bytes]
+        self, request: web.Request, headers: Mapping[str, str], chunks: AsyncGenerator[bytes, None]
     ) -> web.StreamResponse:
         response = web.StreamResponse(headers=headers)
-        with contextlib.suppress(ConnectionError):
-            await response.prepare(request)
-            async for chunk in chunks:
-                await response.write(chunk)
+        async with contextlib.aclosing(chunks):
+            with contextlib.suppress(ConnectionError):
+                await response.prepare(request)
+                async for chunk in chunks:
+                    await response.write(chunk)
         return response

@@ -21,7 +21,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, MutableMapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, MutableMapping, Sequence
 from typing import Any, Final, TypeAlias, Unpack
 from urllib.parse import quote, unquote
 
@@ -36,19 +36,26 @@ from openrouter_async.integrations.web._login import WebLogin
 from openrouter_async.integrations.web._registry import add_login, find_login
 from openrouter_async.login._flow import AuthorizationFlow
 from openrouter_async.login._models import Grant, LoginCookie
+from openrouter_async.sinks._base import KeyVault
 
 __all__ = [
     "LoginApp",
     "Request",
     "Response",
+    "cancel",
+    "complete",
     "create_app",
+    "exchange",
     "finish",
     "get_client",
     "get_flow",
     "lifespan",
     "redirect",
     "setup",
+    "sign_out",
     "start",
+    "start_json",
+    "status",
 ]
 
 _Login: TypeAlias = WebLogin["Request", "Response"]
@@ -298,19 +305,52 @@ async def start(request: Request, **options: Unpack[StartOptions]) -> Response:
     return await _get_login(request).start(request, **options)
 
 
+async def start_json(request: Request, **options: Unpack[StartOptions]) -> Response:
+    """Start a login for a page of the app; see `WebLogin.start_json`."""
+    return await _get_login(request).start_json(request, **options)
+
+
 async def finish(request: Request) -> Response:
     """Finish a login; see `WebLogin.finish`. It is also the handler of ``callback_path``."""
     return await _get_login(request).finish(request)
 
 
+async def status(request: Request) -> Response:
+    """Return the status of a login; see `WebLogin.status`."""
+    return await _get_login(request).status(request)
+
+
+async def cancel(request: Request) -> Response:
+    """Cancel a login; see `WebLogin.cancel`."""
+    return await _get_login(request).cancel(request)
+
+
+async def complete(request: Request) -> Response:
+    """Finish a login with a code that the user pasted; see `WebLogin.complete`."""
+    return await _get_login(request).complete(request)
+
+
+async def exchange(request: Request) -> Response:
+    """Exchange the code of a page that does PKCE itself; see `WebLogin.exchange`."""
+    return await _get_login(request).exchange(request)
+
+
+async def sign_out(request: Request, *, key: str | None = None, vaults: Iterable[KeyVault] = ()) -> Response:
+    """Forget a user's key, and tell where the user can delete it; see `WebLogin.sign_out`."""
+    signing_out = _get_login(request).sign_out(request, key=key, vaults=vaults)
+    # A traceback that shows local variables would show the key.
+    del key
+    return await signing_out
+
+
 def redirect(request: Request, grant: Grant) -> Response:
-    """Return the redirect of a signed-in user back into the app; see `WebLogin.redirect`.
+    """Return the answer that leads a signed-in user back into the app; see `WebLogin.redirect`.
 
     Args:
-        request: The request of the callback.
+        request: The request that ``on_login`` received.
         grant: The grant that ``on_login`` received.
     """
-    return _get_login(request).redirect(grant)
+    return _get_login(request).redirect(request, grant)
 
 
 def _get_login(request: Request) -> _Login:
@@ -347,6 +387,7 @@ class _Framework:
         for cookie in cookies:
             response.headers.add("Set-Cookie", cookie.header)
 
-    async def stream(self, request: Request, headers: Mapping[str, str], chunks: AsyncIterator[bytes]) -> Response:
-        assert isinstance(chunks, AsyncGenerator)  # noqa: S101 - for now
+    async def stream(
+        self, request: Request, headers: Mapping[str, str], chunks: AsyncGenerator[bytes, None]
+    ) -> Response:
         return Response(200, chunks, headers)

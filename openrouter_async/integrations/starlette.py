@@ -16,7 +16,7 @@ A link to ``/login?next=/settings`` signs a user in.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Unpack
 from urllib.parse import quote
 
@@ -26,6 +26,7 @@ from openrouter_async.integrations.web._login import WebLogin
 from openrouter_async.integrations.web._registry import add_login, find_login
 from openrouter_async.login._flow import AuthorizationFlow
 from openrouter_async.login._models import Grant, LoginCookie
+from openrouter_async.sinks._base import KeyVault
 
 try:
     from starlette.applications import Starlette
@@ -34,7 +35,22 @@ try:
 except ImportError as missing:
     raise ImportError("the integration needs starlette: pip install 'openrouter-async[starlette]'") from missing
 
-__all__ = ["attach", "finish", "get_client", "get_flow", "lifespan", "redirect", "setup", "start"]
+__all__ = [
+    "attach",
+    "cancel",
+    "complete",
+    "exchange",
+    "finish",
+    "get_client",
+    "get_flow",
+    "lifespan",
+    "redirect",
+    "setup",
+    "sign_out",
+    "start",
+    "start_json",
+    "status",
+]
 
 _LOGINS: Final = "openrouter_logins"
 _BOUND: Final = "openrouter_login"
@@ -137,19 +153,52 @@ async def start(request: Request, **options: Unpack[StartOptions]) -> Response:
     return await _get_login(request).start(request, **options)
 
 
+async def start_json(request: Request, **options: Unpack[StartOptions]) -> Response:
+    """Start a login for a page of the app; see `WebLogin.start_json`."""
+    return await _get_login(request).start_json(request, **options)
+
+
 async def finish(request: Request) -> Response:
     """Finish a login; see `WebLogin.finish`. It is also the endpoint of ``callback_path``."""
     return await _get_login(request).finish(request)
 
 
+async def status(request: Request) -> Response:
+    """Return the status of a login; see `WebLogin.status`."""
+    return await _get_login(request).status(request)
+
+
+async def cancel(request: Request) -> Response:
+    """Cancel a login; see `WebLogin.cancel`."""
+    return await _get_login(request).cancel(request)
+
+
+async def complete(request: Request) -> Response:
+    """Finish a login with a code that the user pasted; see `WebLogin.complete`."""
+    return await _get_login(request).complete(request)
+
+
+async def exchange(request: Request) -> Response:
+    """Exchange the code of a page that does PKCE itself; see `WebLogin.exchange`."""
+    return await _get_login(request).exchange(request)
+
+
+async def sign_out(request: Request, *, key: str | None = None, vaults: Iterable[KeyVault] = ()) -> Response:
+    """Forget a user's key, and tell where the user can delete it; see `WebLogin.sign_out`."""
+    signing_out = _get_login(request).sign_out(request, key=key, vaults=vaults)
+    # A traceback that shows local variables would show the key.
+    del key
+    return await signing_out
+
+
 def redirect(request: Request, grant: Grant) -> Response:
-    """Return the redirect of a signed-in user back into the app; see `WebLogin.redirect`.
+    """Return the answer that leads a signed-in user back into the app; see `WebLogin.redirect`.
 
     Args:
-        request: The request of the callback.
+        request: The request that ``on_login`` received.
         grant: The grant that ``on_login`` received.
     """
-    return _get_login(request).redirect(grant)
+    return _get_login(request).redirect(request, grant)
 
 
 def _get_login(request: HTTPConnection) -> WebLogin[Request, Response]:
@@ -185,5 +234,12 @@ class _Framework:
         for cookie in cookies:
             response.headers.append("Set-Cookie", cookie.header)
 
-    async def stream(self, request: Request, headers: Mapping[str, str], chunks: AsyncIterator[bytes]) -> Response:
-        return StreamingResponse(chunks, headers=headers)
+    async def stream(
+        self, request: Request, headers: Mapping[str, str], chunks: AsyncGenerator[bytes, None]
+    ) -> Response:
+        async def closing() -> AsyncGenerator[bytes, None]:
+            async with contextlib.aclosing(chunks):
+                async for chunk in chunks:
+                    yield chunk
+
+        return StreamingResponse(closing(), headers=headers)

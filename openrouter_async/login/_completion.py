@@ -78,6 +78,19 @@ class LoginCompleter:
         """
         return await self._under_way.run(self._finish(callback, claim_request))
 
+    async def cancel(self, claim_request: ClaimRequest) -> None:
+        """End a login that nobody is finishing.
+
+        Raises:
+            OpenRouterError: As for `AuthorizationFlow.cancel`.
+        """
+        status = (await self._leases.cancel(claim_request)).status
+        if status is ClaimStatus.BUSY:
+            raise LoginInProgressError("a callback of the login is at work")
+        if status is not ClaimStatus.CLAIMED:
+            kind, message = _ERRORS.get(status, _ERRORS[ClaimStatus.CONSUMED])
+            raise kind(message)
+
     async def drain(self, timeout: float) -> None:
         """Wait up to `timeout` seconds for logins that are still being finished."""
         await self._under_way.drain(timeout)

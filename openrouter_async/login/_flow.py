@@ -21,7 +21,7 @@ from openrouter_async.errors import RequestValidationError
 from openrouter_async.login._callbacks import Callback, CallbackInput, read_callback, read_pasted
 from openrouter_async.login._completion import LoginCompleter, authorization_error
 from openrouter_async.login._models import Grant, PendingLogin
-from openrouter_async.login._records import LoginRecord, digest, login_id
+from openrouter_async.login._records import LoginRecord, digest, exchange_state, login_id
 from openrouter_async.login._store import ClaimRequest, LeaseItem, LoginStore
 from openrouter_async.login._urls import CallbackTemplate, authorization_url, default_auth_url, validate_return_to
 from openrouter_async.login.stores._memory import MemoryStore
@@ -286,6 +286,82 @@ class AuthorizationFlow:
             del state, text, binding, cookies
         return await self._completer.finish(read, claim_request)
 
+    async def cancel(
+        self, state: str, *, binding: str | int | None = None, cookies: Mapping[str, str] | None = None
+    ) -> None:
+        """End a login that the user does not want to finish; its callback is refused from then on.
+
+        Args:
+            state: The state of the `PendingLogin`.
+            binding: What was given to `start`.
+            cookies: The cookies of the request, which a `CookieStore` needs.
+
+        Raises:
+            UnknownLoginError: There is no such login.
+            LoginBindingError: It belongs to another browser or chat.
+            LoginInProgressError: Its code is being exchanged.
+            LoginAlreadyUsedError: It is over.
+            LoginStoreError: The store cannot be reached.
+        """
+        try:
+            claim_request = _claim_request(state, binding, cookies)
+        finally:
+            del state, binding, cookies
+        await self._completer.cancel(claim_request)
+
+    async def exchange(
+        self,
+        *,
+        code: str,
+        code_verifier: str,
+        code_challenge_method: CodeChallengeMethod | str = CodeChallengeMethod.S256,
+        return_to: str | None = None,
+        context: Any = None,
+    ) -> Grant:
+        """Exchange a code whose verifier the caller has, once across all processes that share the store.
+
+        It is for pages that do PKCE themselves. Nothing shows which browser the code belongs to, so the caller has to
+        make sure that it comes from a page of the app itself.
+
+        Args:
+            code: The authorization code.
+            code_verifier: Its verifier.
+            code_challenge_method: The method by which the page derived the challenge.
+            return_to: The path to lead the user to afterwards; see `start`.
+            context: What the app wants back with the grant; see `start`.
+
+        Raises:
+            RequestValidationError: The verifier or its method is not valid.
+            InvalidCallbackError: The code is not valid.
+            LoginAlreadyUsedError: The code was exchanged before, or is being exchanged.
+            OpenRouterError: As for `finish`.
+        """
+        try:
+            pkce = PKCEPair(code_verifier=code_verifier, code_challenge_method=code_challenge_method)
+            # An id of the code alone would let somebody who has no verifier occupy the code with an invalid one.
+            state = exchange_state(code, code_verifier)
+            callback = read_callback({"code": code, "state": state}, None)
+        finally:
+            # A traceback that shows local variables would show the code.
+            del code, code_verifier
+        claim_request = attrs.evolve(_claim_request(state, None, None), single_use=True)
+        del state
+        now = self._clock.time()
+        record = LoginRecord(
+            pkce=pkce,
+            expires_at=now + self._lifetime,
+            context=_to_context(context),
+            return_to=None if return_to is None else validate_return_to("return_to", return_to),
+        )
+        item = LeaseItem(
+            id=claim_request.id, value=record.to_json(), binding=claim_request.binding, expires_at=record.expires_at
+        )
+        cookie = await self._store.put(item, now=now)
+        if cookie is not None:
+            # The item is needed for this one call, so the browser does not have to carry it.
+            claim_request = attrs.evolve(claim_request, cookies={cookie.name: cookie.value})
+        return attrs.evolve(await self._completer.finish(callback, claim_request), cookie=None)
+
     async def aclose(self, *, timeout: float = 10.0) -> None:
         """Wait for logins that are being finished and whose callers were cancelled.
 
@@ -308,15 +384,20 @@ def _to_claim_request(callback: Callback, binding: str | int | None, cookies: Ma
         if callback.state is None:
             # Nothing shows whose login this was, so none is touched.
             raise authorization_error(callback, None)
-        return ClaimRequest(
-            id=login_id(callback.state),
-            binding=digest(callback.state, "binding", _to_binding(binding)),
-            is_bound=binding is not None,
-            token=secrets.token_urlsafe(16),
-            cookies={} if cookies is None else cookies,
-        )
+        return _claim_request(callback.state, binding, cookies)
     finally:
         del binding, cookies
+
+
+@hide_arguments
+def _claim_request(state: str, binding: str | int | None, cookies: Mapping[str, str] | None) -> ClaimRequest:
+    return ClaimRequest(
+        id=login_id(state),
+        binding=digest(state, "binding", _to_binding(binding)),
+        is_bound=binding is not None,
+        token=secrets.token_urlsafe(16),
+        cookies={} if cookies is None else cookies,
+    )
 
 
 def _to_binding(value: object) -> str | None:

@@ -117,6 +117,20 @@ class LeaseRunner:
         cookie = await self._finish(claim_request, claim.value, result_ttl)
         return LeaseResult(claim=claim, is_replay=False, cookie=cookie)
 
+    async def cancel(self, claim_request: ClaimRequest) -> Claim:
+        """End an item that no request has.
+
+        Returns:
+            The answer of the store; `ClaimStatus.CLAIMED` if the item is over now.
+
+        Raises:
+            LoginStoreError: The store cannot be reached.
+        """
+        claim = await self._claim(claim_request)
+        if claim.status is ClaimStatus.CLAIMED:
+            await self._store.finish(claim_request, None, now=self._clock.time(), result_ttl=0.0)
+        return claim
+
     async def _explain_rejection(
         self, claim_request: ClaimRequest, claim: Claim, exchange: LeasedExchange, failure: APIError
     ) -> LeaseResult:
@@ -194,7 +208,7 @@ class LeaseRunner:
 
 def is_same_browser(claim_request: ClaimRequest, claim: Claim) -> bool:
     """Return whether a binding or cookie shows that the request comes from the browser that started the login."""
-    return claim_request.is_bound or claim.same_browser
+    return (claim_request.is_bound or claim.same_browser) and not claim_request.single_use
 
 
 def _describe(failure: Exception) -> str:

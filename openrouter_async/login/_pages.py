@@ -37,21 +37,22 @@ body {{ font: 1.1rem/1.5 system-ui, sans-serif; max-width: 32rem; margin: 20vh a
 <h1>{title}</h1>
 <p>{text}</p>
 {links}</main>
-</body>
+{script}</body>
 </html>
 """
 
 
-def render(title: str, text: str, links: Iterable[tuple[str, str]] = ()) -> str:
+def render(title: str, text: str, links: Iterable[tuple[str, str]] = (), *, script: str = "") -> str:
     """Render a page of a title, a sentence and links, all of which are escaped.
 
     Args:
         title: The title and heading.
         text: The sentence.
         links: Pairs of a link's text and address; an empty address is that of the page itself.
+        script: A script element, which is not escaped.
 
     Returns:
         The HTML.
     """
     anchors = (f'<p><a href="{html.escape(address)}">{html.escape(label)}</a></p>\n' for label, address in links)
-    return _PAGE.format(title=html.escape(title), text=html.escape(text), links="".join(anchors))
+    return _PAGE.format(title=html.escape(title), text=html.escape(text), links="".join(anchors), script=script)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import hmac
@@ -29,6 +30,20 @@ def login_id(state: str) -> str:
         64 hexadecimal digits.
     """
     return hashlib.sha256(b"login:" + state.encode()).hexdigest()
+
+
+def exchange_state(code: str, code_verifier: str) -> str:
+    """Return the state of a login that has none: that of a page which brings its own code and verifier.
+
+    Args:
+        code: The authorization code.
+        code_verifier: Its verifier.
+
+    Returns:
+        43 characters of base64url, the same for the same pair.
+    """
+    secret = hmac.new(code_verifier.encode(), b"exchange=" + code.encode(errors="surrogatepass"), hashlib.sha256)
+    return base64.urlsafe_b64encode(secret.digest()).rstrip(b"=").decode()
 
 
 def digest(state: str, context: str, value: str | None) -> str:

@@ -48,6 +48,7 @@ class ClaimRequest:
         is_bound: Whether the request came with a binding.
         token: A random value that distinguishes this request from others for the same item.
         cookies: The cookies of the request.
+        single_use: Whether no other request may get the same result, whichever browser it comes from.
     """
 
     id: str
@@ -55,6 +56,7 @@ class ClaimRequest:
     is_bound: bool
     token: str = attrs.field(repr=mask)
     cookies: Mapping[str, str] = attrs.field(factory=dict[str, str], repr=False)
+    single_use: bool = False
 
 
 class ClaimStatus(enum.StrEnum):

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import importlib
 import importlib.util
+import json
 import os
 import re
 import socket
@@ -65,6 +66,12 @@ class Page:
     text: str
 
     @property
+    def json(self) -> dict[str, Any]:
+        """What it says to a script."""
+        value: dict[str, Any] = json.loads(self.text)
+        return value
+
+    @property
     def location(self) -> str:
         """Where it leads; a failure when it does not."""
         assert self.status == 303, (self.status, self.text)
@@ -92,15 +99,34 @@ class Visitor:
     ) -> None:
         await self.session.close()
 
-    async def open(self, address: str, *, method: str = "GET", headers: Mapping[str, str] | None = None) -> Page:
+    async def open(
+        self, address: str, *, method: str = "GET", headers: Mapping[str, str] | None = None, data: Any = None
+    ) -> Page:
         url = URL(self._site.url + address if address.startswith("/") else address, encoded=True)
-        async with self.session.request(method, url, headers=headers, allow_redirects=False) as response:
+        async with self.session.request(method, url, headers=headers, data=data, allow_redirects=False) as response:
             return Page(
                 status=response.status,
                 headers=response.headers,
                 cookies=tuple(response.headers.getall("Set-Cookie", ())),
                 text=await response.text(),
             )
+
+    async def call(
+        self, address: str, body: Mapping[str, Any] | None = None, *, method: str = "POST", **headers: str
+    ) -> Page:
+        """Send a request as a script of the app's own page does."""
+        given = {"Origin": self._site.url, "Content-Type": "application/json"} | {
+            name.replace("_", "-"): value for name, value in headers.items()
+        }
+        return await self.open(
+            address, method=method, headers=given, data=None if body is None else json.dumps(body).encode()
+        )
+
+    async def start_json(self, path: str = "/login") -> dict[str, Any]:
+        """Start a login by a script; give what it is told."""
+        page = await self.call(path)
+        assert page.status == 200, page.text
+        return page.json
 
     async def start(self, path: str = "/login") -> str:
         """Start a login; give the address of the consent page."""

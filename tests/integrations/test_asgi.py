@@ -303,7 +303,8 @@ def test_without_any_lifespan_first_request_starts_and_end_of_loop_closes(fake: 
     async def sign_in() -> None:
         async with serve_plain(app) as url:
             login = app._logins["openrouter"]
-            assert login._flow is None
+            with pytest.raises(RuntimeError):
+                _ = login.flow
             async with Visitor(Site(name="asgi", url=url, fake=fake)) as visitor:
                 await asyncio.gather(*(visitor.start() for _ in range(3)))
             assert events[-1] == "client"

@@ -197,6 +197,7 @@ async def test_site_answers_are_not_cached_and_send_no_referrer(site: Site, visi
         await visitor.open("/login", headers={"Sec-Fetch-Site": "cross-site"}),
         await visitor.open("/callback/forged?code=c"),
         await visitor.open("/login", method="POST"),
+        await visitor.call("/login"),
         await visitor.open("/callback/forged/?code=c", method="POST"),
         await visitor.open("/login", headers={"Sec-Purpose": "prefetch"}),
     ]
@@ -224,14 +225,15 @@ async def test_site_prefetch_starts_no_login(visitor: Visitor, purpose: str) -> 
     assert not page.cookies
 
 
-async def test_site_routes_accept_get_only(site: Site, visitor: Visitor) -> None:
+async def test_site_routes_refuse_other_methods(site: Site, visitor: Visitor) -> None:
     callback, exchanges = await visitor.consent(), site.exchanges
 
     for address in ("/login", callback):
-        for method in ("HEAD", "POST", "PUT"):
+        for method in ("HEAD", "PUT", "DELETE"):
             page = await visitor.open(address, method=method)
             assert page.status == 405
             assert not page.cookies
+    assert (await visitor.open(callback, method="POST")).status == 405
 
     assert site.exchanges == exchanges
     assert (await visitor.open(callback)).location == "/"

@@ -142,11 +142,18 @@ async def test_routes_with_slash_at_end_are_not_redirected(kind: str, fake: Fake
 @each_kind
 async def test_routes_of_other_methods_answer_405_with_privacy_headers(kind: str, fake: FakeOpenRouter) -> None:
     async with running(kind, fake) as (site, _), Visitor(site) as visitor:
-        for path in ("/login", "/login/", "/callback/x?code=c", "/callback/x/?code=c"):
-            for method in ("POST", "PUT", "DELETE", "OPTIONS", "HEAD"):
+        for path, allowed in (
+            ("/login", "GET, POST"),
+            ("/login/", "GET, POST"),
+            ("/callback/x?code=c", "GET"),
+            ("/callback/x/?code=c", "GET"),
+            ("/login/status/x", "GET, DELETE"),
+            ("/login/complete", "POST"),
+        ):
+            for method in {"POST", "PUT", "DELETE", "OPTIONS", "HEAD"} - set(allowed.split(", ")):
                 page = await visitor.open(path, method=method)
                 assert page.status == 405
-                assert page.headers["Allow"] == "GET"
+                assert page.headers["Allow"] == allowed
                 assert page.headers["Referrer-Policy"] == "no-referrer"
                 assert page.headers["Cache-Control"] == "no-store"
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 from urllib.parse import urlencode
 
 import attrs
@@ -15,6 +16,7 @@ from openrouter_async.login.errors import (
     AuthorizationDeniedError,
     AuthorizationError,
     LoginAlreadyUsedError,
+    LoginCancelledError,
     LoginError,
     LoginExpiredError,
     LoginInProgressError,
@@ -30,15 +32,19 @@ _STATUSES: Final[tuple[tuple[type[OpenRouterError], int], ...]] = (
     (AuthorizationError, 502),
     (LoginAlreadyUsedError, 409),
     (LoginInProgressError, 409),
+    (LoginCancelledError, 410),
     (LoginExpiredError, 410),
     (LoginLostError, 502),
     (LoginStoreError, 503),
     (LoginError, 400),
     (RequestValidationError, 400),
 )
+_TYPE_PREFIX: Final = "urn:openrouter-async:"
+_WORD: Final = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _TITLES: Final[tuple[tuple[type[OpenRouterError], str], ...]] = (
     (LoginAlreadyUsedError, "Already finished"),
     (LoginInProgressError, "One moment"),
+    (LoginCancelledError, "Cancelled"),
 )
 
 
@@ -50,6 +56,7 @@ class LoginFailure:
         status: The HTTP status of the answer.
         title: A heading.
         message: A sentence or two.
+        kind: The kind of the failure in lowercase words with dashes, such as ``login-expired``.
         error: The error behind the failure; None if there is none.
         login_url: The URL that starts a new login; None if a new login would not help.
         home_url: The page of the app to which the failure page links.
@@ -60,6 +67,7 @@ class LoginFailure:
     status: int
     title: str
     message: str
+    kind: str = "sign-in-failed"
     error: OpenRouterError | None = None
     login_url: str | None = None
     home_url: str = "/"
@@ -75,9 +83,27 @@ class LoginFailure:
     @property
     def page(self) -> str:
         """Return the page that is shown if the app does not show its own."""
-        return render(self.title, self.message, self._links())
+        return render(self.title, self.message, self.links())
 
-    def _links(self) -> Iterator[tuple[str, str]]:
+    @property
+    def problem(self) -> dict[str, Any]:
+        """Return the members of a problem document, as programs read it.
+
+        See Also:
+            RFC 9457, section 3.
+        """
+        return {
+            "type": _TYPE_PREFIX + self.kind,
+            "title": self.title,
+            "status": self.status,
+            "detail": self.message,
+            "outcome": str(Outcome.NOT_SENT if self.error is None else self.error.outcome),
+            "restart_login": False if self.error is None else self.error.restart_login,
+            "retry_after": None if self.retry_after is None else math.ceil(self.retry_after),
+        }
+
+    def links(self) -> Iterator[tuple[str, str]]:
+        """Return the texts and addresses of the links of the page; an empty address is that of the page itself."""
         if self.can_retry:
             # An empty address is the callback itself, whose code can still be exchanged.
             yield "Try again", ""
@@ -112,12 +138,18 @@ def describe(
         status=status_of(error),
         title=title,
         message=message,
+        kind=kind_of(error),
         error=error,
         login_url=login_url if error.restart_login else None,
         home_url=home_url,
         can_retry=not error.restart_login,
         retry_after=error.retry_after,
     )
+
+
+def kind_of(error: OpenRouterError) -> str:
+    """Return the kind of an error: the words of its class, such as ``login-expired``."""
+    return "-".join(_WORD.split(type(error).__name__.removesuffix("Error"))).lower()
 
 
 def status_of(error: OpenRouterError) -> int:

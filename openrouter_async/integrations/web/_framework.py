@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, Generic, Protocol, Required, TypeAlias, TypedDict, TypeVar
 from urllib.parse import parse_qs
 
@@ -14,8 +14,10 @@ from openrouter_async._client.client import OpenRouter
 from openrouter_async._values.clock import Clock
 from openrouter_async._values.models import CodeChallengeMethod, Unset
 from openrouter_async.errors import RequestValidationError
+from openrouter_async.integrations.web._browser import Display
 from openrouter_async.integrations.web._cookies import read_cookies
 from openrouter_async.integrations.web._failures import LoginFailure
+from openrouter_async.integrations.web._results import RenderPage
 from openrouter_async.login._models import Grant, LoginCookie
 from openrouter_async.login._store import LoginStore
 from openrouter_async.login._urls import validate_return_to
@@ -34,6 +36,12 @@ or by their ``key_hash``.
 """
 OnError: TypeAlias = Callable[[RequestT, LoginFailure], Awaitable[ResponseT | None] | ResponseT | None]
 """A sync or async hook that returns the app's own response to a failed login; None shows a small page."""
+
+OnLogout: TypeAlias = Callable[[RequestT], Awaitable[ResponseT | None] | ResponseT | None]
+"""A sync or async hook that ends the session of a user who signs out, and deletes the user's key.
+
+It returns the response, which ``sign_out`` makes; None shows a page with a link to all keys of the user.
+"""
 
 _MAX_PARAMETERS: Final = 50
 # A cookie store keeps it in a cookie, and each cookie counts against the limits of servers.
@@ -64,10 +72,18 @@ class LoginOptions(FlowOptions, Generic[RequestT, ResponseT], total=False):
     store: LoginStore | Callable[[], LoginStore] | None
     login_path: str | None
     callback_path: str | None | Unset
+    status_path: str | None | Unset
+    complete_path: str | None | Unset
+    exchange_path: str | None
+    logout_path: str | None
+    on_logout: OnLogout[RequestT, ResponseT] | None
+    render_page: RenderPage | None
     default_return_to: str
     key_label: str | None
     limit: float | None
     drain_timeout: float
+    max_rejections: int
+    max_exchanges: int
 
 
 class StartOptions(TypedDict, total=False):
@@ -77,6 +93,9 @@ class StartOptions(TypedDict, total=False):
         return_to: The path to which the user returns; by default ``next`` in the query.
         key_label: The name of the key; by default that of the app.
         limit: The credit limit that OpenRouter's page proposes, in US dollars; by default that of the app.
+        display: How the login ends in the browser, ``redirect``, ``popup`` or ``page``; by default ``display`` in the
+            query, or else ``redirect``.
+        headless: Whether OpenRouter's page shows a code for the user to paste, instead of sending the browser back.
         context: JSON data that `openrouter_async.integrations.web.OnLogin` receives with the grant; see
             `AuthorizationFlow.start`.
     """
@@ -84,6 +103,8 @@ class StartOptions(TypedDict, total=False):
     return_to: str | None
     key_label: str | None
     limit: float | None
+    display: Display
+    headless: bool
     context: Any
 
 
@@ -178,9 +199,12 @@ class Framework(Protocol[_RequestT_contra, ResponseT]):
         ...
 
     async def stream(
-        self, request: _RequestT_contra, headers: Mapping[str, str], chunks: AsyncIterator[bytes]
+        self, request: _RequestT_contra, headers: Mapping[str, str], chunks: AsyncGenerator[bytes, None]
     ) -> ResponseT:
-        """Return a response of status 200 whose body is sent chunk by chunk, until the browser disconnects."""
+        """Return a response of status 200 whose body is sent chunk by chunk, until the browser disconnects.
+
+        The generator must be closed at the end (`contextlib.aclosing`).
+        """
         ...
 
 
@@ -198,12 +222,12 @@ class Route(Generic[RequestT, ResponseT]):
     name: str
     path: str
     handlers: Mapping[str, Callable[[RequestT], Awaitable[ResponseT]]]
-    refuse: Callable[[Sequence[str]], ResponseT] = attrs.field(repr=False)
+    refuse: Callable[[RequestT, Sequence[str]], ResponseT] = attrs.field(repr=False)
 
     async def handle(self, request: RequestT, method: str) -> ResponseT:
         """Return the answer to a request of this route, whatever its method."""
         handler = self.handlers.get(method)
-        return self.refuse(tuple(self.handlers)) if handler is None else await handler(request)
+        return self.refuse(request, tuple(self.handlers)) if handler is None else await handler(request)
 
 
 def spellings(path: str) -> tuple[str, ...]:

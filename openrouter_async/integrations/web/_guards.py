@@ -1,4 +1,4 @@
-"""Guards of the routes of a login: rejected codes for each address, and the host at which a login starts."""
+"""Guards of the routes of a login: bounds for each address, the origin of a request, and the host of its start."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from yarl import URL
 from openrouter_async._values.clock import Clock
 from openrouter_async.integrations.web._framework import RequestInfo
 
-REJECTION_WINDOW: Final = 600.0
+LIMIT_WINDOW: Final = 600.0
 _MAX_ADDRESSES: Final = 10_000
 # Behind a proxy that does not tell the client's address, all users share the proxy's.
 _SHARED_FACTOR: Final = 10
@@ -19,13 +19,13 @@ _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1", "0.0.0.0"})  # no
 _HOST_MARK: Final = "openrouter_host"
 
 
-class RejectionLimit:
-    """A bound on the codes that OpenRouter rejects for one address.
+class AddressLimit:
+    """A bound on what one client address may do within ten minutes.
 
     Invented codes cost the whole app its rate limit at OpenRouter.
 
     Args:
-        limit: The most rejections within ten minutes; ten times as many for an address that is not public, which may
+        limit: The most events within ten minutes; ten times as many for an address that is not public, which may
             be that of a proxy.
     """
 
@@ -34,7 +34,7 @@ class RejectionLimit:
         self._moments: OrderedDict[str, deque[float]] = OrderedDict()
 
     def note(self, address: str | None, clock: Clock) -> None:
-        """Count a rejection."""
+        """Count an event."""
         if address is None:
             return
         network = network_of(address)
@@ -46,11 +46,11 @@ class RejectionLimit:
             self._moments.popitem(last=False)
 
     def retry_after(self, address: str | None, clock: Clock) -> float | None:
-        """Return the seconds until the address may try another code; None if it may now."""
+        """Return the seconds until the address may try again; None if it may now."""
         moments = self._moments.get(network_of(address) or address or "")
         if moments is None or len(moments) != moments.maxlen:
             return None
-        seconds = moments[0] + REJECTION_WINDOW - clock.monotonic()
+        seconds = moments[0] + LIMIT_WINDOW - clock.monotonic()
         return seconds if seconds > 0 else None
 
 
@@ -73,6 +73,35 @@ def network_of(address: str | None) -> str | None:
         # A subscriber has 2^64 addresses at least.
         return str(ipaddress.ip_network((int(parsed) >> 64 << 64, 64)))
     return str(parsed)
+
+
+def is_same_origin(info: RequestInfo, callback_url: URL) -> bool:
+    """Return whether a page of the app itself made a request that changes something.
+
+    Browsers tell by ``Sec-Fetch-Site``, or else by ``Origin``, which every current browser sends with a POST. A client
+    that sends neither is refused. If the app runs on the user's own computer, its name must be that of this computer:
+    another site could otherwise let its own name lead here (DNS rebinding).
+
+    See Also:
+        Fetch Metadata Request Headers (W3C), section 2; RFC 6454, section 7.
+    """
+    host = _host(info)
+    if callback_url.host in _LOOPBACK and host not in _LOOPBACK:
+        return False
+    site = info.headers.get("Sec-Fetch-Site")
+    if site is not None:
+        return site == "same-origin"
+    origin = info.headers.get("Origin")
+    try:
+        url = URL(origin or "")
+        return url.origin() == callback_url.origin() or url.authority == URL(f"http://{info.headers['Host']}").authority
+    except (KeyError, ValueError):
+        return False
+
+
+def is_foreign(info: RequestInfo) -> bool:
+    """Return whether a browser says that a page of another origin made a request that only reads."""
+    return info.headers.get("Sec-Fetch-Site", "none") not in {"none", "same-origin"}
 
 
 def is_other_host(info: RequestInfo, callback_url: URL) -> bool:

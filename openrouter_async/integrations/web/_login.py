@@ -12,11 +12,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import re
-import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final, Generic, TypeAlias, TypeVar, Unpack
-from urllib.parse import quote
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
+from typing import Any, Final, Generic, TypeAlias, Unpack
 
 from yarl import URL
 
@@ -24,43 +21,40 @@ from openrouter_async._client.client import OpenRouter
 from openrouter_async._http.retry_policy import check_number
 from openrouter_async._values.models import UNSET, Unset
 from openrouter_async._values.tasks import ShieldedTasks
-from openrouter_async.errors import APIError, OpenRouterError, Outcome, RequestValidationError
-from openrouter_async.events import Event
-from openrouter_async.integrations._hooks import call_hook, check_hook
-from openrouter_async.integrations.web._cookies import surplus_cookies
-from openrouter_async.integrations.web._failures import NOT_SIGNED_IN, LoginFailure, describe
+from openrouter_async.errors import RequestValidationError
+from openrouter_async.integrations._hooks import check_hook
+from openrouter_async.integrations.web import _callback, _exchange, _logout, _start, _status
+from openrouter_async.integrations.web._answers import Answers, Refusal
+from openrouter_async.integrations.web._browser import BrowserCookies
 from openrouter_async.integrations.web._framework import (
     FlowOptions,
     Framework,
     OnError,
     OnLogin,
-    RequestInfo,
+    OnLogout,
     RequestT,
     ResponseT,
     Route,
     StartOptions,
 )
-from openrouter_async.integrations.web._guards import RejectionLimit, is_other_host, move_url, network_of
+from openrouter_async.integrations.web._guards import AddressLimit
+from openrouter_async.integrations.web._results import RenderPage
+from openrouter_async.integrations.web._site import LoginSite, Paths
+from openrouter_async.integrations.web._statuses import Statuses, values_beside
 from openrouter_async.login._flow import AuthorizationFlow
-from openrouter_async.login._models import Grant, LoginCookie, PendingLogin
-from openrouter_async.login._pages import PAGE_HEADERS, PRIVACY_HEADERS, render
-from openrouter_async.login._records import login_id
+from openrouter_async.login._models import Grant
 from openrouter_async.login._store import LoginStore
 from openrouter_async.login._urls import CallbackTemplate, validate_return_to
-from openrouter_async.login.errors import CodeRejectedError, LoginBindingError, LoginError, UnknownLoginError
+from openrouter_async.login.stores._memory import MemoryStore
 from openrouter_async.redaction import SecretFilter
+from openrouter_async.sinks._base import KeyVault
 
 logger = logging.getLogger("openrouter_async.integrations.web")
 
-_Part = TypeVar("_Part")
 Handlers: TypeAlias = Mapping[str, Callable[[RequestT], Awaitable[ResponseT]]]
 
 # aiohttp's gunicorn worker logs to gunicorn.access.
 _ACCESS_LOGS: Final = ("aiohttp.access", "gunicorn.access", "hypercorn.access", "uvicorn.access")
-_BINDING: Final = re.compile(r"[\w-]{43}", re.ASCII)
-_COOKIE: Final = "openrouter-browser-"
-# Longer than any login, so that a missing cookie never means an expired one.
-_COOKIE_LIFETIME: Final = 24 * 3600
 
 
 class WebLogin(Generic[RequestT, ResponseT]):
@@ -75,15 +69,27 @@ class WebLogin(Generic[RequestT, ResponseT]):
         client: A borrowed client, or a callable that makes one; the latter is closed when the app ends.
         store: A borrowed store of pending logins, or a callable that makes one; the latter is closed when the app ends.
             By default a `MemoryStore`, for one process.
-        login_path: The path that starts a login; None adds no route.
+        login_path: The path that starts a login: by a link, a GET, or by a script, a POST that answers JSON. None adds
+            no route.
         callback_path: The path of the callback as the app sees it, if a proxy rewrites paths or the app is mounted; by
             default that of ``callback_url``. None adds no route.
+        status_path: The path of the status of a login that a script started, with ``{login}``; by default
+            ``/status/{login}`` below ``login_path``. None adds no route.
+        complete_path: The path to which a page sends a code that the user pasted; by default ``/complete`` below
+            ``login_path``. None adds no route.
+        exchange_path: The path to which a page that does PKCE itself sends its code and verifier; by default there is
+            none.
+        logout_path: The path to which a page sends a user who signs out, by a POST; by default there is none.
+        on_logout: See `OnLogout`; it needs ``logout_path``.
+        render_page: The app's own template for the pages at which logins in popups and tabs end; see `ResultPage`.
         default_return_to: The path on the app's own site to which users return when the login had no ``next``.
         key_label: The name of the keys, at most 100 characters.
         limit: The credit limit that OpenRouter's page proposes, in US dollars.
         drain_timeout: Seconds for which the end of the app waits for pending exchanges.
         max_rejections: The most codes of one client address that OpenRouter may reject within ten minutes; further
-            callbacks from there get a 429, and nothing is sent. Ten times as many for an address that is not public.
+            codes from there get a 429, and nothing is sent. Ten times as many for an address that is not public.
+        max_exchanges: The most requests of one client address to ``exchange_path`` within ten minutes, in each process;
+            ten times as many for an address that is not public.
         options: The arguments of `AuthorizationFlow`.
 
     Raises:
@@ -104,67 +110,95 @@ class WebLogin(Generic[RequestT, ResponseT]):
         store: LoginStore | Callable[[], LoginStore] | None = None,
         login_path: str | None = "/login",
         callback_path: str | None | Unset = UNSET,
+        status_path: str | None | Unset = UNSET,
+        complete_path: str | None | Unset = UNSET,
+        exchange_path: str | None = None,
+        logout_path: str | None = None,
+        on_logout: OnLogout[RequestT, ResponseT] | None = None,
+        render_page: RenderPage | None = None,
         default_return_to: str = "/",
         key_label: str | None = None,
         limit: float | None = None,
         drain_timeout: float = 10.0,
         max_rejections: int = 20,
+        max_exchanges: int = 20,
         **options: Unpack[FlowOptions],
     ) -> None:
-        self._template = CallbackTemplate(callback_url)
-        url = URL(self._template.callback_url)
+        template = CallbackTemplate(callback_url)
+        url = URL(template.callback_url)
         check_number("drain_timeout", drain_timeout, least=0)
-        if isinstance(max_rejections, bool) or not isinstance(max_rejections, int) or max_rejections < 1:
-            raise RequestValidationError("max_rejections", "must be an integer of at least 1")
+        _check_limit("max_rejections", max_rejections)
+        _check_limit("max_exchanges", max_exchanges)
         check_hook("on_login", on_login, 2)
         if on_error is not None:
             check_hook("on_error", on_error, 2)
-        self._framework = framework
-        self._on_login = on_login
-        self._on_error = on_error
+        if on_logout is not None:
+            check_hook("on_logout", on_logout, 1)
+            if logout_path is None:
+                raise RequestValidationError("on_logout", "needs logout_path")
+        if render_page is not None:
+            check_hook("render_page", render_page, 1)
+        home_url = validate_return_to("default_return_to", default_return_to)
         self._client = client
         self._store = store
-        self._default_return_to = validate_return_to("default_return_to", default_return_to)
-        self._key_label = key_label
-        self._limit = limit
         self._drain_timeout = drain_timeout
         self._options = options
-        self._callback_url = url
-        self._rejections = RejectionLimit(max_rejections)
-        # Only on the user's own computer is http accepted, and some browsers keep no secure cookie there.
-        self._is_secure = url.scheme == "https"
-        self._prefix = "__Host-" + _COOKIE if self._is_secure else _COOKIE
-        self.login_path = login_path
-        self.callback_path = url.path if isinstance(callback_path, Unset) else callback_path
-        self._flow: AuthorizationFlow | None = None
-        self._running_client: OpenRouter | None = None
+        self._site = LoginSite(
+            framework=framework,
+            answers=Answers(
+                framework=framework,
+                on_error=on_error,
+                render_page=render_page,
+                login_path=login_path,
+                home_url=home_url,
+            ),
+            cookies=BrowserCookies(is_secure=url.scheme == "https"),
+            template=template,
+            paths=Paths(
+                login=login_path,
+                callback=url.path if isinstance(callback_path, Unset) else callback_path,
+                status=_check_status_path(_below(login_path, "/status/{login}", status_path)),
+                complete=_below(login_path, "/complete", complete_path),
+                exchange=exchange_path,
+                logout=logout_path,
+            ),
+            on_login=on_login,
+            on_logout=on_logout,
+            default_return_to=home_url,
+            key_label=key_label,
+            limit=limit,
+            rejections=AddressLimit(max_rejections),
+            exchanges=AddressLimit(max_exchanges),
+        )
         self._under_way: ShieldedTasks[ResponseT] = ShieldedTasks(_log_abandoned)
 
     @property
     def routes(self) -> tuple[Route[RequestT, ResponseT], ...]:
         """Return the routes of the login, those without a path left out."""
+        paths = self._site.paths
         table: tuple[tuple[str, str | None, Handlers[RequestT, ResponseT]], ...] = (
-            ("login", self.login_path, {"GET": self.start}),
-            ("callback", self.callback_path, {"GET": self.finish}),
+            ("login", paths.login, {"GET": self.start, "POST": self.start_json}),
+            ("callback", paths.callback, {"GET": self.finish}),
+            ("status", paths.status, {"GET": self.status, "DELETE": self.cancel}),
+            ("complete", paths.complete, {"POST": self.complete}),
+            ("exchange", paths.exchange, {"POST": self.exchange}),
+            ("logout", paths.logout, {"POST": self.logout}),
         )
         return tuple(
-            Route(name=name, path=path, handlers=handlers, refuse=self._refuse_method)
+            Route(name=name, path=path, handlers=handlers, refuse=self._site.answers.refuse_method)
             for name, path, handlers in table
             if path is not None
         )
 
-    def _refuse_method(self, methods: Sequence[str]) -> ResponseT:
-        return self._refuse(405, {"Allow": ", ".join(methods)})
-
     @property
     def client(self) -> OpenRouter:
         """Return the client of the running app."""
-        return self._check_running(self._running_client)
+        return self._site.client
 
     @property
     def flow(self) -> AuthorizationFlow:
         """Return the flow of the running app."""
-        return self._check_running(self._flow)
+        return self._site.flow
 
     @contextlib.asynccontextmanager
     async def run(self) -> AsyncIterator[None]:
@@ -186,8 +220,11 @@ class WebLogin(Generic[RequestT, ResponseT]):
                 store = store()
                 if (close := getattr(store, "aclose", None)) is not None:
                     cleanup.push_async_callback(close)
-            flow = AuthorizationFlow(client, callback_url=self._template.callback_url, store=store, **self._options)
-            self._running_client, self._flow = client, flow
+            store = MemoryStore() if store is None else store
+            site = self._site
+            flow = AuthorizationFlow(client, callback_url=site.template.callback_url, store=store, **self._options)
+            site.running_client, site.running_flow = client, flow
+            site.running_statuses = Statuses(values_beside(store), self._options.get("clock") or client.clock)
             cleanup.push_async_callback(self._stop, flow)
             yield
 
@@ -195,7 +232,7 @@ class WebLogin(Generic[RequestT, ResponseT]):
         if late := await self._under_way.drain(self._drain_timeout):
             logger.warning("the app ended with %d pending exchange(s)", late)
         await flow.aclose(timeout=self._drain_timeout)
-        self._running_client = self._flow = None
+        self._site.running_client = self._site.running_flow = self._site.running_statuses = None
 
     async def start(self, request: RequestT, **options: Unpack[StartOptions]) -> ResponseT:
         """Start a login, and return a redirect to OpenRouter.
@@ -205,70 +242,25 @@ class WebLogin(Generic[RequestT, ResponseT]):
             options: As for `StartOptions`.
 
         Raises:
-            RequestValidationError: ``key_label``, ``limit`` or ``context`` is not valid.
+            RequestValidationError: ``key_label``, ``limit``, ``display`` or ``context`` is not valid.
         """
-        info = self._framework.read_request(request)
-        if info.method == "HEAD":
-            return self._refuse(405, {"Allow": "GET"})
-        if info.is_prefetch:
-            return self._refuse(503)
-        if info.is_forced:
-            # Other sites could otherwise fill the browser's cookies, and push pending logins out.
-            page = render("Sign in", "Another site sent you here.", [("Sign in with OpenRouter", "")])
-            return self._show(200, page)
-        if is_other_host(info, self._callback_url):
-            logger.warning(
-                "a login started at another host than that of its callback, %s, where its cookie will be missing",
-                self._callback_url.host,
-                extra={"event": Event.HOST_MISMATCH, "path": self.login_path},
-            )
-            if (url := move_url(info, self._callback_url)) is not None:
-                return self._see_other(url)
-        return_to = self._return_to(info, options.get("return_to"))
-        try:
-            pending, binding_cookie = await self._start_flow(return_to, info.address, options)
-        except LoginError as error:
-            return await self._fail(request, info, error, path=self.login_path, return_to=return_to)
-        added = [binding_cookie]
-        prefixes: tuple[str, ...] = (self._prefix,)
-        if pending.cookie is not None:
-            added.append(pending.cookie)
-            prefixes += (pending.cookie.name[:-16],)
-        size = sum(len(cookie.name) + len(cookie.value) + 3 for cookie in added)
-        surplus = surplus_cookies(info.cookies, prefixes, size)
-        return self._see_other(pending.url, [*map(self._cookie, surplus), *added])
+        return await self._answer(request, self._site.paths.login, _start.start(self._site, request, options))
 
-    async def _start_flow(
-        self, return_to: str | None, address: str | None, options: StartOptions
-    ) -> tuple[PendingLogin, LoginCookie]:
-        """Start a login of the flow, and return it with the cookie that binds it to the browser."""
-        binding = secrets.token_urlsafe(32)
-        try:
-            pending = await self.flow.start(
-                key_label=options.get("key_label", self._key_label),
-                limit=options.get("limit", self._limit),
-                context=options.get("context"),
-                return_to=return_to,
-                binding=binding,
-                source=network_of(address),
-            )
-            return pending, self._cookie(self._cookie_name(pending.state), binding)
-        finally:
-            # A traceback that shows local variables would show it.
-            del binding
+    async def start_json(self, request: RequestT, **options: Unpack[StartOptions]) -> ResponseT:
+        """Start a login for a page of the app, and return its addresses as JSON.
 
-    def _return_to(self, info: RequestInfo, given: str | None) -> str | None:
-        try:
-            return info.return_to(given)
-        except RequestValidationError as error:
-            # A bad link must not lock the user out.
-            logger.warning(
-                "a login will return to %s: %s",
-                self._default_return_to,
-                error,
-                extra={"event": Event.RETURN_PATH_IGNORED, "path": self.login_path},
-            )
-            return None
+        The members are ``authorization_url``, which the page opens, ``expires_at``, ``login``, the login's id, and
+        ``status_url``, null if there is no route for it. The page must be of the app's own origin.
+
+        Args:
+            request: The request.
+            options: As for `StartOptions`.
+
+        Raises:
+            RequestValidationError: ``key_label``, ``limit``, ``display`` or ``context`` is not valid.
+        """
+        starting = _start.start_json(self._site, request, options)
+        return await self._answer(request, self._site.paths.login, starting, as_json=True)
 
     async def finish(self, request: RequestT) -> ResponseT:
         """Finish a login with the callback that a browser requested.
@@ -276,131 +268,115 @@ class WebLogin(Generic[RequestT, ResponseT]):
         The work goes on if the caller is cancelled, as some servers do when the browser disconnects: a code that was
         sent cannot be sent again.
         """
-        return await self._under_way.run(self._finish(request))
+        finishing = _callback.finish(self._site, request)
+        return await self._under_way.run(self._answer(request, self._site.paths.callback, finishing))
 
-    def redirect(self, grant: Grant) -> ResponseT:
-        """Return the redirect of a signed-in user back into the app, to a URL without a code."""
-        return self._see_other(grant.return_to or self._default_return_to)
+    async def status(self, request: RequestT) -> ResponseT:
+        """Return the status of a login to the browser that started it by `start_json`.
 
-    async def _finish(self, request: RequestT) -> ResponseT:
-        info = self._framework.read_request(request)
-        if info.method == "HEAD":
-            return self._refuse(405, {"Allow": "GET"})
-        wait = self._rejections.retry_after(info.address, self.client.clock)
-        if wait is not None:
-            return await self._show_failure(request, self._describe_throttled(info, wait))
-        try:
-            grant = await self.flow.finish(self._callback(info), binding=self._binding(info), cookies=info.cookies)
-        except OpenRouterError as error:
-            if isinstance(error, CodeRejectedError) or (isinstance(error, APIError) and error.is_code_rejected):
-                self._rejections.note(info.address, self.client.clock)
-            lacks_cookie = self._binding(info) is None and isinstance(error, (LoginBindingError, UnknownLoginError))
-            return await self._fail(request, info, error, path=self.callback_path, lacks_cookie=lacks_cookie)
-        response = await call_hook(self._on_login, request, grant)
-        if response is None:
-            response = self.redirect(grant)
-        self._framework.add_headers(response, PRIVACY_HEADERS, () if grant.cookie is None else (grant.cookie,))
-        return response
+        The members are ``status``, which is ``pending``, ``finished`` or ``failed``, and ``login``; ``expires_at`` of a
+        pending login, ``return_to`` of a finished one, and ``error`` of a failed one, a problem (RFC 9457) with the
+        members ``outcome``, ``restart_login`` and ``retry_after``. With ``wait`` in the query the answer comes when the
+        login ends, or after so many seconds, at most 25. A client that accepts ``text/event-stream`` gets events.
+        """
+        return await self._answer(request, self._site.paths.status, _status.show(self._site, request), as_json=True)
 
-    def _binding(self, info: RequestInfo) -> str | None:
-        state = info.path_params.get("state") or next(iter(info.parameters("state")), None)
-        binding = None if state is None else info.cookies.get(self._cookie_name(state))
-        return None if binding is None or not _BINDING.fullmatch(binding) else binding
+    async def cancel(self, request: RequestT) -> ResponseT:
+        """Cancel a login that the same browser started by `start_json`, and return its status.
 
-    def _callback(self, info: RequestInfo) -> str:
-        if (state := info.path_params.get("state")) is None:
-            return f"?{info.query}"
-        # The flow expects the public path, which a proxy or a mount may have rewritten.
-        path = URL(self._template.fill(quote(state, safe=""))).raw_path
-        return f"{path}?{info.query}"
+        A login whose code is being exchanged cannot be cancelled; the answer is a 409 then.
+        """
+        return await self._answer(request, self._site.paths.status, _status.cancel(self._site, request), as_json=True)
 
-    async def _fail(
-        self,
-        request: RequestT,
-        info: RequestInfo,
-        error: OpenRouterError,
-        *,
-        path: str | None,
-        return_to: str | None = None,
-        lacks_cookie: bool = False,
+    async def complete(self, request: RequestT) -> ResponseT:
+        """Finish a login with a code that the user pasted into a page of the app.
+
+        The body is a JSON object of ``login``, the id that `start_json` gave, and ``code``, the bare code or the URL
+        that the browser ended on. A refused code leaves the login open.
+        """
+        completing = _exchange.complete(self._site, request)
+        return await self._under_way.run(self._answer(request, self._site.paths.complete, completing, as_json=True))
+
+    async def exchange(self, request: RequestT) -> ResponseT:
+        """Exchange the code of a page that does PKCE itself, once across all workers.
+
+        The body is a JSON object of ``code``, ``code_verifier``, and ``code_challenge_method``, by default ``S256``.
+        """
+        exchanging = _exchange.exchange(self._site, request)
+        return await self._under_way.run(self._answer(request, self._site.paths.exchange, exchanging, as_json=True))
+
+    async def logout(self, request: RequestT) -> ResponseT:
+        """Sign a user out by the app's ``on_logout``, at the request of a page of the app."""
+        return await self._answer(request, self._site.paths.logout, _logout.log_out(self._site, request), as_json=True)
+
+    async def sign_out(
+        self, request: RequestT, *, key: str | None = None, vaults: Iterable[KeyVault] = ()
     ) -> ResponseT:
-        failure = describe(
-            error,
-            login_url=self._login_url(info),
-            return_to=getattr(error, "return_to", return_to),
-            home_url=self._default_return_to,
-            lacks_cookie=lacks_cookie,
-        )
-        logger.log(
-            logging.WARNING if failure.status >= 500 else logging.INFO,
-            "a login failed: %s",
-            error,
-            extra={
-                "event": Event.LOGIN_FAILED,
-                "error_class": type(error).__name__,
-                "outcome": str(error.outcome),
-                "path": path,
-            },
-        )
-        return await self._show_failure(request, failure)
+        """Forget a user's key, and return the answer that tells where the user can delete it.
 
-    def _login_url(self, info: RequestInfo) -> str | None:
-        return None if self.login_path is None else info.root_path + self.login_path
+        The browser's pending logins are forgotten as well. A script gets JSON with ``status`` and ``settings_url``, a
+        form a page with the link.
 
-    def _describe_throttled(self, info: RequestInfo, wait: float) -> LoginFailure:
-        logger.info(
-            "a login failed: OpenRouter rejected too many codes of this address",
-            extra={
-                "event": Event.LOGIN_FAILED,
-                "error_class": None,
-                "outcome": str(Outcome.NOT_SENT),
-                "path": self.callback_path,
-            },
-        )
-        return LoginFailure(
-            status=429,
-            title=NOT_SIGNED_IN,
-            message="Too many sign-ins failed. Please try again later.",
-            login_url=self._login_url(info),
-            home_url=self._default_return_to,
-            retry_after=wait,
-        )
+        Args:
+            request: The request.
+            key: The key that the app held for the user; it is not sent anywhere.
+            vaults: The sinks to delete the key from.
 
-    async def _show_failure(self, request: RequestT, failure: LoginFailure) -> ResponseT:
-        response = None if self._on_error is None else await call_hook(self._on_error, request, failure)
-        if response is None:
-            return self._show(failure.status, failure.page, failure.headers)
-        self._framework.add_headers(response, PRIVACY_HEADERS, ())
-        return response
+        Raises:
+            KeySinkError: A sink could not delete the key; the others have.
+        """
+        signing_out = _logout.sign_out(self._site, request, key=key, vaults=vaults)
+        # A traceback that shows local variables would show the key.
+        del key
+        return await signing_out
 
-    def _show(self, status: int, page: str, headers: Mapping[str, str] | None = None) -> ResponseT:
-        response = self._framework.respond(status, page)
-        self._framework.add_headers(response, PAGE_HEADERS | dict(headers or {}), ())
-        return response
+    def redirect(self, request: RequestT, grant: Grant) -> ResponseT:
+        """Return the answer that leads a signed-in user back into the app, for ``on_login`` to add cookies to.
 
-    def _refuse(self, status: int, headers: Mapping[str, str] | None = None) -> ResponseT:
-        response = self._framework.respond(status, "")
-        self._framework.add_headers(response, PRIVACY_HEADERS | dict(headers or {}), ())
-        return response
+        It is what the way of the login asks for: a redirect to a URL without a code, the page that ends a popup or a
+        tab, or JSON for a page of the app.
 
-    def _see_other(self, url: str, cookies: Sequence[LoginCookie] = ()) -> ResponseT:
-        response = self._framework.respond(303, "")
-        self._framework.add_headers(response, PRIVACY_HEADERS | {"Location": url}, cookies)
-        return response
+        Args:
+            request: The request that ``on_login`` received.
+            grant: The grant that ``on_login`` received.
+        """
+        return _callback.lead_back(self._site, request, grant)
 
-    def _cookie_name(self, state: str) -> str:
-        return self._prefix + login_id(state)[:16]
+    async def _answer(
+        self, request: RequestT, path: str | None, work: Coroutine[Any, Any, ResponseT], *, as_json: bool = False
+    ) -> ResponseT:
+        """Return the answer of a route, or the one to a request that it refuses.
 
-    def _cookie(self, name: str, value: str = "") -> LoginCookie:
-        return LoginCookie(name=name, value=value, max_age=_COOKIE_LIFETIME if value else 0, secure=self._is_secure)
+        Args:
+            request: The request.
+            path: The path of the route.
+            work: Makes the answer.
+            as_json: What a client gets of a refusal that prefers neither JSON nor HTML.
+        """
+        try:
+            return await work
+        except Refusal as refusal:
+            answers = self._site.answers
+            info = answers.framework.read_request(request)
+            failure = answers.complete_failure(info, refusal.failure)
+            return await answers.fail(request, info, failure, path=path, as_json=as_json)
 
-    def _check_running(self, part: _Part | None) -> _Part:
-        if part is None:
-            raise RuntimeError(
-                "the login is not running: the lifespan of its app has not begun, or is over. "
-                "The lifespan of a mounted app runs only if the outer app enters it."
-            )
-        return part
+
+def _below(login_path: str | None, suffix: str, given: str | None | Unset) -> str | None:
+    if not isinstance(given, Unset):
+        return given
+    return None if login_path is None else login_path.rstrip("/") + suffix
+
+
+def _check_status_path(path: str | None) -> str | None:
+    if path is not None and "{login}" not in path:
+        raise RequestValidationError("status_path", "must have {login} in it")
+    return path
+
+
+def _check_limit(field: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise RequestValidationError(field, "must be an integer of at least 1")
 
 
 def _log_abandoned(task: asyncio.Task[Any]) -> None:

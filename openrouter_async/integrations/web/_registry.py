@@ -22,7 +22,8 @@ def add_login(
     taken = {route.path.rstrip("/") for other in logins.values() for route in other.routes}
     for route in login.routes:
         if route.path.rstrip("/") in taken:
-            raise RequestValidationError(f"{route.name}_path", "is a path of another login of this app")
+            raise RequestValidationError(f"{route.name}_path", "is the path of another route of a login of this app")
+        taken.add(route.path.rstrip("/"))
     logins[name] = login
 
 

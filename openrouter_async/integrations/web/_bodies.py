@@ -1,0 +1,62 @@
+"""Small JSON bodies, read without leaving their secrets behind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from openrouter_async.integrations.web._answers import JSON, Refusal
+from openrouter_async.integrations.web._framework import RequestInfo, RequestT, ResponseT
+from openrouter_async.integrations.web._site import LoginSite
+
+MAX_BODY_SIZE: Final = 16 * 1024
+"""The most bytes of a body: what a user pastes may be a URL of 8,192 characters."""
+
+
+async def read_fields(
+    site: LoginSite[RequestT, ResponseT],
+    request: RequestT,
+    info: RequestInfo,
+    required: Sequence[str],
+    optional: Sequence[str] = (),
+) -> dict[str, str]:
+    """Read the fields of a JSON object, each of them a string.
+
+    Only JSON is accepted, because a form of another site can send anything else without the consent of this one.
+
+    Args:
+        site: The login of the app.
+        request: The request.
+        info: The parts of the request.
+        required: The names of the fields that there must be; all other fields are ignored.
+        optional: The names of fields that may be null or absent, and are absent from the result then.
+
+    Raises:
+        Refusal: The body is too large, or something else.
+    """
+    if info.headers.get("Content-Type", "").partition(";")[0].strip().lower() != JSON:
+        raise Refusal(415, "not-json", f"The body of the request must be {JSON}.")
+    body = await site.framework.read_body(request, MAX_BODY_SIZE)
+    size, value = len(body), _parse(body)
+    # A traceback that shows local variables would show the code.
+    del body
+    if size > MAX_BODY_SIZE:
+        del value
+        raise Refusal(413, "too-large", f"The body of the request may have {MAX_BODY_SIZE} bytes.")
+    fields = {name: value[name] for name in (*required, *optional) if value.get(name) is not None}
+    del value
+    missing = next((name for name in required if name not in fields), None)
+    odd = next((name for name, field in fields.items() if not isinstance(field, str)), None)
+    if missing is not None or odd is not None:
+        del fields
+        raise Refusal(400, "invalid-request", f"The request must have {missing or odd}, a string.")
+    return fields
+
+
+def _parse(body: bytes) -> Mapping[str, Any]:
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
