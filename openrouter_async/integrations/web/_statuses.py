@@ -12,13 +12,12 @@ from typing import Any, Final, Literal, Self, TypeAlias
 import attrs
 
 from openrouter_async._values.clock import Clock
-from openrouter_async.integrations.bots._storage import KeyValueStore, MemoryKeyValueStore, RedisKeyValueStore
 from openrouter_async.integrations.web._browser import BrowserBinding
 from openrouter_async.login._records import digest
 from openrouter_async.login._store import TOMBSTONE_TTL, LeaseStore, LoginStore
 from openrouter_async.login.errors import LoginStoreError
 from openrouter_async.login.stores._cookie import CookieStore
-from openrouter_async.login.stores._redis import RedisStore
+from openrouter_async.login.stores._memory import MemoryStore
 from openrouter_async.redaction import mask
 
 logger = logging.getLogger("openrouter_async.integrations.web")
@@ -28,8 +27,8 @@ StatusName: TypeAlias = Literal["pending", "finished", "failed"]
 _PREFIX: Final = "status:"
 
 
-def values_beside(store: LoginStore) -> KeyValueStore:
-    """Return the store of small values at the place where a store keeps its logins.
+def values_beside(store: LoginStore) -> LeaseStore:
+    """Return the store of values at the place where a store keeps its logins.
 
     An app's own store that keeps no values has those of this process.
 
@@ -38,11 +37,7 @@ def values_beside(store: LoginStore) -> KeyValueStore:
     """
     if isinstance(store, CookieStore):
         return values_beside(store._ledger)  # noqa: SLF001 - they are of one package
-    if isinstance(store, LeaseStore):
-        return store
-    if isinstance(store, RedisStore):
-        return RedisKeyValueStore(store._client, prefix=store._prefix)  # type: ignore[arg-type]  # noqa: SLF001
-    return MemoryKeyValueStore()
+    return store if isinstance(store, LeaseStore) else MemoryStore()
 
 
 @attrs.frozen(kw_only=True)
@@ -88,7 +83,7 @@ class Statuses:
         clock: The source of time.
     """
 
-    def __init__(self, values: KeyValueStore, clock: Clock) -> None:
+    def __init__(self, values: LeaseStore, clock: Clock) -> None:
         self._values = values
         self.clock = clock
 
