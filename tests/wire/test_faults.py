@@ -274,7 +274,7 @@ async def test_wire_late_surplus_answer_reaches_nobody(way: str, monkeypatch: py
     used: list[Wire] = []
 
     async def play(wire: Wire, real: bytes) -> None:
-        surplus = answer(200, json.dumps({"key": f"sk-or-v1-{SECRET}-of-another", "user_id": None}))
+        surplus = http_answer(200, json.dumps({"key": f"sk-or-v1-{SECRET}-of-another", "user_id": None}))
         await wire.send(surplus if wire in used else real)
         used.append(wire)
 
