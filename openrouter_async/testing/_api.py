@@ -15,7 +15,6 @@ from openrouter_async.testing._bodies import MalformedBodyError, read_creation, 
 from openrouter_async.testing._chat import complete
 from openrouter_async.testing._dialects import Answer, Dialect, error, malformed, refusal, wrong_http_method
 from openrouter_async.testing._records import BoundedHistory, RecordedRequest
-from openrouter_async.testing._scripts import RateLimit
 
 Operation: TypeAlias = Callable[[RecordedRequest], Answer]
 
@@ -24,6 +23,41 @@ _PERIODS: Final = ("", "_daily", "_weekly", "_monthly")
 
 APP_ID: Final = 12345
 """The id of the app that all codes belong to."""
+
+
+# Floating-point error must not refuse a request that is due exactly now.
+_TOLERANCE: Final = 1e-9
+
+
+@attrs.define
+class RateLimit:
+    """A limit of requests per second, with a burst of the same number after a pause.
+
+    Args:
+        per_second: The number of requests per second.
+        now: Returns the seconds since an arbitrary start.
+
+    See Also:
+        The generic cell rate algorithm (ITU-T I.371), whose only state is the time at which the next request is due.
+    """
+
+    per_second: float
+    now: Callable[[], float]
+    _due: float = attrs.field(default=-math.inf, init=False)
+
+    def take(self) -> float:
+        """Accept a request if the limit allows.
+
+        Returns:
+            0 if the request was accepted, else the seconds until one will be.
+        """
+        now, interval = self.now(), 1 / self.per_second
+        due = max(self._due, now)
+        wait = due - now - max(1.0 - interval, 0.0)
+        if wait > _TOLERANCE:
+            return wait
+        self._due = due + interval
+        return 0.0
 
 
 @attrs.define(kw_only=True)

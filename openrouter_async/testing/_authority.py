@@ -190,10 +190,6 @@ class Authority:
         with self._lock:
             return self._redeem(code, code_verifier, code_challenge_method)
 
-    def find_key(self, key_hash: str) -> IssuedKey | None:
-        """Return the key with this hash, or None."""
-        return self._keys.get(key_hash)
-
     def find_valid_key(self, key: str) -> IssuedKey | None:
         """Return the record of a key, or None if it was not issued here, was revoked, or has expired."""
         issued = self._keys.get(hash_key(key))

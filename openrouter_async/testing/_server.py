@@ -16,15 +16,14 @@ from openrouter_async._values.models import UNSET, CodeChallengeMethod, Unset, U
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.login._sockets import check_port, listen
 from openrouter_async.pkce import to_code_challenge_method
-from openrouter_async.testing._api import API
-from openrouter_async.testing._app import Adapter
+from openrouter_async.testing._api import API, RateLimit
+from openrouter_async.testing._app import Adapter, FaultQueue
 from openrouter_async.testing._authority import USER_ID, Authority, IssuedKey, KeyOptions, hash_key
-from openrouter_async.testing._browser import Pages, fault_prefix
 from openrouter_async.testing._clock import MovableClock
 from openrouter_async.testing._consent import Authorization
 from openrouter_async.testing._dialects import Dialect
+from openrouter_async.testing._pages import Pages, fault_prefix
 from openrouter_async.testing._records import BoundedHistory, RecordedRequest
-from openrouter_async.testing._scripts import FaultQueue, RateLimit
 from openrouter_async.testing._threads import in_thread
 from openrouter_async.testing.faults import Fault
 
@@ -32,8 +31,8 @@ TOKEN: Final = f"sk-or-v1-{'5a' * 32}"
 """The bearer token that is accepted by default."""
 
 # Bound the memory of servers that run for a long time.
-_MOST_CODES: Final = 200_000
-_MOST_REQUESTS: Final = 10_000
+_MAX_CODES: Final = 200_000
+_MAX_REQUESTS: Final = 10_000
 _BACKLOG: Final = 1024
 _SHUTDOWN: Final = 1.0
 
@@ -81,17 +80,17 @@ class FakeOpenRouter:
         self._tokens = (TOKEN,) if tokens is None else _to_tokens(tokens)
         self._clock = MovableClock(clock)
         self._script = FaultQueue()
-        self._requests: BoundedHistory[RecordedRequest] = BoundedHistory(_MOST_REQUESTS)
-        self._authority = Authority(self._clock.time, code_lifetime=code_lifetime, capacity=_MOST_CODES)
+        self._requests: BoundedHistory[RecordedRequest] = BoundedHistory(_MAX_REQUESTS)
+        self._authority = Authority(self._clock.time, code_lifetime=code_lifetime, capacity=_MAX_CODES)
         self._api = API(
             authority=self._authority,
             tokens=frozenset(self._tokens),
             dialect=Dialect(dialect),
-            issued_keys=BoundedHistory(_MOST_CODES),
-            redeemed_codes=BoundedHistory(_MOST_CODES),
+            issued_keys=BoundedHistory(_MAX_CODES),
+            redeemed_codes=BoundedHistory(_MAX_CODES),
             counters=Counter(),
         )
-        self._pages = Pages(self._authority, self._api.issued_keys, self._requests, self._api.counters)
+        self._pages = Pages(self._authority, self._api.issued_keys, self._api.counters)
         self._app = self._make_app()
         self._cleanup = contextlib.AsyncExitStack()
         self._thread = contextlib.ExitStack()

@@ -41,7 +41,7 @@ _MESSAGES: Final = {
     409: "Resource conflict. Please try again later.",
     429: "Rate limit exceeded",
 }
-_LONGEST_DELAY: Final = 600.0
+_MAX_DELAY: Final = 600.0
 
 
 class FaultKind(enum.StrEnum):
@@ -272,7 +272,7 @@ def _parse(word: str) -> Fault:
         if make is not None:
             return make(int(match[2]))
     if match := re.fullmatch(r"delay-(\d{1,6})ms", word):
-        return Fault.delay(min(int(match[1]) / 1000, _LONGEST_DELAY))
+        return Fault.delay(min(int(match[1]) / 1000, _MAX_DELAY))
     if word in _OTHERS:
         return _OTHERS[word]()
     raise ValueError

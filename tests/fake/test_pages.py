@@ -2,14 +2,14 @@ from __future__ import annotations
 
 import html
 from collections.abc import AsyncIterator
-from datetime import datetime, timedelta, timezone
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from openrouter_async.errors import RequestValidationError
+from openrouter_async.redaction import mask_key
 from openrouter_async.testing import FakeOpenRouter
-from openrouter_async.testing._html import HEADERS
+from openrouter_async.testing._pages import HEADERS
 from tests.fake.support import PAIR, STATE, Reply, asking, exchange, send
 from tests.kit.clocks import FROZEN
 
@@ -162,29 +162,15 @@ async def test_consent_page_bad_headless_request_shows_the_home_page(
 # What pages show.
 
 
-async def test_key_pages_show_the_key(fake: FakeOpenRouter) -> None:
-    full = fake.issue_code(
-        key_label="My app",
-        limit=1234.5,
-        usage_limit_type="monthly",
-        expires_at=datetime(2028, 1, 1, 2, tzinfo=timezone(timedelta(hours=2))),
-    )
-    keys = [(await exchange(fake, code)).json["key"] for code in (full, fake.issue_code(user_id=None))]
-    hashes = [key.hash for key in fake.issued_keys]
-    await send(f"{fake.base_url}/key", method="GET", Authorization=f"Bearer {keys[0]}")
-    pages = [await get(f"{fake.url}/keys/{key_hash}") for key_hash in hashes]
-    logs = [await get(f"{fake.url}/logs?api_key_hash={key_hash}") for key_hash in hashes]
+async def test_home_page_lists_recent_keys_masked(fake: FakeOpenRouter) -> None:
+    codes = fake.issue_code(key_label="My app"), fake.issue_code(user_id=None)
+    keys = [(await exchange(fake, code)).json["key"] for code in codes]
+
     home = await get(fake.url)
 
-    for shown in ("My app", "$1,234.50", "monthly", "2028-01-01 00:00:00 UTC", "2027-01-15 08:00:00 UTC", hashes[0]):
-        assert shown in pages[0].text
-    assert "Not named" in pages[1].text
-    assert "/api/v1/key" in logs[0].text
-    assert "<p>None.</p>" in logs[1].text
-    assert all(f"keys/{key_hash}" in home.text for key_hash in hashes)
-    assert not [key for key in keys for page in (*pages, *logs, home) if key in page.text]
-    for unknown in ("/keys/abc", "/logs", "/logs?api_key_hash=abc"):
-        assert (await get(fake.url + unknown)).status == 404
+    for shown in ("My app", "user_sandbox", "Not named", *(mask_key(key) for key in keys)):
+        assert shown in home.text
+    assert not [key for key in keys if key in home.text]
 
 
 async def test_fake_pages_are_escaped_marked_and_locked_down(fake: FakeOpenRouter) -> None:
@@ -192,15 +178,13 @@ async def test_fake_pages_are_escaped_marked_and_locked_down(fake: FakeOpenRoute
     reply = await decide(url, user_id=EVIL)
     code = parse_qs(urlsplit(reply.headers["Location"]).query)["code"][0]
     await exchange(fake, code, code_verifier=PAIR.code_verifier)
-    key_hash = fake.issued_keys[-1].hash
     pages = [
         *(await get(url), await decide(asking(fake, None, key_label=EVIL)), await decide(url, fault=EVIL)),
-        *(await get(fake.url), await get(f"{fake.url}/keys/{key_hash}"), await get(f"{fake.url}/{EVIL}")),
-        *(await get(f"{fake.url}/logs?api_key_hash={key_hash}"), await send(fake.url)),
+        *(await get(fake.url), await get(f"{fake.url}/{EVIL}"), await send(fake.url)),
         await get(f"{fake.auth_url}?callback_url={EVIL}"),
     ]
 
-    assert [page.status for page in pages] == [200, 200, 400, 200, 200, 404, 200, 405, 400]
+    assert [page.status for page in pages] == [200, 200, 400, 200, 404, 405, 400]
     for page in pages:
         assert "<script>alert" not in page.text
         assert "Sandbox." in page.text
@@ -211,7 +195,7 @@ async def test_fake_pages_are_escaped_marked_and_locked_down(fake: FakeOpenRoute
     assert "unsafe" not in policy
 
 
-async def test_consent_page_label_with_lone_surrogate_is_shown(fake: FakeOpenRouter) -> None:
+async def test_home_page_with_a_lone_surrogate_in_a_label_is_shown(fake: FakeOpenRouter) -> None:
     await exchange(fake, fake.issue_code(key_label="\ud800"))
 
-    assert (await get(f"{fake.url}/keys/{fake.issued_keys[-1].hash}")).status == 200
+    assert (await get(fake.url)).status == 200

@@ -33,20 +33,15 @@ async def sandbox(
         api_key: The API key that may create codes; by default one that is shown.
     """
     # Imported here, because only this command needs a server.
-    from openrouter_async.testing._server import FakeOpenRouter
-    from openrouter_async.testing._signals import stop_on_sigterm
-
-    stop = stop_on_sigterm()
+    from openrouter_async.testing import FakeOpenRouter
+    from openrouter_async.testing.__main__ import serve
 
     fake = FakeOpenRouter(
         port=port, tokens=None if api_key is None else [api_key], dialect=dialect, code_lifetime=code_lifetime
     )
     fake.rate_limit(rate_limit)
-    async with contextlib.AsyncExitStack() as stack:
-        try:
-            await stack.enter_async_context(fake)
-        except LoopbackUnavailableError:
-            raise UsageError(f"Port {port} is in use: give another one with --port.") from None
+
+    def announce() -> None:
         output.result(
             {"base_url": fake.base_url, "auth_url": fake.auth_url, "api_key": fake.token},
             (
@@ -59,7 +54,11 @@ async def sandbox(
                 f"Try: OPENROUTER_BASE_URL={fake.base_url} openrouter-async login",
             ),
         )
-        # Ctrl-C is the normal end, not a failure.
-        with contextlib.suppress(asyncio.CancelledError):
-            await stop.wait()
+
+    # Ctrl-C is the normal end, not a failure.
+    with contextlib.suppress(asyncio.CancelledError):
+        try:
+            await serve(fake, announce)
+        except LoopbackUnavailableError:
+            raise UsageError(f"Port {port} is in use: give another one with --port.") from None
     return 0

@@ -1,18 +1,24 @@
-"""The fake's pages as plain HTML, without external resources, and marked as a fake's."""
+"""The pages for browsers: consent, code and home, as plain HTML without external resources, marked as a fake's."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from typing import Final
 
+from aiohttp import web
+
+from openrouter_async.errors import RequestValidationError
 from openrouter_async.redaction import mask_key
-from openrouter_async.testing._authority import USER_ID, IssuedKey
-from openrouter_async.testing._consent import Authorization
-from openrouter_async.testing._records import RecordedRequest
+from openrouter_async.testing._authority import USER_ID, Authority, IssuedKey, KeyOptions
+from openrouter_async.testing._consent import Authorization, BadAuthorizationError
+from openrouter_async.testing.faults import Fault
+
+_LATELY: Final = 20
 
 FAULTS: Final[Mapping[str, str]] = {
     "": "It is exchanged for a key",
@@ -79,7 +85,128 @@ nothing.</p></header>
 """
 
 
-def page(title: str, *content: str, wide: bool = False) -> str:
+class Pages:
+    """The pages of the fake.
+
+    Args:
+        authority: Issues codes and knows the keys.
+        issued_keys: The issued keys.
+        counters: The counters of consents and denials.
+    """
+
+    def __init__(
+        self,
+        authority: Authority,
+        issued_keys: Sequence[IssuedKey],
+        counters: Counter[str],
+    ) -> None:
+        self._authority = authority
+        self._issued_keys = issued_keys
+        self._counters = counters
+        self._refused: deque[str] = deque(maxlen=_LATELY)
+
+    def consent(self, asked: Authorization, *, user_id: str | None, fault: str | None = None) -> str:
+        """Issue a code to an app, as a user does by consenting.
+
+        Args:
+            asked: The app's request for authorization.
+            user_id: The id of the user.
+            fault: The fault of its exchange, in the syntax of `Fault.from_spec`; None for none.
+
+        Raises:
+            RequestValidationError: The fault is not valid.
+        """
+        issued = self._authority.issue(
+            code_challenge=asked.code_challenge,
+            code_challenge_method=asked.code_challenge_method,
+            callback_url=asked.callback_url,
+            key=KeyOptions(user_id=user_id, label=asked.key_label, limit=asked.limit),
+            prefix=fault_prefix(fault),
+        )
+        self._counters["consent"] += 1
+        return issued.code
+
+    def deny(self, asked: Authorization) -> str:
+        """Return the URL that a browser goes to when the user denies access.
+
+        Raises:
+            BadAuthorizationError: The login is headless, so the browser stays.
+        """
+        denied = asked.denied()
+        self._counters["denial"] += 1
+        return denied
+
+    def add_routes(self, app: web.Application) -> None:
+        """Add the pages to an app."""
+        app.router.add_get("/", self._home)
+        app.router.add_get("/auth", self._asking(self._ask))
+        app.router.add_post("/auth", self._asking(self._decide))
+
+    def _asking(
+        self, handle: Callable[[web.Request, Authorization], Awaitable[web.Response]]
+    ) -> Callable[[web.Request], Awaitable[web.Response]]:
+        async def check(request: web.Request) -> web.Response:
+            try:
+                asked = Authorization.from_query(request.query)
+            except BadAuthorizationError as bad:
+                self._counters["refusal"] += 1
+                self._refused.append(bad.reason)
+                if "callback_url" not in request.query:
+                    # Without a callback, OpenRouter shows its home page instead of an error.
+                    return _go("./")
+                return _show(message_page("This sign-in cannot go on", f"The app made a mistake: {bad.reason}."), 400)
+            return await handle(request, asked)
+
+        return check
+
+    async def _ask(self, _request: web.Request, asked: Authorization) -> web.Response:
+        return _show(_consent_page(asked))
+
+    async def _decide(self, request: web.Request, asked: Authorization) -> web.Response:
+        form = await request.post()
+        if form.get("decision") == "deny":
+            if asked.callback_url is None:
+                self._counters["denial"] += 1
+                return _show(message_page("Not allowed", "The app gets no key. You can close this window."))
+            return _go(self.deny(asked))
+        if form.get("decision") != "authorize":
+            return _show(message_page("No decision", "Go back, and authorize or deny."), 400)
+        try:
+            user_id, fault = str(form.get("user_id") or USER_ID), str(form.get("fault") or "")
+            code = self.consent(asked, user_id=user_id, fault=fault or None)
+        except RequestValidationError as unknown:
+            return _show(message_page("No such fault", str(unknown)), 400)
+        if asked.callback_url is None:
+            return _show(_code_page(code))
+        return _go(asked.granted(code))
+
+    async def _home(self, _request: web.Request) -> web.Response:
+        return _show(_home_page(self._issued_keys[-_LATELY:][::-1], reversed(self._refused)))
+
+
+def fault_prefix(spec: str | None) -> str:
+    """Return the prefix of a code whose exchange is to meet a fault.
+
+    Raises:
+        RequestValidationError: The fault is not valid.
+    """
+    if spec is None:
+        return ""
+    Fault.from_spec(spec)
+    return f"fault.{spec}~"
+
+
+def _show(text: str, status: int = 200) -> web.Response:
+    # JSON can hold half of a surrogate pair, which UTF-8 cannot encode.
+    body = text.encode(errors="replace")
+    return web.Response(status=status, body=body, content_type="text/html", charset="utf-8", headers=HEADERS)
+
+
+def _go(location: str) -> web.Response:
+    return web.Response(status=303, headers={**HEADERS, "Location": location})
+
+
+def _page(title: str, *content: str, wide: bool = False) -> str:
     """Return a page.
 
     Args:
@@ -92,12 +219,12 @@ def page(title: str, *content: str, wide: bool = False) -> str:
     )
 
 
-def message(title: str, text: str) -> str:
+def message_page(title: str, text: str) -> str:
     """Return a page of a title and a sentence; both are escaped."""
-    return page(title, f"<p>{escape(text)}</p>")
+    return _page(title, f"<p>{escape(text)}</p>")
 
 
-def consent_page(asked: Authorization) -> str:
+def _consent_page(asked: Authorization) -> str:
     """Return the page on which a user consents or denies."""
     place = asked.callback_host or "Nowhere: the code is shown to you"
     facts = {
@@ -106,7 +233,7 @@ def consent_page(asked: Authorization) -> str:
         "Credit limit": "None" if asked.limit is None else f"${asked.limit:,.2f}",
     }
     choices = "".join(f'<option value="{escape(spec)}">{escape(text)}</option>' for spec, text in FAULTS.items())
-    return page(
+    return _page(
         "Allow this app to use OpenRouter?",
         "<p>The app asks for an API key of its own, which it can use in your name.</p>",
         _list(facts),
@@ -125,9 +252,9 @@ def consent_page(asked: Authorization) -> str:
     )
 
 
-def code_page(code: str) -> str:
+def _code_page(code: str) -> str:
     """Return the page that shows a code for the user to paste."""
-    return page(
+    return _page(
         "Your code",
         "<p>Go back to the app and paste this code there. It can be used once, within ten minutes.</p>",
         '<label for="code">Code</label>',
@@ -138,55 +265,25 @@ def code_page(code: str) -> str:
     )
 
 
-def key_page(key: IssuedKey) -> str:
-    """Return the page on which a user would limit or delete a key."""
-    facts = {
-        "Name": key.label or "The app's name",
-        "Key": mask_key(key.key),
-        "User": key.user_id or "Not named",
-        "Issued": f"{key.created_at:%Y-%m-%d %H:%M:%S} UTC",
-        "Expires": "Never" if key.expires_at is None else f"{key.expires_at:%Y-%m-%d %H:%M:%S} UTC",
-        "Credit limit": "None" if key.limit is None else f"${key.limit:,.2f}",
-        "Limit resets": "Never" if key.usage_limit_type is None else key.usage_limit_type.value,
-        "Workspace": key.workspace_id or "Default",
-        "Hash": key.hash,
-    }
-    return page("Key", _list(facts), f'<p><a href="../logs?api_key_hash={key.hash}">Requests with this key</a></p>')
-
-
-def log_page(key: IssuedKey, requests: Sequence[RecordedRequest]) -> str:
-    """Return the page of the requests that were made with a key."""
-    rows = [
-        (escape(request.method), escape(request.path), "None" if request.status is None else str(request.status))
-        for request in requests
-    ]
-    return page(
-        "Requests with this key",
-        f'<p><a href="keys/{key.hash}">{escape(mask_key(key.key))}</a></p>',
-        _table(("Method", "Path", "Status"), rows) if rows else "<p>None.</p>",
-        wide=True,
-    )
-
-
-def home_page(keys: Sequence[IssuedKey], refused: Iterable[str]) -> str:
+def _home_page(keys: Sequence[IssuedKey], refused: Iterable[str]) -> str:
     """Return the home page, which describes the fake and lists recent events."""
     rows = [
         (
-            f'<a href="keys/{key.hash}">{escape(mask_key(key.key))}</a>',
+            escape(mask_key(key.key)),
             escape(key.label or "The app's name"),
             escape(key.user_id or "Not named"),
         )
         for key in keys
     ]
     reasons = "".join(f"<li>{escape(reason)}</li>" for reason in refused)
-    return page(
+    return _page(
         "A fake OpenRouter",
         "<p>Apps sign users in here by OAuth with PKCE, as they do with OpenRouter: the consent page is "
         "<code>/auth</code>, the API is below <code>/api/v1</code>, and <code>/api/v1/openapi.json</code> "
         "describes it.</p>",
-        "<h2>Keys issued lately</h2>",
+        "<h2>Recently issued keys</h2>",
         _table(("Key", "Name", "User"), rows) if rows else "<p>None.</p>",
-        "<h2>Sign-ins refused lately</h2>",
+        "<h2>Recently refused sign-ins</h2>",
         f"<ul>{reasons}</ul>" if reasons else "<p>None.</p>",
         wide=True,
     )
