@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeAlias
@@ -38,7 +39,7 @@ def here(home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixtu
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(home)
     # As many attempts as ever, with next to no pauses.
-    defaults = OpenRouter.__init__.__kwdefaults__
+    defaults = inspect.unwrap(OpenRouter.__init__).__kwdefaults__
     assert defaults is not None
     monkeypatch.setitem(defaults, "retry", RetryPolicy(initial_interval=0.01))
     # What a computer without a keyring has.
