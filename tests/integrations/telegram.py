@@ -56,7 +56,7 @@ class FakeTelegram:
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
         await site.start()
         host, port = self._runner.addresses[0]
-        self._url = f"http://{host}:{port}"
+        self.url = f"http://{host}:{port}"
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -65,7 +65,7 @@ class FakeTelegram:
         Update.event_type.fget.cache_clear()  # type: ignore[attr-defined]
 
     def make_bot(self) -> Bot:
-        return Bot(TOKEN, session=AiohttpSession(api=TelegramAPIServer.from_base(self._url)))
+        return Bot(TOKEN, session=AiohttpSession(api=TelegramAPIServer.from_base(self.url)))
 
     def say(self, user_id: int, text: str | None, *, group: bool = False, entity: str | None = None) -> int:
         """Send a message; without a text it is a picture. All of it may be an entity, such as a mention."""
@@ -93,13 +93,19 @@ class FakeTelegram:
         """The messages that the bot deleted."""
         return [int(call.fields["message_id"]) for call in self.calls if call.method == "deleteMessage"]
 
+    async def _next_updates(self, timeout: float) -> list[dict[str, Any]]:
+        try:
+            return [await asyncio.wait_for(self._updates.get(), timeout)]
+        except TimeoutError:
+            return []
+
     async def _handle(self, request: web.Request) -> web.Response:
         method = request.match_info["method"]
         fields: dict[str, Any] = {}
         for name, value in (await request.post()).items():
             fields[name] = value.file.read() if isinstance(value, web.FileField) else value
         if method == "getUpdates":
-            return web.json_response({"ok": True, "result": [await self._updates.get()]})
+            return web.json_response({"ok": True, "result": await self._next_updates(float(fields.get("timeout", 0)))})
         call = Call(method, fields)
         self.calls.append(call)
         if method in ("sendMessage", "sendPhoto"):
@@ -109,7 +115,7 @@ class FakeTelegram:
             return web.json_response(error, status=400)
         if method == "getMe":
             return web.json_response({"ok": True, "result": BOT})
-        if method == "deleteMessage":
+        if method in ("deleteMessage", "deleteWebhook"):
             return web.json_response({"ok": True, "result": True})
         chat = {"id": int(fields["chat_id"]), "type": "private"}
         return web.json_response({"ok": True, "result": {"message_id": 1000, "date": 1, "chat": chat}})
