@@ -84,8 +84,8 @@ class Block:
     """A block of a document.
 
     Attributes:
-        kind: ``python``, ``check``, ``console``, ``file``, ``leave running``, ``stop``, ``install``, or a language that cannot
-            be run.
+        kind: ``python``, ``check``, ``console``, ``file``, ``leave running``, ``stop``, ``install``, or a language
+            that cannot be run.
         code: What stands in it.
         place: The document and the line, for messages.
         line: The number of lines before it.
