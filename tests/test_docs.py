@@ -51,7 +51,10 @@ def test_document_examples_as_written_run(path: Path, tmp_path: Path, monkeypatc
         openrouter = cleanup.enter_context(FakeOpenRouter())
         if DATABASE in path.read_text():
             places[DATABASE] = cleanup.enter_context(ValkeyServer(port=free_port())).connection_url
-        environment = own_environment() | reader.make_environment(openrouter.base_url, tmp_path)
+        # Checks import these tests, and some packages install a module of the same name.
+        environment = (
+            own_environment() | {"PYTHONPATH": str(ROOT)} | reader.make_environment(openrouter.base_url, tmp_path)
+        )
         run_document(path, places=places, environment=environment)
 
 
