@@ -32,7 +32,7 @@ HEX = "0e6f44a47a05f1dad2ad7e88c4c1d6b77688157716fb1a5271146f7464951c96"
 @pytest.mark.parametrize(
     ("text", "masked"),
     [
-        ("GET /callback?code=auth_code_c0ffee&state=abc HTTP/1.1", "GET /callback?code=***&state=*** HTTP/1.1"),
+        (f"GET /callback?code=auth_code_c0ffee&state={STATE} HTTP/1.1", "GET /callback?code=***&state=*** HTTP/1.1"),
         ("/callback?error=access_denied", "/callback?error=access_denied"),
         (f"GET /callback/{STATE}?code={CODE} HTTP/1.1", "GET /callback/***?code=*** HTTP/1.1"),
         (f"/callback/{STATE}", "/callback/***"),
@@ -43,6 +43,17 @@ HEX = "0e6f44a47a05f1dad2ad7e88c4c1d6b77688157716fb1a5271146f7464951c96"
         (f"the key is {KEY}.", "the key is ***."),
         ("a status code of 403, in a state of alarm", "a status code of 403, in a state of alarm"),
         ("exit_code=1", "exit_code=1"),
+        ("/shops?state=CA&x=1", "/shops?state=CA&x=1"),
+        ("{'state': 'pending', 'id': 1}", "{'state': 'pending', 'id': 1}"),
+        (f"?%63ode={CODE}&%73%74ate={STATE}", "?%63ode=***&%73%74ate=***"),
+        (f"Callback(state='{STATE}', code='{CODE}')", "Callback(state='***', code='***')"),
+        (f"code=b'{CODE}'", "code=b'***'"),
+        (f'"{{\\"code\\": \\"{CODE}\\", \\"n\\": 1}}"', '"{\\"code\\": \\"***\\", \\"n\\": 1}"'),
+        (f"[('code', '{CODE}'), ('state', '{STATE}')]", "[('code', '***'), ('state', '***')]"),
+        (f"{{'query_string': b'code={CODE}&state={STATE}'}}", "{'query_string': b'code=***&state=***'}"),
+        (f"a=b; __Host-openrouter-browser-0a1b={STATE}; c=d", "a=b; __Host-openrouter-browser-0a1b=***; c=d"),
+        (f"openrouter-login-0a1b=gAAAA{STATE}", "openrouter-login-0a1b=***"),
+        (f"/start ticket-{'t' * 32}.", "/start ticket-***."),
     ],
 )  # fmt: skip
 def test_redact_masks_secrets_and_nothing_else(text: str, masked: str) -> None:
@@ -58,6 +69,21 @@ def test_redact_is_idempotent(text: str) -> None:
 @given(code=st.text(min_size=1, alphabet=st.characters(exclude_characters="&\"'<>", exclude_categories=["Z", "C"])))
 def test_redact_code_in_a_query_is_masked(code: str) -> None:
     assert redact_text(f"GET /callback?x=1&code={code}&y=2 HTTP/1.1") == f"GET /callback?x=1&code={MASK}&y=2 HTTP/1.1"
+
+
+def test_codes_in_queries_of_other_paths_stay_where_paths_are_known() -> None:
+    paths = ["/callback"]
+    for text in ("GET /shop?code=SAVE10&x=1 HTTP/1.1", f"https://other.example/login?state={STATE}"):
+        assert redact_text(text, paths) == text
+    for start in (
+        "GET /callback",
+        "GET https://app.example/mounted/callback",
+        '"GET /callback/x',
+        "",
+        "GET %2Fcallback",
+    ):
+        assert redact_text(f"{start}?code={CODE} HTTP/1.1", paths) == f"{start}?code={MASK} HTTP/1.1"
+    assert redact_text(f"code={CODE}", paths) == "code=***"
 
 
 @attrs.frozen
@@ -123,6 +149,37 @@ def test_secret_filter_leaves_mismatched_arguments_to_the_handler() -> None:
     record = logging.makeLogRecord({"msg": "%d", "args": (f"code={CODE}",)})
     assert SecretFilter().filter(record)
     assert (record.msg, record.args) == ("%d", ("code=***",))
+
+
+def test_secret_filter_dict_message_stays_a_dict() -> None:
+    record = logging.makeLogRecord({"msg": {"event": f"at ?code={CODE}", "code": CODE, "raw": f"code={CODE}".encode()}})
+    assert SecretFilter().filter(record)
+    assert record.msg == {"event": "at ?code=***", "code": "***", "raw": b"code=***"}
+
+
+def record_of(message: str) -> logging.LogRecord:
+    try:
+        raise ValueError(message)
+    except ValueError as error:
+        return logging.makeLogRecord({"msg": "failed", "exc_info": (ValueError, error, error.__traceback__)})
+
+
+def test_secret_filter_leaves_no_traceback_with_a_secret_to_handlers() -> None:
+    leaking, harmless = record_of(f"no key in {KEY}"), record_of("harmless")
+    assert SecretFilter().filter(leaking)
+    assert SecretFilter().filter(harmless)
+    assert leaking.exc_info is None
+    assert "ValueError: no key in ***" in logging.Formatter().format(leaking)
+    assert harmless.exc_info is not None
+
+
+def test_secret_filter_masks_the_access_log_of_granian() -> None:
+    atoms = {"method": "GET", "path": f"/callback/{STATE}", "query_string": f"code={CODE}", "status": 303}
+    record = logging.LogRecord(
+        "granian.access", 20, "", 0, '"%(method)s %(path)s?%(query_string)s" %(status)d', (atoms,), None
+    )
+    SecretFilter().filter(record)
+    assert record.getMessage() == '"GET /callback/***?code=***" 303'
 
 
 def test_secret_filter_leaves_records_without_secrets_unchanged(log: Log) -> None:
@@ -243,24 +300,49 @@ def error_with(body: bytes) -> errors.OpenRouterError:
     return error_from_response(request, Response(status_code=502, headers={}, body=body, elapsed=0.0), SYSTEM_CLOCK)
 
 
-@pytest.mark.parametrize(
-    "escaped",
-    [
-        ESCAPABLE.replace("/", "\\/"),
-        ESCAPABLE.replace("&", "\\u0026"),
-        "".join(f"\\u{ord(character):04x}" for character in ESCAPABLE),
-    ],
-)
-def test_error_message_shows_no_secret_that_came_escaped(escaped: str) -> None:
+ESCAPED = [
+    ESCAPABLE.replace("/", "\\/"),
+    ESCAPABLE.replace("&", "\\u0026"),
+    "".join(f"\\u{ord(character):04X}" for character in ESCAPABLE),
+    ESCAPABLE.replace("&", "&amp;"),
+    ESCAPABLE.replace("&", "&#x26;").replace("/", "&#47;"),
+    ESCAPABLE.replace("/", "%2f").replace("&", "%26").replace("+", "%2b"),
+    "".join(f"%{ord(character):02x}" for character in ESCAPABLE),
+    "".join(f"%25{ord(character):02x}" for character in ESCAPABLE),
+    ESCAPABLE.replace("&", "\\u0026amp;"),
+]
+
+
+@pytest.mark.parametrize("escaped", ESCAPED)
+def test_error_message_and_body_show_no_secret_that_came_escaped(escaped: str) -> None:
     body = f'{{"error": {{"message": "bad {escaped}", "metadata": {{"seen": ["{escaped}"]}}}}}}'
     error = error_with(body.encode())
     assert isinstance(error, errors.APIError)
     assert error.message == "bad ***"
     assert error.metadata == {"seen": ["***"]}
+    assert error.body == body.replace(escaped, "***")
+
+
+@pytest.mark.parametrize("escaped", ESCAPED)
+def test_error_page_shows_no_secret_that_came_escaped(escaped: str) -> None:
+    error = error_with(f"<html><title>bad {escaped}</title>".encode())
+    assert isinstance(error, errors.APIError)
+    assert error.message == "an HTML page: bad ***"
+    assert error.body == "<html><title>bad ***</title>"
+
+
+def test_error_body_keeps_escapes_of_what_is_no_secret() -> None:
+    error = error_with(b'{"error": {"message": "a\\u0026b %41 &lt;"}}')
+    assert isinstance(error, errors.APIError)
+    assert error.body == '{"error": {"message": "a\\u0026b %41 &lt;"}}'
 
 
 @pytest.mark.parametrize(
-    "unit", ["<title", "<title>", "<title >x", "</title", "<", "sk-or-", "code=", "bearer ", "/", "%2F"]
+    "unit",
+    [
+        *("<title", "<title>", "<title >x", "</title", "<", "sk-or-", "code=", "bearer ", "/", "%2F"),
+        *("%25", "&amp;", "&", "\\", "code='", "'code'", "?", "openrouter-", "ticket-"),
+    ],
 )
 def test_repeated_markup_is_read_in_linear_time(unit: str) -> None:
     page = "<html>" + unit * (262_144 // len(unit))

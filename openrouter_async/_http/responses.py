@@ -49,9 +49,8 @@ def _error_from(request: Request, response: Response, clock: Clock) -> OpenRoute
         return ResponseValidationError(
             f"{response.status_code}: {kind}", status_code=response.status_code, headers=response.headers
         )
-    text = scrub(response.body.decode("utf-8", "replace"), request.secrets)
+    text = response.body.decode("utf-8", "replace")
     message, code, metadata = _read_error_body(text)
-    # JSON escapes may hide a secret from the first search. Parsing has decoded them, so search again.
     message, metadata = scrub(message, request.secrets), _scrub_values(metadata, request.secrets)
     if response.headers.get("CF-Mitigated") == "challenge":
         message = "Cloudflare wants to see a browser (cf-mitigated: challenge)"
@@ -61,7 +60,7 @@ def _error_from(request: Request, response: Response, clock: Clock) -> OpenRoute
         outcome=outcome_of(response.status_code),
         code=code,
         metadata=metadata,
-        body=text[:_BODY_LENGTH],
+        body=scrub(text, request.secrets)[:_BODY_LENGTH],
         headers=response.headers,
         request_id=request_id_of(response.headers),
         retry_after=parse_retry_after(response.headers, clock.time()),

@@ -54,7 +54,11 @@ logger = logging.getLogger("openrouter_async.integrations.web")
 Handlers: TypeAlias = Mapping[str, Callable[[RequestT], Awaitable[ResponseT]]]
 
 # aiohttp's gunicorn worker logs to gunicorn.access.
-_ACCESS_LOGS: Final = ("aiohttp.access", "gunicorn.access", "hypercorn.access", "uvicorn.access")
+# uvicorn.asgi and aiohttp.server log whole requests, and errors with them.
+_ACCESS_LOGS: Final = (
+    *("aiohttp.access", "aiohttp.server", "granian.access", "gunicorn.access", "hypercorn.access"),
+    *("uvicorn.access", "uvicorn.asgi"),
+)
 
 
 class WebLogin(Generic[RequestT, ResponseT]):
@@ -204,10 +208,10 @@ class WebLogin(Generic[RequestT, ResponseT]):
     async def run(self) -> AsyncIterator[None]:
         """Run the login while the app runs, and wait for pending exchanges at the end.
 
-        Meanwhile codes and states are removed from the access logs of aiohttp, gunicorn, hypercorn and uvicorn.
+        Meanwhile codes and states are removed from the logs of aiohttp, Granian, gunicorn, Hypercorn and uvicorn.
         """
         async with contextlib.AsyncExitStack() as cleanup:
-            secret_filter = SecretFilter()
+            secret_filter = SecretFilter(self._site.secret_paths)
             for access_log in map(logging.getLogger, _ACCESS_LOGS):
                 access_log.addFilter(secret_filter)
                 cleanup.callback(access_log.removeFilter, secret_filter)

@@ -24,7 +24,7 @@ from openrouter_async.integrations.web._framework import (
 from openrouter_async.integrations.web._guards import AddressLimit, is_same_origin
 from openrouter_async.integrations.web._statuses import Statuses
 from openrouter_async.login._flow import AuthorizationFlow
-from openrouter_async.login._urls import CallbackTemplate
+from openrouter_async.login._urls import AUTHORIZATION_URL, CallbackTemplate
 from openrouter_async.login.errors import CodeRejectedError
 
 _Part = TypeVar("_Part")
@@ -141,6 +141,14 @@ class LoginSite(Generic[RequestT, ResponseT]):
         """Count an error of an address if it is a rejected code."""
         if isinstance(error, CodeRejectedError) or (isinstance(error, APIError) and error.is_code_rejected):
             self.rejections.note(info.address, self.client.clock)
+
+    @property
+    def secret_paths(self) -> list[str]:
+        """Return the paths whose queries hold codes and states, as far as the place of the state."""
+        own = [URL(self.template.callback_url).path, URL(AUTHORIZATION_URL).path]
+        if self.paths.callback is not None:
+            own.append(self.paths.callback)
+        return [path.partition("{")[0].rstrip("/") for path in own]
 
     def find_binding(self, info: RequestInfo, login: str) -> BrowserBinding | None:
         """Return the binding of a login that the browser has; None if it has none."""
