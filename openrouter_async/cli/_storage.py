@@ -5,17 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import attrs
 
-from openrouter_async._values.clock import SYSTEM_CLOCK
-from openrouter_async._values.models import ExchangeAuthCodeForAPIKeyRequest, ExchangeAuthCodeForAPIKeyResponse
 from openrouter_async.cli._env_file import VARIABLE, EnvSink
-from openrouter_async.cli._exit import ExitCode, OutputError, UsageError
+from openrouter_async.cli._exit import UsageError
 from openrouter_async.cli._options import Output, Site, Storage, StoreKind
 from openrouter_async.login._models import Grant
 from openrouter_async.redaction import mask_key
@@ -29,9 +26,9 @@ if TYPE_CHECKING:
 __all__ = [
     "VARIABLE",
     "KeyLocation",
-    "KeySaver",
     "describe",
     "fallback_location",
+    "file_location",
     "load_keys",
     "locate",
     "location_for_new_key",
@@ -40,7 +37,7 @@ __all__ = [
 
 T = TypeVar("T")
 
-_APP: Final = "openrouter-async"
+APP: Final = "openrouter-async"
 _DEFAULT_KEYRING_TIMEOUT: Final = 5.0
 """Seconds for the keyring when the user did not ask for it: the key file is the alternative."""
 _EXPLICIT_KEYRING_TIMEOUT: Final = 60.0
@@ -80,17 +77,18 @@ def locate(kind: StoreKind, file: Path | None, site: str | None, *, timeout: flo
         from openrouter_async.sinks import KeyringSink
 
         name = f"default{suffix}"
-        keyring = KeyringSink(_APP, username=name, timeout=timeout)
-        probe = KeyringSink(_APP, username=f"{name}-probe", timeout=timeout)
+        keyring = KeyringSink(APP, username=name, timeout=timeout)
+        probe = KeyringSink(APP, username=f"{name}-probe", timeout=timeout)
         return KeyLocation(kind=kind, where="the keyring", vault=keyring, prepare=lambda: _try_keyring(probe))
     if kind is StoreKind.ENV:
         path = PrivateFile(file or Path(".env")).path
         env = EnvSink(path)
         return KeyLocation(kind=kind, where=str(path), vault=env, prepare=lambda: asyncio.to_thread(env.prepare))
-    return _file_location(file or _data_folder() / f"key{suffix}.json")
+    return file_location(file or _data_folder() / f"key{suffix}.json")
 
 
-def _file_location(path: Path) -> KeyLocation:
+def file_location(path: Path) -> KeyLocation:
+    """Return the location of a file for a key."""
     private = PrivateFile(path)
     return KeyLocation(
         kind=StoreKind.FILE,
@@ -161,7 +159,7 @@ def locations_to_search(storage: Storage, site: Site) -> list[KeyLocation]:
     name = re.compile(re.escape(_rescue_prefix(site.name)) + r"[0-9a-f]{16}\.json")
     folder = _data_folder()
     with contextlib.suppress(OSError):
-        locations += [_file_location(path) for path in sorted(folder.iterdir()) if name.fullmatch(path.name)]
+        locations += [file_location(path) for path in sorted(folder.iterdir()) if name.fullmatch(path.name)]
     return locations
 
 
@@ -185,7 +183,7 @@ async def load_keys(
 
 def fallback_location(key_hash: str, site: str | None = None) -> KeyLocation:
     """Return the file for a key that its location did not accept."""
-    return _file_location(_data_folder() / f"{_rescue_prefix(site)}{key_hash[:16]}.json")
+    return file_location(_data_folder() / f"{_rescue_prefix(site)}{key_hash[:16]}.json")
 
 
 def _rescue_prefix(site: str | None) -> str:
@@ -196,7 +194,7 @@ def _data_folder() -> Path:
     import platformdirs
 
     try:
-        folder = platformdirs.user_data_path(_APP, appauthor=False)
+        folder = platformdirs.user_data_path(APP, appauthor=False)
         if folder.is_absolute():
             return folder
     except RuntimeError:
@@ -214,111 +212,3 @@ def describe(grant: Grant) -> dict[str, Any]:
         "settings_url": grant.settings_url,
         "logs_url": grant.logs_url,
     }
-
-
-class KeySaver:
-    """Stores the key of an exchange, as ``on_key``, even if the user interrupts the command meanwhile.
-
-    Args:
-        location: Where the key is stored; None prints it.
-        storage: The location that the user asked for.
-        site: The server that issues the key.
-        output: How to report it.
-
-    Attributes:
-        status: The exit status of the command; a failure if the key is not stored where the user wants it.
-    """
-
-    def __init__(self, location: KeyLocation | None, storage: Storage, site: Site, output: Output) -> None:
-        self._location = location
-        self._is_explicit = storage.store is not None or storage.file is not None
-        self._site = site
-        self._output = output
-        self.status = ExitCode.DONE
-
-    async def __call__(
-        self, request: ExchangeAuthCodeForAPIKeyRequest, response: ExchangeAuthCodeForAPIKeyResponse
-    ) -> None:
-        """Store the key of an exchange.
-
-        Raises:
-            KeySinkError: It could not be stored anywhere.
-        """
-        grant = Grant(key=response.key, user_id=response.user_id)
-        if self._location is None:
-            self._print(grant)
-            return
-        try:
-            await self._location.vault.save(grant.key, user_id=grant.user_id)
-        except KeySinkError as failure:
-            location = self._rescue(grant)
-            if self._is_explicit or location is None:
-                self.status = ExitCode.FAILED
-            self._output.tell(f"The key could not be kept where you wanted it: {failure}.")
-        except BaseException:
-            # An interrupt cancels even this call, but not the synchronous write of a file.
-            location = self._rescue(grant)
-            self._report(grant, location)
-            raise
-        else:
-            location = self._location
-        self._report(grant, location)
-
-    def _rescue(self, grant: Grant) -> KeyLocation | None:
-        """Write the key to the first file that can be written.
-
-        Returns:
-            Where it is; None if it was shown on the terminal.
-        """
-        data = StoredKey.make(grant.key, grant.user_id, SYSTEM_CLOCK).to_json().encode() + b"\n"
-        for find in self._rescue_locations(grant.key_hash):
-            try:
-                location = find()
-                PrivateFile(Path(location.where)).write(data)
-            except (KeySinkError, UsageError, OSError):
-                continue
-            return location
-        if not self._output.is_terminal:
-            raise KeySinkError("no file could be written")
-        self._output.tell(f"No file could be written. This is the key, which is kept nowhere:\n\n{grant.key}\n")
-        return None
-
-    def _rescue_locations(self, key_hash: str) -> list[Callable[[], KeyLocation]]:
-        name = self._site.name
-        file_name = f"{_APP}-rescued-{key_hash[:16]}.json"
-        usual = lambda: locate(StoreKind.FILE, None, name, timeout=0)  # noqa: E731
-        return [
-            # If the user named a location, do not replace a key in the default file.
-            *([] if self._is_explicit else [usual]),
-            lambda: fallback_location(key_hash, name),
-            lambda: _file_location(Path(file_name)),
-            lambda: _file_location(Path(tempfile.mkdtemp(prefix=f"{_APP}-")) / file_name),
-        ]
-
-    def _report(self, grant: Grant, location: KeyLocation | None) -> None:
-        stored = "print" if location is None else location.kind.value
-        where = "nowhere" if location is None else location.where
-        document = describe(grant) | {"stored_in": stored, "stored_at": None if location is None else where}
-        who = "Signed in" if grant.user_id is None else f"Signed in as {grant.user_id}"
-        lines = (
-            f"{who}. The key {mask_key(grant.key)} is in {where}.",
-            f"Its limits, and how to delete it: {grant.settings_url}",
-        )
-        try:
-            self._output.result(document, lines)
-        except OutputError as failure:
-            self.status = ExitCode.FAILED
-            self._output.tell(f"{failure}\n{lines[0]}")
-
-    def _print(self, grant: Grant) -> None:
-        document = describe(grant) | {"key": grant.key, "stored_in": "print", "stored_at": None}
-        try:
-            self._output.result(document, (grant.key,))
-        except OutputError as failure:
-            self.status = ExitCode.FAILED
-            location = self._rescue(grant)
-            self._output.tell(str(failure))
-            if location is not None:
-                self._output.tell(f"The key {mask_key(grant.key)} is in {location.where}.")
-        else:
-            self._output.note(f"This key is kept nowhere. Its limits, and how to delete it: {grant.settings_url}")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from openrouter_async._values.models import ExchangeAuthCodeForAPIKeyRequest
 from openrouter_async.cli._exit import UsageError
 from openrouter_async.cli._input import StdinReader, ask, hidden_input, read_secret
+from openrouter_async.cli._key_saver import KeySaver
 from openrouter_async.cli._options import Connection, Method, Output, Secret, SecretFile, Storage, to_method
-from openrouter_async.cli._storage import KeySaver, location_for_new_key
+from openrouter_async.cli._storage import location_for_new_key
 
 
 async def exchange(

@@ -11,8 +11,9 @@ import attrs
 
 from openrouter_async.cli._exit import UsageError, explain
 from openrouter_async.cli._input import StdinReader, ask, can_open_browser, hidden_input
+from openrouter_async.cli._key_saver import KeySaver
 from openrouter_async.cli._options import Connection, Output, Storage
-from openrouter_async.cli._storage import KeySaver, location_for_new_key
+from openrouter_async.cli._storage import location_for_new_key
 from openrouter_async.errors import OpenRouterError
 from openrouter_async.login import (
     Grant,
