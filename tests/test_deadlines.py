@@ -40,7 +40,7 @@ async def limited(deadlines: Deadlines, seconds: float, work: Coroutine[Any, Any
     try:
         await work
     except asyncio.CancelledError:
-        if deadline.settle():
+        if deadline.absorb_cancellation():
             return True
         raise
     finally:
@@ -177,7 +177,7 @@ def test_deadline_with_asyncio_timeout_in_one_pass_is_the_callers(run: Run) -> N
                 deadlines._expire(asyncio.get_running_loop(), None)
                 await forever()
             except asyncio.CancelledError:
-                assert not deadline.settle()
+                assert not deadline.absorb_cancellation()
                 raise
             finally:
                 deadlines.stop(deadline)
@@ -223,10 +223,10 @@ def test_deadline_stopped_does_not_fire(run: Run) -> None:
         other = deadlines.start(0.01)
         with pytest.raises(asyncio.CancelledError):
             await forever()
-        assert other.settle()
-        assert not other.settle()
+        assert other.absorb_cancellation()
+        assert not other.absorb_cancellation()
         assert not deadline.expired
-        assert not deadline.settle()
+        assert not deadline.absorb_cancellation()
         deadlines.stop(other)
         deadlines.close()
 

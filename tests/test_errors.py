@@ -22,7 +22,7 @@ from openrouter_async import (
     RetryPolicy,
     errors,
 )
-from openrouter_async._http.responses import error_from_response, outcome_of, settle
+from openrouter_async._http.responses import error_from_response, outcome_of, finalize_error
 
 CODE = "secret/code+1"
 KEY = "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"
@@ -58,7 +58,7 @@ def api_error(status: int, body: Any = b"", **headers: str) -> errors.APIError:
 def made() -> list[errors.OpenRouterError]:
     noted = api_error(403, {"error": {"code": 403, "message": "Invalid code or code_verifier", "metadata": {"a": 1}}})
     noted.history = (Attempt(number=1, error=api_error(500), elapsed=0.1, wait=0.2),)
-    settle(noted)
+    finalize_error(noted)
     return [
         errors.OpenRouterError("text"),
         errors.RequestValidationError("code", "must be there"),
@@ -298,7 +298,7 @@ def test_refusal_after_an_ambiguous_attempt_is_unknown_and_says_what_to_do() -> 
         Attempt(number=1, error=errors.TransportError("no route", outcome=Outcome.NOT_SENT), elapsed=0.1, wait=0.5),
         Attempt(number=2, error=first, elapsed=1.0, wait=0.25),
     )
-    settle(error)
+    finalize_error(error)
     assert error.outcome is Outcome.UNKNOWN
     assert error.__cause__ is first
     assert error.attempts == 3
@@ -321,7 +321,7 @@ def test_refusal_after_unsent_attempts_is_refused() -> None:
         Attempt(number=1, error=errors.TransportError("no", outcome=Outcome.NOT_SENT), elapsed=0, wait=0),
         Attempt(number=2, error=api_error(429), elapsed=0, wait=0),
     )
-    settle(error)
+    finalize_error(error)
     assert error.outcome is Outcome.REFUSED
     assert error.__cause__ is None
 

@@ -27,7 +27,7 @@ from openrouter_async import (
     errors,
 )
 from openrouter_async._http.chain import SendState, build_chain
-from openrouter_async._http.responses import error_from_response, settle
+from openrouter_async._http.responses import error_from_response, finalize_error
 from openrouter_async._http.retry import OnRetry, RetryMiddleware
 from openrouter_async._http.throttle import HostThrottle, RetryBudget
 from tests.kit.clocks import EPOCH, FakeClock, StoppedClock, passes, until
@@ -58,7 +58,7 @@ def late() -> errors.RequestTimeoutError:
     return errors.RequestTimeoutError("late", outcome=Outcome.UNKNOWN)
 
 
-class Script:
+class ScriptedHandler:
     """Stands in for the server: answers by a script, then by 200, and remembers what it got, and when."""
 
     def __init__(self, clock: FakeClock, steps: Iterable[Response | Exception] = (), *, takes: float = 0.0) -> None:
@@ -94,7 +94,7 @@ def error_of(response: Response, clock: FakeClock) -> errors.OpenRouterError:
     """The error that a caller gets for an answer."""
     error = error_from_response(REQUEST, response, clock.clock)
     error.history = response.history
-    settle(error)
+    finalize_error(error)
     return error
 
 
@@ -103,7 +103,7 @@ def error_of(response: Response, clock: FakeClock) -> errors.OpenRouterError:
 
 async def test_retry_middleware_works_in_any_chain() -> None:
     clock = FakeClock()
-    server = Script(clock, [status(503), dropped()])
+    server = ScriptedHandler(clock, [status(503), dropped()])
     response = await chain(clock, server)(REQUEST)
     assert response.status_code == 200
     assert [attempt.number for attempt in response.history] == [1, 2]
@@ -113,7 +113,7 @@ async def test_retry_middleware_works_in_any_chain() -> None:
 
 async def test_retry_success_passes_unchanged() -> None:
     clock = FakeClock()
-    server = Script(clock)
+    server = ScriptedHandler(clock)
     response = await chain(clock, server)(REQUEST)
     assert server.requests == [REQUEST]
     assert response.history == ()
@@ -123,14 +123,14 @@ async def test_retry_success_passes_unchanged() -> None:
 @pytest.mark.parametrize("code", [400, 401, 403, 404, 405, 409, 422, 425, 501, 505, 520, 301, 307, 201])
 async def test_retry_other_statuses_are_not_retried(code: int) -> None:
     clock = FakeClock()
-    server = Script(clock, [status(code)])
+    server = ScriptedHandler(clock, [status(code)])
     assert (await chain(clock, server)(REQUEST)).status_code == code
     assert len(server.requests) == 1
 
 
 async def test_retry_statuses_can_be_chosen() -> None:
     clock = FakeClock()
-    server = Script(clock, [status(425), status(503)])
+    server = ScriptedHandler(clock, [status(425), status(503)])
     assert (await chain(clock, server)(with_retry(statuses=[425]))).status_code == 503
     assert len(server.requests) == 2
 
@@ -146,7 +146,7 @@ async def test_retry_statuses_can_be_chosen() -> None:
 )
 async def test_retry_non_transport_errors_are_not_retried(failure: errors.OpenRouterError) -> None:
     clock = FakeClock()
-    server = Script(clock, [failure])
+    server = ScriptedHandler(clock, [failure])
     with pytest.raises(type(failure)) as caught:
         await chain(clock, server)(REQUEST)
     assert caught.value is failure
@@ -155,7 +155,7 @@ async def test_retry_non_transport_errors_are_not_retried(failure: errors.OpenRo
 
 async def test_retry_foreign_exception_passes_unchanged() -> None:
     clock = FakeClock()
-    server = Script(clock, [KeyError("mine")])
+    server = ScriptedHandler(clock, [KeyError("mine")])
     with pytest.raises(KeyError):
         await chain(clock, server)(REQUEST)
     assert len(server.requests) == 1
@@ -163,7 +163,7 @@ async def test_retry_foreign_exception_passes_unchanged() -> None:
 
 async def test_retry_last_failure_carries_those_before_it() -> None:
     clock = FakeClock()
-    response = await chain(clock, Script(clock, [dropped(), late(), status(502), status(504)]))(REQUEST)
+    response = await chain(clock, ScriptedHandler(clock, [dropped(), late(), status(502), status(504)]))(REQUEST)
     assert response.status_code == 504
     assert [type(attempt.error).__name__ for attempt in response.history] == [
         "TransportError",
@@ -175,13 +175,13 @@ async def test_retry_last_failure_carries_those_before_it() -> None:
 
 async def test_attempt_records_its_duration() -> None:
     clock = FakeClock()
-    response = await chain(clock, Script(clock, [status(503)], takes=3.0))(REQUEST)
+    response = await chain(clock, ScriptedHandler(clock, [status(503)], takes=3.0))(REQUEST)
     assert response.history[0].elapsed == pytest.approx(3.0)
 
 
 async def test_retry_connection_errors_can_be_excluded() -> None:
     clock = FakeClock()
-    server = Script(clock, [status(503), unreachable()])
+    server = ScriptedHandler(clock, [status(503), unreachable()])
     with pytest.raises(errors.TransportError) as caught:
         await chain(clock, server)(with_retry(retry_connection_errors=False))
     assert len(caught.value.history) == 1
@@ -189,7 +189,9 @@ async def test_retry_connection_errors_can_be_excluded() -> None:
 
 async def test_retry_waits_the_longer_of_backoff_and_retry_after() -> None:
     clock = FakeClock()
-    server = Script(clock, [status(500, Retry_After="0.1"), status(500, Retry_After="3"), status(500, Retry_After="0")])
+    server = ScriptedHandler(
+        clock, [status(500, Retry_After="0.1"), status(500, Retry_After="3"), status(500, Retry_After="0")]
+    )
     await chain(clock, server)(REQUEST)
     assert clock.waits == [0.25, 3.0, 1.0]
 
@@ -208,7 +210,7 @@ async def test_retry_wait_is_never_negative_or_beyond_max_elapsed_time(
     codes: list[int], name: str, texts: list[str], limit: float, chance: float
 ) -> None:
     clock = FakeClock([chance])
-    server = Script(
+    server = ScriptedHandler(
         clock,
         [
             Response(status_code=code, headers={name: text}, body=b"", elapsed=0)
@@ -226,7 +228,7 @@ async def test_retry_wait_is_never_negative_or_beyond_max_elapsed_time(
 
 async def test_max_elapsed_time_bounds_attempts_and_waits_together() -> None:
     clock = FakeClock()
-    server = Script(clock, [status(503)] * 100, takes=7.0)
+    server = ScriptedHandler(clock, [status(503)] * 100, takes=7.0)
     response = await chain(clock, server)(with_retry(max_attempts=100, max_elapsed_time=20.0, jitter=False))
     # A third attempt would begin at 15.5 s, with less than ten seconds to read its answer.
     assert server.times == [0.0, 7.5]
@@ -239,7 +241,7 @@ async def test_max_elapsed_time_bounds_attempts_and_waits_together() -> None:
 
 async def test_retry_wait_that_does_not_fit_raises_at_once() -> None:
     clock = FakeClock()
-    response = await chain(clock, Script(clock, [status(503, Retry_After="61")]))(REQUEST)
+    response = await chain(clock, ScriptedHandler(clock, [status(503, Retry_After="61")]))(REQUEST)
     assert clock.waits == []
     error = error_of(response, clock)
     assert error.retry_after == 61
@@ -250,7 +252,7 @@ async def test_retry_wait_that_does_not_fit_raises_at_once() -> None:
 async def test_retry_wait_of_all_time_left_raises_at_once() -> None:
     clock = FakeClock()
     with pytest.raises(errors.TransportError):
-        await chain(clock, Script(clock, [dropped()]))(with_retry(max_elapsed_time=0.5, jitter=False))
+        await chain(clock, ScriptedHandler(clock, [dropped()]))(with_retry(max_elapsed_time=0.5, jitter=False))
     assert clock.waits == []
 
 
@@ -258,7 +260,7 @@ async def test_retry_wait_of_all_time_left_raises_at_once() -> None:
 async def test_retry_after_a_suspended_machine_past_the_end_sends_nothing(slept: float) -> None:
     clock = StoppedClock()
     failure = dropped()
-    server = Script(clock, [failure])
+    server = ScriptedHandler(clock, [failure])
     call = asyncio.ensure_future(chain(clock, server)(REQUEST))
     await until(lambda: clock.sleeping == 1)
     clock.advance(slept)
@@ -275,7 +277,7 @@ async def test_retry_after_a_suspended_machine_past_the_end_sends_nothing(slept:
 
 async def test_pause_holds_all_calls_of_a_client_and_spreads_their_release() -> None:
     clock = StoppedClock([0.0, 0.25, 0.5, 0.75, 0.99])
-    server = Script(clock, [status(429, Retry_After="10")])
+    server = ScriptedHandler(clock, [status(429, Retry_After="10")])
     handler = chain(clock, server)
     calls = [asyncio.ensure_future(handler(REQUEST))]
     await until(lambda: clock.sleeping == 1)
@@ -299,7 +301,7 @@ async def test_pause_holds_all_calls_of_a_client_and_spreads_their_release() -> 
 @pytest.mark.parametrize("policy", [RetryPolicy(), RetryPolicy.none(), RetryPolicy(statuses=[500])])
 async def test_pause_begins_whatever_the_policy_of_the_call_that_met_it(policy: RetryPolicy) -> None:
     clock = FakeClock()
-    server = Script(clock, [status(429, Retry_After="10")])
+    server = ScriptedHandler(clock, [status(429, Retry_After="10")])
     handler = chain(clock, server)
     await handler(attrs.evolve(REQUEST, retry=policy))
     await handler(REQUEST)
@@ -308,7 +310,7 @@ async def test_pause_begins_whatever_the_policy_of_the_call_that_met_it(policy: 
 
 async def test_pause_until_a_date_holds_where_its_status_is_not_retried() -> None:
     clock = FakeClock()
-    server = Script(clock, [status(429, Retry_After=formatdate(EPOCH + 10, usegmt=True))])
+    server = ScriptedHandler(clock, [status(429, Retry_After=formatdate(EPOCH + 10, usegmt=True))])
     handler = chain(clock, server)
     await handler(with_retry(statuses=[500]))
     await handler(REQUEST)
@@ -317,7 +319,7 @@ async def test_pause_until_a_date_holds_where_its_status_is_not_retried() -> Non
 
 async def test_pause_is_per_host() -> None:
     clock = StoppedClock()
-    server = Script(clock, [status(429, Retry_After="10")])
+    server = ScriptedHandler(clock, [status(429, Retry_After="10")])
     handler = chain(clock, server)
     held = asyncio.ensure_future(handler(REQUEST))
     await until(lambda: clock.sleeping == 1)
@@ -363,7 +365,7 @@ async def test_pause_after_the_end_of_another_is_new() -> None:
 
 async def test_pause_extended_meanwhile_is_respected() -> None:
     clock = StoppedClock([0.0])
-    server = Script(clock)
+    server = ScriptedHandler(clock)
     throttle = HostThrottle(clock.clock)
     throttle.pause(REQUEST.url.origin(), 5)
     call = asyncio.ensure_future(chain(clock, server, throttle=throttle)(REQUEST))
@@ -378,7 +380,7 @@ async def test_pause_extended_meanwhile_is_respected() -> None:
 
 async def test_pause_longer_than_a_calls_time_fails_it_unsent_with_retry_after() -> None:
     clock = FakeClock()
-    server = Script(clock, [status(429, Retry_After="300")])
+    server = ScriptedHandler(clock, [status(429, Retry_After="300")])
     throttle = HostThrottle(clock.clock)
     handler = chain(clock, server, throttle=throttle)
     await handler(REQUEST)
@@ -398,7 +400,7 @@ async def test_pause_longer_than_a_calls_time_fails_it_unsent_with_retry_after()
 async def test_retry_prevented_by_a_pause_of_another_call_is_no_attempt() -> None:
     clock = StoppedClock()
     failure = dropped()
-    server = Script(clock, [failure])
+    server = ScriptedHandler(clock, [failure])
     throttle = HostThrottle(clock.clock)
     call = asyncio.ensure_future(chain(clock, server, throttle=throttle)(REQUEST))
     await until(lambda: clock.sleeping == 1)
@@ -421,7 +423,7 @@ async def test_pause_of_an_odd_retry_after_is_capped() -> None:
 
 async def test_spread_takes_only_the_time_beyond_a_useful_attempt() -> None:
     clock = FakeClock([0.99])
-    server = Script(clock, [status(429, Retry_After="49")])
+    server = ScriptedHandler(clock, [status(429, Retry_After="49")])
     await chain(clock, server)(REQUEST)
     assert server.times[-1] == pytest.approx(50)
     assert server.requests[-1].timeout == pytest.approx(10)
@@ -431,14 +433,14 @@ async def test_spread_takes_only_the_time_beyond_a_useful_attempt() -> None:
 async def test_retry_without_useful_time_left_is_not_begun(timeout: float, latest: float) -> None:
     for wish, requests in ((latest, 2), (latest + 0.5, 1)):
         clock = FakeClock([0.0])
-        server = Script(clock, [status(429, Retry_After=str(wish))])
+        server = ScriptedHandler(clock, [status(429, Retry_After=str(wish))])
         await chain(clock, server)(attrs.evolve(REQUEST, timeout=timeout))
         assert len(server.requests) == requests
 
 
 async def test_first_attempt_is_begun_however_short_the_calls_time_is() -> None:
     clock = FakeClock()
-    server = Script(clock, [stale()])
+    server = ScriptedHandler(clock, [stale()])
     assert (await chain(clock, server)(with_retry(max_elapsed_time=0.5))).status_code == 200
     assert [request.timeout for request in server.requests] == [0.5, 0.5]
 
@@ -447,7 +449,7 @@ async def test_pause_begins_with_the_third_503_in_a_row() -> None:
     clock = FakeClock()
     throttle = HostThrottle(clock.clock)
     sick = status(503, Retry_After="120")
-    handler = chain(clock, Script(clock, [sick, sick, status(200), sick, sick, sick]), throttle=throttle)
+    handler = chain(clock, ScriptedHandler(clock, [sick, sick, status(200), sick, sick, sick]), throttle=throttle)
     once = attrs.evolve(REQUEST, retry=RetryPolicy.none())
     for _ in range(5):
         await handler(once)
@@ -460,7 +462,7 @@ async def test_policy_without_retries_is_not_bound_by_a_pause() -> None:
     clock = FakeClock()
     throttle = HostThrottle(clock.clock)
     throttle.pause(REQUEST.url.origin(), 60)
-    server = Script(clock)
+    server = ScriptedHandler(clock)
     await chain(clock, server, throttle=throttle)(attrs.evolve(REQUEST, retry=RetryPolicy.none()))
     assert server.times == [0.0]
     assert throttle.pauses == {}
@@ -482,7 +484,7 @@ async def test_success_of_a_request_sent_before_the_pause_does_not_end_it() -> N
 
 async def test_call_that_cannot_wait_probes_and_its_success_frees_the_others() -> None:
     clock = StoppedClock([0.0])
-    server = Script(clock)
+    server = ScriptedHandler(clock)
     throttle = HostThrottle(clock.clock)
     throttle.pause(REQUEST.url.origin(), 40)
     handler = chain(clock, server, throttle=throttle)
@@ -503,7 +505,7 @@ async def test_probes_follow_at_growing_intervals_one_at_a_time() -> None:
     clock = FakeClock([0.0])
     throttle = HostThrottle(clock.clock)
     throttle.pause(REQUEST.url.origin(), 60)
-    server = Script(clock, [dropped()] * 5)
+    server = ScriptedHandler(clock, [dropped()] * 5)
     handler = chain(clock, server, throttle=throttle)
     for _ in range(5):
         with pytest.raises(errors.TransportError):
@@ -515,7 +517,7 @@ async def test_cancelled_probe_lets_another_call_probe() -> None:
     clock = StoppedClock()
     throttle = HostThrottle(clock.clock)
     throttle.pause(REQUEST.url.origin(), 60)
-    call = asyncio.ensure_future(chain(clock, Script(clock), throttle=throttle)(REQUEST))
+    call = asyncio.ensure_future(chain(clock, ScriptedHandler(clock), throttle=throttle)(REQUEST))
     await until(lambda: clock.sleeping == 1)
     assert throttle.probe_delay(REQUEST.url.origin()) == math.inf
     call.cancel()
@@ -527,7 +529,7 @@ async def test_cancelled_probe_lets_another_call_probe() -> None:
 async def test_failure_that_cannot_heal_is_tried_once() -> None:
     clock = FakeClock()
     failure = errors.TransportError("bad certificate", outcome=Outcome.NOT_SENT, is_permanent=True)
-    server = Script(clock, [failure])
+    server = ScriptedHandler(clock, [failure])
     with pytest.raises(errors.TransportError):
         await chain(clock, server)(REQUEST)
     assert len(server.requests) == 1
@@ -538,7 +540,7 @@ async def test_failure_that_cannot_heal_is_tried_once() -> None:
 
 async def test_dead_pooled_connections_cost_no_time_attempts_or_budget() -> None:
     clock = FakeClock()
-    server = Script(clock, [*(stale() for _ in range(50)), status(503), *(stale() for _ in range(50))])
+    server = ScriptedHandler(clock, [*(stale() for _ in range(50)), status(503), *(stale() for _ in range(50))])
     response = await chain(clock, server)(with_retry(max_attempts=2, retry_budget=5))
     assert response.status_code == 200
     assert len(response.history) == 101
@@ -547,7 +549,7 @@ async def test_dead_pooled_connections_cost_no_time_attempts_or_budget() -> None
 
 async def test_dead_pooled_connections_are_bounded_by_max_elapsed_time() -> None:
     clock = FakeClock()
-    server = Script(clock, [stale() for _ in range(100)], takes=1.0)
+    server = ScriptedHandler(clock, [stale() for _ in range(100)], takes=1.0)
     with pytest.raises(errors.TransportError):
         await chain(clock, server)(with_retry(max_elapsed_time=10))
     assert len(server.requests) == 10
@@ -565,7 +567,7 @@ def test_retry_budget_refill_is_capped_at_its_capacity() -> None:
 
 async def test_retry_budget_bounds_the_traffic_to_a_server_that_is_down() -> None:
     clock = FakeClock()
-    server = Script(clock, [status(503)] * 10_000)
+    server = ScriptedHandler(clock, [status(503)] * 10_000)
     handler = chain(clock, server)
     for _ in range(1000):
         response = await handler(with_retry(retry_budget=500))
@@ -577,7 +579,7 @@ async def test_retry_budget_bounds_the_traffic_to_a_server_that_is_down() -> Non
 async def test_retry_budget_is_not_used_by_retries_with_retry_after() -> None:
     clock = FakeClock()
     steps = [status(429, retry_after="1")] * 3 + [status(200), status(503, retry_after="1"), status(200)]
-    handler = chain(clock, Script(clock, steps))
+    handler = chain(clock, ScriptedHandler(clock, steps))
     assert (await handler(with_retry(retry_budget=4))).status_code == 200
     response = await handler(with_retry(retry_budget=4))
     assert error_of(response, clock).__notes__ == ["not retried: the retry budget of 4 is used up"]
@@ -587,13 +589,13 @@ async def test_retry_budget_is_not_used_by_retries_with_retry_after() -> None:
 async def test_retry_budget_is_used_by_a_429_without_retry_after(wish: str | None, retries: int) -> None:
     clock = FakeClock()
     throttled = status(429) if wish is None else status(429, Retry_After=wish)
-    response = await chain(clock, Script(clock, [throttled]))(with_retry(retry_budget=0))
+    response = await chain(clock, ScriptedHandler(clock, [throttled]))(with_retry(retry_budget=0))
     assert len(response.history) == retries
 
 
 async def test_retry_budget_disabled_retries_every_call() -> None:
     clock = FakeClock()
-    server = Script(clock, [status(503)] * 10_000)
+    server = ScriptedHandler(clock, [status(503)] * 10_000)
     handler = chain(clock, server)
     for _ in range(200):
         await handler(with_retry(retry_budget=None))
@@ -602,7 +604,7 @@ async def test_retry_budget_disabled_retries_every_call() -> None:
 
 async def test_retry_budget_timeout_costs_twice_and_exhaustion_is_named() -> None:
     clock = FakeClock()
-    handler = chain(clock, Script(clock, [late(), late(), late()]))
+    handler = chain(clock, ScriptedHandler(clock, [late(), late(), late()]))
     with pytest.raises(errors.RequestTimeoutError) as caught:
         await handler(with_retry(retry_budget=20, max_attempts=9))
     assert len(caught.value.history) == 2
@@ -612,7 +614,7 @@ async def test_retry_budget_timeout_costs_twice_and_exhaustion_is_named() -> Non
 async def test_retry_budget_is_refilled_by_successes_and_retried_successes() -> None:
     clock = FakeClock()
     steps = [status(503), status(503), status(200), *[status(200)] * 5, status(503), status(503), status(503)]
-    handler = chain(clock, Script(clock, steps))
+    handler = chain(clock, ScriptedHandler(clock, steps))
     request = with_retry(retry_budget=10, max_attempts=9)
     assert len((await handler(request)).history) == 2  # empty, then 5 given back
     for _ in range(5):
@@ -624,13 +626,15 @@ async def test_retry_budget_is_refilled_by_successes_and_retried_successes() -> 
 async def test_retry_budget_is_not_refilled_by_failures(code: int, tokens: float) -> None:
     clock = FakeClock()
     throttle = HostThrottle(clock.clock)
-    await chain(clock, Script(clock, [status(503), status(code)]), throttle=throttle)(with_retry(retry_budget=10))
+    await chain(clock, ScriptedHandler(clock, [status(503), status(code)]), throttle=throttle)(
+        with_retry(retry_budget=10)
+    )
     assert throttle.budgets == {"https://openrouter.ai": tokens}
 
 
 async def test_retry_budget_is_separate_per_host_and_capacity() -> None:
     clock = FakeClock()
-    handler = chain(clock, Script(clock, [status(503)] * 100))
+    handler = chain(clock, ScriptedHandler(clock, [status(503)] * 100))
     one = with_retry(retry_budget=5, max_attempts=2)
     assert len((await handler(one)).history) == 1
     assert len((await handler(one)).history) == 0
@@ -649,7 +653,7 @@ async def test_on_retry_is_called_before_each_wait(caplog: pytest.LogCaptureFixt
         told.append((request, attempt, len(clock.waits)))
 
     with caplog.at_level(logging.INFO, "openrouter_async"):
-        response = await chain(clock, Script(clock, [status(503), dropped()]), on_retry=hook)(REQUEST)
+        response = await chain(clock, ScriptedHandler(clock, [status(503), dropped()]), on_retry=hook)(REQUEST)
     assert [attempt for _, attempt, _ in told] == list(response.history)
     assert [request for request, _, _ in told] == [REQUEST, REQUEST]
     assert [waits for _, _, waits in told] == [0, 1]
@@ -671,7 +675,7 @@ async def test_on_retry_exception_is_logged_and_changes_nothing(caplog: pytest.L
         raise LookupError("mine")
 
     clock = FakeClock()
-    response = await chain(clock, Script(clock, [status(503)]), on_retry=hook)(REQUEST)
+    response = await chain(clock, ScriptedHandler(clock, [status(503)]), on_retry=hook)(REQUEST)
     assert response.status_code == 200
     (failure,) = [record for record in caplog.records if record.levelname == "ERROR"]
     assert vars(failure)["event"] == "hook_failed"
@@ -686,7 +690,7 @@ async def test_on_retry_async_is_awaited() -> None:
         told.append(attempt.number)
 
     clock = FakeClock()
-    await chain(clock, Script(clock, [status(503)]), on_retry=hook)(REQUEST)
+    await chain(clock, ScriptedHandler(clock, [status(503)]), on_retry=hook)(REQUEST)
     assert told == [1]
 
 
@@ -695,7 +699,7 @@ async def test_pause_is_announced_once_by_a_held_call_and_never_by_others(
 ) -> None:
     clock = FakeClock([0.0])
     throttle = HostThrottle(clock.clock)
-    handler = chain(clock, Script(clock), throttle=throttle)
+    handler = chain(clock, ScriptedHandler(clock), throttle=throttle)
     with caplog.at_level(logging.DEBUG, "openrouter_async"):
         await handler(REQUEST)
         throttle.pause(REQUEST.url.origin(), 0.5)
@@ -712,7 +716,7 @@ async def test_pause_is_announced_once_by_a_held_call_and_never_by_others(
 
 async def test_on_retry_delay_is_the_actual_wait() -> None:
     clock = FakeClock()
-    response = await chain(clock, Script(clock, [status(429, Retry_After="10")]))(REQUEST)
+    response = await chain(clock, ScriptedHandler(clock, [status(429, Retry_After="10")]))(REQUEST)
     assert [attempt.wait for attempt in response.history] == clock.waits == [11.0]
 
 
@@ -721,7 +725,7 @@ async def test_on_retry_delay_is_the_actual_wait() -> None:
 
 async def test_inner_middleware_that_resends_hides_no_ambiguous_attempt() -> None:
     clock = FakeClock()
-    server = Script(clock, [dropped(), status(429), status(429), status(403)])
+    server = ScriptedHandler(clock, [dropped(), status(429), status(429), status(403)])
     inner = RetryMiddleware(clock=clock.clock)
     outer = RetryMiddleware(clock=clock.clock)
     handler = build_chain("middlewares", [outer, inner], server)
@@ -747,7 +751,7 @@ async def test_send_state_is_unsettled_while_an_attempt_may_have_been_processed(
     steps: list[Response | Exception], pending: bool
 ) -> None:
     clock = StoppedClock()
-    server = Script(clock, steps)
+    server = ScriptedHandler(clock, steps)
 
     async def send(request: Request) -> Response:
         request.send_state.maybe_processed = True  # as the transport does when it writes
@@ -766,13 +770,13 @@ async def test_send_state_is_unsettled_while_an_attempt_may_have_been_processed(
 async def test_inner_middleware_exception_keeps_its_history() -> None:
     clock = FakeClock()
     failure = dropped()
-    server = Script(clock, [failure, unreachable(), unreachable(), unreachable()])
+    server = ScriptedHandler(clock, [failure, unreachable(), unreachable(), unreachable()])
     inner = RetryMiddleware(clock=clock.clock)
     outer = RetryMiddleware(clock=clock.clock)
     with pytest.raises(errors.TransportError) as caught:
         await build_chain("middlewares", [outer, inner], server)(with_retry(max_attempts=2))
     assert caught.value.history[0].error is failure
-    settle(caught.value)
+    finalize_error(caught.value)
     assert caught.value.outcome is Outcome.UNKNOWN
 
 

@@ -15,19 +15,19 @@ async def test_shielded_task_of_a_cancelled_caller_goes_on_and_reports() -> None
         await go_on.wait()
         return "done"
 
-    outliving: ShieldedTasks[str] = ShieldedTasks(lambda task: told.append(task.result()))
-    caller = asyncio.create_task(outliving.run(work()))
+    tasks: ShieldedTasks[str] = ShieldedTasks(lambda task: told.append(task.result()))
+    caller = asyncio.create_task(tasks.run(work()))
     await asyncio.sleep(0)
     caller.cancel()
     with pytest.raises(asyncio.CancelledError):
         await caller
-    assert len(outliving) == 1
-    assert await outliving.drain(0) == 1
+    assert len(tasks) == 1
+    assert await tasks.drain(0) == 1
     go_on.set()
-    assert await outliving.drain() == 0
+    assert await tasks.drain() == 0
     await asyncio.sleep(0)
     assert told == ["done"]
-    assert len(outliving) == 0
+    assert len(tasks) == 0
 
 
 async def test_shielded_task_result_reaches_its_caller() -> None:
@@ -37,10 +37,10 @@ async def test_shielded_task_result_reaches_its_caller() -> None:
         return "done"
 
     told: list[object] = []
-    outliving: ShieldedTasks[str] = ShieldedTasks(told.append)
-    assert await outliving.run(work(fails=False)) == "done"
+    tasks: ShieldedTasks[str] = ShieldedTasks(told.append)
+    assert await tasks.run(work(fails=False)) == "done"
     with pytest.raises(ValueError, match="so it is"):
-        await outliving.run(work(fails=True))
+        await tasks.run(work(fails=True))
     assert told == []
 
 
@@ -52,13 +52,13 @@ async def test_shielded_task_without_a_callback_reports_nothing(end: str, caplog
         await go_on.wait()
         raise asyncio.CancelledError if end == "is cancelled" else ValueError("seen by nobody")
 
-    outliving: ShieldedTasks[None] = ShieldedTasks()
-    caller = asyncio.create_task(outliving.run(work()))
+    tasks: ShieldedTasks[None] = ShieldedTasks()
+    caller = asyncio.create_task(tasks.run(work()))
     await asyncio.sleep(0)
     caller.cancel()
     await asyncio.wait((caller,))
     go_on.set()
-    await outliving.drain()
+    await tasks.drain()
     del caller
     await asyncio.sleep(0)
     assert caplog.records == []

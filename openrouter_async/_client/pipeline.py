@@ -17,7 +17,7 @@ from openrouter_async._client.config import Settings, merge_headers
 from openrouter_async._http.chain import Handler, Request, Response, SendState, build_chain
 from openrouter_async._http.counters import Counters
 from openrouter_async._http.options import Bearer, RequestOptions
-from openrouter_async._http.responses import error_from_response, settle
+from openrouter_async._http.responses import error_from_response, finalize_error
 from openrouter_async._http.retry import RetryMiddleware
 from openrouter_async._http.single_flight import CallerGroup, SingleFlight
 from openrouter_async._http.throttle import HostThrottle
@@ -146,18 +146,18 @@ class Pipeline:
         """
         source = self.settings.api_key
         if source is None or isinstance(source, Bearer):
-            return self._fly(model, source, options, group)
-        return self._resolve_and_fly(model, options, group)
+            return self._join_exchange(model, source, options, group)
+        return self._resolve_and_exchange(model, options, group)
 
-    async def _resolve_and_fly(
+    async def _resolve_and_exchange(
         self,
         model: ExchangeAuthCodeForAPIKeyRequest,
         options: RequestOptions | None,
         group: CallerGroup | None,
     ) -> ExchangeAuthCodeForAPIKeyResponse:
-        return await self._fly(model, await self.resolve_bearer(), options, group)
+        return await self._join_exchange(model, await self.resolve_bearer(), options, group)
 
-    def _fly(
+    def _join_exchange(
         self,
         model: ExchangeAuthCodeForAPIKeyRequest,
         bearer: Bearer | None,
@@ -334,7 +334,7 @@ class Pipeline:
 
     def _finalize(self, error: OpenRouterError, send_state: SendState) -> None:
         """Add to an error what is known about the whole call, and count it."""
-        settle(error)
+        finalize_error(error)
         before = send_state.exchanged_before
         if before is not None and isinstance(error, APIError) and error.is_code_rejected:
             # The code was valid: this process used it, and the user made no mistake.

@@ -67,7 +67,7 @@ def _error_from(request: Request, response: Response, clock: Clock) -> OpenRoute
     )
 
 
-def settle(error: OpenRouterError) -> None:
+def finalize_error(error: OpenRouterError) -> None:
     """Make an error describe the whole call: set its attempts and outcome, and add earlier failures as notes.
 
     A code is single-use. If an earlier attempt may have been carried out, "Invalid code" is not a refusal but a sign

@@ -26,25 +26,25 @@ class Deadline:
         expired: Whether the moment came, and the task was cancelled for it.
     """
 
-    __slots__ = ("_active", "_cancelling", "_is_settled", "expired", "task", "when")
+    __slots__ = ("_active", "_cancelling", "_is_absorbed", "expired", "task", "when")
 
     def __init__(self, task: asyncio.Task[object], when: float, active: set[Deadline]) -> None:
         self._active = active
         self.task = task
         self.when = when
         self.expired = False
-        self._is_settled = False
+        self._is_absorbed = False
         self._cancelling = task.cancelling()
 
-    def settle(self) -> bool:
+    def absorb_cancellation(self) -> bool:
         """Absorb the cancellation that the deadline requested.
 
         Returns:
             Whether it was the only one.
         """
-        if not self.expired or self._is_settled:
+        if not self.expired or self._is_absorbed:
             return False
-        self._is_settled = True
+        self._is_absorbed = True
         return self.task.uncancel() <= self._cancelling
 
     def __enter__(self) -> Self:
@@ -54,7 +54,7 @@ class Deadline:
         self, kind: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
     ) -> None:
         self._active.discard(self)
-        if self.settle() and kind is asyncio.CancelledError:
+        if self.absorb_cancellation() and kind is asyncio.CancelledError:
             raise DeadlineExpiredError from None
 
 
@@ -88,7 +88,7 @@ class Deadlines:
         """Stop a deadline, whether it expired or not."""
         self._active.discard(deadline)
         if deadline.expired:
-            deadline.settle()
+            deadline.absorb_cancellation()
 
     def close(self) -> None:
         """Stop the timer, unless a deadline still runs: with a borrowed session, a call can outlive its client."""

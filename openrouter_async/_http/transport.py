@@ -187,7 +187,7 @@ class Transport:
                 raise
             return _to_response(answer, content, body, started)
         except asyncio.CancelledError as cancelled:
-            if not deadline.settle():
+            if not deadline.absorb_cancellation():
                 # Without aiohttp's frames, which hold headers and bodies.
                 cancelled.__traceback__ = None
                 raise

@@ -190,7 +190,7 @@ class Runner:
                     # It may be a bare code, which a traceback with local variables would show.
                     del taken, item
                 if self._dedup.reserve(request) or not await self._share(index, request):
-                    await self._carry_out(index, request)
+                    await self._process(index, request)
         except (Exception, asyncio.CancelledError) as failure:  # noqa: BLE001 - it is raised in the consumer
             self._fail(failure)
         self._active -= 1
@@ -210,7 +210,7 @@ class Runner:
         self._deliver(result)
         return True
 
-    async def _carry_out(self, index: int, request: _Request) -> None:
+    async def _process(self, index: int, request: _Request) -> None:
         journal, digest = self._options.journal, ""
         begun_in: Journal | None = None
         result: ExchangeResult | None = None

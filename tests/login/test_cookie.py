@@ -274,12 +274,12 @@ async def test_cookie_lives_as_long_as_the_result() -> None:
 
 
 @given(st.binary(max_size=300), st.text("abc:", max_size=8), st.text("abc:", max_size=8))
-def test_encrypted_value_is_decrypted_in_its_own_context_only(data: bytes, purpose: str, other: str) -> None:
+def test_encrypted_value_is_decrypted_in_its_own_context_only(data: bytes, context: str, other: str) -> None:
     encryptor = Encryptor(NEW)
-    sealed = encryptor.encrypt(purpose, data)
+    sealed = encryptor.encrypt(context, data)
 
-    assert encryptor.decrypt(purpose, sealed) == data
-    if purpose != other:
+    assert encryptor.decrypt(context, sealed) == data
+    if context != other:
         with pytest.raises(DecryptionError):
             encryptor.decrypt(other, sealed)
 
