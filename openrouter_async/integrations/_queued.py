@@ -18,7 +18,7 @@ from openrouter_async._values.models import ExchangeAuthCodeForAPIKeyRequest, Ex
 from openrouter_async._values.tasks import ShieldedTasks
 from openrouter_async.batch import request_digest
 from openrouter_async.errors import APIError, KeyDeliveryError, OpenRouterError, Outcome
-from openrouter_async.login._lease import Ending, LeaseRunner
+from openrouter_async.login._lease import LeaseRunner
 from openrouter_async.login._store import ClaimRequest, ClaimStatus, LeaseItem, LoginStore
 
 logger = logging.getLogger("openrouter_async.integrations.taskiq")
@@ -41,7 +41,9 @@ class QueuedExchanges:
         self._client = client
         self._store = store
         self._result_ttl = result_ttl
-        self._leases = LeaseRunner(store, client.clock, claim_ttl=claim_ttl, result_ttl=result_ttl)
+        self._leases = LeaseRunner(
+            store, client.clock, claim_ttl=claim_ttl, result_ttl=result_ttl, retry_uncertain=True
+        )
         self._under_way: ShieldedTasks[ResultPayload] = ShieldedTasks()
 
     async def drain(self) -> None:
@@ -89,11 +91,6 @@ class _QueuedExchange:
     def to_result(self, response: ExchangeAuthCodeForAPIKeyResponse, *, delivered: bool) -> bytes:
         payload = key_to_payload(response, delivered=delivered and self._client.on_key is not None)
         return json.dumps(payload).encode()
-
-    def ending_after(self, failure: Exception) -> Ending:
-        # Once the lease has ended, a message that is delivered again is sent again, and its rejection is no refusal.
-        is_unknown = not isinstance(failure, OpenRouterError) or failure.outcome is Outcome.UNKNOWN
-        return Ending.EXPIRE if is_unknown else Ending.RELEASE
 
 
 def key_to_payload(response: ExchangeAuthCodeForAPIKeyResponse, *, delivered: bool = False) -> ResultPayload:

@@ -11,9 +11,9 @@ import attrs
 
 from openrouter_async._values.models import ExchangeAuthCodeForAPIKeyResponse
 from openrouter_async._values.tasks import ShieldedTasks
-from openrouter_async.errors import APIError, KeyDeliveryError, OpenRouterError, Outcome
+from openrouter_async.errors import KeyDeliveryError, OpenRouterError, Outcome
 from openrouter_async.login._callbacks import Callback
-from openrouter_async.login._lease import Ending, LeaseResult, LeaseRunner, is_same_browser
+from openrouter_async.login._lease import LeaseResult, LeaseRunner, is_same_browser
 from openrouter_async.login._models import Grant
 from openrouter_async.login._records import KeyRecord, LoginRecord, digest
 from openrouter_async.login._store import ClaimRequest, ClaimStatus, LoginStore
@@ -24,7 +24,6 @@ from openrouter_async.login.errors import (
     CodeRejectedError,
     LoginAlreadyUsedError,
     LoginBindingError,
-    LoginError,
     LoginExpiredError,
     LoginInProgressError,
     LoginLostError,
@@ -162,16 +161,6 @@ class _LoginExchange:
             context=self._login.context,
             return_to=self._login.return_to,
         ).to_json()
-
-    def ending_after(self, failure: Exception) -> Ending:
-        if not isinstance(failure, OpenRouterError):
-            # Other exceptions come from the app's middlewares, and do not tell whether the code was sent.
-            return Ending.CONSUME
-        if isinstance(failure, APIError) and failure.is_code_rejected and failure.outcome is Outcome.REFUSED:
-            # The code was wrong, not the login: somebody else's invalid callback must not end it.
-            return Ending.RELEASE
-        is_unsent = failure.outcome is Outcome.NOT_SENT and not isinstance(failure, LoginError)
-        return Ending.RELEASE if is_unsent or not failure.restart_login else Ending.CONSUME
 
 
 def authorization_error(callback: Callback, login: LoginRecord | None) -> AuthorizationError:

@@ -43,7 +43,7 @@ class AuthorizationFlow:
         grant = await flow.finish(str(request.url), binding=browser_id)
 
     A login can be finished once. It is claimed before its code is sent, finished when OpenRouter returns a key, and
-    pending again when nothing was sent, OpenRouter was busy, or OpenRouter refused the code. Browsers reload and
+    pending again when nothing was sent, or OpenRouter was busy or refused the request. Browsers reload and
     double-click: for ``result_lifetime`` seconds a repeated callback gets the same grant, provided that its binding
     shows that it comes from the browser that started the login. Finishing continues when its caller is cancelled, so
     that a reload gets the grant.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import enum
 import logging
 import math
 from collections.abc import AsyncIterator
@@ -15,7 +14,7 @@ import attrs
 from openrouter_async._values.clock import Clock
 from openrouter_async._values.models import ExchangeAuthCodeForAPIKeyResponse
 from openrouter_async.batch import mark_outcome_unknown
-from openrouter_async.errors import APIError, KeyDeliveryError
+from openrouter_async.errors import APIError, KeyDeliveryError, OpenRouterError, Outcome
 from openrouter_async.login._models import LoginCookie
 from openrouter_async.login._store import Claim, ClaimRequest, ClaimStatus, LoginStore
 from openrouter_async.login.errors import LoginError
@@ -24,17 +23,6 @@ logger = logging.getLogger("openrouter_async.login")
 
 _INITIAL_PAUSE: Final = 0.05
 _MAX_PAUSE: Final = 0.5
-
-
-class Ending(enum.Enum):
-    """What to do with an item whose exchange failed."""
-
-    RELEASE = enum.auto()
-    """Make it pending again: its code can be sent once more."""
-    CONSUME = enum.auto()
-    """End it: its code may be used."""
-    EXPIRE = enum.auto()
-    """Let the lease end, so that the next request for it learns that this one was lost."""
 
 
 class LeasedExchange(Protocol):
@@ -46,10 +34,6 @@ class LeasedExchange(Protocol):
 
     def to_result(self, response: ExchangeAuthCodeForAPIKeyResponse, *, delivered: bool) -> bytes:
         """Return what to keep for a request that comes again; `delivered` tells whether ``on_key`` succeeded."""
-        ...
-
-    def ending_after(self, failure: Exception) -> Ending:
-        """Return what to do with the item after this failure."""
         ...
 
 
@@ -80,16 +64,26 @@ class LeaseRunner:
         claim_ttl: Seconds until an item whose worker died can be taken over; renewed while the worker lives.
         result_ttl: Seconds for which a request that comes again gets the same result.
         busy_timeout: Seconds to wait for another request that has the item.
+        retry_uncertain: Whether an item whose code may be used is tried again when its lease has ended: what comes next
+            learns that this request was lost. By default the item is consumed.
     """
 
     def __init__(
-        self, store: LoginStore, clock: Clock, *, claim_ttl: float, result_ttl: float, busy_timeout: float = math.inf
+        self,
+        store: LoginStore,
+        clock: Clock,
+        *,
+        claim_ttl: float,
+        result_ttl: float,
+        busy_timeout: float = math.inf,
+        retry_uncertain: bool = False,
     ) -> None:
         self._store = store
         self._clock = clock
         self._claim_ttl = claim_ttl
         self._result_ttl = result_ttl
         self._busy_timeout = busy_timeout
+        self._retry_uncertain = retry_uncertain
 
     async def run(self, claim_request: ClaimRequest, exchange: LeasedExchange) -> LeaseResult:
         """Claim an item, exchange its code, and record the result; or return that of another request.
@@ -110,8 +104,8 @@ class LeaseRunner:
             raise
         except Exception as failure:
             if isinstance(failure, APIError) and failure.is_code_rejected:
-                return await self._explain_rejection(claim_request, claim, exchange, failure)
-            await self._end(claim_request, exchange.ending_after(failure))
+                return await self._explain_rejection(claim_request, claim, failure)
+            await self._end(claim_request, failure)
             raise
         claim = Claim(status=ClaimStatus.FINISHED, value=exchange.to_result(response, delivered=True))
         cookie = await self._finish(claim_request, claim.value, result_ttl)
@@ -131,9 +125,7 @@ class LeaseRunner:
             await self._store.finish(claim_request, None, now=self._clock.time(), result_ttl=0.0)
         return claim
 
-    async def _explain_rejection(
-        self, claim_request: ClaimRequest, claim: Claim, exchange: LeasedExchange, failure: APIError
-    ) -> LeaseResult:
+    async def _explain_rejection(self, claim_request: ClaimRequest, claim: Claim, failure: APIError) -> LeaseResult:
         # Another worker takes a stalled worker's item over. One of the two gets the key, the other one this rejection.
         try:
             again = await self._claim_in_turn(claim_request)
@@ -145,7 +137,7 @@ class LeaseRunner:
             again = attrs.evolve(again, lost=is_lost)
             if is_lost:
                 mark_outcome_unknown(failure)
-            await self._end(claim_request, exchange.ending_after(failure))
+            await self._end(claim_request, failure)
         return LeaseResult(claim=again, rejection=failure)
 
     @contextlib.asynccontextmanager
@@ -184,16 +176,20 @@ class LeaseRunner:
     async def _claim(self, claim_request: ClaimRequest) -> Claim:
         return await self._store.claim(claim_request, now=self._clock.time(), claim_ttl=self._claim_ttl)
 
-    async def _end(self, claim_request: ClaimRequest, ending: Ending) -> None:
-        if ending is Ending.CONSUME:
+    async def _end(self, claim_request: ClaimRequest, failure: Exception) -> None:
+        """Release the item if its code can be sent once more; consume it if that may be used, or the login is over."""
+        if isinstance(failure, LoginError) and failure.restart_login:
             await self._finish(claim_request)
-        elif ending is Ending.RELEASE:
+        elif isinstance(failure, OpenRouterError) and failure.outcome in (Outcome.NOT_SENT, Outcome.REFUSED):
             try:
                 await self._store.release(claim_request, now=self._clock.time())
-            except Exception as failure:  # noqa: BLE001 - an app's own store may raise anything
+            except Exception as trouble:  # noqa: BLE001 - an app's own store may raise anything
                 logger.warning(
-                    "a claim could not be released, and waits for the end of its lease: %s", _describe(failure)
+                    "a claim could not be released, and waits for the end of its lease: %s", _describe(trouble)
                 )
+        elif not self._retry_uncertain:
+            # Foreign exceptions come from the app's middlewares, and do not tell whether the code was sent.
+            await self._finish(claim_request)
 
     async def _finish(
         self, claim_request: ClaimRequest, result: bytes | None = None, result_ttl: float = 0.0

@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 from yarl import URL
 
 from openrouter_async import OpenRouter
+from openrouter_async._values.tasks import _SHIELDED
 from openrouter_async.encryption import generate_encryption_key
 from openrouter_async.errors import (
     KeyDeliveryError,
@@ -293,6 +294,19 @@ async def test_bot_on_login_gets_a_key_that_the_clients_on_key_refused(fake: Fak
         grants = [await login.finish_code(ADA, code) for _ in range(2)]
     assert grants[0].key == grants[1].key == fake.issued_keys[0].key
     assert keys.logins == [(ADA, grants[0].key)]
+
+
+async def test_finish_code_is_shielded_by_one_task(fake: FakeOpenRouter, keys: Keys) -> None:
+    gate = Gate()
+    async with OpenRouter(None, base_url=fake.base_url, middlewares=[gate]) as client:
+        login = make_login(client, keys)
+        finishing = asyncio.create_task(login.finish_code(ADA, fake.consent((await login.start(ADA)).url)))
+        await gate.reached.wait()
+        shields = [task.get_coro() for task in asyncio.all_tasks() if task in _SHIELDED]
+        gate.let()
+        await finishing
+
+    assert [getattr(shield, "__qualname__", None) for shield in shields] == ["BotLogin._finish_code"]
 
 
 async def test_finish_code_with_a_store_failing_midway_loses_no_key(

@@ -14,6 +14,7 @@ from aiohttp import web
 from yarl import URL
 
 from openrouter_async import OpenRouter
+from openrouter_async._values.tasks import _SHIELDED
 from openrouter_async.login import Grant
 from openrouter_async.testing import FakeOpenRouter
 from tests.integrations.support import KINDS, Site, Visitor, bound_socket, make_app, serve_aiohttp, serve_asgi
@@ -217,3 +218,16 @@ async def patiently(what: Callable[[], Awaitable[str]]) -> str:
                 return await what()
             except OSError:
                 await asyncio.sleep(0.01)
+
+
+async def test_callback_is_shielded_by_one_task(kind: str, fake: FakeOpenRouter) -> None:
+    gate = Gate()
+    async with serving(kind, fake, keys := Keys(), gate) as (site, _), Visitor(site) as visitor:
+        opening = asyncio.create_task(visitor.open(await visitor.consent()))
+        await asyncio.wait_for(gate.reached.wait(), PATIENCE)
+        shields = [task.get_coro() for task in asyncio.all_tasks() if task in _SHIELDED]
+        gate.let()
+        await opening
+        assert await keys.take()
+
+    assert [getattr(shield, "__qualname__", None) for shield in shields] == ["WebLogin._finish"]

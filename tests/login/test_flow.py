@@ -514,6 +514,16 @@ async def test_finish_when_openrouter_is_busy_releases_the_login(caplog: pytest.
     assert caplog.messages == []
 
 
+@pytest.mark.parametrize("status", [401, 404])
+async def test_flow_refused_request_releases_the_login(status: int) -> None:
+    async with flowing(json_answer(status, b'{"error": {"message": "No"}}'), GRANTED) as (flow, _):
+        pending = await flow.start(binding=BINDING)
+        with pytest.raises(APIError) as caught:
+            await flow.finish(back(pending), binding=BINDING)
+        assert (await flow.finish(back(pending), binding=BINDING)).key == KEY
+    assert caught.value.outcome is Outcome.REFUSED
+
+
 @pytest.mark.parametrize("answer", [BROKEN, json_answer(200, b"{}")])
 async def test_finish_when_the_code_may_be_used_consumes_the_login(answer: bytes) -> None:
     async with flowing(answer, GRANTED) as (flow, server):

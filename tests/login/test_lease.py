@@ -16,9 +16,9 @@ from redis.asyncio import Redis
 from openrouter_async import ExchangeAuthCodeForAPIKeyResponse, Outcome
 from openrouter_async._values.clock import Clock
 from openrouter_async.encryption import generate_encryption_key
-from openrouter_async.errors import ForbiddenResponseError, OpenRouterError, TransportError
+from openrouter_async.errors import ForbiddenResponseError, TransportError
 from openrouter_async.login import LoginStoreError, MemoryStore, RedisStore
-from openrouter_async.login._lease import Ending, LeaseResult, LeaseRunner
+from openrouter_async.login._lease import LeaseResult, LeaseRunner
 from openrouter_async.login.stores import Claim, ClaimRequest, ClaimStatus, LeaseItem, LoginStore
 from tests.login.support import NOW
 
@@ -85,10 +85,9 @@ class Worker:
     """A worker whose exchange goes on only when the test says so."""
 
     def __init__(
-        self, site: Site, *, on_unknown: Ending = Ending.CONSUME, busy_timeout: float = 0.0, lease: float = LEASE
+        self, site: Site, *, retry_uncertain: bool = False, busy_timeout: float = 0.0, lease: float = LEASE
     ) -> None:
         self._site = site
-        self._on_unknown = on_unknown
         loop = asyncio.get_running_loop()
         self._sent: asyncio.Future[str] = loop.create_future()
         self._answered: asyncio.Future[None] = loop.create_future()
@@ -100,6 +99,7 @@ class Worker:
             claim_ttl=lease,
             result_ttl=60,
             busy_timeout=busy_timeout,
+            retry_uncertain=retry_uncertain,
         )
         request = ClaimRequest(id=site.item.id, binding="", is_bound=True, token=secrets.token_urlsafe(8))
         self.task: asyncio.Task[LeaseResult] = loop.create_task(runner.run(request, self))
@@ -126,10 +126,6 @@ class Worker:
     def to_result(self, response: ExchangeAuthCodeForAPIKeyResponse, *, delivered: bool) -> bytes:
         assert delivered
         return response.key.encode()
-
-    def ending_after(self, failure: Exception) -> Ending:
-        assert isinstance(failure, OpenRouterError)
-        return self._on_unknown if failure.outcome is Outcome.UNKNOWN else Ending.RELEASE
 
     def send(self, how: str = "") -> None:
         if not self._sent.done():
@@ -287,13 +283,13 @@ async def test_lease_runner_rejected_after_its_heir_ended_uncertain_is_unknown(s
 
 
 async def test_lease_runner_expiring_item_is_lost_to_the_next_worker(site: Site) -> None:
-    first = Worker(site, on_unknown=Ending.EXPIRE)
+    first = Worker(site, retry_uncertain=True)
     with pytest.raises(TransportError):
         await first.finish("answer lost")
     assert (await Worker(site).task).claim.status is ClaimStatus.BUSY
     await site.end_lease()
 
-    result = await Worker(site, on_unknown=Ending.EXPIRE).finish()
+    result = await Worker(site, retry_uncertain=True).finish()
 
     assert result.claim.lost
     assert result.rejection is not None
@@ -337,14 +333,14 @@ STEPS: Final = ("start", "send", "send unsent", "send and lose the answer", "ans
 histories = st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 3)), max_size=25)
 
 
-async def play(site: Site, history: list[tuple[str, int]], on_unknown: Ending) -> list[Worker]:
+async def play(site: Site, history: list[tuple[str, int]], retry_uncertain: bool) -> list[Worker]:
     """Let up to four workers at a time do what the history says, and all that live come to their ends."""
-    workers: list[Worker] = [Worker(site, on_unknown=on_unknown)]
+    workers: list[Worker] = [Worker(site, retry_uncertain=retry_uncertain)]
     for step, number in history:
         await site.settle()
         worker = workers[number % len(workers)]
         if step == "start":
-            workers.append(Worker(site, on_unknown=on_unknown))
+            workers.append(Worker(site, retry_uncertain=retry_uncertain))
         elif step == "send":
             worker.send()
         elif step == "send unsent":
@@ -365,8 +361,8 @@ async def play(site: Site, history: list[tuple[str, int]], on_unknown: Ending) -
     return workers
 
 
-async def check(site: Site, history: list[tuple[str, int]], on_unknown: Ending) -> None:
-    workers = await play(site, history, on_unknown)
+async def check(site: Site, history: list[tuple[str, int]], retry_uncertain: bool) -> None:
+    workers = await play(site, history, retry_uncertain)
     own = 0
     for worker in workers:
         if worker.task.cancelled():
@@ -389,25 +385,25 @@ async def check(site: Site, history: list[tuple[str, int]], on_unknown: Ending) 
 
 
 @settings(max_examples=300, deadline=None)
-@given(history=histories, on_unknown=st.sampled_from([Ending.CONSUME, Ending.EXPIRE]))
-@example(history=[("send", 0), ("end the lease", 0), ("start", 0), ("send", 1)], on_unknown=Ending.CONSUME)
+@given(history=histories, retry_uncertain=st.booleans())
+@example(history=[("send", 0), ("end the lease", 0), ("start", 0), ("send", 1)], retry_uncertain=False)
 def test_lease_runner_in_memory_loses_no_key_and_tells_the_truth(
-    history: list[tuple[str, int]], on_unknown: Ending
+    history: list[tuple[str, int]], retry_uncertain: bool
 ) -> None:
     async def run() -> None:
         async with opened("memory", "") as site:
-            await check(site, history, on_unknown)
+            await check(site, history, retry_uncertain)
 
     asyncio.run(run())
 
 
 def test_lease_runner_in_valkey_loses_no_key_and_tells_the_truth(valkey_url: str) -> None:
     @settings(max_examples=60, deadline=None)
-    @given(history=histories, on_unknown=st.sampled_from([Ending.CONSUME, Ending.EXPIRE]))
-    def holds(history: list[tuple[str, int]], on_unknown: Ending) -> None:
+    @given(history=histories, retry_uncertain=st.booleans())
+    def holds(history: list[tuple[str, int]], retry_uncertain: bool) -> None:
         async def run() -> None:
             async with opened("valkey", valkey_url) as site:
-                await check(site, history, on_unknown)
+                await check(site, history, retry_uncertain)
 
         asyncio.run(run())
 

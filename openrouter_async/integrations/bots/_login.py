@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, Self, TypeAlias
 from weakref import WeakValueDictionary
 
@@ -293,12 +292,9 @@ class BotLogin:
         """
         await self._under_way.drain(timeout)
 
-    @contextlib.asynccontextmanager
-    async def _alone(self, name: str) -> AsyncIterator[None]:
+    def _alone(self, name: str) -> asyncio.Lock:
         # The dictionary drops a lock as soon as nobody holds it or waits for it.
-        lock = self._locks.setdefault(name, asyncio.Lock())
-        async with lock:
-            yield
+        return self._locks.setdefault(name, asyncio.Lock())
 
     async def _start(self, user_id: UserId) -> ChatLogin:
         pending = await self._flow.start(
