@@ -12,6 +12,7 @@ import pytest
 
 from openrouter_async import (
     ExchangeAuthCodeForAPIKeyRequest,
+    ExchangeAuthCodeForAPIKeyResponse,
     OpenRouter,
     PKCEPair,
     RequestOptions,
@@ -171,6 +172,22 @@ async def test_callable_that_returns_a_bad_key_leaves_it_in_no_frame(to_secret: 
     async with OpenRouter(lambda: key) as client:
         with pytest.raises(errors.RequestValidationError):
             await client.oauth.create_auth_code(callback_url="https://app.example/callback")
+
+
+async def test_on_key_whose_error_quotes_the_key_is_no_cause(to_secret: ToSecret) -> None:
+    def store(_request: ExchangeAuthCodeForAPIKeyRequest, response: ExchangeAuthCodeForAPIKeyResponse) -> None:
+        raise ValueError(f"INSERT INTO keys VALUES ('{response.key}')")
+
+    def refuse(*_: object) -> None:
+        raise ValueError("the database is full")
+
+    async with answering(json_answer(200, BODY)) as server:
+        for hook, kind in ((store, type(None)), (refuse, ValueError)):
+            async with client_of(server.base_url, on_key=hook) as client:
+                with pytest.raises(errors.KeyDeliveryError) as caught:
+                    await client.oauth.exchange_auth_code_for_api_key(code=to_secret(SECRET))
+                assert type(caught.value.__cause__) is kind
+                assert caught.value.__context__ is None
 
 
 class FailingStore(MemoryStore):

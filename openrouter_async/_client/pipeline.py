@@ -26,6 +26,7 @@ from openrouter_async._http.transport import Transport
 from openrouter_async._values import converter
 from openrouter_async._values.clock import Clock
 from openrouter_async._values.current_key import GetCurrentKeyResponse
+from openrouter_async._values.frames import without_secrets
 from openrouter_async._values.models import (
     CreateAuthKeysCodeRequest,
     CreateAuthKeysCodeResponse,
@@ -320,12 +321,17 @@ class Pipeline:
             ) from None
         except GeneratorExit:
             raise
-        except BaseException as failure:
+        except BaseException as failure:  # noqa: BLE001 - it becomes the cause of the error
             # This includes a cancellation, by the hook itself or by closing the client: the key must not be lost.
-            raise KeyDeliveryError(
+            error = KeyDeliveryError(
                 f"on_key raised {type(failure).__name__}; the key is in .response", response=response
-            ) from failure
-        send_state.key_saved = True
+            )
+            error.__cause__ = without_secrets(failure, (response.key, model.code, model.code_verifier))
+        else:
+            send_state.key_saved = True
+            return
+        # Raised outside of the handler, so that `__context__` does not hold the hook's exception.
+        raise error
 
     def _failed(self, error: OpenRouterError, response: Response, send_state: SendState) -> OpenRouterError:
         error.history = response.history

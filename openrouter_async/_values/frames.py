@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterable
 from typing import Any, ParamSpec, TypeVar
 
 from openrouter_async.errors import RequestValidationError
@@ -41,3 +42,12 @@ def hide_init_arguments(kind: Kind) -> Kind:
     """Apply `hide_arguments` to the ``__init__`` of a class, such as one that attrs writes."""
     kind.__init__ = hide_arguments(kind.__init__)
     return kind
+
+
+def without_secrets(failure: BaseException, secrets: Iterable[str | None]) -> BaseException | None:
+    """Return an exception of a hook as the cause of an error; None if its text, or that of its causes, shows a secret.
+
+    Databases quote the statement that failed, and its parameters with it.
+    """
+    text = "".join(traceback.format_exception(failure))
+    return None if any(secret and secret in text for secret in secrets) else failure

@@ -13,6 +13,7 @@ from typing import Protocol, Self, TypeAlias, cast
 import attrs
 
 from openrouter_async._values.clock import SYSTEM_CLOCK, Clock
+from openrouter_async._values.frames import without_secrets
 from openrouter_async._values.models import ExchangeAuthCodeForAPIKeyRequest, ExchangeAuthCodeForAPIKeyResponse
 from openrouter_async.errors import OpenRouterError, RequestValidationError
 from openrouter_async.redaction import mask_key
@@ -201,5 +202,10 @@ class CallbackSink(BaseKeySink):
                 saving = await asyncio.to_thread(self._callback, stored)
             if inspect.isawaitable(saving):
                 await cast("Awaitable[object]", saving)
-        except Exception as failure:
-            raise KeySinkError(f"the callback raised {type(failure).__name__}") from failure
+        except Exception as failure:  # noqa: BLE001 - it becomes the cause of the error
+            error = KeySinkError(f"the callback raised {type(failure).__name__}")
+            error.__cause__ = without_secrets(failure, (stored.key,))
+        else:
+            return
+        # Raised outside of the handler, so that `__context__` does not hold the callback's exception.
+        raise error

@@ -11,7 +11,7 @@ from openrouter_async.login import AuthorizationError, AuthorizationFlow, Pendin
 from tests.fuzz.mutation import mutate, read_corpus
 from tests.support import STRESS
 
-CALLBACKS: Final = 50_000 if STRESS else 2_000
+CALLBACKS: Final = 200_000 if STRESS else 2_000
 
 CORPUS: Final = read_corpus("callbacks")
 KEY: Final = "sk-or-v1-" + "a" * 64

@@ -16,7 +16,7 @@ from tests.fuzz.mutation import mutate, read_corpus
 from tests.kit.clocks import FakeClock
 from tests.support import STRESS
 
-RESPONSES: Final = 200_000 if STRESS else 2_000
+RESPONSES: Final = 1_000_000 if STRESS else 2_000
 CONCURRENCY: Final = 64
 SERVERS: Final = 16
 """How many ports there are, each of which can have so many connections in TIME_WAIT."""

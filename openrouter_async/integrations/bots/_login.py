@@ -14,6 +14,7 @@ from yarl import URL
 
 from openrouter_async._http.options import check_hook
 from openrouter_async._values.clock import Clock
+from openrouter_async._values.frames import without_secrets
 from openrouter_async._values.models import ExchangeAuthCodeForAPIKeyResponse
 from openrouter_async._values.tasks import ShieldedTasks
 from openrouter_async.errors import KeyDeliveryError, OpenRouterError, RequestValidationError
@@ -401,10 +402,15 @@ class BotLogin:
     async def _deliver(self, user_id: UserId, grant: Grant) -> None:
         try:
             await call_hook(self._on_login, user_id, grant)
-        except Exception as failure:
+        except Exception as failure:  # noqa: BLE001 - it becomes the cause of the error
             # Logged here as well, as the caller may have been cancelled.
             logger.warning("on_login raised %s", type(failure).__name__)
-            raise KeyDeliveryError(
+            error = KeyDeliveryError(
                 f"on_login raised {type(failure).__name__}; the key is in .response",
                 response=ExchangeAuthCodeForAPIKeyResponse(key=grant.key, user_id=grant.user_id),
-            ) from failure
+            )
+            error.__cause__ = without_secrets(failure, (grant.key,))
+        else:
+            return
+        # Raised outside of the handler, so that `__context__` does not hold the hook's exception.
+        raise error
