@@ -22,7 +22,7 @@ from openrouter_async import (
     RetryPolicy,
     errors,
 )
-from openrouter_async._http.responses import error_from_response, outcome_of, finalize_error
+from openrouter_async._http.responses import error_from_response, finalize_error, outcome_of
 
 CODE = "secret/code+1"
 KEY = "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"
