@@ -186,6 +186,6 @@ class InputQueue:
         return index, item
 
     def _fail(self, failure: Exception) -> None:
-        # Requests that were taken before are still sent.
+        # The input failed, but requests that were taken before are still sent.
         self.failure = failure
         self.is_over = True

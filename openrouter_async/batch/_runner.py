@@ -187,7 +187,7 @@ class Runner:
                     self._deliver(ExchangeFailure(index=index, error=invalid.with_traceback(None)))
                     continue
                 finally:
-                    # It may be a bare code, which a traceback with local variables would show.
+                    # The item may be a bare code, which tracebacks with local variables would show.
                     del taken, item
                 if self._dedup.reserve(request) or not await self._share(index, request):
                     await self._process(index, request)

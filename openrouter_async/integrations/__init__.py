@@ -1,1 +1,1 @@
-"""Ready-made parts for frameworks, each behind an extra of its own."""
+"""Integrations with frameworks. Each module needs the extra of its framework."""

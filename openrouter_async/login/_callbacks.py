@@ -178,7 +178,7 @@ def _read(callback: CallbackInput, template: CallbackTemplate | None) -> Callbac
     state = _one_state(in_path, parameters.get("state"))
     error = parameters.get("error")
     if error is not None and not _ERROR.fullmatch(error):
-        # Keep foreign text out of messages.
+        # Do not show text from the callback in messages.
         error = "unknown"
     return Callback(state=state, code=parameters.get("code"), error=error)
 

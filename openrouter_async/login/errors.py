@@ -65,7 +65,7 @@ _TOOK_TOO_LONG: Final = "This sign-in took too long. Please sign in again."
 
 
 class LoginError(OpenRouterError):
-    """A login cannot go on. Nothing was sent, unless the outcome says so.
+    """A login cannot continue. Nothing was sent, unless the outcome says otherwise.
 
     Attributes:
         return_to: The ``return_to`` of the login; None if it had none, or if the callback does not tell which login it
@@ -147,20 +147,20 @@ class LoginExpiredError(LoginError):
 
 
 class LoginAlreadyUsedError(LoginError):
-    """The login is over, and its result is not for this callback, or not kept any more."""
+    """The login is finished, and its result does not belong to this callback or is no longer kept."""
 
     _user_message = "This sign-in is already finished. Please sign in again if you are not signed in."
 
 
 class LoginInProgressError(LoginError):
-    """Another callback of the same login is still at work; this one may be tried again."""
+    """Another callback of the same login is being processed; this one may be tried again."""
 
     _user_message = "This sign-in is still being finished. Please reload in a moment."
     _restart_login = False
 
 
 class LoginLostError(LoginError):
-    """A worker died while it exchanged the code, which is refused now. The key may exist without anybody having it."""
+    """A worker died while it exchanged the code, which is refused now. A key may have been issued that nobody has."""
 
     _user_message = None
 
@@ -176,7 +176,7 @@ class AuthorizationError(LoginError):
         context: The ``context`` of the login; None if the callback does not tell which login it was.
     """
 
-    _user_message = "OpenRouter did not allow the sign-in. Please try again."
+    _user_message = "OpenRouter did not complete the sign-in. Please try again."
 
     def __init__(self, error: str, *, context: Any = None, return_to: str | None = None) -> None:
         # The error comes from the browser, so messages and logs show only the codes of the RFC.
@@ -187,9 +187,9 @@ class AuthorizationError(LoginError):
 
 
 class AuthorizationDeniedError(AuthorizationError):
-    """The user did not consent."""
+    """The user denied access."""
 
-    _user_message = "You did not allow the sign-in."
+    _user_message = "You cancelled the sign-in."
 
 
 class LoginTimeoutError(LoginError, TimeoutError):

@@ -1,4 +1,4 @@
-"""A fake OpenRouter for tests: a local server with real PKCE, single-use codes, pages, and faults on demand.
+"""A fake OpenRouter for tests: a local server with real PKCE, single-use codes, consent pages, and faults on demand.
 
 ::
 

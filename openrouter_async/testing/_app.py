@@ -67,7 +67,7 @@ class FaultQueue:
             fault = Fault.from_spec(spec)
         except RequestValidationError:
             # A misspelt fault must fail the test, not be ignored.
-            return Fault.status(400, message="The code asks for a fault that there is not")
+            return Fault.status(400, message="The code asks for an unknown fault")
         met = self._met.pop(code, 0)
         self._met[code] = met + 1
         if len(self._met) > _MAX_CODES:

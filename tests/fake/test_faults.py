@@ -208,7 +208,7 @@ async def test_fault_code_with_an_unknown_fault_is_refused(fake: FakeOpenRouter)
     code = fake.issue_code()
     reply = await exchange(fake, f"fault.statsu-503~{code}")
 
-    assert (reply.status, reply.message) == (400, "The code asks for a fault that there is not")
+    assert (reply.status, reply.message) == (400, "The code asks for an unknown fault")
     assert not fake.issued_keys
 
 

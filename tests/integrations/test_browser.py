@@ -106,7 +106,7 @@ async def test_browser_user_denies_and_then_allows(page: Page, site: Site) -> No
     await say(page, "Deny")
 
     await expect(page.get_by_role("heading")).to_have_text("Not signed in")
-    await expect(page.get_by_text("You did not allow the sign-in.")).to_be_visible()
+    await expect(page.get_by_text("You cancelled the sign-in.")).to_be_visible()
     assert site.exchanges == 0
     await page.get_by_role("link", name="Sign in again").click()
     await say(page, "Authorize")

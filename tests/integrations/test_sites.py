@@ -55,7 +55,7 @@ async def test_site_denied_login_is_explained_and_can_be_retried(site: Site, vis
     page = await visitor.open(site.fake.deny(await visitor.start("/login?next=/account")))
 
     assert page.status == 403
-    assert "You did not allow the sign-in." in page.text
+    assert "You cancelled the sign-in." in page.text
     assert 'href="/login?next=%2Faccount"' in page.text
     assert site.exchanges == exchanges
 

@@ -302,7 +302,7 @@ async def test_on_error_may_answer_or_leave_the_page(kind: str, fake: FakeOpenRo
     assert (own.status, own.text) == (418, "Sorry")
     assert own.headers["Referrer-Policy"] == "no-referrer"
     assert ours.status == 403
-    assert "You did not allow the sign-in." in ours.text
+    assert "You cancelled the sign-in." in ours.text
 
 
 async def test_web_login_expired_is_explained(kind: str, fake: FakeOpenRouter) -> None:

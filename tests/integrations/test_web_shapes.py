@@ -132,7 +132,7 @@ async def test_popup_that_fails_stays_open_and_says_why(kind: str, fake: FakeOpe
         page = await visitor.open(fake.deny(await visitor.start("/login?display=popup")))
 
     assert page.status == 403
-    assert "You did not allow the sign-in." in page.text
+    assert "You cancelled the sign-in." in page.text
     assert '"status": "failed"' in page.text
     assert "close();" not in page.text
 
@@ -242,7 +242,7 @@ async def test_status_of_denied_login_is_failed_with_problem(kind: str, fake: Fa
         "type": "urn:openrouter-async:authorization-denied",
         "title": "Not signed in",
         "status": 403,
-        "detail": "You did not allow the sign-in.",
+        "detail": "You cancelled the sign-in.",
         "outcome": "refused",
         "restart_login": True,
         "retry_after": None,

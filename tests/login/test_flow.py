@@ -452,7 +452,7 @@ async def test_finish_denied_ends_the_login_and_returns_its_context() -> None:
 
     assert caught.value.context == {"user": 7}
     assert caught.value.return_to == "/settings"
-    assert caught.value.user_message == "You did not allow the sign-in."
+    assert caught.value.user_message == "You cancelled the sign-in."
     assert caught.value.outcome is Outcome.REFUSED
     assert not server.requests
 

@@ -147,7 +147,7 @@ async def test_loopback_with_a_real_browser_reports_a_denial(
         await page.get_by_role("button", name="Deny").click()
         with pytest.raises(AuthorizationDeniedError):
             await login.wait()
-        await page.get_by_text("You did not allow the sign-in.").wait_for()
+        await page.get_by_text("You cancelled the sign-in.").wait_for()
 
     assert not fake.issued_keys
 
@@ -430,7 +430,7 @@ async def test_loopback_denial_is_reported_to_the_waiter_and_the_user() -> None:
         with pytest.raises(AuthorizationDeniedError):
             await login.wait()
 
-    assert "You did not allow the sign-in." in page.text
+    assert "You cancelled the sign-in." in page.text
 
 
 async def test_loopback_rejected_code_is_reported_to_the_waiter_and_the_user() -> None:

@@ -61,11 +61,11 @@ class BotLogin:
     A login is bound to the user's id: a code that somebody else brings is useless. The bot must post neither the URL
     nor the code where others read it: use private chats, or answers that only one user sees.
 
-    A user has one login at a time. Until half of its time is over, starting again gives the same URL, so that it does
-    not matter which of the two links the user opens. The actions of one user run one after the other: a code that was
-    pasted twice is exchanged once, and ``on_login`` is called once, in this process.
+    A user has one login at a time. During the first half of its lifetime, starting again returns the same URL, so it
+    does not matter which link the user opens. The actions of one user run one after the other: a code that was pasted
+    twice is exchanged once, and ``on_login`` is called once, in this process.
 
-    Finishing goes on when its caller is cancelled, and ``on_login`` gets the key.
+    Finishing continues when its caller is cancelled, and ``on_login`` gets the key.
 
     Args:
         flow: The flow that makes the logins. Its store, which must be a `LeaseStore` such as a `MemoryStore` or a
@@ -161,7 +161,7 @@ class BotLogin:
         """Return whether a message of this user is meant for the login, and not for the rest of the bot.
 
         It is a ticket, or the user has started a login not long ago and it can be a code or the callback's URL. A code
-        that is sent twice is meant for the login, too, although that is finished by then.
+        that is sent twice is also meant for the login, although that is finished by then.
 
         Args:
             user_id: The author of the message.
@@ -284,7 +284,7 @@ class BotLogin:
                 raise KeySinkError(f"on_logout raised {type(failure).__name__}") from failure
 
     async def aclose(self, *, timeout: float = 10.0) -> None:
-        """Wait for the logins that are still being finished although their callers were cancelled.
+        """Wait for logins that are being finished and whose callers were cancelled.
 
         Call it before the client is closed, or use ``async with``.
 
@@ -294,7 +294,7 @@ class BotLogin:
         await self._under_way.drain(timeout)
 
     def _alone(self, name: str) -> asyncio.Lock:
-        # The dictionary drops a lock as soon as nobody holds it or waits for it.
+        # The dictionary drops a lock as soon as nothing holds it or waits for it.
         return self._locks.setdefault(name, asyncio.Lock())
 
     async def _start(self, user_id: UserId) -> ChatLogin:
@@ -383,7 +383,7 @@ class BotLogin:
         try:
             grant = await finishing
         except (InvalidCallbackError, StateMismatchError, LoginBindingError):
-            # The callback was not of this login, which goes on.
+            # The callback belongs to another login, so this one stays pending.
             raise
         except KeyDeliveryError as failure:
             # The client's on_key failed; on_login is another place that may store the key.

@@ -25,7 +25,7 @@ _API_KEY: Final = re.compile(r"sk-", re.IGNORECASE)
 def looks_like_code(text: str) -> bool:
     """Return whether a chat message may be a code, or the callback, that a user copied.
 
-    A bot also hears much else: commands, links, e-mail addresses and passwords are neither to be deleted nor sent on.
+    A bot also receives commands, links, e-mail addresses and passwords, which must be neither deleted nor sent on.
 
     Args:
         text: The message.
@@ -72,7 +72,7 @@ class LoginPrompt:
             segno.make_qr(self.url, error="l").save(image, kind=kind, scale=scale)
             return image.getvalue()
 
-        # Drawing the QR code of such a long URL takes longer than the event loop may be blocked.
+        # In a thread, because drawing the QR code of such a long URL would block the event loop for too long.
         return await asyncio.to_thread(draw)
 
 

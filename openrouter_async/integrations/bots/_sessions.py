@@ -33,7 +33,7 @@ _TICKET_LIFETIME: Final = 600.0
 
 
 class UnknownTicketError(LoginError):
-    """The ticket is not known, or its time is over. A login of the user that is under way goes on."""
+    """The ticket is unknown or has expired. A pending login of the user is not affected."""
 
     _user_message = "This link is no longer valid. Please sign in again, or send me the code."
     _restart_login = False
@@ -100,7 +100,7 @@ class ChatLogins:
 
     async def save(self, name: str, login: ChatLogin) -> None:
         """Store a login in place of an earlier one of this user."""
-        # Kept a moment longer than the login lives, so that "expired" can be told from "unknown".
+        # Kept slightly longer than the login is valid, to distinguish "expired" from "unknown".
         await self._store.set(name, login.to_json(), now=self._clock.time(), until=login.expires_at + TOMBSTONE_TTL)
 
     async def delete(self, name: str) -> None:
@@ -108,7 +108,7 @@ class ChatLogins:
         await self._store.delete(name)
 
     async def end(self, name: str, login: ChatLogin | None) -> None:
-        """Store a login that is over, or delete it if None is given. A store that fails is logged, and no error."""
+        """Store a finished login, or delete it if None is given. A failure of the store is logged, not raised."""
         try:
             await (self.delete(name) if login is None else self.save(name, login))
         except LoginStoreError as failure:
@@ -153,7 +153,7 @@ def to_name(user_id: object) -> str:
     Raises:
         RequestValidationError: The id is not an int, or a string of 1 to 256 printable characters.
     """
-    # A bool is an int, and a user's id is never one.
+    # A bool is an int, but never a user's id.
     text = str(user_id) if isinstance(user_id, int | str) and not isinstance(user_id, bool) else ""
     if not 0 < len(text) <= _MAX_USER_ID_LENGTH or not text.isprintable():
         raise RequestValidationError(

@@ -9,7 +9,7 @@ from typing import Final
 
 _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE: Final = re.compile(r"[\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]*")
-# nginx refuses header lines of more than 8 KiB by default, and the app has cookies of its own.
+# nginx refuses header lines of more than 8 KiB by default, and the app needs room for its own cookies.
 MAX_COOKIE_BYTES: Final = 4096
 MAX_PENDING_LOGINS: Final = 8
 _ID_LENGTH: Final = 16

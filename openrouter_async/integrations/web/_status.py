@@ -168,7 +168,8 @@ async def _events(
             if said != "pending" or clock.monotonic() >= end_at or not site.is_running:
                 return
             if clock.monotonic() >= beat_at:
-                # A comment, so that proxies keep the connection, and a browser that left is noticed.
+                # Send an SSE comment: it keeps proxies from closing an idle connection, and fails if the browser has
+                # left.
                 beat_at = clock.monotonic() + _HEARTBEAT
                 yield b":\n\n"
             await clock.sleep(_INTERVAL)

@@ -89,7 +89,7 @@ class CookieStore:
         await self._ledger.put(item, now=now)
         claim = await self._ledger.claim(claim_request, now=now, claim_ttl=claim_ttl)
         if claim.status is ClaimStatus.UNKNOWN and item.expires_at <= now:
-            # The ledger dropped the record at once, so it has been over for long.
+            # The ledger dropped the record at once, because it expired long ago.
             raise LoginExpiredError("the login took longer than its lifetime")
         return attrs.evolve(claim, same_browser=True)
 

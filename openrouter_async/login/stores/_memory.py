@@ -67,7 +67,8 @@ class MemoryStore:
         self._by_source: dict[str, OrderedDict[str, None]] = {}
         self._values: OrderedDict[str, tuple[float, bytes]] = OrderedDict()
         self._evicted = 0
-        # Results with the time to drop them, in order of arrival, which is that of their times for one `result_ttl`.
+        # Results with their expiry times, in order of arrival, which is the order of expiry if `result_ttl` never
+        # changes.
         self._results: deque[tuple[float, _Entry]] = deque()
 
     def __len__(self) -> int:

@@ -211,7 +211,7 @@ class RedisStore:
         """Store a value; see `LeaseStore.set`."""
         data = self._seal(f"value {name}", value)
         operation = _bind(self._client.set, self._value_name(name), data, px=_milliseconds(until - now))
-        # Tracebacks that show local variables would show them.
+        # Tracebacks that show local variables would show these values.
         del value, data
         await self._call(operation)
 
@@ -248,7 +248,7 @@ class RedisStore:
         # only once.
         names = (f"{self._prefix}:{{{item_id}}}", f"{self._prefix}:{{{item_id}}}:result")
         operation = _bind(self._client.eval, script, len(names), *names, *arguments)
-        # Tracebacks that show local variables would show them.
+        # Tracebacks that show local variables would show these values.
         del arguments
         return await self._call(operation)
 
