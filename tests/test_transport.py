@@ -28,8 +28,9 @@ from yarl import URL
 
 from openrouter_async import Handler, OpenRouter, Outcome, Request, RequestOptions, Response, RetryPolicy, errors
 from openrouter_async._http.aiohttp_parts import Body, SeenConnections, make_socket
+from openrouter_async._http.bodies import BODY_LIMIT
 from openrouter_async._http.chain import SendState
-from openrouter_async._http.transport import BODY_LIMIT, Transport
+from openrouter_async._http.transport import Transport
 from tests.kit.clocks import until
 from tests.kit.requests import make_request
 from tests.kit.servers import RawServer, answering, json_answer

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import hashlib
-import logging
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Hashable
-from types import TracebackType
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from openrouter_async._http.chain import SendState
-from openrouter_async.errors import ClientClosedError, KeyDeliveryError, OpenRouterError, Outcome, describe
-from openrouter_async.events import Event
-
-logger = logging.getLogger("openrouter_async")
+from openrouter_async._http.flight import Flight, error_for_callers, error_of_cancelled, log_unseen
+from openrouter_async._http.wake_queue import WakeQueue, wake
+from openrouter_async.errors import ClientClosedError, OpenRouterError, Outcome
 
 T = TypeVar("T")
 
@@ -23,7 +19,6 @@ T = TypeVar("T")
 # callers, freeing and allocating so many objects at once triggers Python's cyclic garbage collector, which takes a
 # sixth of the CPU time at 512. Above this number of exchanges, only a few callers are woken in each pass.
 _MANY: Final = 100
-_WOKEN_AT_ONCE: Final = 8
 
 _CANCEL_TIMEOUT: Final = 1.0
 """Seconds that a cancelled exchange has to end."""
@@ -33,38 +28,6 @@ MAX_REMEMBERED: Final = 1024
 
 NotSent: TypeAlias = Callable[[], OpenRouterError]
 """Returns the error for a request that is withdrawn before it was sent."""
-
-
-class Flight(SendState, Generic[T]):
-    """An exchange in flight, and the callers that wait for it."""
-
-    task: asyncio.Task[T]
-    result: T
-    # On the class, as most flights keep the initial value.
-    error: BaseException | None = None
-    traceback: TracebackType | None = None
-    is_finished = False
-
-    def __init__(self, key: tuple[Hashable, ...], variant: object) -> None:
-        self.key = key
-        self.key_hash = hash(key)
-        self.variant = variant
-        self.waiters: list[asyncio.Future[None]] = []
-
-    @property
-    def is_current(self) -> bool:
-        """Whether the running code is in the task of this exchange, as its hooks and middlewares are.
-
-        Tasks that these start are not recognised.
-        """
-        # Without a task, this is the first step of an eager one: `create_task` has not returned yet.
-        task = getattr(self, "task", None)
-        return task is None or task is asyncio.current_task()
-
-    @property
-    def digest(self) -> str:
-        """The SHA-256 of the authorization code, shortened: it identifies the exchange in log records."""
-        return hashlib.sha256(str(self.key[1]).encode(errors="surrogatepass")).hexdigest()[:16]
 
 
 class CallerGroup:
@@ -113,7 +76,7 @@ class SingleFlight(Generic[T]):
         # joined.
         self._joinable: dict[Hashable, Flight[T]] = {}
         self._cancelled: set[Flight[T]] = set()
-        self._wake_queue = _WakeQueue()
+        self._wake_queue = WakeQueue()
         self._exchanged: OrderedDict[int, bool] = OrderedDict()
         self._is_closed = False
         self._drain_until = 0.0
@@ -223,7 +186,7 @@ class SingleFlight(Generic[T]):
         if flight.waiters:
             return
         if flight.is_finished:
-            _log_unseen(flight)
+            log_unseen(flight)
         elif not flight.task.done() and not flight.maybe_processed:
             self._cancel(flight)
 
@@ -246,19 +209,19 @@ class SingleFlight(Generic[T]):
         else:
             del self._joinable[flight.key]
         if not task.done() or task.cancelled():
-            flight.error = _error_of_cancelled(flight, task)
+            flight.error = error_of_cancelled(flight, task)
         elif (error := task.exception()) is None:
             flight.result = task.result()
         else:
-            flight.error, flight.traceback = _error_for_callers(error)
+            flight.error, flight.traceback = error_for_callers(error)
         self._remember(flight)
         if not flight.waiters:
-            _log_unseen(flight)
+            log_unseen(flight)
         for waiter in flight.waiters:
             if self._wake_queue or len(self._joinable) >= _MANY:
                 self._wake_queue.add(waiter)
             else:
-                _wake(waiter)
+                wake(waiter)
 
     def _remember(self, flight: Flight[T]) -> None:
         if flight.error is None:
@@ -305,89 +268,3 @@ class SingleFlight(Generic[T]):
 
     def _all(self) -> list[Flight[T]]:
         return [*self._joinable.values(), *self._cancelled]
-
-
-class _WakeQueue:
-    """Callers whose exchange has ended, woken a few at a time in each pass of the loop."""
-
-    def __init__(self) -> None:
-        self._waiters: deque[asyncio.Future[None]] = deque()
-
-    def __bool__(self) -> bool:
-        return bool(self._waiters)
-
-    def add(self, waiter: asyncio.Future[None]) -> None:
-        if not self._waiters:
-            loop = waiter.get_loop()
-            loop.call_soon(self._wake_some, loop)
-        self._waiters.append(waiter)
-
-    def _wake_some(self, loop: asyncio.AbstractEventLoop) -> None:
-        for _ in range(min(_WOKEN_AT_ONCE, len(self._waiters))):
-            _wake(self._waiters.popleft())
-        if self._waiters:
-            loop.call_soon(self._wake_some, loop)
-
-    def wake_all(self) -> None:
-        while self._waiters:
-            _wake(self._waiters.popleft())
-
-
-def _wake(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_result(None)
-
-
-def _error_for_callers(error: BaseException) -> tuple[BaseException, TracebackType | None]:
-    if isinstance(error, (KeyboardInterrupt, SystemExit)):
-        # asyncio stops the loop for these already; raising them in each caller would stop it again.
-        return OpenRouterError(f"the exchange was ended by {type(error).__name__}", outcome=Outcome.UNKNOWN), None
-    return error, error.__traceback__
-
-
-def _error_of_cancelled(flight: Flight[Any], task: asyncio.Task[Any]) -> OpenRouterError:
-    """Return the error for the callers of an exchange whose task was cancelled; log one that was cut off."""
-    is_from_inside = task.done() and not task.cancelling()
-    if flight.maybe_processed and not is_from_inside:
-        logger.warning(
-            "an exchange was cut off before its answer came; whether a key was issued is unknown (code digest %s)",
-            flight.digest,
-            extra={"event": Event.CUT_OFF, "code_digest": flight.digest},
-        )
-    if flight.cancelled:
-        return ClientClosedError(
-            "the client was closed before the exchange ended",
-            outcome=Outcome.UNKNOWN if flight.maybe_processed else Outcome.NOT_SENT,
-        )
-    # A middleware may have sent the request by other means, so even an exchange that the transport did not send is
-    # uncertain.
-    place = "something inside the exchange" if is_from_inside else "the task of the exchange"
-    return OpenRouterError(f"{place} was cancelled", outcome=Outcome.UNKNOWN)
-
-
-def _log_unseen(flight: Flight[Any]) -> None:
-    """Log how an exchange ended if no caller is left to learn it, unless the key is saved."""
-    error = flight.error
-    if isinstance(error, KeyDeliveryError):
-        logger.error(
-            "a key is lost: its caller was cancelled, and %s (code digest %s)",
-            error,
-            flight.digest,
-            extra={"event": Event.KEY_LOST, "code_digest": flight.digest},
-        )
-    elif error is not None:
-        # An exchange that was cancelled before it was sent has nothing to report, and one that was cut off is logged
-        # already.
-        if not (flight.task.done() and flight.task.cancelled()) and not isinstance(error, ClientClosedError):
-            logger.warning(
-                "an exchange whose caller was cancelled failed: %s (code digest %s)",
-                describe(error),
-                flight.digest,
-                extra={"event": Event.UNSEEN_FAILURE, "code_digest": flight.digest},
-            )
-    elif not flight.key_saved:
-        logger.error(
-            "a key is lost: its caller was cancelled while it was on its way, and no on_key is set (code digest %s)",
-            flight.digest,
-            extra={"event": Event.KEY_LOST, "code_digest": flight.digest},
-        )
