@@ -19,7 +19,8 @@ from starlette.routing import Mount
 
 from openrouter_async import OpenRouter
 from openrouter_async.integrations import asgi as openrouter
-from openrouter_async.integrations.asgi import LoginApp, Request, Response, _locate
+from openrouter_async.integrations._asgi import locate
+from openrouter_async.integrations.asgi import LoginApp, Request, Response
 from openrouter_async.login import Grant
 from openrouter_async.testing import FakeOpenRouter
 from tests.integrations.support import GIVE_UP_AFTER, Site, Visitor, asgi_routes, bound_socket, serve_asgi
@@ -134,13 +135,13 @@ def test_locate_of_any_scope_gives_the_public_path_and_that_below(root: str, bel
     whole = root + below
     raw = {"raw_path": quote(whole).encode()} if has_raw_path else {}
 
-    assert _locate({"path": whole, "root_path": ""}) == (whole, whole)
+    assert locate({"path": whole, "root_path": ""}) == (whole, whole)
     if below:
-        assert _locate({"path": whole, "root_path": root, **raw}) == (whole, below)
+        assert locate({"path": whole, "root_path": root, **raw}) == (whole, below)
         if not below.startswith(root + "/"):
-            assert _locate({"path": below, "root_path": root, **raw}) == (whole, below)
+            assert locate({"path": below, "root_path": root, **raw}) == (whole, below)
         if has_raw_path:
-            assert _locate({"path": below, **raw}) == (whole, below)
+            assert locate({"path": below, **raw}) == (whole, below)
 
 
 # Around another app.
@@ -331,3 +332,68 @@ async def answer_lifespan(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "lifespan.startup.complete"})
     await receive()
     await send({"type": "lifespan.shutdown.complete"})
+
+
+# Requests and responses.
+
+
+@pytest.mark.parametrize(
+    ("messages", "body"),
+    [
+        ([{"body": b"abc", "more_body": True}, {"body": b"de"}], b"abcde"),
+        (
+            [{"body": b"abcd", "more_body": True}, {"body": b"efgh", "more_body": True}, {"body": b"never read"}],
+            b"abcdefgh",
+        ),
+        ([{"body": b"ab", "more_body": True}, {"type": "http.disconnect"}], b"ab"),
+        ([{}], b""),
+    ],
+)
+async def test_request_read_stops_at_the_end_at_the_bound_or_at_a_disconnect(messages: list[Any], body: bytes) -> None:
+    left = [{"type": "http.request", **message} for message in messages]
+
+    async def receive() -> Any:
+        return left.pop(0)
+
+    assert await Request({"type": "http"}, receive).read(5) == body
+
+
+async def test_request_without_receive_has_no_body() -> None:
+    assert await Request({"type": "http"}).read(5) == b""
+
+
+@pytest.mark.parametrize("how", ["disconnect", "error of the server", "end", "failure"])
+async def test_response_of_chunks_closes_their_generator_however_it_ends(how: str) -> None:
+    closed, is_sent, sent = asyncio.Event(), asyncio.Event(), asyncio.Queue[Any]()
+
+    async def chunks() -> AsyncGenerator[bytes, None]:
+        try:
+            yield b"one"
+            if how == "failure":
+                raise ValueError("of the app")
+            if how == "disconnect":
+                await asyncio.Event().wait()
+            yield b"two"
+        finally:
+            closed.set()
+
+    async def receive() -> Any:
+        if how != "disconnect":
+            await asyncio.Event().wait()
+        await is_sent.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        if how == "error of the server" and message.get("body") == b"two":
+            raise OSError("the browser is gone")
+        await sent.put(message)
+        if message.get("body"):
+            is_sent.set()
+
+    expectation = pytest.raises(ValueError, match="of the app") if how == "failure" else contextlib.nullcontext()
+    with expectation:
+        await asyncio.wait_for(Response(200, chunks())({"method": "GET"}, receive, send), GIVE_UP_AFTER)
+
+    assert closed.is_set()
+    bodies = [sent.get_nowait().get("body") for _ in range(sent.qsize())]
+    assert bodies == [None, b"one", *((b"two", b"") if how == "end" else ())]
