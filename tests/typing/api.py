@@ -12,7 +12,7 @@ import aiohttp
 from aiogram import Router
 from aiohttp import web
 from discord import Client, app_commands
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from multidict import MultiDict
 from redis.asyncio import Redis
 from starlette.applications import Starlette
@@ -51,7 +51,7 @@ from openrouter_async.integrations import starlette as starlette_login
 from openrouter_async.integrations.aiogram import create_router
 from openrouter_async.integrations.bots import BotLogin, BotTexts, LoginPrompt
 from openrouter_async.integrations.discord import add_commands
-from openrouter_async.integrations.web._failures import LoginFailure
+from openrouter_async.integrations.web import Display, LoginFailure, ResultPage
 from openrouter_async.login import (
     AuthorizationDeniedError,
     AuthorizationFlow,
@@ -301,6 +301,15 @@ async def welcome(request: web.Request, grant: Grant) -> web.Response:
     return web.Response(text=f"{grant.user_id} {grant.return_to}")
 
 
+async def leave(request: web.Request) -> web.StreamResponse:
+    return await aiohttp_login.sign_out(request, key="k", vaults=[FileSink("key")])
+
+
+def show_result(page: ResultPage) -> str:
+    assert_type(page.display, Display)
+    return f"<h1>{page.title}</h1>{page.script}"
+
+
 async def keep_by_asgi(request: asgi_login.Request, grant: Grant) -> None:
     print(request.cookies, grant.key_hash)
 
@@ -324,8 +333,21 @@ def web_apps(app: web.Application, fastapi_app: FastAPI, key: str) -> None:
         key_label="My app",
         limit=5,
         lifetime=300,
+        status_path="/status/{login}",
+        complete_path=None,
+        exchange_path="/exchange",
+        logout_path="/logout",
+        on_logout=leave,
+        render_page=show_result,
+        max_exchanges=5,
     )
-    fastapi_login.setup(fastapi_app, callback_url="https://app.example/", on_login=keep, store=MemoryStore())
+    fastapi_login.setup(
+        fastapi_app,
+        callback_url="https://app.example/",
+        on_login=keep,
+        store=MemoryStore(),
+        dependencies=[Depends(print)],
+    )
     login_app = asgi_login.create_app(callback_url="https://app.example/", on_login=keep_by_asgi)
     assert_type(login_app, asgi_login.LoginApp)
     Starlette().mount("/auth", login_app)
@@ -339,6 +361,12 @@ async def web_handlers(request: web.Request, other: StarletteRequest) -> None:
     assert_type(request.app[aiohttp_login.CLIENT], OpenRouter)
     assert_type(await fastapi_login.start(other, key_label="My app", limit=1.5), StarletteResponse)
     assert_type(starlette_login.get_client(other), OpenRouter)
+    assert_type(await aiohttp_login.start_json(request, display="popup", headless=False), web.StreamResponse)
+    assert_type(await aiohttp_login.status(request), web.StreamResponse)
+    assert_type(await starlette_login.cancel(other), StarletteResponse)
+    assert_type(await starlette_login.complete(other), StarletteResponse)
+    assert_type(await fastapi_login.exchange(other), StarletteResponse)
+    assert_type(await asgi_login.sign_out(asgi_login.Request(other.scope)), asgi_login.Response)
 
 
 async def put_away(user_id: int, grant: Grant) -> None:

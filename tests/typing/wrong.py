@@ -50,6 +50,7 @@ async def web_apps(app: web.Application, request: web.Request) -> None:
     aiohttp.setup(app, callback_url="https://app.example/", on_login=hook_that_is_not_awaited)
     aiohttp.setup(app, callback_url="https://app.example/", on_login=hook, store="redis://localhost")  # wrong
     await aiohttp.start(request, next="/")  # wrong
+    await aiohttp.start_json(request, display="frame")  # wrong
 
 
 async def hook_of_a_bot(user_id: int, grant: Grant) -> None: ...

@@ -1,0 +1,300 @@
+"""The shapes of sign-in in a real browser: popups, tabs, polling, and what other sites and service workers try."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
+
+from openrouter_async.testing import FakeOpenRouter
+from tests.browser import browse, run_chromium
+from tests.integrations.support import KINDS, Site, respond, running
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.parametrize("site", KINDS, indirect=True),
+]
+
+HOME = """<!doctype html><html lang="en"><title>My app</title>
+<button id="popup">Popup</button><button id="tab">Tab</button><button id="cancel">Cancel</button>
+<p id="told"></p><p id="status"></p>
+<script>
+let started, told = [];
+const note = message => { told.push(message); document.querySelector("#told").textContent = JSON.stringify(told); };
+addEventListener("message", event => note({origin: event.origin, ...event.data}));
+new BroadcastChannel("openrouter-login").onmessage = event => note({channel: true, ...event.data});
+async function begin(display) {
+    const answer = await fetch(`/login?next=/done&display=${display}`, {method: "POST"});
+    started = await answer.json();
+    return started.authorization_url;
+}
+async function follow() {
+    const answer = await (await fetch(started.status_url + "?wait=20")).json();
+    document.querySelector("#status").textContent = answer.error ? answer.error.type : answer.type ?? answer.status;
+}
+document.querySelector("#popup").onclick = async () => {
+    const popup = open("about:blank", "_blank", "popup,width=500,height=600");
+    popup.location = await begin("popup");
+    follow();
+};
+document.querySelector("#tab").onclick = async () => {
+    const tab = open("about:blank", "_blank");
+    const url = await begin("page");
+    tab.opener = null;
+    tab.location = url;
+    follow();
+};
+document.querySelector("#cancel").onclick = async () => { await fetch(started.status_url, {method: "DELETE"}); };
+</script></html>"""
+
+# It sends each callback twice at once, as workers do that fetch in advance.
+WORKER = """self.addEventListener("install", () => skipWaiting());
+self.addEventListener("activate", event => event.waitUntil(clients.claim()));
+self.addEventListener("fetch", event => {
+    if (!new URL(event.request.url).pathname.startsWith("/callback/")) return;
+    event.respondWith((async () => {
+        const twice = [fetch(event.request.url, {redirect: "manual"}), fetch(event.request)];
+        return (await Promise.all(twice))[1];
+    })());
+});"""
+
+
+def text(kind: str, body: str, content_type: str) -> Any:
+    """A handler that answers with a text."""
+
+    async def handle(request: Any) -> Any:
+        response = respond(kind, body)
+        response.headers["Content-Type"] = content_type
+        return response
+
+    return handle
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def site(request: pytest.FixtureRequest) -> AsyncIterator[Site]:
+    """A single-page app of each framework."""
+    kind: str = request.param
+    routes = {
+        "/": text(kind, HOME, "text/html"),
+        "/done": text(kind, "<title>Done</title>", "text/html"),
+        "/worker.js": text(kind, WORKER, "text/javascript"),
+    }
+    options: dict[str, Any] = {"exchange_path": "/exchange", "logout_path": "/logout"}
+    async with FakeOpenRouter() as fake, running(kind, fake, routes=routes, **options) as (site, _):
+        yield site
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def other(site: Site) -> AsyncIterator[Site]:
+    """A page of another origin of the same computer, which browsers take for the same site."""
+    routes = {"/": text("aiohttp", HOME, "text/html")}
+    async with running("aiohttp", site.fake, routes=routes) as (other, _):
+        yield other
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def chrome(chromium: str) -> AsyncIterator[Browser]:
+    async with async_playwright() as playwright:
+        yield await playwright.chromium.connect_over_cdp(chromium)
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def profile(chrome: Browser, site: Site) -> AsyncIterator[BrowserContext]:
+    site.fake.counters.clear()
+    context = await chrome.new_context()
+    context.set_default_timeout(20_000)
+    yield context
+    await context.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def page(profile: BrowserContext, site: Site) -> Page:
+    page = await profile.new_page()
+    await page.goto(site.url)
+    return page
+
+
+async def press(page: Page, button: str) -> Page:
+    """Press a button that opens a window; give the window, at OpenRouter's page."""
+    async with page.expect_popup() as opened:
+        await page.locator(f"#{button}").click()
+    window = await opened.value
+    await window.wait_for_url("**/auth?**")
+    return window
+
+
+async def say(window: Page, answer: str) -> None:
+    # The window may close before the click is over.
+    with contextlib.suppress(Exception):
+        await window.get_by_role("button", name=answer).click()
+
+
+async def test_popup_tells_its_opener_and_closes(page: Page, site: Site) -> None:
+    popup = await press(page, "popup")
+    async with popup.expect_event("close"):
+        await say(popup, "Authorize")
+
+    await expect(page.locator("#status")).to_have_text("finished")
+    (told,) = json.loads(await page.locator("#told").text_content() or "")
+    assert set(told) == {"origin", "type", "status", "login"}
+    assert (told["origin"], told["type"], told["status"]) == (site.url, "openrouter-login", "finished")
+    assert site.exchanges == 1
+
+
+async def test_popup_that_was_denied_stays_and_tells_its_opener(page: Page, site: Site) -> None:
+    popup = await press(page, "popup")
+    await say(popup, "Deny")
+
+    await expect(popup.get_by_text("You did not allow the sign-in.")).to_be_visible()
+    await expect(page.locator("#told")).to_contain_text('"failed"')
+    await expect(page.locator("#status")).to_have_text("urn:openrouter-async:authorization-denied")
+    assert site.exchanges == 0
+
+
+async def test_popup_cut_off_from_its_opener_tells_by_channel(page: Page, site: Site) -> None:
+    popup = await press(page, "popup")
+    await popup.evaluate("window.opener = null")
+    callback = site.fake.consent(popup.url)
+    # A page without an opener, as `Cross-Origin-Opener-Policy` leaves it.
+    window = await page.context.new_page()
+    await window.goto(callback)
+
+    await expect(page.locator("#told")).to_contain_text('"channel":true')
+    await expect(page.locator("#status")).to_have_text("finished")
+
+
+async def test_tab_says_that_it_can_be_closed_and_page_follows(page: Page, site: Site) -> None:
+    complaints: list[str] = []
+    tab = await press(page, "tab")
+    tab.on("console", lambda message: complaints.append(message.text))
+    await say(tab, "Authorize")
+
+    await expect(tab.get_by_text("You can close this tab.")).to_be_visible()
+    await expect(page.locator("#status")).to_have_text("finished")
+    # Neither the address nor the history has the code, so that a reload leads back into the app.
+    assert tab.url == f"{site.url}/done"
+    await tab.reload()
+    await expect(tab).to_have_title("Done")
+    assert site.exchanges == 1
+    assert [said for said in complaints if "policy" in said.lower()] == []
+
+
+async def test_two_tabs_sign_in_at_once(page: Page, site: Site, profile: BrowserContext) -> None:
+    second = await profile.new_page()
+    await second.goto(site.url)
+    tabs = [await press(page, "tab"), await press(second, "tab")]
+
+    await asyncio.gather(*(say(tab, "Authorize") for tab in reversed(tabs)))
+
+    for opener in (page, second):
+        await expect(opener.locator("#status")).to_have_text("finished")
+    assert site.exchanges == 2
+
+
+async def test_login_that_is_cancelled_in_the_middle_ends_in_a_page(page: Page, site: Site) -> None:
+    tab = await press(page, "tab")
+    await page.locator("#cancel").click()
+    await expect(page.locator("#status")).to_have_text("urn:openrouter-async:login-cancelled")
+    await say(tab, "Authorize")
+
+    await expect(tab.get_by_text("This sign-in was cancelled.")).to_be_visible()
+    assert site.exchanges == 0
+
+
+async def test_service_worker_that_sends_callback_twice_gets_one_key(page: Page, site: Site) -> None:
+    keys = site.keys
+    await page.evaluate("navigator.serviceWorker.register('/worker.js')")
+    await page.wait_for_function("navigator.serviceWorker.controller !== null")
+    popup = await press(page, "popup")
+    async with popup.expect_event("close"):
+        await say(popup, "Authorize")
+
+    await expect(page.locator("#status")).to_have_text("finished")
+    assert site.exchanges == 1
+    assert site.keys == keys + 1
+
+
+ATTACK = """async ([site, login]) => {
+    const ask = async (method, path, body) => {
+        const options = {method, credentials: "include", body: body && JSON.stringify(body)};
+        const kinds = [{}, {"Content-Type": "application/json"}, {"Content-Type": "text/plain"}];
+        const said = [];
+        for (const headers of body ? kinds : [{}]) {
+            for (const mode of ["cors", "no-cors"]) {
+                try {
+                    const answer = await fetch(site + path, {...options, headers, mode});
+                    said.push(answer.type === "opaque" ? "" : await answer.text());
+                } catch { said.push(""); }
+            }
+        }
+        return said.join("");
+    };
+    const body = {login, code: "auth_code_evil", code_verifier: "v".repeat(43)};
+    return [
+        await ask("POST", "/login"), await ask("GET", `/login/status/${login}`),
+        await ask("DELETE", `/login/status/${login}`), await ask("POST", "/login/complete", body),
+        await ask("POST", "/exchange", body), await ask("POST", "/logout"),
+    ];
+}"""
+
+
+async def test_page_of_another_origin_reaches_no_route(
+    page: Page, site: Site, other: Site, profile: BrowserContext
+) -> None:
+    tab = await press(page, "tab")
+    login = await page.evaluate("started.login")
+    cookies = await profile.cookies(site.url)
+    foreign = await profile.new_page()
+    await foreign.goto(other.url)
+    said = await foreign.evaluate(ATTACK, [site.url, login])
+
+    assert said == [""] * 6
+    assert await profile.cookies(site.url) == cookies
+    assert site.exchanges == 0
+    # The login goes on as if nothing had happened.
+    await say(tab, "Authorize")
+    await expect(page.locator("#status")).to_have_text("finished")
+
+
+async def test_popup_opened_by_page_of_another_origin_tells_it_nothing(
+    site: Site, other: Site, profile: BrowserContext
+) -> None:
+    foreign = await profile.new_page()
+    await foreign.goto(other.url)
+    async with foreign.expect_popup() as opened:
+        await foreign.evaluate(f"void open('{site.url}/login?display=popup')")
+    popup = await opened.value
+    if not popup.url.startswith(site.fake.auth_url):
+        await popup.get_by_role("link", name="Sign in with OpenRouter").click()
+        await popup.wait_for_url("**/auth?**")
+    async with popup.expect_event("close"):
+        await say(popup, "Authorize")
+
+    assert site.exchanges == 1
+    assert await foreign.locator("#told").text_content() == ""
+
+
+async def test_browser_that_blocks_cookies_is_told_so(site: Site, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("blocking")
+    (folder / "Default").mkdir()
+    blocked = {"profile": {"default_content_setting_values": {"cookies": 2}}}
+    (folder / "Default" / "Preferences").write_text(json.dumps(blocked))
+    async with contextlib.AsyncExitStack() as cleanup:
+        address = await asyncio.to_thread(cleanup.enter_context, run_chromium(folder))
+        context = await cleanup.enter_async_context(browse(address))
+        page = await context.new_page()
+        await page.goto(site.url)
+        popup = await press(page, "popup")
+        site.fake.counters.clear()
+        await expect(page.locator("#status")).to_have_text("urn:openrouter-async:unknown-login")
+        await say(popup, "Authorize")
+        await expect(popup.get_by_text("Please allow cookies for this site")).to_be_visible()
+
+    assert site.exchanges == 0
