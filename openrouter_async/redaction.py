@@ -215,11 +215,7 @@ class SecretFilter(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Mask a record, and let it pass."""
-        if record.exc_info and not record.exc_text:
-            # Formatters use this cached text instead of formatting the traceback themselves.
-            record.exc_text = _FORMATTER.formatException(record.exc_info)
-        if record.exc_text and (masked := redact_text(record.exc_text, self._paths)) != record.exc_text:
-            record.exc_info, record.exc_text = None, masked
+        self._redact_traceback(record)
         if isinstance(record.args, Mapping) and type(record.args) is not dict:
             # Hypercorn passes a mapping that computes missing keys on lookup; copying it to a dict would lose them.
             with contextlib.suppress(Exception):
@@ -229,16 +225,25 @@ class SecretFilter(logging.Filter):
         for name, value in vars(record).items():
             if name not in _OWN_ATTRIBUTES:
                 setattr(record, name, self._redact(value, name))
-        if isinstance(record.msg, dict):
-            return True
+        if not isinstance(record.msg, dict):
+            self._redact_message(record)
+        return True
+
+    def _redact_traceback(self, record: logging.LogRecord) -> None:
+        if record.exc_info and not record.exc_text:
+            # Formatters use this cached text instead of formatting the traceback themselves.
+            record.exc_text = _FORMATTER.formatException(record.exc_info)
+        if record.exc_text and (masked := redact_text(record.exc_text, self._paths)) != record.exc_text:
+            record.exc_info, record.exc_text = None, masked
+
+    def _redact_message(self, record: logging.LogRecord) -> None:
         # The arguments are masked one by one, because some formatters read them. A secret may span several, too.
         try:
             message = record.getMessage()
         except Exception:  # noqa: BLE001 - a call of the app that does not fit; its handler will say so
-            return True
+            return
         if (masked := redact_text(message, self._paths)) != message:
             record.msg, record.args = masked, ()
-        return True
 
     def _redact(self, value: Any, name: object = None) -> Any:
         if isinstance(value, str):

@@ -11,7 +11,7 @@ from openrouter_async.integrations.web._framework import RequestInfo, RequestT, 
 from openrouter_async.integrations.web._site import LoginSite
 
 MAX_BODY_SIZE: Final = 16 * 1024
-"""The most bytes of a body: what a user pastes may be a URL of 8,192 characters."""
+"""The maximum size of a body in bytes: a user may paste a URL of 8,192 characters."""
 
 
 async def read_fields(
@@ -46,11 +46,10 @@ async def read_fields(
         raise Refusal(413, "too-large", f"The body of the request may have {MAX_BODY_SIZE} bytes.")
     fields = {name: value[name] for name in (*required, *optional) if value.get(name) is not None}
     del value
-    missing = next((name for name in required if name not in fields), None)
-    odd = next((name for name, field in fields.items() if not isinstance(field, str)), None)
-    if missing is not None or odd is not None:
+    wrong = next((name for name in (*required, *fields) if not isinstance(fields.get(name), str)), None)
+    if wrong is not None:
         del fields
-        raise Refusal(400, "invalid-request", f"The request must have {missing or odd}, a string.")
+        raise Refusal(400, "invalid-request", f"The request must have {wrong}, a string.")
     return fields
 
 
