@@ -167,7 +167,7 @@ class Answers(Generic[RequestT, ResponseT]):
             info: The parts of the request.
             failure: The failure.
             path: The path of the route, without secrets.
-            as_json: What a client gets that prefers neither.
+            as_json: Whether a client that prefers neither gets JSON.
             display: How the login ends.
             login: The id of the login; None if unknown.
         """

@@ -23,17 +23,17 @@ async def read_fields(
 ) -> dict[str, str]:
     """Read the fields of a JSON object, each of them a string.
 
-    Only JSON is accepted, because a form of another site can send anything else without the consent of this one.
+    Only JSON is accepted, because another site can send any other type by a form, without the consent of this one.
 
     Args:
         site: The login of the app.
         request: The request.
         info: The parts of the request.
-        required: The names of the fields that there must be; all other fields are ignored.
-        optional: The names of fields that may be null or absent, and are absent from the result then.
+        required: The names of the required fields; unknown fields are ignored.
+        optional: The names of the optional fields; one that is null is absent from the result.
 
     Raises:
-        Refusal: The body is too large, or something else.
+        Refusal: The body is too large, or not a JSON object with these fields.
     """
     if info.headers.get("Content-Type", "").partition(";")[0].strip().lower() != JSON:
         raise Refusal(415, "not-json", f"The body of the request must be {JSON}.")

@@ -134,7 +134,7 @@ async def fail(
         path: The path of the route.
         login: The id of the login; None if unknown.
         binding: The binding of the login.
-        as_json: What a client gets that prefers neither JSON nor HTML.
+        as_json: Whether a client that prefers neither JSON nor HTML gets JSON.
     """
     site.note_rejection(info, error)
     if isinstance(error, LoginAlreadyUsedError) and login is not None and await _is_cancelled(site, login, binding):

@@ -225,7 +225,12 @@ class Route(Generic[RequestT, ResponseT]):
     refuse: Callable[[RequestT, Sequence[str]], ResponseT] = attrs.field(repr=False)
 
     async def handle(self, request: RequestT, method: str) -> ResponseT:
-        """Return the answer to a request of this route, whatever its method."""
+        """Return the answer to a request of this route.
+
+        Args:
+            request: The request.
+            method: The HTTP method of the request; one that the route does not have is refused.
+        """
         handler = self.handlers.get(method)
         return self.refuse(request, tuple(self.handlers)) if handler is None else await handler(request)
 

@@ -25,8 +25,8 @@ class AddressLimit:
     Invented codes cost the whole app its rate limit at OpenRouter.
 
     Args:
-        limit: The most events within ten minutes; ten times as many for an address that is not public, which may
-            be that of a proxy.
+        limit: The maximum number of events within ten minutes, or ten times as many for an address that is not public,
+            which may be that of a proxy.
     """
 
     def __init__(self, limit: int) -> None:
@@ -55,7 +55,7 @@ class AddressLimit:
 
 
 def network_of(address: str | None) -> str | None:
-    """Return what one client can be told apart by: a public IPv4 address, or the /64 of a public IPv6 address.
+    """Return the network that identifies a client: a public IPv4 address, or the /64 of a public IPv6 address.
 
     Returns:
         None for any other address, which may be that of a proxy, and so of all users. A cookie tells nothing, as a
@@ -70,7 +70,7 @@ def network_of(address: str | None) -> str | None:
     if not parsed.is_global:
         return None
     if isinstance(parsed, ipaddress.IPv6Address):
-        # A subscriber has 2^64 addresses at least.
+        # A subscriber has at least 2^64 addresses.
         return str(ipaddress.ip_network((int(parsed) >> 64 << 64, 64)))
     return str(parsed)
 

@@ -178,7 +178,7 @@ class WebLogin(Generic[RequestT, ResponseT]):
 
     @property
     def routes(self) -> tuple[Route[RequestT, ResponseT], ...]:
-        """Return the routes of the login, those without a path left out."""
+        """Return the routes of the login that have a path."""
         paths = self._site.paths
         table: tuple[tuple[str, str | None, Handlers[RequestT, ResponseT]], ...] = (
             ("login", paths.login, {"GET": self.start, "POST": self.start_json}),
@@ -355,7 +355,7 @@ class WebLogin(Generic[RequestT, ResponseT]):
             request: The request.
             path: The path of the route.
             work: Makes the answer.
-            as_json: What a client gets of a refusal that prefers neither JSON nor HTML.
+            as_json: Whether a client that prefers neither JSON nor HTML gets a refusal as JSON.
         """
         try:
             return await work

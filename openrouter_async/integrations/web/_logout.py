@@ -53,7 +53,7 @@ async def sign_out(
             del stored
             await vault.delete()
         except OpenRouterError as error:
-            # The other vaults have to forget the key all the same.
+            # The other vaults must still delete the key.
             failure = failure or error
     if failure is not None:
         raise failure
