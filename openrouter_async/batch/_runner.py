@@ -241,7 +241,7 @@ class Runner:
     async def _skip(self, index: int) -> None:
         self._tally.skipped += 1
         self._buffer.put(index, None)
-        # A long series of these must not block the loop.
+        # A long series of requests that need no wait must not block the loop.
         await asyncio.sleep(0)
 
     async def _record(self, journal: Journal, digest: str, outcome: _Response | Exception) -> None:

@@ -35,7 +35,7 @@ class Life:
             running = []
             async with contextlib.AsyncExitStack() as undo:
                 for login in self._logins.values():
-                    # An async generator, which the loop ends if nobody else does (`loop.shutdown_asyncgens`).
+                    # As an async generator, so that the loop closes it if nobody else does (`loop.shutdown_asyncgens`).
                     running.append(login.run())
                     await undo.enter_async_context(running[-1])
                 undo.pop_all()

@@ -140,7 +140,7 @@ class ChatLogins:
         try:
             callback = await self._store.get(ticket, now=self._clock.time())
         finally:
-            # Tracebacks that show local variables would show it.
+            # Tracebacks that show local variables would show the code of the callback.
             del ticket
         if callback is None:
             raise UnknownTicketError("there is no callback for this ticket")
