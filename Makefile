@@ -5,7 +5,7 @@ BIN := .venv/bin
 EXTRAS := cookie,journal,redis,keyring,bots,aiogram,discord,starlette,fastapi,cli,taskiq,otel
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-busy test-all stress soak mutants check package bench docs mounts clean
+.PHONY: demo test test-busy test-all stress soak mutants check package extras newcomer bench docs mounts clean
 .DELETE_ON_ERROR:
 
 .venv/.pip:
@@ -92,6 +92,14 @@ package: .venv/.pip
 	.cache/package/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
 	@touch .cache/package/.installed
 	cd .cache && package/bin/python -m openrouter_async.testing.demo
+
+# Each extra by itself, with the wheel, in a fresh environment.
+extras: .venv/.test
+	$(BIN)/python -m tests.extras $(EXTRAS_TO_TRY)
+
+# A fresh clone of the last commit, fresh environments, and what the documents say.
+newcomer: .venv/.test
+	$(BIN)/python -m tests.newcomer $(PAGES)
 
 test-all:
 	bash .ci/matrix

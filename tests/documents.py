@@ -41,7 +41,7 @@ import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -159,12 +159,18 @@ def run_document(
     Returns:
         The number of blocks that ran.
     """
-    blocks = [block for block in read_blocks(path, places) if block.kind != ("check" if is_newcomer else "install")]
+    skipped = "check" if is_newcomer else "install"
+    blocks = [block for block in read_blocks(path, places) if block.kind != skipped]
+    run_blocks(blocks, own_environment() if environment is None else environment)
+    return len(blocks)
+
+
+def run_blocks(blocks: Sequence[Block], environment: Mapping[str, str]) -> None:
+    """Run blocks in the current folder, in a terminal and a notebook of their own."""
     with ExitStack() as cleanup:
-        reader = _Reader(own_environment() if environment is None else environment, cleanup)
+        reader = _Reader(environment, cleanup)
         for block in blocks:
             reader.run(block)
-    return len(blocks)
 
 
 def own_environment() -> dict[str, str]:

@@ -102,7 +102,7 @@ def table(heading: str) -> dict[str, dict[str, str]]:
     return {row[0]: dict(zip(names[1:], row[1:], strict=True)) for row in rows}
 
 
-EXCHANGES = table("What becomes of an exchange")
+EXCHANGES = table("Exchanges with a fault")
 
 
 async def observe(fake: FakeOpenRouter, situation: Situation, exchange: Exchange) -> str:
@@ -145,7 +145,7 @@ async def test_comparison_outcome_of_each_situation_is_true(
     hold(EXCHANGES[situation.said][column], actual, column)
 
 
-DETAILS = table("What goes where")
+DETAILS = table("Safety")
 
 
 async def is_followed(fake: FakeOpenRouter, exchange: Exchange) -> bool:
@@ -208,7 +208,7 @@ async def test_comparison_details_are_true(fake: FakeOpenRouter, question: str, 
 
 
 def test_comparison_kinds_are_true() -> None:
-    rows = table("What each is")
+    rows = table("Scope")
     groups = len(openrouter.OpenRouter._sub_sdk_map)
     hold(rows["the rest of OpenRouter's API"][OFFICIAL], f"yes: {groups} groups of operations", OFFICIAL)
     for row, name in (("sync", "exchange_auth_code_for_api_key"), ("asyncio", "exchange_auth_code_for_api_key_async")):

@@ -26,22 +26,6 @@ from collections.abc import Sequence
 from typing import Annotated, TypeAlias, Unpack
 
 from openrouter_async._client.client import OpenRouter
-from openrouter_async.integrations.starlette import (
-    _add_routes,
-    _bind,
-    attach,
-    cancel,
-    complete,
-    exchange,
-    finish,
-    get_client,
-    get_flow,
-    redirect,
-    sign_out,
-    start,
-    start_json,
-    status,
-)
 from openrouter_async.integrations.web._framework import LoginOptions, spellings
 from openrouter_async.integrations.web._login import WebLogin
 from openrouter_async.login._flow import AuthorizationFlow
@@ -52,6 +36,22 @@ try:
     from starlette.responses import Response
 
     from openrouter_async.integrations._fastapi_schema import describe
+    from openrouter_async.integrations.starlette import (
+        _add_routes,
+        _bind,
+        attach,
+        cancel,
+        complete,
+        exchange,
+        finish,
+        get_client,
+        get_flow,
+        redirect,
+        sign_out,
+        start,
+        start_json,
+        status,
+    )
 except ImportError as missing:
     raise ImportError("the integration needs fastapi: pip install 'openrouter-async[fastapi]'") from missing
 

@@ -36,11 +36,12 @@ def complete(content: bytes, *, created: int) -> Answer:
     text = f"The sandbox heard: {_text_of(messages[-1])}"
     usage = {"prompt_tokens": len(messages), "completion_tokens": len(text.split()), "cost": 0}
     usage["total_tokens"] = usage["prompt_tokens"] + usage["completion_tokens"]
-    shared = {"id": _ID, "created": created, "model": model, "system_fingerprint": None}
+    # OpenRouter names the provider that answered; pydantic-ai requires it.
+    shared = {"id": _ID, "created": created, "model": model, "provider": "Sandbox", "system_fingerprint": None}
     if body.get("stream"):
         return Answer(200, {}, events=_stream(shared, text, usage))
     message = {"role": "assistant", "content": text, "refusal": None}
-    choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
+    choice = {"index": 0, "message": message, "finish_reason": "stop", "native_finish_reason": "stop", "logprobs": None}
     return Answer(200, {**shared, "object": "chat.completion", "choices": [choice], "usage": usage})
 
 

@@ -198,7 +198,7 @@ async def test_chat_repeats_the_last_message(fake: FakeOpenRouter) -> None:
     in_parts = await chat(fake, key, messages=[{"role": "user", "content": parts}])
 
     assert plain.json["choices"][0]["message"]["content"] == "The sandbox heard: Hello"
-    assert (plain.json["model"], plain.json["created"]) == ("m", EPOCH)
+    assert (plain.json["model"], plain.json["created"], plain.json["provider"]) == ("m", EPOCH, "Sandbox")
     assert in_parts.json["choices"][0]["message"]["content"] == "The sandbox heard: Hello again"
 
 
