@@ -5,28 +5,54 @@ import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Final
 
 import aiohttp
 import pytest
+from yarl import URL
 
-from openrouter_async import OpenRouter, RetryPolicy, errors
+from openrouter_async import (
+    ExchangeAuthCodeForAPIKeyResponse,
+    HttpMeta,
+    OpenRouter,
+    Request,
+    Response,
+    RetryPolicy,
+    errors,
+)
+from openrouter_async._http.responses import error_from_response
+from openrouter_async._values import converter
+from openrouter_async._values.clock import SYSTEM_CLOCK
 from tests.fuzz.mutation import mutate, read_corpus
 from tests.kit.clocks import FakeClock
 from tests.support import STRESS
 
-RESPONSES: Final = 1_000_000 if STRESS else 2_000
+RESPONSES: Final = 500_000 if STRESS else 2_000
+"""Answers for each of the two ways in which aiohttp reads them."""
 CONCURRENCY: Final = 64
 SERVERS: Final = 16
 """How many ports there are, each of which can have so many connections in TIME_WAIT."""
 LONGEST_PAUSE: Final = 600.0
 """Seconds for which a client heeds a pause at the most."""
 TIMEOUT: Final = 5.0
+MAX_CPU_PER_KIB: Final = 0.2
+"""Seconds of CPU for each KiB of a body, of which garbage collection takes the most."""
 MAX_SECONDS: Final = 120.0
 """Seconds after which an exchange counts as hanging, also on a busy machine."""
 
 CORPUS: Final = read_corpus("responses")
+REQUEST: Final = Request(
+    method="POST",
+    url=URL("https://openrouter.ai/api/v1/auth/keys"),
+    headers={},
+    body=b"{}",
+    operation="exchangeAuthCodeForAPIKey",
+    timeout=30,
+    retry=RetryPolicy(),
+    secrets=("auth/code+&-0123456789", "v" * 43),
+)
+HTTP_META: Final = HttpMeta(status_code=200, headers={}, attempts=1, elapsed=0.0)
 
 
 class FuzzServer(asyncio.Protocol):
@@ -94,6 +120,23 @@ async def test_response_of_any_bytes_is_a_key_or_a_library_error_in_bounded_time
     assert sum(tally.values()) == RESPONSES
     assert tally["a key"] > RESPONSES * 0.02
     assert sum(count for name, count in tally.items() if name.endswith("not_sent")) < RESPONSES * 0.01
+
+
+@pytest.mark.stress
+def test_mutated_body_is_read_in_proportion_to_its_size() -> None:
+    slowest = 0.0
+    for number in range(2 * RESPONSES):
+        answer = mutate(CORPUS, number)
+        body = answer.partition(b"\r\n\r\n")[2]
+        response = Response(status_code=502, headers={}, body=body, elapsed=0.0)
+        started = time.process_time()
+        error_from_response(REQUEST, response, SYSTEM_CLOCK)
+        with suppress(converter.MalformedBodyError):
+            converter.load(ExchangeAuthCodeForAPIKeyResponse, body, HTTP_META)
+        slowest = max(slowest, (time.process_time() - started) / max(1.0, len(body) / 1024))
+    print(f"\n{2 * RESPONSES} bodies, slowest {1000 * slowest:.2f} ms of CPU for each KiB")
+    # Quadratic time would be seconds.
+    assert slowest < MAX_CPU_PER_KIB
 
 
 @asynccontextmanager
