@@ -230,4 +230,5 @@ async def test_callback_is_shielded_by_one_task(kind: str, fake: FakeOpenRouter)
         await opening
         assert await keys.take()
 
-    assert [getattr(shield, "__qualname__", None) for shield in shields] == ["WebLogin._finish"]
+    (name,) = [getattr(shield, "__qualname__", "") for shield in shields]
+    assert name.startswith("WebLogin.")
