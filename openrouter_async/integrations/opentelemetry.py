@@ -12,6 +12,7 @@ has a low cardinality.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any, Final
 
 import attrs
@@ -20,19 +21,37 @@ from openrouter_async._http.chain import Handler, Request, Response
 from openrouter_async._http.responses import outcome_of
 from openrouter_async._values.version import __version__
 from openrouter_async.errors import APIError, Attempt, OpenRouterError
+from openrouter_async.redaction import redact_text
 
 try:
     from opentelemetry import metrics, propagate, trace
 except ImportError as missing:
     raise ImportError("telemetry needs OpenTelemetry: pip install 'openrouter-async[otel]'") from missing
 
-__all__ = ["OpenTelemetryMiddleware"]
+__all__ = ["OpenTelemetryMiddleware", "redact_span"]
 
 _SCOPE: Final = "openrouter_async"
 _SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.37.0"
 # The buckets that the conventions recommend for http.client.request.duration.
 _SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
 _TRIES: Final = (1, 2, 3, 4, 5, 8)
+
+
+def redact_span(span: trace.Span, *_: object) -> None:
+    """Mask codes and states in the attributes of a span of a web framework's instrumentation.
+
+    Those record the URL of the callback. Give it to the instrumentation as its hook, as in
+    ``FastAPIInstrumentor.instrument_app(app, server_request_hook=redact_span)``, or call it in the ``on_start`` of a
+    span processor.
+
+    Args:
+        span: A span that is recording.
+        _: Whatever else a hook is called with.
+    """
+    attributes: Mapping[str, object] = getattr(span, "attributes", None) or {}
+    for name, value in dict(attributes).items():
+        if isinstance(value, str) and (masked := redact_text(value)) != value:
+            span.set_attribute(name, masked)
 
 
 class OpenTelemetryMiddleware:

@@ -14,11 +14,11 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import SpanKind, StatusCode
+from opentelemetry.trace import INVALID_SPAN, SpanKind, StatusCode
 
 from openrouter_async import OpenRouter, Request, Response, RetryPolicy, errors
 from openrouter_async._http.chain import Handler
-from openrouter_async.integrations.opentelemetry import OpenTelemetryMiddleware
+from openrouter_async.integrations.opentelemetry import OpenTelemetryMiddleware, redact_span
 from tests.kit.clocks import FakeClock
 from tests.kit.wire import BEARER, SECRET, Act, WireServer, code_of, drop, hang, status, verifier_of
 
@@ -255,3 +255,33 @@ def test_opentelemetry_import_without_its_extra_names_the_extra() -> None:
     code = "import sys; sys.modules['opentelemetry'] = None; import openrouter_async.integrations.opentelemetry"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "pip install 'openrouter-async[otel]'" in result.stderr
+
+
+def test_redact_span_masks_urls_of_callbacks() -> None:
+    state, code = "s" * 43, "auth_code_c0ffee"
+    span = (
+        TracerProvider(shutdown_on_exit=False)
+        .get_tracer("any")
+        .start_span(
+            "GET /callback",
+            attributes={
+                "http.url": f"https://app.example/callback/{state}?code={code}",
+                "http.target": f"/callback?code={code}&state={state}",
+                "url.query": f"code={code}&state={state}",
+                "url.path": f"/callback/{state}",
+                "http.status_code": 303,
+                "http.route": "/callback/{state}",
+            },
+        )
+    )
+    redact_span(span, {"type": "http"})
+    assert isinstance(span, ReadableSpan)
+    assert span.attributes == {
+        "http.url": "https://app.example/callback/***?code=***",
+        "http.target": "/callback?code=***&state=***",
+        "url.query": "code=***&state=***",
+        "url.path": "/callback/***",
+        "http.status_code": 303,
+        "http.route": "/callback/{state}",
+    }
+    redact_span(INVALID_SPAN)

@@ -13,6 +13,7 @@ from openrouter_async import OpenRouter
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.integrations.web import read_cookies
 from openrouter_async.integrations.web._cookies import MAX_COOKIE_BYTES, surplus_cookies
+from openrouter_async.integrations.web._guards import network_of
 from openrouter_async.testing import FakeOpenRouter
 from tests.integrations.support import (
     KINDS,
@@ -262,3 +263,21 @@ def test_setup_of_second_login_that_clashes_is_refused(kind: str, changes: dict[
     with pytest.raises(RequestValidationError) as caught:
         integration(kind).setup(app, **options | changes)
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [
+        ("8.8.8.8", "8.8.8.8"),
+        ("::ffff:8.8.8.8", "8.8.8.8"),
+        ("2606:4700:1:2:3:4:5:6", "2606:4700:1:2::/64"),
+        ("2606:4700:1:2::9", "2606:4700:1:2::/64"),
+        ("127.0.0.1", None),
+        ("10.0.0.7", None),
+        ("fe80::1", None),
+        ("unix:", None),
+        (None, None),
+    ],
+)
+def test_network_of_groups_addresses_of_one_client(address: str | None, network: str | None) -> None:
+    assert network_of(address) == network
