@@ -66,7 +66,7 @@ html_show_sourcelink = False
 nitpick_ignore_regex = [
     (
         r"py:.*",
-        r"(aiogram|aiohttp|_?asyncio|collections|contextlib|datetime|discord|fastapi|logging|opentelemetry|os|pathlib|ssl"
+        r"(aiogram|aiohttp|_?asyncio|collections|contextlib|datetime|discord|fastapi|logging|multidict|opentelemetry|os|pathlib|ssl"
         r"|starlette|taskiq|uuid|webbrowser|yarl)\..*",
     ),
     # Names of other libraries that are imported under TYPE_CHECKING, so they are not qualified.

@@ -50,7 +50,7 @@ class Request:
         return read_cookies(self.headers.getall("Cookie", ()))
 
     async def read(self, max_size: int) -> bytes:
-        """Return the body; of a body of more than `max_size` bytes a part that is longer than that."""
+        """Return the body; of a body of more than ``max_size`` bytes a part that is longer than that."""
         body = bytearray()
         is_over = self.receive is None
         while not is_over and len(body) <= max_size and self.receive is not None:

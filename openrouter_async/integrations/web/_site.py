@@ -144,11 +144,12 @@ class LoginSite(Generic[RequestT, ResponseT]):
 
     @property
     def secret_paths(self) -> list[str]:
-        """Return the paths whose queries hold codes and states, as far as the place of the state."""
+        """Return the parts of paths whose queries hold codes and states, each right before the place of the state."""
         own = [URL(self.template.callback_url).path, URL(AUTHORIZATION_URL).path]
         if self.paths.callback is not None:
             own.append(self.paths.callback)
-        return [path.partition("{")[0].rstrip("/") for path in own]
+        # The last part alone: frameworks may leave out the path at which an app is mounted, and servers log the rest.
+        return ["/" + path.partition("{")[0].rstrip("/").rpartition("/")[2] for path in own]
 
     def find_binding(self, info: RequestInfo, login: str) -> BrowserBinding | None:
         """Return the binding of a login that the browser has; None if it has none."""
