@@ -231,7 +231,7 @@ class LoginSession:
             timeout: Seconds to wait; None waits until the login's lifetime is over. An exchange that is under way is
                 not cut off.
             prompt: Asks for a code, or for the URL on which a browser on another computer ended, such as a
-                `TerminalPrompt`. The answer or the callback counts, whichever comes first. An `EOFError` means that
+                `TerminalPrompt`. The answer or the callback counts, whichever comes first. An ``EOFError`` means that
                 nobody can answer; where a browser may still come back, the login goes on without the prompt.
 
         Returns:
