@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,8 @@ from openrouter_async.redaction import scrub
 
 _PROGRAM: Final = "openrouter-async"
 _USAGE: Final = 2
-MAX_SHOWN_LENGTH: Final = 15
+# Keys and codes have prefixes; verifiers, and codes without one, are long runs of letters and digits.
+_LIKE_A_SECRET: Final = re.compile(r"sk-|auth_code|(?=\D*\d)(?=[^A-Za-z]*[A-Za-z])[\w.~-]{20,}$", re.ASCII)
 # The exit status of a program that SIGPIPE ends (128 + 13). Python ignores the signal and raises BrokenPipeError.
 _BROKEN_PIPE: Final = 141
 
@@ -154,8 +156,8 @@ def _mask_values(text: str, arguments: Sequence[str]) -> str:
     """Mask values: one that was given to one option may have been meant for another one, and may be a secret."""
     for argument in arguments:
         value = argument.partition("=")[2] if argument.startswith("--") else argument
-        # Show short values, because they help to find a typo. Real codes, verifiers and keys are longer.
-        is_secret = len(value) > MAX_SHOWN_LENGTH or value.startswith("sk-") or "exchange" in arguments
+        # Show other values, because they help to find a typo. Each value of `exchange` may be a code.
+        is_secret = _LIKE_A_SECRET.match(value) is not None or "exchange" in arguments
         if value and is_secret and value not in COMMANDS:
             for quoted in (f'"{value}"', f"'{value}'", f"={value}"):
                 text = text.replace(quoted, f"{quoted[0]}***{quoted[0].strip('=')}")

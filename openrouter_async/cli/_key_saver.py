@@ -132,7 +132,7 @@ class KeySaver:
         document = describe(grant) | {"stored_in": stored, "stored_at": None if location is None else where}
         who = "Signed in" if grant.user_id is None else f"Signed in as {grant.user_id}"
         lines = (
-            f"{who}. The key {mask_key(grant.key)} is in {where}.",
+            self._output.success(f"{who}. The key {mask_key(grant.key)} is in {where}."),
             f"Its limits, and how to delete it: {grant.settings_url}",
         )
         try:

@@ -47,6 +47,9 @@ _STORE: Final = (
 _API_KEY_FILE: Final = 'A file with the API key to use, instead of OPENROUTER_API_KEY; "-" is the standard input.'
 
 
+_CHECK_MARK: Final = "✓"
+
+
 class StoreKind(enum.StrEnum):
     """The kinds of locations for a key."""
 
@@ -115,6 +118,17 @@ class Output:
         """
         self.end_question()
         write_result(json.dumps(document) if self.json else "\n".join(lines))
+
+    def success(self, text: str) -> str:
+        """Return a line of the result, in green and with a check mark where a terminal can show them."""
+        stream = sys.stdout
+        if self.json or stream is None or not stream.isatty() or os.environ.get("TERM") == "dumb":
+            return text
+        with contextlib.suppress(UnicodeEncodeError):
+            _CHECK_MARK.encode(stream.encoding or "ascii")
+            text = f"{_CHECK_MARK} {text}"
+        # https://no-color.org
+        return text if os.environ.get("NO_COLOR") else f"\x1b[32m{text}\x1b[0m"
 
     def note(self, text: str) -> None:
         """Print a message for people, unless the output is JSON."""

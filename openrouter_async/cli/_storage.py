@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import attrs
+from yarl import URL
 
 from openrouter_async.cli._env_file import VARIABLE, EnvSink
 from openrouter_async.cli._exit import UsageError
 from openrouter_async.cli._options import Output, Site, Storage, StoreKind
 from openrouter_async.login._models import Grant
+from openrouter_async.login._urls import AUTHORIZATION_URL
 from openrouter_async.redaction import mask_key
 from openrouter_async.sinks._base import KeySinkError, KeyVault, StoredKey
 from openrouter_async.sinks._file import FileSink
@@ -33,11 +35,13 @@ __all__ = [
     "locate",
     "location_for_new_key",
     "locations_to_search",
+    "other_servers",
 ]
 
 T = TypeVar("T")
 
 APP: Final = "openrouter-async"
+_KEY_FILE: Final = re.compile(r"key(?:-(.+-\d+))?\.json")
 _DEFAULT_KEYRING_TIMEOUT: Final = 5.0
 """Seconds for the keyring when the user did not ask for it: the key file is the alternative."""
 _EXPLICIT_KEYRING_TIMEOUT: Final = 60.0
@@ -179,6 +183,18 @@ async def load_keys(
             yield location, failure
         else:
             yield location, stored
+
+
+def other_servers(site: Site) -> list[str]:
+    """Return the hosts and ports of the other servers whose keys are in files here."""
+    found: list[str] = []
+    with contextlib.suppress(OSError, UsageError):
+        for path in sorted(_data_folder().iterdir()):
+            match = _KEY_FILE.fullmatch(path.name)
+            if match is not None and match[1] != site.name:
+                host = match[1] or f"{URL(AUTHORIZATION_URL).host}-443"
+                found.append(":".join(host.rsplit("-", 1)).removesuffix(":443"))
+    return found
 
 
 def fallback_location(key_hash: str, site: str | None = None) -> KeyLocation:

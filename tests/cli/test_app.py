@@ -72,6 +72,8 @@ async def test_version_is_that_of_the_package(shell: Shell, here: Here) -> None:
         (["login", "--base-url", "ftp://x"], "--base-url must be an https URL"),
         (["login", "--auth-url", "ftp://x"], "--auth-url must be an https URL"),
         (["create-code"], 'Command "create-code" parameter CALLBACK_URL requires an argument.'),
+        (["create-code", "https://x.example", "--limit", "ten-thousand-dollars"], '"ten-thousand-dollars"'),
+        (["sandbox", "--dialect", "documented-and-observed"], '"documented-and-observed"'),
         (["completion", "csh"], 'Choose from: "bash", "zsh", "fish", "powershell".'),
     ],
 )
@@ -94,12 +96,15 @@ SECRET = "auth_code_that_nobody_may_see"
         ["exchange", "one", "--code-verifier", SECRET],
         ["sandbox", "--port", SECRET],
         ["sk-or-v1-" + SECRET],
+        ["login", "--store", SECRET],
+        ["login", "--port", "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk"],
     ],
 )
 async def test_wrong_usage_does_not_show_the_value(here: Here, arguments: list[str]) -> None:
     ended = await here(*arguments)
     assert ended.status == 2
     assert SECRET not in ended.complaint
+    assert "dBjftJeZ4CVP" not in ended.complaint
 
 
 @pytest.mark.parametrize(
@@ -134,7 +139,7 @@ async def test_wrong_usage_with_json_is_an_object(here: Here) -> None:
 
 async def test_json_option_may_precede_the_command(here: Here) -> None:
     ended = await here("--json", "status")
-    assert (ended.status, json.loads(ended.out)) == (1, {"keys": []})
+    assert (ended.status, json.loads(ended.out)) == (1, {"keys": [], "other_servers": []})
 
 
 async def test_error_has_a_traceback_with_debug_only(here: Here) -> None:

@@ -284,6 +284,16 @@ async def test_status_asks_the_server_unless_offline(here: Here, fake: FakeOpenR
     assert "State       valid" in (await here("status", *at(fake))).out
 
 
+async def test_status_and_token_name_the_servers_whose_keys_are_here(here: Here, fake: FakeOpenRouter) -> None:
+    await here("exchange", fake.issue_code(), *at(fake))
+    server = fake.url.removeprefix("http://")
+    hint = f"There is a key for {server}: give its address with --base-url.\n"
+    assert (await here("status", "--offline")).out.endswith(hint)
+    assert (await here("status", "--json")).document == {"keys": [], "other_servers": [server]}
+    assert (await here("token")).err.endswith(hint)
+    assert hint not in (await here("status", "--offline", *at(fake))).out
+
+
 async def test_logout_removes_the_key_from_every_location(
     with_keyring: Here, home: Path, fake: FakeOpenRouter, monkeypatch: pytest.MonkeyPatch
 ) -> None:

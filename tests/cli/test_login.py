@@ -102,9 +102,10 @@ async def test_login_over_ssh_shows_a_qr_code_and_hides_the_typed_code(shell: Sh
         terminal.type(f"{code}\n")
         assert await terminal.end() == 0
     assert kept_key(shell) == fake.issued_keys[0].key
+    assert "\x1b[32m✓ Signed in as " in terminal.text
     assert code not in terminal.text
     assert "not a code" not in terminal.text
-    assert any(line.startswith("Signed in as ") for line in terminal.screen)
+    assert any(line.startswith("✓ Signed in as ") for line in terminal.screen)
 
 
 async def test_login_accepts_a_pasted_callback_url(shell: Shell, fake: FakeOpenRouter) -> None:

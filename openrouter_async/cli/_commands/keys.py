@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any, Final
 
 import attrs
 
@@ -10,11 +11,13 @@ from openrouter_async._client.config import from_environment
 from openrouter_async._http.retry_policy import RetryPolicy
 from openrouter_async.cli._exit import ExitCode
 from openrouter_async.cli._options import Connection, Output, Site, Storage
-from openrouter_async.cli._storage import VARIABLE, describe, load_keys
+from openrouter_async.cli._storage import VARIABLE, describe, load_keys, other_servers
 from openrouter_async.errors import OpenRouterError, UnauthorizedResponseError
 from openrouter_async.login._models import Grant
 from openrouter_async.redaction import scrub
 from openrouter_async.sinks._base import KeySinkError, StoredKey
+
+_NO_KEY: Final = "There is no key. Sign in with `openrouter-async login`."
 
 
 @attrs.frozen
@@ -42,14 +45,20 @@ async def status(
     found = await _find(storage, connection, output)
     if found and not offline:
         found = await _ask(found, connection)
-    document = {
+    document: dict[str, Any] = {
         "keys": [
             describe(one.grant) | {"where": one.where, "kept_since": one.kept_since, "state": one.state}
             for one in found
         ],
+        "other_servers": other_servers(connection),
     }
-    output.result(document, _lines(found) or ["There is no key. Sign in with `openrouter-async login`."])
+    hints = [_hint(server) for server in document["other_servers"]]
+    output.result(document, [*(_lines(found) or [_NO_KEY]), *hints])
     return ExitCode.DONE if found else ExitCode.FAILED
+
+
+def _hint(server: str) -> str:
+    return f"There is a key for {server}: give its address with --base-url."
 
 
 async def _find(storage: Storage, connection: Connection, output: Output) -> list[_Found]:
@@ -98,7 +107,7 @@ async def token(
         elif stored is not None:
             output.result({"key": stored.key, "where": location.where}, (stored.key,))
             return ExitCode.DONE
-    output.tell("There is no key. Sign in with `openrouter-async login`.")
+    output.tell("\n".join([_NO_KEY, *map(_hint, other_servers(site))]))
     return ExitCode.FAILED
 
 
