@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from openrouter_async._values.threads import run_in_daemon_thread
 from openrouter_async.cli._exit import UsageError
 from openrouter_async.login._browser import browsers_from_environment
 from openrouter_async.login._terminal import MAX_SIZE, LineReader, no_echo
@@ -86,7 +87,8 @@ async def read_secret(name: str, value: str | None, file: Path | None, lines: St
     if STDIN in (value, str(file)):
         value = await lines.next()
     elif file is not None:
-        value = read_file(name, file)
+        # The file may be a pipe, such as a shell's <(…), whose read cannot be interrupted.
+        value = await run_in_daemon_thread(lambda: read_file(name, file), name="openrouter-async-input")
     if value == "" or (value is None and file is not None):
         raise UsageError(f"There is no {name} in what was given for it.")
     return value

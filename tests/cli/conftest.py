@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable
+import traceback
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import TypeAlias
 
 import keyring
 import pytest
+from blockbuster import BlockingError, blockbuster_ctx
 from keyring.backends import fail
 
 from openrouter_async import OpenRouter, RetryPolicy
@@ -32,7 +34,30 @@ def shell(home: Path) -> Shell:
 
 
 @pytest.fixture
-def here(home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Here:
+def nothing_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Fail when the library blocks an event loop, also where it handles the error that blockbuster raises."""
+    calls: list[str] = []
+
+    class Noted(BlockingError):
+        def __init__(self, function: str) -> None:
+            super().__init__(function)
+            calls.append(f"{function} in\n{''.join(traceback.format_stack(limit=12)[:-2])}")
+
+    monkeypatch.setattr("blockbuster.blockbuster.BlockingError", Noted)
+    with blockbuster_ctx("openrouter_async", excluded_modules=["openrouter_async.testing"]) as blockbuster:
+        for name, function in blockbuster.functions.items():
+            # A command may look at its own small files, before it sends anything.
+            if name.startswith("os."):
+                function.deactivate()
+            function.can_block_in("logging/__init__.py", "emit")
+            # Where a key could not be kept, nothing may come between it and the file that rescues it.
+            function.can_block_in("cli/_storage.py", "_rescue")
+        yield
+    assert not calls, "\n".join(calls)
+
+
+@pytest.fixture
+def here(nothing_blocks: None, home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Here:
     for name in ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY", "SSH_CONNECTION"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment(home).items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
@@ -72,7 +73,7 @@ async def create_code(
         raise UsageError("An API key is needed: set OPENROUTER_API_KEY, or use --api-key-file.")
     if pair is not None and new_verifier is not None:
         # Before the code is created: without its verifier, a code is useless.
-        PrivateFile(new_verifier).write(f"{pair.code_verifier}\n".encode())
+        await asyncio.to_thread(PrivateFile(new_verifier).write, f"{pair.code_verifier}\n".encode())
     async with connection.open_client(bearer) as client:
         created = (await client.oauth.create_auth_code(request)).data
     output.result(
