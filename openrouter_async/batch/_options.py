@@ -10,7 +10,7 @@ from openrouter_async._http.retry_policy import check_number
 from openrouter_async.batch._journal import Journal
 from openrouter_async.batch._progress import OnProgress
 from openrouter_async.batch._results import ExchangeResult, StopOn
-from openrouter_async.errors import OpenRouterError, RequestValidationError
+from openrouter_async.errors import KeyDeliveryError, OpenRouterError, RequestValidationError
 
 
 def _is_count(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
@@ -70,6 +70,11 @@ class Options:
     def is_safe(self) -> bool:
         """Whether keys are stored somewhere before the consumer gets them."""
         return self.has_on_key or (self.journal is not None and self.journal.holds_keys)
+
+    def is_kept(self, result: ExchangeResult) -> bool:
+        """Return whether the key of a result is stored somewhere; an ``on_key`` that failed has not kept it."""
+        holds_keys = self.journal is not None and self.journal.holds_keys
+        return holds_keys or (self.has_on_key and not isinstance(result.error, KeyDeliveryError))
 
     def is_stopped_by(self, result: ExchangeResult) -> object:
         """Return whether a result ends the batch, by `stop_on`."""

@@ -108,16 +108,14 @@ def not_sent(reason: str) -> OpenRouterError:
 
 
 def log_lost_results(results: Iterable[ExchangeResult]) -> None:
-    """Log that the consumer does not get these results, if they may hold the only copy of a key."""
-    given = list(results)
-    lost = sum(result.key is not None for result in given)
+    """Log that the consumer does not get these results, which may hold the only copy of a key."""
+    lost = sum(result.key is not None for result in results)
     if lost:
         logger.error(
-            "%d key(s) of a batch are lost: it was left before its end, and no on_key is set",
+            "%d key(s) of a batch are lost: it was left before its end, and no on_key kept them",
             lost,
             extra={"event": Event.KEY_LOST, "keys": lost},
         )
-    log_unknown_results(given)
 
 
 def log_unknown_results(results: Iterable[ExchangeResult]) -> None:

@@ -137,10 +137,9 @@ class Runner:
 
     def warn_of_loss(self, results: Iterable[ExchangeResult]) -> None:
         """Log that the consumer does not get these results, if keys may be lost with them."""
-        if not self._options.is_safe:
-            log_lost_results(results)
-        else:
-            log_unknown_results(results)
+        given = list(results)
+        log_lost_results(result for result in given if not self._options.is_kept(result))
+        log_unknown_results(given)
 
     @property
     def progress(self) -> BatchProgress:

@@ -394,7 +394,7 @@ async def test_batch_break_without_on_key_logs_lost_keys(
     fake.advance(60)
     await until(lambda: len(caplog.records) > 0)
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == [
-        "1 key(s) of a batch are lost: it was left before its end, and no on_key is set"
+        "1 key(s) of a batch are lost: it was left before its end, and no on_key kept them"
     ]
 
 
@@ -415,6 +415,24 @@ async def test_batch_dropped_with_an_unread_unknown_result_logs_it(
     assert record.getMessage().startswith(
         "1 unread result(s) of a batch have the outcome unknown: keys may exist that nobody has. The first: 500 Broken"
     )
+
+
+async def test_batch_dropped_with_a_key_that_on_key_did_not_keep_logs_it(
+    fake: FakeOpenRouter, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(*_: object) -> None:
+        raise OSError
+
+    async with connect(fake, on_key=fail) as client:
+        batch = client.oauth.exchange_many(issue(fake, 2), concurrency=1)
+        assert isinstance((await anext(batch)).error, errors.KeyDeliveryError)
+        runner = batch._runner
+        await until(lambda: runner.progress.finished == 2)
+        del batch
+        gc.collect()
+        await until(lambda: len(caplog.records) > 0)
+    (record,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert record.getMessage() == "1 key(s) of a batch are lost: it was left before its end, and no on_key kept them"
 
 
 async def test_stop_on_matches_the_class_that_a_middleware_raised(fake: FakeOpenRouter) -> None:

@@ -38,12 +38,12 @@ def nothing_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Fail when the library blocks an event loop, also where it handles the error that blockbuster raises."""
     calls: list[str] = []
 
-    class Noted(BlockingError):
+    class NotedError(BlockingError):
         def __init__(self, function: str) -> None:
             super().__init__(function)
             calls.append(f"{function} in\n{''.join(traceback.format_stack(limit=12)[:-2])}")
 
-    monkeypatch.setattr("blockbuster.blockbuster.BlockingError", Noted)
+    monkeypatch.setattr("blockbuster.blockbuster.BlockingError", NotedError)
     with blockbuster_ctx("openrouter_async", excluded_modules=["openrouter_async.testing"]) as blockbuster:
         for name, function in blockbuster.functions.items():
             # A command may look at its own small files, before it sends anything.
