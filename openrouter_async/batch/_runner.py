@@ -150,9 +150,10 @@ class Runner:
         self._tally.start()
         self._loop = loop = asyncio.get_running_loop()
         self._active = self._options.concurrency
-        self._workers = [loop.create_task(self._work()) for _ in range(self._active)]
         if self._options.timeout is not None:
+            # Before the workers: with an eager task factory, they may all have ended when they are created.
             self._timer = loop.create_task(self._expire(self._options.timeout))
+        self._workers = [loop.create_task(self._work()) for _ in range(self._active)]
 
     async def _expire(self, seconds: float) -> None:
         await self._clock.sleep(seconds)

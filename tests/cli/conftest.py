@@ -51,7 +51,7 @@ def nothing_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
                 function.deactivate()
             function.can_block_in("logging/__init__.py", "emit")
             # Where a key could not be kept, nothing may come between it and the file that rescues it.
-            function.can_block_in("cli/_storage.py", "_rescue")
+            function.can_block_in("cli/_key_saver.py", "_rescue")
         yield
     assert not calls, "\n".join(calls)
 
