@@ -19,6 +19,7 @@ from openrouter_async.redaction import mask, redact_headers
 # Strings, which `re` compiles and caches on first use.
 _FIELD_NAME: Final = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _FIELD_VALUE: Final = r"[\x20-\x7e\x80-\xff]*"
+_CONTROL_OR_SPACE: Final = r"[\x00-\x20\x7f]"
 _BEARER: Final = r"[\x21-\x7e]+"
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 # The transport sets these headers: they describe the body and the connection.
@@ -35,7 +36,8 @@ def to_base_url(field: str, value: object) -> URL:
             credentials.
     """
     requirement = "must be an https URL without query, fragment or credentials (http only to a loopback host)"
-    if not isinstance(value, (str, URL)):
+    # yarl would drop tabs and line breaks, also from the middle of a host.
+    if not isinstance(value, (str, URL)) or re.search(_CONTROL_OR_SPACE, str(value)):
         raise RequestValidationError(field, requirement)
     try:
         url = parse_url(value)
