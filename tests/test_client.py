@@ -720,5 +720,5 @@ async def test_call_has_at_most_five_coroutines_down_to_aiohttp() -> None:
     "url", ["https://a\n.example", "https://a.example/\t", "https://a.example/\x00", " https://a.example"]
 )
 def test_base_url_with_control_characters_is_refused(url: str) -> None:
-    with pytest.raises(errors.RequestValidationError, match="^base_url: must be an https URL"):
+    with pytest.raises(errors.RequestValidationError, match=r"^base_url: must be an https URL"):
         OpenRouter(None, base_url=url)
