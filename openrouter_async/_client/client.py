@@ -192,7 +192,7 @@ class OpenRouter:
             on_key: As for `OpenRouter`.
             on_retry: As for `OpenRouter`.
             hook_timeout: As for `OpenRouter`.
-            **unknown: Refused: any other name raises `TypeError`.
+            **unknown: Refused: any other name raises ``TypeError``.
 
         Returns:
             The client.
