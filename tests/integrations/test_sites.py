@@ -298,3 +298,33 @@ async def test_site_requests_are_spread_over_the_workers(site: Site, visitor: Vi
     pages = [await visitor.open("/account") for _ in range(40)]
 
     assert len({re.findall(r"Worker (\d+)", page.text)[0] for page in pages}) > 1
+
+
+async def test_site_status_is_known_to_every_worker(site: Site, visitor: Visitor) -> None:
+    started, other = await visitor.start_json(), await visitor.start_json()
+    pending = [await visitor.open(started["status_url"]) for _ in range(8)]
+    poll = asyncio.ensure_future(visitor.open(started["status_url"] + "?wait=20"))
+    await visitor.open(site.fake.consent(started["authorization_url"]))
+    finished = [await poll, *[await visitor.open(started["status_url"]) for _ in range(8)]]
+    cancelled = await visitor.call(other["status_url"], method="DELETE")
+    failed = [await visitor.open(other["status_url"]) for _ in range(8)]
+    late = await visitor.open(site.fake.consent(other["authorization_url"]))
+
+    assert {page.json["status"] for page in pending} == {"pending"}
+    assert {page.json["status"] for page in finished} == {"finished"}
+    assert {page.text for page in failed} == {cancelled.text}
+    assert late.status == 410
+
+
+async def test_site_pasted_code_finishes_login_on_any_worker(site: Site, visitor: Visitor) -> None:
+    started = await visitor.start_json("/login?next=/account")
+    body = {"login": started["login"], "code": site.fake.consent(started["authorization_url"])}
+    keys = site.keys
+
+    refused = await visitor.call("/login/complete", body | {"code": "auth_code_wrong"})
+    pages = await asyncio.gather(*(visitor.call("/login/complete", body) for _ in range(4)))
+
+    assert refused.status == 400
+    assert {page.text for page in pages} == {'{"status": "finished", "return_to": "/account"}'}
+    assert site.keys == keys + 1
+    assert await visitor.key_shown() == site.fake.issued_keys[-1].key[-4:]
