@@ -116,6 +116,19 @@ async def test_login_accepts_a_pasted_callback_url(shell: Shell, fake: FakeOpenR
     assert kept_key(shell) == fake.issued_keys[0].key
 
 
+async def test_login_says_that_the_browser_wants_https(shell: Shell, fake: FakeOpenRouter) -> None:
+    port = free_port()
+    command = ("login", "--no-browser", "--port", str(port), "--base-url", fake.base_url)
+    async with Terminal(shell, *command) as terminal:
+        await terminal.shows(WAITING)
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
+        await terminal.shows("The browser asks for https: the address on this computer starts with http://.")
+        writer.close()
+        terminal.type(fake.consent(address_in(terminal.text, fake)) + "\n")
+        assert await terminal.end() == 0
+
+
 async def test_login_browser_callback_ends_an_unanswered_prompt(shell: Shell, fake: FakeOpenRouter) -> None:
     port = free_port()
     command = ("login", "--no-browser", "--port", str(port), "--base-url", fake.base_url)
