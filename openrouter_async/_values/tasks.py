@@ -20,6 +20,13 @@ def _ignore_result(task: asyncio.Task[Any]) -> None:
 _SHIELDED: Final[weakref.WeakSet[asyncio.Task[Any]]] = weakref.WeakSet()
 
 
+async def cancel_and_wait(task: asyncio.Task[Any]) -> None:
+    """Cancel a task and wait for its end; its result and its error are ignored."""
+    task.cancel()
+    await asyncio.wait((task,))
+    _ignore_result(task)
+
+
 class ShieldedTasks(Generic[T]):
     """A set of tasks that continue when their callers are cancelled, as with `asyncio.shield`.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import html
 import os
 import shutil
@@ -9,8 +11,11 @@ import subprocess
 import sys
 import tempfile
 import webbrowser
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
+
+from openrouter_async._values.threads import run_in_daemon_thread
 
 TERMINAL_BROWSERS: Final = frozenset({"www-browser", "w3m", "links", "links2", "elinks", "lynx", "browsh", "carbonyl"})
 """Browsers that would take over the user's terminal."""
@@ -81,3 +86,32 @@ def open_browser(url: str) -> bool:
         check=False,
     )
     return opened.returncode == 0
+
+
+def open_in_thread(
+    url: str, opener: Callable[[str], object] | None, cleanup: contextlib.ExitStack | contextlib.AsyncExitStack
+) -> asyncio.Future[bool]:
+    """Open a page in a browser, in a daemon thread.
+
+    Args:
+        url: The page.
+        opener: Opens a URL; None opens the default browser, on a `RedirectFile`.
+        cleanup: Deletes the file.
+
+    Returns:
+        A future of whether a browser came up, as far as that can be told. It never raises.
+    """
+    if opener is None:
+        opener = open_browser
+        with contextlib.suppress(OSError, RuntimeError):
+            redirect = RedirectFile(url)
+            cleanup.callback(redirect.close)
+            url = redirect.uri
+
+    def run() -> bool:
+        try:
+            return opener(url) is not False
+        except Exception:  # noqa: BLE001 - the user has the URL, too
+            return False
+
+    return run_in_daemon_thread(run, name="openrouter-async-browser")

@@ -15,10 +15,9 @@ from yarl import URL
 from openrouter_async._client.client import OpenRouter
 from openrouter_async._values.clock import Clock
 from openrouter_async._values.models import UNSET, Unset
-from openrouter_async._values.tasks import ShieldedTasks
-from openrouter_async._values.threads import run_in_daemon_thread
+from openrouter_async._values.tasks import ShieldedTasks, cancel_and_wait
 from openrouter_async.errors import KeyDeliveryError, OpenRouterError
-from openrouter_async.login._browser import RedirectFile, open_browser
+from openrouter_async.login._browser import open_in_thread
 from openrouter_async.login._flow import AuthorizationFlow
 from openrouter_async.login._models import Grant, PendingLogin
 from openrouter_async.login._progress import LoginProgress, LoginState, LoginStatus
@@ -108,7 +107,7 @@ class LoginSession:
                 headless=callback_url is None,
             )
             expiring = asyncio.get_running_loop().create_task(self._expire())
-            cleanup.push_async_callback(_cancel, expiring)
+            cleanup.push_async_callback(cancel_and_wait, expiring)
             self._cleanup = cleanup.pop_all()
         return self
 
@@ -208,21 +207,7 @@ class LoginSession:
         Returns:
             A future of whether a browser came up, as far as that can be told. It never raises, and may be ignored.
         """
-        url, opener = self.url, self._opener
-        if opener is None:
-            opener = open_browser
-            with contextlib.suppress(OSError, RuntimeError):
-                redirect = RedirectFile(url)
-                self._cleanup.callback(redirect.close)
-                url = redirect.uri
-
-        def run() -> bool:
-            try:
-                return opener(url) is not False
-            except Exception:  # noqa: BLE001 - the user has the URL, too
-                return False
-
-        return run_in_daemon_thread(run, name="openrouter-async-browser")
+        return open_in_thread(self.url, self._opener, self._cleanup)
 
     async def wait(self, *, timeout: float | None = 300.0, prompt: Prompt | None = None) -> Grant:
         """Wait until the user is signed in.
@@ -262,7 +247,7 @@ class LoginSession:
             raise LoginTimeoutError("nobody finished the login in time")
         finally:
             for task in racing:
-                await _cancel(task)
+                await cancel_and_wait(task)
 
     async def _ask(self, prompt: Prompt) -> LoginState:
         state = self.state
@@ -309,11 +294,3 @@ class LoginSession:
         status = LoginStatus.PENDING if len(self._finishing) <= 1 else LoginStatus.EXCHANGING
         self._progress.advance(status, failure)
         return self.state if self.state.is_over else LoginState(status=status, error=failure)
-
-
-async def _cancel(task: asyncio.Task[Any]) -> None:
-    task.cancel()
-    await asyncio.wait((task,))
-    if not task.cancelled():
-        # Its error came too late to matter; asyncio would log it otherwise.
-        task.exception()
