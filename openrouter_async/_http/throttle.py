@@ -70,6 +70,11 @@ class RetryBudget:
         """Give tokens back after a success, up to the capacity."""
         self.tokens = min(self._capacity, self.tokens + amount)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing is taken, or all of it was given back."""
+        return self.tokens >= self._capacity
+
 
 class LeakyBucket:
     """A meter of requests that leaks at a rate, and has no room for more while it is full.
@@ -332,9 +337,11 @@ class HostThrottle:
 
     def refund(self, origin: URL, capacity: float | None, amount: float) -> None:
         """Give tokens back to a host's budget after a success."""
-        # A budget is created when tokens are first taken; until then it is full.
+        # A budget exists only while tokens are missing, so that a healthy host costs nothing.
         if self._budgets and capacity is not None and (budget := self._budgets.get((origin, capacity))) is not None:
             budget.refund(amount)
+            if budget.is_full:
+                del self._budgets[origin, capacity]
 
     @property
     def pauses(self) -> dict[str, float]:
@@ -343,7 +350,7 @@ class HostThrottle:
 
     @property
     def budgets(self) -> dict[str, float]:
-        """The tokens left for each host that used some, by origin; the smallest number where capacities differ."""
+        """The tokens left for each host whose budget is not full, by origin; the fewest where capacities differ."""
         left: dict[str, float] = {}
         for (origin, _), budget in self._budgets.items():
             left[str(origin)] = min(budget.tokens, left.get(str(origin), budget.tokens))
