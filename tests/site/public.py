@@ -24,7 +24,7 @@ _MODULES: Final = (
 # Names that frameworks in `integrations` share, and that only authors of another integration need.
 _FOR_INTEGRATIONS: Final = frozenset(
     {"FlowOptions", "Framework", "LoginFailure", "LoginOptions", "OnError", "OnLogin", "RequestInfo", "StartOptions"}
-    | {"describe"}
+    | {"Route", "describe"}
 )
 
 
