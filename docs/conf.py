@@ -74,7 +74,7 @@ nitpick_ignore_regex = [
     # Type variables, and private types in signatures, which are not documented.
     (
         r"py:.*",
-        r"openrouter_async\..*\.(Pipeline|Counters|FlowOptions|Framework|LoginOptions|HostThrottle|RequestT|ResponseT|Runner?|T)",
+        r"openrouter_async\..*\.(Pipeline|Counters|HostThrottle|_?RequestT(_contra)?|ResponseT|Runner?|T)",
     ),
 ]
 

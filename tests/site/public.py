@@ -21,11 +21,6 @@ _MODULES: Final = (
     *(f"openrouter_async.integrations.{name}" for name in ("aiogram", "aiohttp", "asgi", "bots", "discord", "fastapi")),
     *(f"openrouter_async.integrations.{name}" for name in ("opentelemetry", "starlette", "taskiq", "web")),
 )
-# Names that frameworks in `integrations` share, and that only authors of another integration need.
-_FOR_INTEGRATIONS: Final = frozenset(
-    {"FlowOptions", "Framework", "LoginFailure", "LoginOptions", "OnError", "OnLogin", "RequestInfo", "StartOptions"}
-    | {"Route", "describe"}
-)
 
 
 @attrs.frozen
@@ -46,7 +41,7 @@ def _find() -> Iterator[tuple[str, PublicName]]:
         module = import_module(public)
         for name in module.__all__:
             value = getattr(module, name)
-            if inspect.ismodule(value) or (public.endswith(".web") and name in _FOR_INTEGRATIONS):
+            if inspect.ismodule(value):
                 continue
             # Some names can be imported from more than one public module, and are documented under one of them.
             homes = {f"{other}.{name}" for other in _MODULES if getattr(import_module(other), name, None) is value}
@@ -73,8 +68,7 @@ def undocumented() -> set[str]:
         if names is None and parts != ["integrations"]:
             found.add(f"{module.name}.__all__")
         for name in names or ():
-            is_for_integrations = module.name.endswith(".web") and name in _FOR_INTEGRATIONS
-            if id(getattr(loaded, name)) not in documented and not is_for_integrations:
+            if id(getattr(loaded, name)) not in documented:
                 found.add(f"{module.name}.{name}")
     return found
 

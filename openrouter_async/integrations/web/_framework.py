@@ -153,7 +153,7 @@ class RequestInfo:
         return self.headers.get("Sec-Fetch-Site") == "cross-site" and self.headers.get("Sec-Fetch-User") != "?1"
 
     def return_to(self, given: str | None) -> str | None:
-        """Return the path to which the user returns: `given`, or else ``next`` in the query, percent-encoded.
+        """Return the path to which the user returns: the given one, or else ``next`` in the query, percent-encoded.
 
         Raises:
             RequestValidationError: The path could lead to another site, is too long, or is given twice.
@@ -180,22 +180,39 @@ class RequestInfo:
 
 
 class Framework(Protocol[_RequestT_contra, ResponseT]):
-    """The differences between web frameworks."""
+    """The adapter of a web framework: how a `WebLogin` reads its requests and makes its responses."""
 
     def read_request(self, request: _RequestT_contra) -> RequestInfo:
         """Return the parts of a request that a login reads."""
         ...
 
     async def read_body(self, request: _RequestT_contra, max_size: int) -> bytes:
-        """Return the body of a request; of a body of more than `max_size` bytes any part that is longer than that."""
+        """Return the body of a request.
+
+        Args:
+            request: The request.
+            max_size: The maximum size in bytes. Of a larger body, return any part that is larger than that.
+        """
         ...
 
     def respond(self, status: int, body: str, content_type: str = "text/html") -> ResponseT:
-        """Return a response with a text in UTF-8, or without a body if `body` is empty."""
+        """Return a response.
+
+        Args:
+            status: The HTTP status.
+            body: The text, sent as UTF-8. If it is empty, the response has no body.
+            content_type: The media type of the text.
+        """
         ...
 
     def add_headers(self, response: ResponseT, headers: Mapping[str, str], cookies: Sequence[LoginCookie]) -> None:
-        """Set headers of a response, and add cookies."""
+        """Set headers of a response, and add cookies to it.
+
+        Args:
+            response: The response; it may be one that a hook of the app returned.
+            headers: The headers, which replace those of the same name.
+            cookies: The cookies; ``header`` is the value of their ``Set-Cookie``.
+        """
         ...
 
     async def stream(
@@ -203,7 +220,10 @@ class Framework(Protocol[_RequestT_contra, ResponseT]):
     ) -> ResponseT:
         """Return a response of status 200 whose body is sent chunk by chunk, until the browser disconnects.
 
-        The generator must be closed at the end (`contextlib.aclosing`).
+        Args:
+            request: The request.
+            headers: The headers of the response.
+            chunks: The chunks of the body. The generator must be closed at the end, as by ``contextlib.aclosing``.
         """
         ...
 
