@@ -35,7 +35,10 @@ disconnects. If a browser reloads its callback, the hook is called again with th
 or by their ``key_hash``.
 """
 OnError: TypeAlias = Callable[[RequestT, LoginFailure], Awaitable[ResponseT | None] | ResponseT | None]
-"""A sync or async hook that returns the app's own response to a failed login; None shows a small page."""
+"""A sync or async hook that returns the app's own response to a failed login; None shows a small page.
+
+It is not called for clients that prefer JSON, which get a problem document (RFC 9457).
+"""
 
 OnLogout: TypeAlias = Callable[[RequestT], Awaitable[ResponseT | None] | ResponseT | None]
 """A sync or async hook that ends the session of a user who signs out, and deletes the user's key.
