@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncGenerator, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import AsyncGenerator
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import attrs
 
@@ -19,11 +17,10 @@ from openrouter_async._values.clock import SYSTEM_CLOCK, Clock
 from openrouter_async._values.frames import hide_arguments
 from openrouter_async._values.models import ExchangeAuthCodeForAPIKeyRequest, ExchangeAuthCodeForAPIKeyResponse
 from openrouter_async.batch._journal_db import JournalDB, JournalEntry, seal
+from openrouter_async.batch._journal_writer import Worker, Writer
 from openrouter_async.batch._status import RequestStatus, mark_outcome_unknown, request_digest, status_after
 from openrouter_async.encryption import Encryptor, Keys
 from openrouter_async.errors import JournalError, KeyDeliveryError, OpenRouterError, RequestValidationError
-
-_T = TypeVar("_T")
 
 
 class Journal:
@@ -71,7 +68,7 @@ class Journal:
         self._encryptor = _to_encryptor(encryption_keys)
         self._stores_plaintext = store_plaintext_keys
         self._clock = clock
-        self._writer: _Writer | None = None
+        self._writer: Writer | None = None
         self._statuses: dict[str, RequestStatus] = {}
         self._pending: dict[str, _Pending] = {}
         self._idle = asyncio.Event()
@@ -98,7 +95,7 @@ class Journal:
         if self._writer is not None:
             raise JournalError(f"{self._path}: it is open already")
         is_sealed = self._encryptor is not None
-        worker = _Worker()
+        worker = Worker()
         try:
             db, self._statuses = await worker.call(
                 lambda: JournalDB.open(self._path, is_sealed=is_sealed), undo=lambda opened: opened[0].close()
@@ -106,7 +103,7 @@ class Journal:
         except BaseException:
             worker.shutdown()
             raise
-        self._writer = _Writer(db, worker)
+        self._writer = Writer(db, worker)
 
     async def aclose(self, *, timeout: float = 10.0) -> None:
         """Wait for the results of requests in flight, then close the file and release its lock.
@@ -163,7 +160,7 @@ class Journal:
             async for entry in self._read(self._writer.db, self._writer.worker):
                 yield entry
             return
-        worker = _Worker()
+        worker = Worker()
         try:
             db = await worker.call(lambda: JournalDB.open_for_reading(self._path), undo=JournalDB.close)
             try:
@@ -174,7 +171,7 @@ class Journal:
         finally:
             worker.shutdown()
 
-    async def _read(self, db: JournalDB, worker: _Worker) -> AsyncGenerator[JournalEntry, None]:
+    async def _read(self, db: JournalDB, worker: Worker) -> AsyncGenerator[JournalEntry, None]:
         position = 0
         while True:
             entries, position = await worker.call(partial(db.read_chunk, position, self._encryptor))
@@ -284,7 +281,7 @@ class Journal:
             {**row, "request": digest, "status": status.value, "at": self._clock.time(), **columns}
         )
 
-    def _opened(self) -> _Writer:
+    def _opened(self) -> Writer:
         if self._writer is None:
             raise JournalError(f"{self._path}: it is not open")
         return self._writer
@@ -301,107 +298,6 @@ class _Pending:
 
     is_uncertain: bool
     ended: asyncio.Event = attrs.field(factory=asyncio.Event)
-
-
-class _Worker:
-    """A dedicated thread: SQLite waits for the disk, and the loop's default executor may be busy for a long time."""
-
-    def __init__(self) -> None:
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="openrouter_async-journal")
-
-    def submit(self, function: Callable[[], _T]) -> asyncio.Future[_T]:
-        """Call a function in the thread."""
-        return asyncio.get_running_loop().run_in_executor(self._executor, function)
-
-    async def call(self, function: Callable[[], _T], *, undo: Callable[[_T], object] | None = None) -> _T:
-        """Call a function in the thread and wait for its result.
-
-        Args:
-            function: The function.
-            undo: Called in the thread with the result when the caller is cancelled meanwhile.
-        """
-        calling = self.submit(function)
-        try:
-            return await asyncio.shield(calling)
-        except asyncio.CancelledError:
-            if undo is not None:
-                calling.add_done_callback(lambda done: done.exception() or undo(done.result()))
-            else:
-                calling.add_done_callback(lambda done: done.exception())
-            raise
-
-    def shutdown(self) -> None:
-        """Let the thread end after the calls that were submitted."""
-        self._executor.shutdown(wait=False)
-
-
-@attrs.define(eq=False)
-class _PendingWrite:
-    """Rows that are written in one transaction."""
-
-    rows: list[Mapping[str, Any]] = attrs.field(factory=list[Mapping[str, Any]])
-    written: asyncio.Event = attrs.field(factory=asyncio.Event)
-    failure: str | None = None
-
-
-class _Writer:
-    """Writes rows in groups: those that arrive during a transaction share the next one."""
-
-    def __init__(self, db: JournalDB, worker: _Worker) -> None:
-        self.db = db
-        self.worker = worker
-        self._process = os.getpid()
-        self._group: _PendingWrite | None = None
-        self._quiet = asyncio.Event()
-        self._quiet.set()
-        self._is_closed = False
-
-    async def write(self, row: Mapping[str, Any]) -> None:
-        """Write a row and wait until it is on the disk. It is written even if the caller is cancelled.
-
-        Raises:
-            JournalError: The row cannot be written, or the journal is closed.
-        """
-        if os.getpid() != self._process:
-            # SQLite's locks do not protect against use after a fork: https://sqlite.org/howtocorrupt.html
-            raise JournalError(f"{self.db.path}: it was opened before a fork")
-        if self._is_closed:
-            raise JournalError(f"{self.db.path}: it is not open")
-        group = self._group
-        if group is None:
-            group = self._group = _PendingWrite()
-            if self._quiet.is_set():
-                self._quiet.clear()
-                # In the next pass of the loop, because more rows may arrive in this one.
-                asyncio.get_running_loop().call_soon(self._write_group)
-        group.rows.append(row)
-        await group.written.wait()
-        if group.failure is not None:
-            # Each caller gets an exception object of its own, so that their tracebacks do not mix.
-            raise JournalError(group.failure)
-
-    async def aclose(self) -> None:
-        """Accept no more rows, wait for those under way, and release the lock."""
-        self._is_closed = True
-        await self._quiet.wait()
-        with suppress(JournalError):
-            await self.worker.call(self.db.close)
-        self.worker.shutdown()
-
-    def _write_group(self) -> None:
-        # A callback instead of a task, because a task can be cancelled in the middle of a transaction.
-        group, self._group = self._group, None
-        if group is None:
-            self._quiet.set()
-            return
-        writing = self.worker.submit(lambda: self.db.write(group.rows))
-        writing.add_done_callback(lambda done: self._finish_group(group, done.exception()))
-
-    def _finish_group(self, group: _PendingWrite, failure: BaseException | None) -> None:
-        if failure is not None:
-            group.failure = str(failure if isinstance(failure, JournalError) else type(failure).__name__)
-        group.written.set()
-        self._write_group()
 
 
 def _to_encryptor(keys: Keys | None) -> Encryptor | None:

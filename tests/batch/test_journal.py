@@ -32,8 +32,8 @@ from openrouter_async import (
 )
 from openrouter_async.batch import JournalEntry, RequestStatus, _journal_db, request_digest
 from openrouter_async.batch._dedup import identify
-from openrouter_async.batch._journal import _Writer
 from openrouter_async.batch._journal_db import CHUNK_SIZE, JournalDB
+from openrouter_async.batch._journal_writer import Writer
 from openrouter_async.encryption import Keys, generate_encryption_key
 from openrouter_async.testing import FakeOpenRouter, Fault
 from tests.batch.support import Safe, issue, read
@@ -77,7 +77,7 @@ def is_waited_for(journal: Journal) -> bool:
     return any(pending.ended._waiters for pending in journal._pending.values())
 
 
-def writer_of(journal: Journal) -> _Writer:
+def writer_of(journal: Journal) -> Writer:
     """Return the writer of a journal that is open."""
     assert journal._writer is not None
     return journal._writer
