@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from openrouter_async import Handler, OpenRouter, Outcome, Request, Response, errors
-from openrouter_async._http.throttle import INITIAL_RATE, MIN_RATE, LeakyBucket, Pace
+from openrouter_async._http.pace import INITIAL_RATE, MIN_RATE, LeakyBucket, Pace
 from tests.kit.clocks import VirtualLoop, loop_clock
 
 T = TypeVar("T")

@@ -11,9 +11,10 @@ import attrs
 
 from openrouter_async._http.chain import Handler, Request, Response
 from openrouter_async._http.counters import Counters
+from openrouter_async._http.pace import Pace
 from openrouter_async._http.responses import error_from_response
 from openrouter_async._http.retry_policy import RetryPolicy, backoff, parse_retry_after
-from openrouter_async._http.throttle import RETRY_COST, SUCCESS_REFUND, TIMEOUT_COST, HostThrottle, Pace
+from openrouter_async._http.throttle import RETRY_COST, SUCCESS_REFUND, TIMEOUT_COST, HostThrottle
 from openrouter_async._values.clock import SYSTEM_CLOCK, Clock
 from openrouter_async.errors import Attempt, OpenRouterError, Outcome, RequestTimeoutError, TransportError, describe
 from openrouter_async.events import Event
