@@ -17,10 +17,11 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 PACKAGES = {
     "docs/how-to/mount.md": ("chainlit", "django", "gradio", "litestar", "nicegui", "quart"),
     "docs/how-to/slack.md": ("slack_bolt",),
+    "docs/how-to/telegram.md": ("aiogram",),
     "docs/how-to/telegram-bot.md": ("telegram",),
     "docs/how-to/threads.md": ("flask", "streamlit"),
 }
-"""Packages that documents need and the other tests do not."""
+"""Packages that documents need, and that not every environment has."""
 MOUNTS = {"docs/how-to/mount.md", "docs/how-to/threads.md"}
 """Documents whose packages are in an environment of their own."""
 DATABASE = "redis://localhost"

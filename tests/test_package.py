@@ -8,6 +8,7 @@ import typing
 from collections.abc import Iterator
 from importlib import metadata
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 
 import openrouter_async
 from tests.site.public import PUBLIC
-from tests.support import ROOT
+from tests.support import ROOT, missing
 
 EXTRAS = {
     *("aiogram", "cryptography", "cyclopts", "discord", "fastapi", "keyring", "opentelemetry"),
@@ -125,6 +126,8 @@ PYRIGHT = [sys.executable, "-m", "pyright", "--pythonpath", sys.executable]
 @pytest.mark.unmeasured
 @pytest.mark.parametrize("checker", [MYPY, PYRIGHT], ids=["mypy", "pyright"])
 def test_type_checkers_accept_the_example_calls(checker: list[str]) -> None:
+    if find_spec("aiogram") is None:
+        missing("aiogram")
     result = subprocess.run([*checker, "tests/typing/api.py"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout
 
@@ -132,6 +135,8 @@ def test_type_checkers_accept_the_example_calls(checker: list[str]) -> None:
 @pytest.mark.unmeasured
 @pytest.mark.parametrize("checker", [MYPY, PYRIGHT], ids=["mypy", "pyright"])
 def test_type_checkers_reject_each_wrong_call(checker: list[str]) -> None:
+    if find_spec("aiogram") is None:
+        missing("aiogram")
     path = Path("tests/typing/wrong.py")
     wrong = {
         number for number, line in enumerate((ROOT / path).read_text().splitlines(), 1) if line.endswith("# wrong")

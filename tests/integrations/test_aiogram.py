@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+pytest.importorskip("aiogram", reason="aiogram is missing")
+
 from aiogram import Dispatcher, Router
 from aiogram.types import Message
 

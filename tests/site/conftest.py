@@ -4,17 +4,20 @@ import fcntl
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from tests.site.pages import Site
-from tests.support import ROOT, without_coverage
+from tests.support import ROOT, missing, without_coverage
 
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Site:
     """The documentation, built once for all processes that run tests."""
+    if find_spec("aiogram") is None:
+        missing("aiogram")  # The reference documents the integration, and imports it.
     base = tmp_path_factory.getbasetemp()
     # It is for the processes of this run alone, which share the folder above their own.
     folder = (base if worker_id == "master" else base.parent) / "site"

@@ -6,6 +6,7 @@ import inspect
 import pkgutil
 from collections.abc import Iterator
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, Final
 
 import attrs
@@ -13,12 +14,15 @@ import attrs
 import openrouter_async
 from openrouter_async.errors import OpenRouterError
 
+_AIOGRAM: Final = ("aiogram",) if find_spec("aiogram") else ()
+"""It has no release for the newest Python."""
+
 # The public modules whose names are documented.
 _MODULES: Final = (
     "openrouter_async",
     *(f"openrouter_async.{name}" for name in ("batch", "encryption", "errors", "events", "login", "login.stores")),
     *(f"openrouter_async.{name}" for name in ("middlewares", "pkce", "redaction", "sinks", "testing", "typing")),
-    *(f"openrouter_async.integrations.{name}" for name in ("aiogram", "aiohttp", "asgi", "bots", "discord", "fastapi")),
+    *(f"openrouter_async.integrations.{name}" for name in (*_AIOGRAM, "aiohttp", "asgi", "bots", "discord", "fastapi")),
     *(f"openrouter_async.integrations.{name}" for name in ("opentelemetry", "starlette", "taskiq", "web")),
 )
 
