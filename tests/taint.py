@@ -54,6 +54,8 @@ _ARGUMENTS: Final = {
 # frameworks hold the request, which they have from the network and not from the library; so do those of our ASGI app.
 _NOT_SEARCHED: Final = (
     *("/tests/", "/_pytest/", "/pluggy/", "/pytest_asyncio/", "test_it.py"),
+    # The official SDK, which the fake is tried with, keeps secrets in its own frames.
+    "/site-packages/openrouter/",
     *("/uvicorn/", "/starlette/", "/fastapi/", "/aiohttp/web", "/integrations/asgi.py"),
 )
 _FRAMEWORK_MODULES: Final = ("aiohttp.web", "starlette", "fastapi")

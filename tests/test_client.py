@@ -187,7 +187,10 @@ def test_base_url_plain_http_to_loopback_is_accepted(host: str) -> None:
 
 def test_client_reads_the_documented_environment_names(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> bytes:
-        async with answering(ANSWER) as server, OpenRouter(base_url=server.base_url) as client:
+        async with (
+            answering(ANSWER) as server,
+            OpenRouter(base_url=server.base_url, authenticate_exchange=True) as client,
+        ):
             await exchange(client)
         return server.requests[0]
 
@@ -215,7 +218,7 @@ async def test_environment_with_surrounding_blanks_is_stripped(monkeypatch: pyte
     async with answering(ANSWER) as server:
         for name, value in (_VARIABLES | {"OPENROUTER_BASE_URL": server.base_url}).items():
             monkeypatch.setenv(name, f" \t{value}\r\n")
-        async with OpenRouter() as client:
+        async with OpenRouter(authenticate_exchange=True) as client:
             await exchange(client)
     assert server.requests[0].startswith(b"POST /api/v1/auth/keys HTTP/1.1\r\n")
     sent = headers_of(server.requests[0])
@@ -311,6 +314,27 @@ async def test_environment_variable_empty_is_unset(monkeypatch: pytest.MonkeyPat
     assert "authorization" not in headers_of(server.requests[0])
 
 
+async def test_exchange_sends_no_api_key_unless_asked_to() -> None:
+    calls: list[str] = []
+
+    def fetch() -> str:
+        calls.append("fetched")
+        return "sk-or-v1-app"
+
+    async with answering(ANSWER) as server:
+        for source in ("sk-or-v1-app", fetch):
+            async with OpenRouter(source, base_url=server.base_url) as client:
+                await exchange(client)
+                await exchange(client.with_options(authenticate_exchange=True))
+    assert [headers_of(request).get("authorization") for request in server.requests] == [
+        None,
+        "Bearer sk-or-v1-app",
+    ] * 2
+    assert calls == ["fetched"]
+    with pytest.raises(errors.RequestValidationError, match="authenticate_exchange: must be True or False"):
+        OpenRouter(None, authenticate_exchange="yes")  # type: ignore[arg-type]
+
+
 async def test_api_key_callable_is_called_for_each_call() -> None:
     keys = iter(["sk-or-v1-first", "sk-or-v1-second"])
 
@@ -319,11 +343,11 @@ async def test_api_key_callable_is_called_for_each_call() -> None:
         return next(keys)
 
     async with answering(ANSWER) as server:
-        async with OpenRouter(lambda: next(keys), base_url=server.base_url) as client:
+        async with OpenRouter(lambda: next(keys), base_url=server.base_url, authenticate_exchange=True) as client:
             await exchange(client)
-        async with OpenRouter(from_vault, base_url=server.base_url) as client:
+        async with OpenRouter(from_vault, base_url=server.base_url, authenticate_exchange=True) as client:
             await exchange(client)
-        async with OpenRouter(lambda: None, base_url=server.base_url) as client:
+        async with OpenRouter(lambda: None, base_url=server.base_url, authenticate_exchange=True) as client:
             await exchange(client)
     assert [headers_of(request).get("authorization") for request in server.requests] == [
         "Bearer sk-or-v1-first",
@@ -337,13 +361,13 @@ async def test_api_key_callable_that_fails_is_refused_with_its_cause() -> None:
         raise LookupError("no keyring")
 
     async with answering(ANSWER) as server:
-        async with OpenRouter(broken, base_url=server.base_url) as client:
+        async with OpenRouter(broken, base_url=server.base_url, authenticate_exchange=True) as client:
             with pytest.raises(
                 errors.RequestValidationError, match="api_key: its callable raised LookupError"
             ) as caught:
                 await exchange(client)
             assert isinstance(caught.value.__cause__, LookupError)
-        async with OpenRouter(lambda: "two words", base_url=server.base_url) as client:
+        async with OpenRouter(lambda: "two words", base_url=server.base_url, authenticate_exchange=True) as client:
             with pytest.raises(errors.RequestValidationError, match="api_key: must be a string"):
                 await exchange(client)
         assert server.requests == []
@@ -522,7 +546,10 @@ async def test_client_keeps_no_cookies() -> None:
 
 
 async def test_with_options_shares_the_pool_and_closes_nothing() -> None:
-    async with answering(ANSWER) as server, OpenRouter("sk-or-v1-one", base_url=server.base_url) as client:
+    async with (
+        answering(ANSWER) as server,
+        OpenRouter("sk-or-v1-one", base_url=server.base_url, authenticate_exchange=True) as client,
+    ):
         await exchange(client)
         async with client.with_options(api_key="sk-or-v1-two", headers={"X-App": "1"}, timeout=5) as other:
             await exchange(other)

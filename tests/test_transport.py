@@ -78,7 +78,7 @@ async def test_transport_request_on_the_wire_is_as_documented() -> None:
     headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines[1:])}
     assert lines[0] == "POST /api/v1/auth/keys HTTP/1.1"
     assert json.loads(body) == {"code": "code-1", "code_verifier": "v" * 43}
-    assert headers["authorization"] == "Bearer sk-or-v1-app"
+    assert "authorization" not in headers
     assert headers["content-type"] == "application/json"
     assert headers["accept"] == "application/json"
     assert headers["accept-encoding"] == "identity"
@@ -508,7 +508,9 @@ async def test_netrc_with_trusted_environment_is_never_read(
     async with answering(json_answer(200, BODY)) as server:
         for proxy in ("", f"http://127.0.0.1:{server.port}"):
             monkeypatch.setenv("http_proxy", proxy)
-            async with OpenRouter(token, base_url=server.base_url, trust_env=True) as client:
+            async with OpenRouter(
+                token, base_url=server.base_url, trust_env=True, authenticate_exchange=True
+            ) as client:
                 assert (await client.oauth.exchange_auth_code_for_api_key(code=f"code-{proxy}")).key == KEY
     for request in server.requests:
         authorizations = [line for line in request.split(b"\r\n") if b"authorization:" in line.lower()]

@@ -77,6 +77,8 @@ class OpenRouter:
         on_key: A callable of (request, response), sync or async, that saves each key. It has finished before any caller
             gets the key, and it is called even if the caller was cancelled.
         on_retry: A callable of (request, attempt), called before each retry.
+        authenticate_exchange: Whether exchanges send the API key, too. Their endpoint is public and needs none, so by
+            default the app's key is not sent there.
         hook_timeout: Seconds that an async ``on_key`` or ``api_key`` may take for one call; None sets no limit. An
             ``on_key`` that takes longer is cancelled, and the caller gets a `KeyDeliveryError` that holds the key.
             An ``on_key`` that exchanges its own request fails at once; if it waits for another task that does so, only
@@ -109,6 +111,7 @@ class OpenRouter:
         headers: Mapping[str, str] | None = None,
         on_key: OnKey | None = None,
         on_retry: OnRetry | None = None,
+        authenticate_exchange: bool = False,
         hook_timeout: float | None = 30.0,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
@@ -125,6 +128,7 @@ class OpenRouter:
             headers=headers,
             on_key=on_key,
             on_retry=on_retry,
+            authenticate_exchange=authenticate_exchange,
             hook_timeout=hook_timeout,
         )
         if session is not None:
@@ -171,6 +175,7 @@ class OpenRouter:
         headers: Mapping[str, str] | None | Unset = UNSET,
         on_key: OnKey | None | Unset = UNSET,
         on_retry: OnRetry | None | Unset = UNSET,
+        authenticate_exchange: bool | Unset = UNSET,
         hook_timeout: float | None | Unset = UNSET,
         **unknown: Never,
     ) -> OpenRouter:
@@ -191,6 +196,7 @@ class OpenRouter:
             headers: As for `OpenRouter`.
             on_key: As for `OpenRouter`.
             on_retry: As for `OpenRouter`.
+            authenticate_exchange: As for `OpenRouter`.
             hook_timeout: As for `OpenRouter`.
             **unknown: Refused: any other name raises ``TypeError``.
 
@@ -215,6 +221,7 @@ class OpenRouter:
             "headers": headers,
             "on_key": on_key,
             "on_retry": on_retry,
+            "authenticate_exchange": authenticate_exchange,
             "hook_timeout": hook_timeout,
         }
         changes = {name: value for name, value in options.items() if value is not UNSET}

@@ -62,6 +62,7 @@ class ClientOptions(TypedDict, total=False):
     headers: Mapping[str, str] | None | Unset
     on_key: OnKey | None | Unset
     on_retry: OnRetry | None | Unset
+    authenticate_exchange: bool | Unset
     hook_timeout: float | None | Unset
 
 
@@ -85,6 +86,11 @@ def _to_middlewares(value: Iterable[Middleware]) -> tuple[Middleware, ...]:
 def _is_header_value(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if value is not None:
         check_header_value(attribute.name, value)
+
+
+def _is_bool(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not isinstance(value, bool):
+        raise RequestValidationError(attribute.name, "must be True or False")
 
 
 def _check_on_key(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
@@ -115,6 +121,7 @@ class Settings:
     headers: Mapping[str, str] = attrs.field(converter=to_extra_headers, repr=redact_headers)
     on_key: OnKey | None = attrs.field(validator=_check_on_key)
     on_retry: OnRetry | None = attrs.field(validator=_check_on_retry)
+    authenticate_exchange: bool = attrs.field(validator=_is_bool)
     hook_timeout: float | None = attrs.field(validator=attrs.validators.optional(check_timeout))
 
     def request_headers(self) -> dict[str, str]:

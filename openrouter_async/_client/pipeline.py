@@ -145,7 +145,7 @@ class Pipeline:
             options: The options in which this call differs from its client.
             group: The group of callers that this one is withdrawn with.
         """
-        source = self.settings.api_key
+        source = self.settings.api_key if self.settings.authenticate_exchange else None
         if source is None or isinstance(source, Bearer):
             return self._join_exchange(model, source, options, group)
         return self._resolve_and_exchange(model, options, group)

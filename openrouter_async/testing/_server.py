@@ -281,7 +281,10 @@ class FakeOpenRouter:
         Raises:
             RequestValidationError: The key is not known.
         """
-        if not self._authority.revoke(hash_key(key)):
+        digest = hash_key(key)
+        # A traceback that shows local variables would show the key.
+        del key
+        if not self._authority.revoke(digest):
             raise RequestValidationError("key", "must be a key that was issued here and is not revoked")
 
     def advance(self, seconds: float) -> None:

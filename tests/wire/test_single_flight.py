@@ -491,7 +491,7 @@ async def test_aclose_during_the_api_key_callable_sends_nothing() -> None:
         return await vault
 
     async with WireServer() as server:
-        client = OpenRouter(fetch, base_url=server.base_url)
+        client = OpenRouter(fetch, base_url=server.base_url, authenticate_exchange=True)
         call = start(client)
         await passes()
         await client.aclose()
@@ -798,7 +798,9 @@ async def test_api_key_callable_that_hangs_is_ended_and_nothing_is_sent() -> Non
         raise AssertionError("never reached")
 
     async with WireServer([]) as server:
-        async with OpenRouter(hang_on, base_url=server.base_url, hook_timeout=0.01) as client:
+        async with OpenRouter(
+            hang_on, base_url=server.base_url, hook_timeout=0.01, authenticate_exchange=True
+        ) as client:
             with pytest.raises(errors.RequestValidationError, match=r"api_key: its callable took more than 0\.01 s"):
                 await start(client)
         assert server.requests == []
