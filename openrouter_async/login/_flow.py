@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Final, Self
+from typing import Any, Self
 
 import attrs
 from yarl import URL
@@ -18,19 +17,15 @@ from openrouter_async._values.clock import Clock
 from openrouter_async._values.frames import hide_arguments
 from openrouter_async._values.models import UNSET, CodeChallengeMethod, Unset
 from openrouter_async.errors import RequestValidationError
-from openrouter_async.login._callbacks import Callback, CallbackInput, read_callback, read_pasted
-from openrouter_async.login._completion import LoginCompleter, authorization_error
+from openrouter_async.login._callbacks import CallbackInput, read_callback, read_pasted
+from openrouter_async.login._completion import LoginCompleter
+from openrouter_async.login._inputs import claim_request_for, to_binding, to_claim_request, to_context
 from openrouter_async.login._models import Grant, PendingLogin
 from openrouter_async.login._records import LoginRecord, digest, exchange_state, login_id
-from openrouter_async.login._store import ClaimRequest, LeaseItem, LoginStore
+from openrouter_async.login._store import LeaseItem, LoginStore
 from openrouter_async.login._urls import CallbackTemplate, authorization_url, default_auth_url, validate_return_to
 from openrouter_async.login.stores._memory import MemoryStore
 from openrouter_async.pkce import PKCEPair, to_code_challenge_method
-
-MAX_CONTEXT_SIZE: Final = 1024
-"""The maximum size of the JSON of a ``context``, in bytes: a whole cookie has 4,096."""
-
-_MAX_BINDING_LENGTH: Final = 1024
 
 
 class AuthorizationFlow:
@@ -209,11 +204,11 @@ class AuthorizationFlow:
             auth_url=self._auth_url,
         )
         expires_at = self._clock.time() + self._lifetime
-        record = LoginRecord(pkce=pkce, expires_at=expires_at, context=_to_context(context), return_to=return_to)
+        record = LoginRecord(pkce=pkce, expires_at=expires_at, context=to_context(context), return_to=return_to)
         item = LeaseItem(
             id=login_id(state),
             value=record.to_json(),
-            binding=digest(state, "binding", _to_binding(binding)),
+            binding=digest(state, "binding", to_binding(binding)),
             expires_at=expires_at,
             source=source,
         )
@@ -254,7 +249,7 @@ class AuthorizationFlow:
         """
         try:
             read = read_callback(callback, self._template)
-            claim_request = _to_claim_request(read, binding, cookies)
+            claim_request = claim_request_for(read, binding, cookies)
         finally:
             # A traceback that shows local variables would show the code.
             del callback, binding, cookies
@@ -281,7 +276,7 @@ class AuthorizationFlow:
         """
         try:
             read = read_pasted(text, self._template, state)
-            claim_request = _to_claim_request(read, binding, cookies)
+            claim_request = claim_request_for(read, binding, cookies)
         finally:
             del state, text, binding, cookies
         return await self._completer.finish(read, claim_request)
@@ -304,7 +299,7 @@ class AuthorizationFlow:
             LoginStoreError: The store cannot be reached.
         """
         try:
-            claim_request = _claim_request(state, binding, cookies)
+            claim_request = to_claim_request(state, binding, cookies)
         finally:
             del state, binding, cookies
         await self._completer.cancel(claim_request)
@@ -344,13 +339,13 @@ class AuthorizationFlow:
         finally:
             # A traceback that shows local variables would show the code.
             del code, code_verifier
-        claim_request = attrs.evolve(_claim_request(state, None, None), single_use=True)
+        claim_request = attrs.evolve(to_claim_request(state, None, None), single_use=True)
         del state
         now = self._clock.time()
         record = LoginRecord(
             pkce=pkce,
             expires_at=now + self._lifetime,
-            context=_to_context(context),
+            context=to_context(context),
             return_to=None if return_to is None else validate_return_to("return_to", return_to),
         )
         item = LeaseItem(
@@ -377,46 +372,3 @@ class AuthorizationFlow:
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
-
-
-def _to_claim_request(callback: Callback, binding: str | int | None, cookies: Mapping[str, str] | None) -> ClaimRequest:
-    try:
-        if callback.state is None:
-            # Nothing shows whose login this was, so none is touched.
-            raise authorization_error(callback, None)
-        return _claim_request(callback.state, binding, cookies)
-    finally:
-        del binding, cookies
-
-
-@hide_arguments
-def _claim_request(state: str, binding: str | int | None, cookies: Mapping[str, str] | None) -> ClaimRequest:
-    return ClaimRequest(
-        id=login_id(state),
-        binding=digest(state, "binding", _to_binding(binding)),
-        is_bound=binding is not None,
-        token=secrets.token_urlsafe(16),
-        cookies={} if cookies is None else cookies,
-    )
-
-
-def _to_binding(value: object) -> str | None:
-    if value is None:
-        return None
-    # A bool is an int, but never a chat id.
-    if isinstance(value, bool) or not isinstance(value, (str, int)) or not 0 < len(str(value)) <= _MAX_BINDING_LENGTH:
-        del value
-        raise RequestValidationError("binding", f"must be an int, or a string of 1 to {_MAX_BINDING_LENGTH} characters")
-    return str(value)
-
-
-def _to_context(value: object) -> Any:
-    requirement = f"must be JSON of at most {MAX_CONTEXT_SIZE} bytes"
-    try:
-        text = json.dumps(value, allow_nan=False, separators=(",", ":"))
-    except (TypeError, ValueError, RecursionError):
-        raise RequestValidationError("context", requirement) from None
-    if len(text) > MAX_CONTEXT_SIZE:
-        raise RequestValidationError("context", requirement)
-    # So that every store returns the same: a copy, with lists in place of tuples.
-    return json.loads(text)
