@@ -22,9 +22,9 @@ from weakref import WeakKeyDictionary
 
 from openrouter_async._http.chain import Handler, Request, Response
 from openrouter_async._http.pace import LeakyBucket
-from openrouter_async._http.retry_policy import check_number
 from openrouter_async._values.clock import SYSTEM_CLOCK, Clock
 from openrouter_async._values.models import request_id_of
+from openrouter_async._values.validation import check_number
 from openrouter_async.errors import OpenRouterError, Outcome, RequestTimeoutError
 from openrouter_async.events import Event
 

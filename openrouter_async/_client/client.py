@@ -32,6 +32,7 @@ from openrouter_async._http.transport import Transport
 from openrouter_async._values.clock import SYSTEM_CLOCK, Clock
 from openrouter_async._values.frames import hide_arguments
 from openrouter_async._values.models import UNSET, Unset
+from openrouter_async._values.validation import check_integer
 from openrouter_async.errors import RequestValidationError
 
 DEFAULT_POOL_SIZE: Final = 100
@@ -335,6 +336,5 @@ def _or_environment(value: Any, name: str) -> Any:
 def _to_pool_size(value: int | Unset) -> int:
     if isinstance(value, Unset):
         return DEFAULT_POOL_SIZE
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise RequestValidationError("pool_size", "must be an integer from 1")
+    check_integer("pool_size", value)
     return value

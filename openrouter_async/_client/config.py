@@ -13,8 +13,6 @@ from openrouter_async._http.chain import Middleware
 from openrouter_async._http.options import (
     Bearer,
     check_header_value,
-    check_hook,
-    check_timeout,
     to_base_url,
     to_extra_headers,
     to_policy,
@@ -26,6 +24,7 @@ from openrouter_async._values.models import (
     ExchangeAuthCodeForAPIKeyResponse,
     Unset,
 )
+from openrouter_async._values.validation import check_hook, is_duration, is_flag
 from openrouter_async._values.version import __version__
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.redaction import mask_optional, redact_headers
@@ -88,11 +87,6 @@ def _is_header_value(_instance: object, attribute: attrs.Attribute[Any], value: 
         check_header_value(attribute.name, value)
 
 
-def _is_bool(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if not isinstance(value, bool):
-        raise RequestValidationError(attribute.name, "must be True or False")
-
-
 def _check_on_key(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
     check_hook(attribute.name, value, "request", "response")
 
@@ -111,7 +105,7 @@ class Settings:
 
     api_key: Bearer | ApiKeySource | None = attrs.field(converter=_to_api_key, repr=mask_optional)
     base_url: URL = attrs.field(converter=_to_base_url)
-    timeout: float = attrs.field(validator=check_timeout)
+    timeout: float = attrs.field(validator=is_duration)
     retry: RetryPolicy = attrs.field(converter=_to_policy)
     middlewares: tuple[Middleware, ...] = attrs.field(converter=_to_middlewares)
     attempt_middlewares: tuple[Middleware, ...] = attrs.field(converter=_to_middlewares)
@@ -121,8 +115,8 @@ class Settings:
     headers: Mapping[str, str] = attrs.field(converter=to_extra_headers, repr=redact_headers)
     on_key: OnKey | None = attrs.field(validator=_check_on_key)
     on_retry: OnRetry | None = attrs.field(validator=_check_on_retry)
-    authenticate_exchange: bool = attrs.field(validator=_is_bool)
-    hook_timeout: float | None = attrs.field(validator=attrs.validators.optional(check_timeout))
+    authenticate_exchange: bool = attrs.field(validator=is_flag)
+    hook_timeout: float | None = attrs.field(validator=attrs.validators.optional(is_duration))
 
     def request_headers(self) -> dict[str, str]:
         """Return the headers that all requests share, without the bearer token."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Mapping
 from typing import Any, Final
@@ -10,9 +9,10 @@ from typing import Any, Final
 import attrs
 from yarl import URL
 
-from openrouter_async._http.retry_policy import RetryPolicy, check_number
+from openrouter_async._http.retry_policy import RetryPolicy
 from openrouter_async._values.frames import hide_init_arguments
 from openrouter_async._values.models import UNSET, Unset, parse_url
+from openrouter_async._values.validation import is_duration
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.redaction import mask, redact_headers
 
@@ -116,41 +116,9 @@ def to_policy(value: RetryPolicy | None | Unset) -> RetryPolicy | Unset:
     return value
 
 
-def check_timeout(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    """Raise unless the value is a time limit in seconds."""
-    check_number(attribute.name, value, least=0, exclusive=True)
-
-
 def _check_timeout_if_set(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if not isinstance(value, Unset):
-        check_timeout(_instance, attribute, value)
-
-
-def check_hook(field: str, hook: object, *arguments: str) -> None:
-    """Raise unless a hook, sync or async, can be called with these arguments; None is no hook.
-
-    Args:
-        field: The name of the argument to report.
-        hook: The hook.
-        arguments: The names of the positional arguments that the hook is called with.
-
-    Raises:
-        RequestValidationError: The hook cannot be called with these arguments.
-    """
-    if hook is None:
-        return
-    requirement = f"must be callable with ({', '.join(arguments)})"
-    if not callable(hook):
-        raise RequestValidationError(field, requirement)
-    try:
-        signature = inspect.signature(hook)
-    except (ValueError, TypeError):
-        # Some callables written in C have no signature.
-        return
-    try:
-        signature.bind(*arguments)
-    except TypeError:
-        raise RequestValidationError(field, requirement) from None
+        is_duration(_instance, attribute, value)
 
 
 @hide_init_arguments

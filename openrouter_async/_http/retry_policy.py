@@ -11,6 +11,7 @@ from typing import Any, Final, Self
 
 import attrs
 
+from openrouter_async._values.validation import check_number, is_count, is_duration, is_flag, is_interval
 from openrouter_async.errors import RequestValidationError
 
 RETRIED_STATUSES: Final = frozenset({408, 429, 500, 502, 503, 504})
@@ -20,43 +21,8 @@ RETRIED_STATUSES: Final = frozenset({408, 429, 500, 502, 503, 504})
 _NUMBER: Final = r"[0-9]+(\.[0-9]*)?"
 
 
-def check_number(field: str, value: object, *, least: float, exclusive: bool = False) -> None:
-    """Raise unless `value` is a finite number >= `least` (> `least` if `exclusive`).
-
-    Args:
-        field: The name to use in the message.
-        value: The value to check.
-        least: The lower bound.
-        exclusive: Whether the bound itself is refused.
-
-    Raises:
-        RequestValidationError: The value is not such a number.
-    """
-    accepted = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not accepted or value < least or (exclusive and value == least):  # type: ignore[operator]
-        raise RequestValidationError(field, f"must be a finite number {'above' if exclusive else 'from'} {least:g}")
-
-
-def _is_interval(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    check_number(attribute.name, value, least=0)
-
-
-def _is_duration(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    check_number(attribute.name, value, least=0, exclusive=True)
-
-
 def _is_exponent(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
     check_number(attribute.name, value, least=1)
-
-
-def _is_count(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise RequestValidationError(attribute.name, "must be an integer from 1")
-
-
-def _is_flag(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if not isinstance(value, bool):
-        raise RequestValidationError(attribute.name, "must be True or False")
 
 
 def _is_budget(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
@@ -103,14 +69,14 @@ class RetryPolicy:
         RequestValidationError: A field is out of its range.
     """
 
-    max_attempts: int = attrs.field(default=4, validator=_is_count)
-    initial_interval: float = attrs.field(default=0.5, validator=_is_interval)
-    max_interval: float = attrs.field(default=8.0, validator=_is_interval)
+    max_attempts: int = attrs.field(default=4, validator=is_count)
+    initial_interval: float = attrs.field(default=0.5, validator=is_interval)
+    max_interval: float = attrs.field(default=8.0, validator=is_interval)
     exponent: float = attrs.field(default=2.0, validator=_is_exponent)
-    max_elapsed_time: float = attrs.field(default=60.0, validator=_is_duration)
-    retry_connection_errors: bool = attrs.field(default=True, validator=_is_flag)
+    max_elapsed_time: float = attrs.field(default=60.0, validator=is_duration)
+    retry_connection_errors: bool = attrs.field(default=True, validator=is_flag)
     statuses: frozenset[int] = attrs.field(default=RETRIED_STATUSES, converter=_to_statuses)
-    jitter: bool = attrs.field(default=True, validator=_is_flag)
+    jitter: bool = attrs.field(default=True, validator=is_flag)
     retry_budget: float | None = attrs.field(default=500, validator=_is_budget)
 
     @classmethod

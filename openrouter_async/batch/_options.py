@@ -6,16 +6,11 @@ from typing import Any
 
 import attrs
 
-from openrouter_async._http.retry_policy import check_number
+from openrouter_async._values.validation import is_count, is_duration
 from openrouter_async.batch._journal import Journal
 from openrouter_async.batch._progress import OnProgress
 from openrouter_async.batch._results import ExchangeResult, StopOn
 from openrouter_async.errors import KeyDeliveryError, OpenRouterError, RequestValidationError
-
-
-def _is_count(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise RequestValidationError(attribute.name, "must be an integer from 1")
 
 
 def _is_stop_on(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
@@ -24,11 +19,6 @@ def _is_stop_on(_instance: object, attribute: attrs.Attribute[Any], value: objec
     is_function = callable(value) and not isinstance(value, type)
     if value is not None and not are_errors and not is_function:
         raise RequestValidationError(attribute.name, "must be a class of errors, a tuple of them, or a callable")
-
-
-def _is_timeout(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if value is not None:
-        check_number(attribute.name, value, least=0, exclusive=True)
 
 
 def _is_journal(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
@@ -50,10 +40,10 @@ class Options:
         dedup_size: The number of results that are remembered for equal requests that come later; None for all.
     """
 
-    concurrency: int = attrs.field(validator=_is_count)
+    concurrency: int = attrs.field(validator=is_count)
     ordered: bool = False
     stop_on: StopOn | None = attrs.field(default=None, validator=_is_stop_on)
-    timeout: float | None = attrs.field(default=None, validator=_is_timeout)
+    timeout: float | None = attrs.field(default=None, validator=attrs.validators.optional(is_duration))
     journal: Journal | None = attrs.field(default=None, validator=_is_journal)
     on_progress: OnProgress | None = attrs.field(default=None, validator=_is_callable)
     has_on_key: bool = False

@@ -37,8 +37,8 @@ from typing import Any, Final
 import attrs
 
 from openrouter_async._client.client import OpenRouter
-from openrouter_async._http.retry_policy import check_number
 from openrouter_async._values.models import ExchangeAuthCodeForAPIKeyRequest, Unset
+from openrouter_async._values.validation import check_number
 from openrouter_async.encryption import DecryptionError, Encryptor, Keys
 from openrouter_async.errors import (
     OpenRouterError,

@@ -12,10 +12,10 @@ from yarl import URL
 
 from openrouter_async._client.client import OpenRouter
 from openrouter_async._http.options import to_base_url
-from openrouter_async._http.retry_policy import check_number
 from openrouter_async._values.clock import Clock
 from openrouter_async._values.frames import hide_arguments
 from openrouter_async._values.models import UNSET, CodeChallengeMethod, Unset
+from openrouter_async._values.validation import check_number
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.login._callbacks import CallbackInput, read_callback, read_pasted
 from openrouter_async.login._completion import LoginCompleter

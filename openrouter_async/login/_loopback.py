@@ -14,13 +14,14 @@ from yarl import URL
 from openrouter_async._client.client import OpenRouter
 from openrouter_async._values.clock import Clock
 from openrouter_async._values.models import UNSET, Unset
+from openrouter_async._values.validation import check_port
 from openrouter_async.errors import OpenRouterError, RequestValidationError
 from openrouter_async.login._callback_server import CallbackServer, has_loopback_host, make_page
 from openrouter_async.login._callbacks import read_callback
 from openrouter_async.login._peers import is_foreign
 from openrouter_async.login._progress import LoginState, LoginStatus
 from openrouter_async.login._session import LoginSession
-from openrouter_async.login._sockets import check_port, listen
+from openrouter_async.login._sockets import listen
 from openrouter_async.login._urls import CallbackTemplate
 from openrouter_async.login.errors import LoginError
 

@@ -8,20 +8,9 @@ import socket
 import sys
 from typing import Final
 
-from openrouter_async.errors import RequestValidationError
 from openrouter_async.login.errors import LoopbackUnavailableError
 
 MAX_ATTEMPTS: Final = 16
-
-
-def check_port(port: object) -> None:
-    """Raise unless the argument ``port`` is a port to listen on, or 0 for any free one.
-
-    Raises:
-        RequestValidationError: It is not.
-    """
-    if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
-        raise RequestValidationError("port", "must be an integer from 0 to 65535")
 
 
 def listen(port: int) -> list[socket.socket]:

@@ -7,9 +7,9 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from openrouter_async._http.retry_policy import check_number
 from openrouter_async._values.clock import SYSTEM_CLOCK, Clock
 from openrouter_async._values.threads import run_in_daemon_thread
+from openrouter_async._values.validation import check_number
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.sinks._base import BaseKeySink, KeySinkError, StoredKey
 

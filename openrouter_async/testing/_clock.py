@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from openrouter_async._http.retry_policy import check_number
 from openrouter_async._values.clock import Clock
+from openrouter_async._values.validation import check_number
 
 
 class MovableClock:

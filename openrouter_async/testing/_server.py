@@ -10,11 +10,11 @@ from typing import Final, Self
 
 from aiohttp import web
 
-from openrouter_async._http.retry_policy import check_number
 from openrouter_async._values.clock import SYSTEM_CLOCK, Clock
 from openrouter_async._values.models import UNSET, CodeChallengeMethod, Unset, UsageLimitType
+from openrouter_async._values.validation import check_number, check_port
 from openrouter_async.errors import RequestValidationError
-from openrouter_async.login._sockets import check_port, listen
+from openrouter_async.login._sockets import listen
 from openrouter_async.pkce import to_code_challenge_method
 from openrouter_async.testing._api import API, RateLimit
 from openrouter_async.testing._app import Adapter, FaultQueue

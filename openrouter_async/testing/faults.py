@@ -18,7 +18,7 @@ from typing import Any, Final, Self
 
 import attrs
 
-from openrouter_async._http.retry_policy import check_number
+from openrouter_async._values.validation import check_integer, is_count, is_interval
 from openrouter_async.errors import RequestValidationError
 
 __all__ = ["Fault"]
@@ -65,17 +65,7 @@ def _to_headers(value: Mapping[str, str]) -> dict[str, str]:
 
 def _is_status(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
     # A 1xx status is interim: clients would wait for the final answer.
-    if isinstance(value, bool) or not isinstance(value, int) or not 200 <= value <= 599:
-        raise RequestValidationError(attribute.name, "must be an integer from 200 to 599")
-
-
-def _is_duration(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    check_number(attribute.name, value, least=0)
-
-
-def _is_count(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise RequestValidationError(attribute.name, "must be an integer from 1")
+    check_integer(attribute.name, value, least=200, most=599)
 
 
 @attrs.frozen(kw_only=True)
@@ -104,8 +94,8 @@ class Fault:
     status_code: int = attrs.field(default=500, validator=_is_status)
     headers: Mapping[str, str] = attrs.field(factory=dict[str, str], converter=_to_headers, hash=False)
     body: bytes = attrs.field(default=b"", repr=False)
-    seconds: float = attrs.field(default=0.0, validator=_is_duration)
-    count: int = attrs.field(default=1, validator=_is_count)
+    seconds: float = attrs.field(default=0.0, validator=is_interval)
+    count: int = attrs.field(default=1, validator=is_count)
 
     @classmethod
     def status(

@@ -12,11 +12,11 @@ from weakref import WeakValueDictionary
 import attrs
 from yarl import URL
 
-from openrouter_async._http.options import check_hook
 from openrouter_async._values.clock import Clock
 from openrouter_async._values.frames import without_secrets
 from openrouter_async._values.models import ExchangeAuthCodeForAPIKeyResponse
 from openrouter_async._values.tasks import ShieldedTasks
+from openrouter_async._values.validation import check_hook
 from openrouter_async.errors import KeyDeliveryError, OpenRouterError, RequestValidationError
 from openrouter_async.integrations._hooks import call_hook
 from openrouter_async.integrations.bots._prompts import LoginPrompt, is_api_key, looks_like_code
@@ -97,9 +97,7 @@ class BotLogin:
         limit: float | None = None,
         clock: Clock | None = None,
     ) -> None:
-        if on_login is None:
-            raise RequestValidationError("on_login", "must be callable with (user_id, grant)")
-        check_hook("on_login", on_login, "user_id", "grant")
+        check_hook("on_login", on_login, "user_id", "grant", optional=False)
         check_hook("on_logout", on_logout, "user_id")
         check_hook("notify", notify, "user_id", "grant")
         if not isinstance(flow.store, LeaseStore):

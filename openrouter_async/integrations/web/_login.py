@@ -18,11 +18,10 @@ from typing import Any, Final, Generic, TypeAlias, Unpack
 from yarl import URL
 
 from openrouter_async._client.client import OpenRouter
-from openrouter_async._http.retry_policy import check_number
 from openrouter_async._values.models import UNSET, Unset
 from openrouter_async._values.tasks import ShieldedTasks
+from openrouter_async._values.validation import check_hook, check_integer, check_number
 from openrouter_async.errors import RequestValidationError
-from openrouter_async.integrations._hooks import check_hook
 from openrouter_async.integrations.web import _callback, _exchange, _logout, _start, _status
 from openrouter_async.integrations.web._answers import Answers, Refusal
 from openrouter_async.integrations.web._browser import BrowserCookies
@@ -131,17 +130,14 @@ class WebLogin(Generic[RequestT, ResponseT]):
         template = CallbackTemplate(callback_url)
         url = URL(template.callback_url)
         check_number("drain_timeout", drain_timeout, least=0)
-        _check_limit("max_rejections", max_rejections)
-        _check_limit("max_exchanges", max_exchanges)
-        check_hook("on_login", on_login, 2)
-        if on_error is not None:
-            check_hook("on_error", on_error, 2)
-        if on_logout is not None:
-            check_hook("on_logout", on_logout, 1)
-            if logout_path is None:
-                raise RequestValidationError("on_logout", "needs logout_path")
-        if render_page is not None:
-            check_hook("render_page", render_page, 1)
+        check_integer("max_rejections", max_rejections)
+        check_integer("max_exchanges", max_exchanges)
+        check_hook("on_login", on_login, "request", "grant", optional=False)
+        check_hook("on_error", on_error, "request", "failure")
+        check_hook("on_logout", on_logout, "request")
+        check_hook("render_page", render_page, "page")
+        if on_logout is not None and logout_path is None:
+            raise RequestValidationError("on_logout", "needs logout_path")
         home_url = validate_return_to("default_return_to", default_return_to)
         self._client = client
         self._store = store
@@ -376,11 +372,6 @@ def _check_status_path(path: str | None) -> str | None:
     if path is not None and "{login}" not in path:
         raise RequestValidationError("status_path", "must have {login} in it")
     return path
-
-
-def _check_limit(field: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise RequestValidationError(field, "must be an integer of at least 1")
 
 
 def _log_abandoned(task: asyncio.Task[Any]) -> None:

@@ -7,7 +7,7 @@ from collections import OrderedDict, deque
 
 import attrs
 
-from openrouter_async.errors import RequestValidationError
+from openrouter_async._values.validation import check_integer
 from openrouter_async.login._models import LoginCookie
 from openrouter_async.login._store import TOMBSTONE_TTL, Claim, ClaimRequest, ClaimStatus, LeaseItem
 
@@ -58,8 +58,7 @@ class MemoryStore:
 
     def __init__(self, *, max_logins: int = 10_000, max_logins_per_source: int = 20) -> None:
         for name, value in (("max_logins", max_logins), ("max_logins_per_source", max_logins_per_source)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise RequestValidationError(name, "must be an integer from 1")
+            check_integer(name, value)
         self._max_logins = max_logins
         self._max_logins_per_source = max_logins_per_source
         self._pending: OrderedDict[str, _Entry] = OrderedDict()
