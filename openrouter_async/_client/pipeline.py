@@ -8,6 +8,7 @@ import inspect
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractContextManager, nullcontext
+from types import CoroutineType
 from typing import Any, Final, Generic, TypeVar
 
 import attrs
@@ -312,7 +313,7 @@ class Pipeline:
         assert on_key is not None  # noqa: S101 - only then is there something to deliver to
         try:
             result = on_key(model, response)
-            if result is not None and inspect.isawaitable(result):
+            if isinstance(result, CoroutineType) or inspect.isawaitable(result):
                 with self._hook_deadline():
                     await result
         except DeadlineExpiredError:

@@ -78,6 +78,8 @@ class SingleFlight(Generic[T]):
         self._cancelled: set[Flight[T]] = set()
         self._wake_queue = WakeQueue()
         self._exchanged: OrderedDict[int, bool] = OrderedDict()
+        # A client belongs to one loop. Before Python 3.12, asyncio makes a system call to find the running one.
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._is_closed = False
         self._drain_until = 0.0
 
@@ -118,7 +120,9 @@ class SingleFlight(Generic[T]):
                 raise ClientClosedError("the client is closed")
             if group is not None:
                 group.check()
-            waiter = asyncio.get_running_loop().create_future()
+            if (loop := self._loop) is None:
+                loop = self._loop = asyncio.get_running_loop()
+            waiter = loop.create_future()
             if flight is None:
                 flight = self._start(key, variant, start, waiter, is_batched=group is not None)
             else:

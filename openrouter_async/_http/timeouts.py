@@ -54,7 +54,7 @@ class Deadline:
         self, kind: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
     ) -> None:
         self._active.discard(self)
-        if self.absorb_cancellation() and kind is asyncio.CancelledError:
+        if self.expired and self.absorb_cancellation() and kind is asyncio.CancelledError:
             raise DeadlineExpiredError from None
 
 
@@ -68,16 +68,19 @@ class Deadlines:
     def __init__(self) -> None:
         self._active: set[Deadline] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def __len__(self) -> int:
         return len(self._active)
 
     def start(self, seconds: float) -> Deadline:
         """Start a deadline for the current task."""
-        task = asyncio.current_task()
+        # Before Python 3.12, asyncio makes a system call to find the running loop.
+        task = asyncio.current_task(self._loop)
         if task is None:
             raise RuntimeError("a deadline needs a running task")
-        loop = task.get_loop()
+        if (loop := self._loop) is None:
+            loop = self._loop = task.get_loop()
         deadline = Deadline(task, loop.time() + seconds, self._active)
         self._active.add(deadline)
         if self._timer is None or deadline.when < self._timer.when():
