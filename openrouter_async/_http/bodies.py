@@ -53,6 +53,9 @@ async def read_body(answer: aiohttp.ClientResponse, sent: Body) -> bytes:
         else:
             is_success = 200 <= answer.status < 300
             body = await _read_on(content, sent, is_success=is_success, length=answer.content_length)
+            if not content.is_eof():
+                # The framing is broken; aiohttp would keep the connection in the pool's count.
+                answer.close()
         if len(body) > BODY_LIMIT:
             raise _BodyTooLargeError
         encoding = answer.headers.get("Content-Encoding")
