@@ -5,7 +5,7 @@ BIN := .venv/bin
 EXTRAS := cookie,journal,redis,keyring,bots,aiogram,discord,starlette,fastapi,cli,taskiq,otel
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-busy test-all stress soak mutants check package extras newcomer bench docs mounts clean
+.PHONY: demo test test-busy test-wheel test-all stress soak mutants check package extras newcomer bench docs mounts clean
 .DELETE_ON_ERROR:
 
 .venv/.pip:
@@ -100,6 +100,19 @@ extras: .venv/.test
 # A fresh clone of the last commit, fresh environments, and what the documents say.
 newcomer: .venv/.test
 	$(BIN)/python -m tests.newcomer $(PAGES)
+
+# The suite against the installed wheel: a copy of all files but the library, so that no import finds the checkout.
+test-wheel:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed (set PYTHON=/path/to/python)"; exit 1; }
+	rm -rf .cache/wheel && mkdir -p .cache/wheel/copy
+	git ls-files -z | grep -zv '^openrouter_async/\|^pytest_openrouter_async' | xargs -0 tar -c | tar -x -C .cache/wheel/copy
+	$(PYTHON) -m venv .cache/wheel/env
+	.cache/wheel/env/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	.cache/wheel/env/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir .cache/wheel .
+	.cache/wheel/env/bin/python -m pip install --quiet --disable-pip-version-check \
+		--group test --group bench "$$(echo .cache/wheel/*.whl)[$(EXTRAS)]"
+	cd .cache/wheel/copy && PYTHONDEVMODE=1 ../env/bin/python -m pytest \
+		--numprocesses auto --dist worksteal --quiet $(PYTEST_ARGS)
 
 test-all:
 	bash .ci/matrix

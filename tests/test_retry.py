@@ -760,7 +760,8 @@ async def test_send_state_is_unsettled_while_an_attempt_may_have_been_processed(
 
     request = attrs.evolve(with_retry(initial_interval=1, jitter=False), send_state=SendState())
     call = asyncio.ensure_future(chain(clock, send)(request))
-    for _ in steps:
+    await until(lambda: clock.sleeping == 1)
+    for _ in steps[1:]:
         clock.advance(10)
         await until(lambda: clock.sleeping == 1)
     assert request.send_state.maybe_processed is pending

@@ -126,17 +126,24 @@ class JournalDB:
         with _explained(path):
             _check(path)
             try:
-                made = cls(path, _connect(path, "rw"))
-                made._read_version()
+                return cls._open_checked(path, "rw")
             except sqlite3.OperationalError as failure:
                 # WAL needs files beside the database. If they cannot be created and none is left, the database itself
                 # is complete.
                 is_busy = (failure.sqlite_errorcode & 0xFF) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
                 if is_busy or Path(f"{path}-wal").exists():
                     raise
-                made = cls(path, _connect(path, "ro&immutable=1"))
-                made._read_version()
-            return made
+                return cls._open_checked(path, "ro&immutable=1")
+
+    @classmethod
+    def _open_checked(cls, path: Path, mode: str) -> Self:
+        made = cls(path, _connect(path, mode))
+        try:
+            made._read_version()
+        except BaseException:
+            made._connection.close()
+            raise
+        return made
 
     def close(self) -> None:
         """Close the file and release its lock."""

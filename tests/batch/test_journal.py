@@ -37,6 +37,7 @@ from openrouter_async.batch._journal_writer import Writer
 from openrouter_async.encryption import Keys, generate_encryption_key
 from openrouter_async.testing import FakeOpenRouter, Fault
 from tests.batch.support import Safe, issue, read
+from tests.descriptors import open_files
 from tests.kit.clocks import until
 from tests.kit.gates import Gate
 from tests.support import ROOT
@@ -509,6 +510,15 @@ async def test_journal_unreadable_entry_is_refused(path: Path, column: str) -> N
     change(path, f"UPDATE entries SET {column} = ?", "odd" if column == "status" else 1e300)
     with pytest.raises(errors.JournalError, match="it is damaged"):
         await entries(path)
+
+
+async def test_journal_that_cannot_be_read_is_closed(path: Path) -> None:
+    change(path, "PRAGMA user_version = 7;")
+    with pytest.raises(errors.JournalError) as failure:
+        await entries(path)
+    # Its traceback still refers to what was opened.
+    assert str(path) not in open_files()
+    del failure
 
 
 async def test_journal_damaged_file_is_refused(path: Path) -> None:

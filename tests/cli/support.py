@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -13,7 +12,7 @@ from typing import Any
 import attrs
 
 from openrouter_async.cli._app import run
-from tests.support import ROOT
+from tests.support import ROOT, restore_signals
 
 PROGRAM = (sys.executable, "-W", "error", "-m", "openrouter_async")
 
@@ -58,8 +57,7 @@ class Shell:
     environment: Mapping[str, str]
 
     async def start(self, *arguments: str | Path, **options: Any) -> asyncio.subprocess.Process:
-        # The tests may run with it ignored, as under nohup.
-        options.setdefault("preexec_fn", lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+        options.setdefault("preexec_fn", restore_signals)
         return await asyncio.create_subprocess_exec(
             *PROGRAM,
             *map(str, arguments),

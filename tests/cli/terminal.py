@@ -16,6 +16,7 @@ from typing import Self
 import pyte
 
 from tests.cli.support import PROGRAM, Shell
+from tests.support import restore_signals
 
 CTRL_C = "\x03"
 CTRL_D = "\x04"
@@ -49,8 +50,8 @@ class Terminal:
         self._program = program
         self._shell = shell
         self._arguments = arguments
-        self._sigint = signal.SIG_IGN if ignores_sigint else signal.SIG_DFL
-        self._env = {**shell.environment, "TERM": "xterm-256color", **(env or {})}
+        self._ignores_sigint = ignores_sigint
+        self._env = {**shell.environment, "TERM": "xterm-256color", "PYTHON_COLORS": "0", **(env or {})}
         self._screen = pyte.Screen(80, lines)
         self._stream = pyte.ByteStream(self._screen)
         self._news = asyncio.Event()
@@ -65,8 +66,9 @@ class Terminal:
 
         def prepare() -> None:
             os.login_tty(secondary)
-            # The tests may run with it ignored, as under nohup.
-            signal.signal(signal.SIGINT, self._sigint)
+            restore_signals()
+            if self._ignores_sigint:
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
 
         try:
             self.process = await asyncio.create_subprocess_exec(

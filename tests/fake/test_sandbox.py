@@ -20,7 +20,7 @@ from openrouter import errors as official
 from openrouter_async.testing import FakeOpenRouter, Fault, demo
 from openrouter_async.testing.__main__ import main
 from tests.fake.support import PAIR, STATE
-from tests.support import missing
+from tests.support import missing, restore_signals
 
 
 @contextlib.contextmanager
@@ -28,8 +28,7 @@ def sandbox(*arguments: str, end: signal.Signals = signal.SIGINT) -> Iterator[di
     """The sandbox in a process of its own, and what it says of itself."""
     command = [sys.executable, "-X", "dev", "-m", "openrouter_async.testing", "--port", "0", *arguments]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    # A parent such as nohup may ignore SIGINT, and children inherit that.
-    with subprocess.Popen(command, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **pipes) as process:
+    with subprocess.Popen(command, preexec_fn=restore_signals, **pipes) as process:
         try:
             assert process.stdout is not None
             said = [process.stdout.readline() for _ in range(4)]
