@@ -1,4 +1,4 @@
-"""Measure what an exchange costs, beside other clients, and say which targets are met.
+"""Measure the cost of an exchange, compare it with other clients, and report which targets are met.
 
     make bench                      # all of it, about half an hour
     make bench BENCH_ARGS=--docs    # the same, and the tables and plots go into the docs

@@ -1,4 +1,4 @@
-"""A client in a process of its own: what it costs, how long it takes, and how much memory it needs."""
+"""Measure a client in a process of its own: its CPU time, its latency and its memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from benchmarks.stub import pin
 
 @attrs.frozen(kw_only=True)
 class Plan:
-    """What a process is to measure.
+    """The measurement that a process carries out.
 
     Attributes:
         name: The client.

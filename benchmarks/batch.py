@@ -1,4 +1,4 @@
-"""What a batch costs: `exchange_many` beside single calls by a pool of workers that is written by hand.
+"""Compare the cost of `exchange_many` with single calls by a hand-written pool of workers.
 
     python -m benchmarks.batch [--codes N] [--pairs N]
 
@@ -34,7 +34,7 @@ Contender: TypeAlias = Callable[[OpenRouter, Iterator[str]], Coroutine[Any, Any,
 
 @attrs.frozen
 class Spread:
-    """What many pairs of blocks came to.
+    """The results of many pairs of blocks.
 
     Attributes:
         low: A quarter of the values are at most this.
@@ -73,12 +73,12 @@ class Comparison:
 
     @property
     def is_met(self) -> bool:
-        """Whether a batch keeps what is asked of it."""
+        """Return whether a batch meets its targets."""
         return self.cpu.median >= LEAST_SHARE
 
 
 async def by_hand(client: OpenRouter, codes: Iterator[str]) -> int:
-    """What one would write: workers that share an iterator."""
+    """Exchange codes by hand-written workers that share an iterator."""
     done = 0
     exchange = client.oauth.exchange_auth_code_for_api_key
 
@@ -95,7 +95,7 @@ async def by_hand(client: OpenRouter, codes: Iterator[str]) -> int:
 
 
 async def by_batch(client: OpenRouter, codes: Iterator[str]) -> int:
-    """What `exchange_many` is for."""
+    """Exchange codes by `exchange_many`."""
     done = 0
     async for result in client.oauth.exchange_many(codes, concurrency=CONCURRENCY):
         done += bool(result.unwrap().key)
@@ -103,7 +103,7 @@ async def by_batch(client: OpenRouter, codes: Iterator[str]) -> int:
 
 
 async def _run(contender: Contender, client: OpenRouter, count: int) -> tuple[float, float]:
-    """Seconds of CPU time and on the clock for one exchange."""
+    """Return the CPU time and the elapsed time of one exchange, in seconds."""
     gc.collect()
     started, cpu = time.perf_counter(), time.process_time()
     done = await contender(client, islice(CODES, count))
@@ -116,7 +116,7 @@ async def _compare(base_url: str, count: int, pairs: int) -> Comparison:
     costs: dict[Contender, list[tuple[float, float]]] = {by_hand: [], by_batch: []}
     async with OpenRouter(None, base_url=base_url) as client:
         for contender in costs:
-            # Connections and whatever else is made once.
+            # Open the connections, and fill the caches.
             await _run(contender, client, 2 * count)
         for number in range(pairs):
             # Each goes first in every other pair.
@@ -143,7 +143,7 @@ def compare(*, codes: int = 400, pairs: int = 240) -> Comparison:
 
 
 def report(comparison: Comparison) -> str:
-    """What the comparison came to, for people."""
+    """Return the results of the comparison as text."""
     return (
         f"worker pool by hand {comparison.pool * 1e6:7.1f} µs of CPU an exchange\n"
         f"exchange_many       {comparison.batch * 1e6:7.1f} µs of CPU an exchange\n"

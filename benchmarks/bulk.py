@@ -19,7 +19,7 @@ FEW, MANY = 1_000, 1_000_000
 
 @attrs.frozen(kw_only=True)
 class Plan:
-    """What a process is to measure.
+    """The measurement that a process carries out.
 
     Attributes:
         url: The base URL.

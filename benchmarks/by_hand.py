@@ -117,7 +117,7 @@ class _BareProtocol(asyncio.Protocol):
 
 
 class Bare(Client):
-    """What asyncio itself costs: a protocol that knows this one answer. No client can go below it."""
+    """A protocol that can read only this one answer: the cost of asyncio itself, which no client can undercut."""
 
     def __init__(self, base_url: str, tls: Tls | None) -> None:
         url = URL(base_url)

@@ -1,4 +1,4 @@
-"""What the benchmark needs of a client."""
+"""The interface that the benchmark expects of a client."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Tls:
 
 
 class Client(Protocol):
-    """A way to exchange codes for keys, over a pool of its own."""
+    """A client that exchanges codes for keys over a connection pool of its own."""
 
     async def exchange(self, code: str) -> str:
         """The key for a code."""

@@ -1,4 +1,4 @@
-"""The comparison with other clients, side by side and each alone."""
+"""Compare this client with others, side by side and each in a process of its own."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ALONE: Final = (
     "httpx",
     "pyreqwest",
 )
-# Callers begin a block in step, which they are not at work: a block is several times as long as that matters.
+# The callers of a block start in step, unlike those of a real app, so a block is long enough for that not to matter.
 _COUNTS: Final = {1: 150, 64: 1024, 512: 3072}
 _CYCLES: Final = {1: 12, 64: 8, 512: 4}
 _IN_TARGETS: Final = (BASELINE, CONTROL, "ours")

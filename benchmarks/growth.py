@@ -25,7 +25,7 @@ CLIENTS: Final = ("ours", "hand-written")
 
 @attrs.frozen(kw_only=True)
 class Plan:
-    """What a process is to measure.
+    """The measurement that a process carries out.
 
     Attributes:
         name: The client.
@@ -41,7 +41,7 @@ class Plan:
 def measure(setup: Setup) -> Section:
     """Measure the curves, and draw them."""
     counts = [10**power for power in range(2, 4 if setup.quick else 7)]
-    # What a million costs by hand is what a hundred thousand cost.
+    # By hand, a million exchanges cost as much each as a hundred thousand do.
     most = {"ours": counts, "hand-written": counts[:4]}
     concurrencies = [1, 64, 2000] if setup.quick else [1, 4, 16, 64, 256, 512, 1000, 2000]
     by_count: dict[str, list[dict[str, float]]] = {}

@@ -1,4 +1,4 @@
-"""What an import costs, in time and memory, each in a fresh interpreter."""
+"""Measure the time and memory of imports, each in a fresh interpreter."""
 
 from __future__ import annotations
 

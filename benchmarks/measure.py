@@ -1,4 +1,4 @@
-"""Blocks of exchanges, and what they cost."""
+"""Run blocks of exchanges, and measure their cost."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ CODES: Final[Iterator[str]] = (f"auth_code_{number:012}" for number in itertools
 
 @attrs.frozen
 class Block:
-    """What a block of exchanges cost.
+    """The cost of a block of exchanges.
 
     Attributes:
         cpu: Seconds of CPU that this process took for one exchange.
         elapsed: Seconds for one exchange, as the throughput has it.
-        p50: Seconds that half of the calls took at the most.
-        p99: Seconds that 99 of 100 calls took at the most.
+        p50: The median latency, in seconds.
+        p99: The 99th percentile of the latency, in seconds.
     """
 
     cpu: float
@@ -43,7 +43,7 @@ async def run_block(client: Client, *, count: int, concurrency: int) -> Block:
     """Exchange so many codes, so many at a time."""
     latencies: list[float] = []
     remaining = iter(range(count))
-    # A list of a million latencies would be what the memory is measured of.
+    # A list of a million latencies would dominate the memory that is measured.
     step = -(-count // _LATENCIES)
     clock = time.perf_counter
 
@@ -66,19 +66,19 @@ async def run_block(client: Client, *, count: int, concurrency: int) -> Block:
 
 
 async def warm_up(client: Client, *, concurrency: int) -> None:
-    """Open the connections, and let what is made once be made."""
+    """Open the connections, and warm up caches and lazy imports."""
     await run_block(client, count=max(20, 2 * concurrency), concurrency=concurrency)
     gc.collect()
 
 
 def quantile(ordered: Sequence[float], share: float) -> float:
-    """The least of ordered values that this share of them does not exceed."""
+    """Return a quantile of ordered values: the smallest one that at least this share of them does not exceed."""
     return ordered[max(0, -(-int(share * 1000) * len(ordered) // 1000) - 1)]
 
 
 def peak_memory() -> float:
-    """The most memory, in MiB, that this process has had resident."""
-    # What getrusage tells of a process that was just started may be its parent's.
+    """Return the peak resident memory of this process, in MiB."""
+    # For a process that was just started, getrusage may return the value of its parent.
     status = Path("/proc/self/status")
     if status.exists():
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))

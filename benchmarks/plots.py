@@ -15,7 +15,7 @@ from matplotlib.ticker import EngFormatter
 
 Points: TypeAlias = Sequence[tuple[float, float]]
 
-# Neither black nor white: it stands on both. The salt is what ids are made of.
+# Neither black nor white, for pages in both themes. The salt makes the ids of the SVG reproducible.
 _GREY: Final = "#7f8896"
 _COLOURS: Final = ("#3b82f6", "#e08a1e", "#10a37f", "#a45ee5")
 _STYLE: Final[Any] = {
@@ -42,9 +42,9 @@ class Chart:
     """A chart of lines over one axis.
 
     Attributes:
-        title: What it shows.
-        x: What its horizontal axis counts.
-        y: What its vertical axis measures; it starts at 0.
+        title: The title of the plot.
+        x: The label of the horizontal axis.
+        y: The label of the vertical axis, which starts at 0.
         lines: The points of each line.
         logarithmic: Whether the horizontal axis is.
     """

@@ -1,4 +1,4 @@
-"""What a benchmark says: tables, and targets that it meets or misses."""
+"""The report of a benchmark: tables, and the targets that are met or missed."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 
 @attrs.frozen
 class Setup:
-    """What a measurement has at its disposal.
+    """The resources of a measurement.
 
     Attributes:
         stub: The server.
         quick: Whether a glance is enough.
         charts: The folder for pictures.
-        say: Tells what is going on.
+        say: Prints a line about the progress.
     """
 
     stub: Stub
@@ -39,11 +39,11 @@ class Target:
     """A bound for a figure.
 
     Attributes:
-        what: What is bounded.
-        value: What was measured.
-        bound: The most that it may be; the least if `at_least`.
+        what: The name of the figure.
+        value: The measured value.
+        bound: The upper bound; the lower bound if `at_least`.
         at_least: Whether the bound is a lower one.
-        spread: The least and the most of the rounds, if there were any.
+        spread: The minimum and maximum of the rounds, if there were any.
         unit: Of the value.
     """
 
@@ -68,7 +68,7 @@ class Target:
 
 @attrs.frozen
 class Section:
-    """What one measurement came to.
+    """The result of one measurement.
 
     Attributes:
         title: Its heading.
@@ -86,7 +86,7 @@ Measurement: TypeAlias = Callable[[Setup], Section]
 
 
 def run_child(module: str, plan: Any) -> Any:
-    """Run a module in a process of its own, with a plan as its argument; what it prints as JSON."""
+    """Run a module in a process of its own, with a plan as its argument, and return the JSON that it prints."""
     process = subprocess.run(
         [sys.executable, "-m", module, json.dumps(attrs.asdict(plan))],
         cwd=ROOT,

@@ -1,4 +1,4 @@
-"""Clients that share a process: ratios of what their exchanges cost, which do not depend on the process's luck.
+"""Measure clients in one process: the ratios of their costs depend less on the process than the costs do.
 
 In each cycle every client does a short block of exchanges, in an order that is drawn anew, and its block is compared to
 that of the hand-written one. A round is so many cycles; its figure is their median. A round in which the hand-written
@@ -30,7 +30,7 @@ CONTROL: Final = "hand-written again"
 
 @attrs.frozen(kw_only=True)
 class Plan:
-    """What a process is to measure.
+    """The measurement that a process carries out.
 
     Attributes:
         url: The base URL.
@@ -57,7 +57,7 @@ class Plan:
 
 @attrs.frozen
 class Comparison:
-    """What the rounds came to.
+    """The results of the rounds.
 
     Attributes:
         rounds: For each round with a good control, for each client, its ratios to the hand-written one.
@@ -90,7 +90,7 @@ class Field:
         for name, contender in self._contenders.items():
             self._clients[name] = self._run(name, self._make(contender, tls))
             self._run(name, warm_up(self._clients[name], concurrency=plan.concurrency))
-        # No application has the objects of ten clients; what looking through them costs would be one client's bad luck.
+        # No app has the objects of ten clients, and a garbage collection of them all would be charged to one client.
         gc.freeze()
 
     async def _make(self, contender: Contender, tls: Tls | None) -> Client:

@@ -35,7 +35,7 @@ ANSWER = (
 
 
 class StubProtocol(asyncio.Protocol):
-    """HTTP as far as the clients of this benchmark speak it: one POST after another, each with its length."""
+    """The part of HTTP that the clients of this benchmark use: one POST after another, each with a Content-Length."""
 
     def __init__(self) -> None:
         self._buffer = b""

@@ -1,7 +1,7 @@
 """Takes the pictures of the documentation: `python docs/pictures.py` writes them to `docs/_static`.
 
 They show what users see: the consent page of the sandbox in Chromium, and the bar of `openrouter-async batch` in a
-terminal. It takes what the tests are run with.
+terminal. It needs the dependencies of the tests.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ async def picture_consent(fake: FakeOpenRouter) -> None:
 def picture_batch(fake: FakeOpenRouter) -> None:
     """A terminal in the middle of a batch."""
     with tempfile.TemporaryDirectory() as folder:
-        # A few that nobody issued, as there are in real life.
+        # A few codes that were never issued, as in real data.
         codes = (f"mistyped-{number}" if number % 97 == 5 else fake.issue_code() for number in range(_CODES))
         Path(folder, "codes.jsonl").write_text("".join(f'{{"code": "{code}"}}\n' for code in codes))
         screen = _run(folder, "batch", "codes.jsonl", "keys.jsonl", "--base-url", fake.base_url)
@@ -71,7 +71,7 @@ def picture_batch(fake: FakeOpenRouter) -> None:
 
 
 def _run(folder: str, *arguments: str) -> pyte.Screen:
-    """What stands in the terminal of a command when it has done a good half."""
+    """Return the terminal's content when a command is a little more than half done."""
     screen = pyte.Screen(_COLUMNS, 4)
     stream = pyte.ByteStream(screen)
     primary, secondary = os.openpty()

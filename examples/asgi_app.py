@@ -1,4 +1,4 @@
-"""Sign in with OpenRouter in a web app without a framework: ASGI alone.
+"""Sign in with OpenRouter in an ASGI app without a framework.
 
 Run it, and open http://localhost:8080::
 

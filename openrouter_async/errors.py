@@ -73,7 +73,7 @@ _MISCONFIGURED = "Signing in is not possible at the moment. Please tell the oper
 
 
 class Outcome(enum.StrEnum):
-    """What became of a request."""
+    """The outcome of a request: whether it was sent, refused or carried out."""
 
     NOT_SENT = "not_sent"
     """The request was never sent: bad input, name resolution, connect, TLS, a closed client."""
@@ -97,7 +97,7 @@ class OpenRouterError(Exception):
     """The base class of every error that this library raises.
 
     Attributes:
-        outcome: What became of the request.
+        outcome: The outcome of the request.
         status_code: The HTTP status; None when there was no HTTP response.
         attempts: How many attempts were made to send the request, 0 for none.
         retry_after: Seconds to wait, counted from the response in which the server asked for it; None if it did not.

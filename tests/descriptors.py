@@ -1,4 +1,4 @@
-"""What a process has open."""
+"""The open file descriptors of a process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def open_files() -> list[str]:
-    """What this process has open, by the names of the system; nothing where it does not tell."""
+    """Return the open files of this process as the system names them; empty where the system does not list them."""
     folder = Path("/proc/self/fd")
     found: list[str] = []
     for name in os.listdir(folder) if folder.exists() else ():

@@ -86,7 +86,7 @@ class Block:
     Attributes:
         kind: ``python``, ``check``, ``console``, ``file``, ``leave running``, ``stop``, ``install``, or a language
             that cannot be run.
-        code: What stands in it.
+        code: The content of the block.
         place: The document and the line, for messages.
         line: The number of lines before it.
         file: The name of a file.
@@ -180,7 +180,7 @@ def own_environment() -> dict[str, str]:
 
 
 class _Reader:
-    """Somebody who types in what stands in a document."""
+    """A reader who types in the commands and code of a document."""
 
     def __init__(self, environment: Mapping[str, str], cleanup: ExitStack) -> None:
         self._environment = dict(environment)
@@ -289,7 +289,7 @@ def _shell(command: str) -> list[str]:
 @contextmanager
 def _running(command: str, expected: str, environment: Mapping[str, str]) -> Iterator[None]:
     """Run a command that serves, after waiting for the output that it shows."""
-    # What is appended is written at the end, wherever reading is.
+    # In append mode, data is written at the end, regardless of the reading position.
     with tempfile.TemporaryFile("a+") as output:
         process = subprocess.Popen(
             _shell(command),

@@ -1,4 +1,4 @@
-"""Do what the documents say, as somebody who has nothing else: ``python -m tests.newcomer [PAGE…]``.
+"""Follow the documents in a fresh environment, as a new user does: ``python -m tests.newcomer [PAGE…]``.
 
 A fresh clone, fresh environments, and the visible commands and code of each page. Pages that install the same share an
 environment; a page that installs nothing gets one with the library alone. A fake OpenRouter stands in for the real one,
@@ -47,7 +47,7 @@ class Newcomer:
         self._made: dict[str, Path] = {}
 
     def read(self, path: Path) -> str | None:
-        """Do what a document says; return what went wrong."""
+        """Follow a document, and return its failure; None if it works."""
         blocks = [block for block in read_blocks(path) if block.kind != "check"]
         folder = self.home / re.sub(r"\W", "-", str(path.relative_to(self.clone)))
         folder.mkdir()

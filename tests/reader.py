@@ -1,4 +1,4 @@
-"""What a reader of the documentation does beside typing: opens pages, consents, says no.
+"""The acts of a reader of the documentation in a browser: open pages, consent, and deny.
 
 As a program, it is the browser that ``BROWSER`` names: it opens the page that it is given, and its user consents.
 """
@@ -19,7 +19,7 @@ class Browser:
     """A browser that keeps cookies, and whose user consents on OpenRouter's page.
 
     Args:
-        decision: What its user decides there: ``authorize`` or ``deny``.
+        decision: The user's decision there: ``authorize`` or ``deny``.
         fault: The fault that the exchange of the code is to meet, in the syntax of `Fault.from_spec`; empty for none.
     """
 
@@ -32,7 +32,7 @@ class Browser:
         )
 
     def open(self, url: str) -> str:
-        """What a page says, through redirects and consent; `url` is where that ends."""
+        """Return the text of a page after redirects and consent; `url` is the last address."""
         text = self._load(url)
         if url.startswith("file:") and (onward := re.search(r'url=([^"]+)"', text)):
             text = self._load(html.unescape(onward[1]))
@@ -58,7 +58,7 @@ def check_login(site: str, *, path: str = "/", login: str = "/auth/login", denia
         site: The address of the site.
         path: The page.
         login: The path that starts a login.
-        denial: What the site shows to a user who said no.
+        denial: The text that the site shows to a user who denied access.
     """
     browser = Browser()
     assert "Sign in with OpenRouter" in browser.open(site + path)

@@ -1,10 +1,10 @@
-"""A client at work for long, against a server with faults: what it holds on to has to stay the same.
+"""Run a client for a long time against a faulty server: its memory, tasks and files must not grow.
 
 ::
 
     python -m tests.soak --seconds 600 --concurrency 200
 
-The fake OpenRouter runs in a process of its own, for it remembers what it was asked. One code in ten meets a fault, one
+The fake OpenRouter runs in a process of its own, because it remembers its requests. One code in ten meets a fault, one
 call in a hundred is left by its caller, one in ten creates a code instead of exchanging one. Before each measurement
 all workers pause until nothing is under way, so that the measurements can be compared with each other.
 """
@@ -52,7 +52,7 @@ _LINE: Final = 1 << 20
 
 @attrs.frozen(kw_only=True)
 class Sample:
-    """What a process holds while nothing is under way.
+    """The resources of a process while no call is in flight.
 
     Attributes:
         seconds: When it was taken, from the start.
@@ -95,14 +95,14 @@ LIMITS: Final = (
     Limit("rss", 1.05, 4.0),
     Limit("blocks", 1.02, 2.0),
     Limit("tasks", 1.0, 0.0),
-    # Faults close connections, and what is left in the pool depends on which came last.
+    # Faults close connections, so the size of the pool depends on the last ones.
     Limit("files", 1.0, 20.0),
     Limit("sockets", 1.0, 20.0),
 )
 
 
 def growth(samples: Sequence[Sample]) -> list[str]:
-    """What is not flat: the median of the last third of the samples against that of the second."""
+    """Return the resources that grow: the median of the last third of the samples is above that of the second."""
     third = len(samples) // 3
     if third < 1:
         raise ValueError("there must be three samples or more")
@@ -296,7 +296,7 @@ async def soak(
 def main() -> int:
     """Run it from the command line; 1 when something is not flat."""
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__.partition("\n")[0])
-    parser.add_argument("--seconds", type=float, default=600.0, help="time at work (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=600.0, help="duration (%(default)s)")
     parser.add_argument("--concurrency", type=int, default=200, help="workers (%(default)s)")
     parser.add_argument("--samples", type=int, default=10, help="measurements, from 3 (%(default)s)")
     parser.add_argument("--timeout", type=float, default=2.0, help="seconds for one attempt (%(default)s)")
@@ -308,7 +308,7 @@ def main() -> int:
         return 0
     if not Path("/proc/self/statm").exists():
         parser.error("what a process holds is read from /proc, which is not here")
-    # Of the calls that are left, some fail, and nobody sees it.
+    # Some of the remaining calls fail, and their errors are not retrieved.
     logging.getLogger("openrouter_async").addHandler(logging.NullHandler())
     taken, tally = asyncio.run(
         soak(

@@ -29,7 +29,7 @@ if uvloop is not None:
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on.
+    """Return a port on which nothing listens.
 
     The system chooses it, so that processes that ask at the same time get different ones.
     """

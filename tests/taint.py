@@ -63,7 +63,7 @@ _FRAMEWORK_MODULES: Final = ("aiohttp.web", "starlette", "fastapi")
 
 @attrs.define
 class Watch:
-    """The secrets of one test, and what it showed."""
+    """The secrets of one test, and the texts in which they may show."""
 
     secrets: set[str] = attrs.field(factory=set)
     shown: list[tuple[str, str]] = attrs.field(factory=list)
@@ -76,7 +76,7 @@ class Watch:
             self.secrets.add(_copy(value))
 
     def show(self, place: str, text: str) -> None:
-        """Remember what was shown."""
+        """Remember a text that was shown."""
         self.shown.append((place, _copy(text)))
 
     def show_locals(self, error: BaseException) -> None:
@@ -102,7 +102,7 @@ class Watch:
 
 
 def _copy(text: str) -> str:
-    # What is remembered here is not to be counted as held by the library, where memory is measured.
+    # A copy, because tests that measure memory would otherwise count these references as the library's.
     return f"{text} "[:-1]
 
 
@@ -162,7 +162,7 @@ class Plugin:
                 self.watch.taint(getattr(made, field))
 
         _wrap(kind, "__init__", after=remember)
-        # What is refused is a secret, too.
+        # A refused value may be a secret, too.
         self._listen_to_arguments(kind, "__init__", fields)
 
     def _listen_to_arguments(self, kind: type[Any], method: str, names: list[str]) -> None:
@@ -213,7 +213,7 @@ class Plugin:
             self.watch.show(f"the {place} of a subprocess", text or "")
 
     def pytest_warning_recorded(self, warning_message: Any, nodeid: str) -> None:
-        """Read what was warned of; pytest tells it when the test is over, and has passed."""
+        """Read a warning, which pytest reports after the test has passed."""
         watch = Watch(self.watch.secrets, [("a warning", str(warning_message.message))])
         if watch.leaks():
             self.leaking_warnings.append(nodeid)
@@ -232,7 +232,7 @@ class Plugin:
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Read what the test printed, and fail it when it showed a secret."""
+        """Read the output of the test, and fail the test if it showed a secret."""
         report = yield
         if call.when != "call" or item.get_closest_marker("shows_secrets") is not None:
             return report
@@ -290,7 +290,7 @@ def locals_of(error: BaseException) -> Iterator[tuple[str, object]]:
 
 
 def describe_local(value: object) -> str:
-    """Return what an error reporter stores of a local variable."""
+    """Return the text that an error reporter stores for a local variable."""
     if type(value).__module__.startswith(_FRAMEWORK_MODULES):
         return ""
     if isinstance(value, Mapping):

@@ -693,7 +693,7 @@ async def test_client_outliving_its_loop_gives_one_warning_and_none_of_aiohttp()
         _, output = await process.communicate()
     assert process.returncode == 0
     warned = [line for line in output.decode().splitlines() if "Warning" in line]
-    # asyncio itself tells of the socket that was open when its loop was closed.
+    # asyncio itself warns of the socket that was open when its loop was closed.
     ours = [line for line in warned if "ResourceWarning: unclosed transport <_SelectorSocketTransport" not in line]
     assert len(ours) == 1
     assert "ResourceWarning: unclosed <openrouter_async.OpenRouter" in ours[0]

@@ -1,4 +1,4 @@
-"""The tables of the comparison say what is the case."""
+"""Tests that the tables of the comparison are true."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ Exchange: TypeAlias = Callable[[FakeOpenRouter, str], Awaitable[object]]
 
 @attrs.frozen
 class Situation:
-    """What an exchange meets.
+    """The situation of an exchange.
 
     Attributes:
-        said: What the page calls it.
-        fault: What the first request meets.
-        key: The key that is there to be had; None for the one that the fake issues.
+        said: The name of the situation on the page.
+        fault: The fault of the first request.
+        key: The key that the client should get; None for the one that the fake issues.
     """
 
     said: str
@@ -71,7 +71,7 @@ async def exchange_here(fake: FakeOpenRouter, code: str) -> object:
 
 
 async def exchange_officially(fake: FakeOpenRouter, code: str) -> object:
-    # As it retries by itself, only faster.
+    # Its own retry policy, with shorter waits.
     retries = RetryConfig("backoff", BackoffStrategy(10, 20, 1.5, 500, 0), True)
     async with openrouter.OpenRouter(server_url=fake.base_url) as sdk:
         result = await sdk.o_auth.exchange_auth_code_for_api_key_async(code=code, retries=retries)
@@ -106,7 +106,7 @@ EXCHANGES = table("Exchanges with a fault")
 
 
 async def observe(fake: FakeOpenRouter, situation: Situation, exchange: Exchange) -> str:
-    """What the page has to say of it."""
+    """Carry out an exchange in a situation, and return the cell of the table that describes the result."""
     fake.queue_faults(situation.fault)
     try:
         key = await exchange(fake, fake.issue_code())
@@ -123,7 +123,7 @@ async def observe(fake: FakeOpenRouter, situation: Situation, exchange: Exchange
 
 
 def hold(said: str, actual: str, column: str) -> None:
-    """What the page says has to be so; of another version than the one that it names, it may not be."""
+    """Check the page's claims against the version that it names; another version may differ."""
     package, _, named = column.removesuffix(" by hand").partition(" ")
     if said != actual and named and version(package) != named:
         pytest.xfail(f"the page speaks of {column}; {version(package)} does otherwise: {actual}")

@@ -35,7 +35,7 @@ async def forever() -> None:
 
 
 async def limited(deadlines: Deadlines, seconds: float, work: Coroutine[Any, Any, Any]) -> bool:
-    """Do some work under a deadline; whether the deadline came."""
+    """Do some work under a deadline, and return whether it expired."""
     deadline = deadlines.start(seconds)
     try:
         await work

@@ -70,7 +70,7 @@ BAD = {
     "a process that ends": "```python\nimport os\nos._exit(0)\n```",
     "an unknown language": "```rust\nfn main() {}\n```",
     "no language": "```\nanything\n```",
-    # What it says comes from a child that has waited for its end.
+    # The output comes from a child that waited for the end of the process.
     "a server that ends": "<!-- leave running -->\n```console\n$ exec 3> >(cat; echo ready)\nready\n```",
     "a server that says something else": "<!-- leave running -->\n```console\n$ echo no; false\nready\n```",
 }

@@ -283,7 +283,7 @@ def test_user_message_of_each_error_says_what_to_do() -> None:
     for field in ("code", "code_verifier", "code_challenge_method"):
         assert errors.RequestValidationError(field, "must be there").restart_login
         assert "sign in again" in errors.RequestValidationError(field, "must be there").user_message
-    # What the app did wrong does not make the login invalid.
+    # A mistake of the app does not invalidate the login.
     for field in ("api_key", "headers", "callback_url"):
         assert not errors.RequestValidationError(field, "must be there").restart_login
         assert "operator" in errors.RequestValidationError(field, "must be there").user_message

@@ -88,7 +88,7 @@ def test_codes_in_queries_of_other_paths_stay_where_paths_are_known() -> None:
 
 @attrs.frozen
 class Log:
-    """A logger of its own, and what its handler writes."""
+    """A logger of its own, and the output of its handler."""
 
     logger: logging.Logger
     handler: logging.Handler

@@ -59,7 +59,7 @@ def late() -> errors.RequestTimeoutError:
 
 
 class ScriptedHandler:
-    """Stands in for the server: answers by a script, then by 200, and remembers what it got, and when."""
+    """A handler in place of the server: answers as scripted, then with 200, and records each request with its time."""
 
     def __init__(self, clock: FakeClock, steps: Iterable[Response | Exception] = (), *, takes: float = 0.0) -> None:
         self._clock = clock
@@ -267,7 +267,7 @@ async def test_retry_after_a_suspended_machine_past_the_end_sends_nothing(slept:
     with pytest.raises(errors.TransportError) as caught:
         await call
     assert caught.value is failure
-    # What was meant to be followed by another attempt and was not is no part of the history.
+    # An attempt whose planned retry did not take place is not part of the history.
     assert caught.value.history == ()
     assert len(server.requests) == 1
 
@@ -293,7 +293,7 @@ async def test_pause_holds_all_calls_of_a_client_and_spreads_their_release() -> 
     left = sorted(server.times[1:])
     assert left[0] >= 10.0
     assert left[-1] <= 12.1
-    # A fifth of ten seconds in steps of a tenth: no more than what chance gave to one step.
+    # The spread is a fifth of ten seconds: in steps of a tenth, no step has more calls than chance allows.
     assert max(left.count(moment) for moment in left) <= 5
     assert len(set(left)) >= 5
 

@@ -69,7 +69,7 @@ def loop_factory(kind: str) -> Callable[[], asyncio.AbstractEventLoop]:
 
 
 class Model:
-    """What callers, hooks, the journal and the log were told of each code."""
+    """The results of each code that callers, hooks, the journal and the log received."""
 
     def __init__(self, issued: dict[str, str]) -> None:
         self.issued = issued
@@ -114,7 +114,7 @@ class Model:
 
 
 class Log(logging.Handler):
-    """Puts what log records tell of lost keys into the model."""
+    """Records the lost keys of log records in the model."""
 
     def __init__(self, model: Model) -> None:
         super().__init__(logging.WARNING)
@@ -261,7 +261,7 @@ class Schedule:
         self.batches.clear()
         await self.client.aclose()
         await self.journal.aclose()
-        # Cancelled readers, in cycles with their exceptions, hold batches that tell of unread results when they end.
+        # Cancelled readers, in cycles with their exceptions, hold batches that log their unread results at the end.
         self.tasks.clear()
         gc.collect()
         await passes()

@@ -12,7 +12,7 @@ from tests.soak import LIMITS, Sample, growth
 from tests.support import ROOT, missing
 
 FLAT = [Sample(seconds=n, calls=n, rss=40, blocks=180, tasks=201, files=90 + n % 9, sockets=80) for n in range(9)]
-# Before each of the samples, what hangs is waited for.
+# Before each sample, the soak waits for requests that hang.
 SMALL = ("--seconds", "1", "--least-calls", "900", "--concurrency", "40", "--samples", "6", "--timeout", "0.4")
 LEAK = """
 import sys

@@ -158,7 +158,7 @@ def test_one_sick_node_of_fifty_does_not_slow_a_batch(headers: dict[str, str]) -
             return await keys_of_batch(client, 600)
 
     keys, seconds = run(main)
-    # What asks for two minutes is not retried, as no call has so much time.
+    # A wait of two minutes is not retried, as no call has that much time.
     assert keys >= 580
     assert keys / seconds > 100
 
@@ -170,7 +170,7 @@ def test_call_outside_of_a_batch_does_not_wait_for_its_turn() -> None:
             batch = asyncio.create_task(keys_of_batch(client, 200, 200))
             await asyncio.sleep(5)
             started = asyncio.get_running_loop().time()
-            # It may be refused, as the batch uses up what the host bears.
+            # The call may be refused, as the batch uses up the rate of the host.
             with contextlib.suppress(errors.APIError):
                 await client.oauth.exchange_auth_code_for_api_key(code="alone")
             batch.cancel()

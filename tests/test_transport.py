@@ -403,7 +403,7 @@ def test_socket_reads_at_most_64_kib() -> None:
         theirs = server.accept()[0]
         with theirs:
             theirs.sendall(b"x" * 100_000)
-            # As much as there is, but for what is too much.
+            # All of the body, up to the limit.
             assert len(ours.recv(100_000, socket.MSG_WAITALL)) == 65_536
             assert len(ours.recv(256, socket.MSG_WAITALL)) == 256
 
@@ -595,7 +595,7 @@ OTHERS: list[Exception] = [
 
 
 class Raising:
-    """Stands in for a session that fails in a given way, before or after the body was written."""
+    """A session that raises a given error, before or after the body was written."""
 
     closed = False
 

@@ -11,7 +11,7 @@ from openrouter_async.errors import Outcome
 
 @attrs.frozen(kw_only=True)
 class ClientStats:
-    """A snapshot of what a client is doing, and has done.
+    """A snapshot of the calls of a client, in progress and finished.
 
     Attributes:
         is_closed: Whether the client is closed, or being closed.

@@ -111,7 +111,7 @@ class Pace:
     def note_success(self) -> None:
         """Record a success, which raises the rate if requests have to wait for it."""
         self._successes += 1
-        # A rate that is not used up says nothing of what the host bears (RFC 7661).
+        # A rate that is not used up does not show whether the host would accept more (RFC 7661).
         if not self._is_used_up:
             return
         if self.rate < self._refused_rate:

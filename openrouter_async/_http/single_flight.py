@@ -100,8 +100,9 @@ class SingleFlight(Generic[T]):
         the code: it starts an exchange of its own after this one.
 
         Args:
-            key: What distinguishes exchanges for the server: its address, the code, and the proof of possession.
-            variant: What callers must have in common to share a result.
+            key: The values that distinguish exchanges for the server: its address, the code, and the proof of
+                possession.
+            variant: The options that callers must have in common to share a result.
             start: Returns the coroutine of a new exchange, which keeps the `SendState` up to date.
             group: Callers to give up with.
 

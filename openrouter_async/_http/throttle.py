@@ -214,7 +214,7 @@ class HostThrottle:
 
     @property
     def budgets(self) -> dict[str, float]:
-        """The tokens left for each host whose budget is not full, by origin; the fewest where capacities differ."""
+        """The tokens left for each host whose budget is not full, by origin; the minimum where capacities differ."""
         left: dict[str, float] = {}
         for (origin, _), budget in self._budgets.items():
             left[str(origin)] = min(budget.tokens, left.get(str(origin), budget.tokens))

@@ -59,7 +59,7 @@ class Deadline:
 
 
 class Deadlines:
-    """The deadlines of one loop: what `asyncio.timeout` does, without a timer for each.
+    """The deadlines of one loop. They work as `asyncio.timeout` does, without a timer for each.
 
     The timer is set to the earliest deadline known at that time. Because most requests are answered long before theirs,
     it fires about once per timeout, checks the remaining deadlines, and is set again.

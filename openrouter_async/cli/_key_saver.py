@@ -1,4 +1,4 @@
-"""Storing the key of an exchange, whatever fails and whoever interrupts it."""
+"""Storing the key of an exchange, even if a place fails or the user interrupts it."""
 
 from __future__ import annotations
 

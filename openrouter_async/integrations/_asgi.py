@@ -1,4 +1,4 @@
-"""Requests and responses of ASGI, and where an app is mounted."""
+"""Requests and responses of ASGI, and the path at which an app is mounted."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Request:
         return read_cookies(self.headers.getall("Cookie", ()))
 
     async def read(self, max_size: int) -> bytes:
-        """Return the body; of a body of more than ``max_size`` bytes a part that is longer than that."""
+        """Return the body; of a body larger than ``max_size`` bytes, only a part, which is larger than that, too."""
         body = bytearray()
         is_over = self.receive is None
         while not is_over and len(body) <= max_size and self.receive is not None:
@@ -112,7 +112,7 @@ async def _stream(chunks: AsyncGenerator[bytes, None], receive: Receive, send: S
 
 
 def locate(scope: Scope) -> tuple[str, str]:
-    """Return the path that the browser requested, and that below the path at which the app is mounted.
+    """Return the path that the browser requested, and its part below the path at which the app is mounted.
 
     Frameworks differ: by the specification ``path`` is the whole path and starts with ``root_path``; some leave the
     path at which an app is mounted out of ``path``, and of these some leave it out of ``root_path``, too.
@@ -124,7 +124,7 @@ def locate(scope: Scope) -> tuple[str, str]:
     root = scope.get("root_path", "").rstrip("/")
     raw = unquote((scope.get("raw_path") or b"").decode("latin-1").partition("?")[0])
     if raw and not raw.endswith(path) and raw.endswith(path.rstrip("/")):
-        # Litestar adds a slash to what is left of the path.
+        # Litestar adds a slash to the rest of the path.
         path = path.rstrip("/")
     public = raw if raw.endswith(path) else path
     if not public.startswith(root + "/"):

@@ -17,7 +17,7 @@ class Problem(BaseModel):
     title: str
     status: int
     detail: str = Field(description="A sentence that is safe to show to the user")
-    outcome: Literal["not_sent", "refused", "unknown", "completed"] = Field(description="What became of the code")
+    outcome: Literal["not_sent", "refused", "unknown", "completed"] = Field(description="The outcome of the code")
     restart_login: bool = Field(description="Whether the user has to sign in again from the start")
     retry_after: int | None = Field(description="Seconds until another try may succeed")
 
@@ -28,11 +28,11 @@ class StartedLogin(BaseModel):
     authorization_url: str = Field(description="The page of OpenRouter to open")
     expires_at: datetime
     login: str = Field(description="The id of the sign-in")
-    status_url: str | None = Field(description="Where this browser asks what became of it")
+    status_url: str | None = Field(description="The URL at which this browser gets the status")
 
 
 class LoginStatus(BaseModel):
-    """What became of a sign-in so far."""
+    """The status of a sign-in."""
 
     status: Literal["pending", "finished", "failed"]
     login: str
@@ -78,7 +78,7 @@ _DISPLAY: Final = ("display", "How the sign-in ends", {"enum": ["redirect", "pop
 _FAILURES: Final = {
     400: "The request is not valid, or not of this browser",
     403: "The user said no, or the request comes from another origin",
-    404: "This browser started no such sign-in",
+    404: "This browser did not start such a sign-in",
     409: "The sign-in is finished already, or just being finished",
     410: "The sign-in took too long, or was cancelled",
     413: "The body is too large",
@@ -131,7 +131,7 @@ def describe(route: str, method: str, path: str) -> dict[str, Any]:
                 _in_path("login", "The id of the sign-in"),
                 _parameter("wait", "Seconds to wait for its end", {"type": "number", "minimum": 0}),
             ]
-            return _json("Ask what became of a sign-in", LoginStatus, (400, 403, 404, 503), parameters)
+            return _json("Get the status of a sign-in", LoginStatus, (400, 403, 404, 503), parameters)
         case "status", _:
             parameters = [_in_path("login", "The id of the sign-in")]
             return _json("Cancel a sign-in", LoginStatus, (403, 404, 409, 503), parameters)

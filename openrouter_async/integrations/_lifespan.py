@@ -1,4 +1,4 @@
-"""The life of the logins of an ASGI app."""
+"""The lifespan of the logins of an ASGI app."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ class Life:
                 stack.push_async_exit(login)
 
     async def serve(self, scope: Scope, receive: Receive, send: Send, app: App | None) -> None:
-        """Speak the lifespan protocol for an app and the logins around it.
+        """Handle the lifespan protocol for an app and the logins around it.
 
         Args:
             scope: The scope of the lifespan.
-            receive: The server's.
-            send: The server's.
-            app: The app, whose resources are there as long as the logins run; None if there is none.
+            receive: The server's ``receive``.
+            send: The server's ``send``.
+            app: The app, which is started before the logins and stopped after them; None if there is none.
 
         See Also:
             https://asgi.readthedocs.io/en/latest/specs/lifespan.html

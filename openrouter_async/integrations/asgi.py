@@ -12,8 +12,8 @@
 A link to ``/login?next=/settings`` signs a user in, and every other request goes to the app within. Without one,
 `create_app` returns an app to mount in another.
 
-A login runs within the lifespan of its app, or within `lifespan`. Where nobody runs either, it starts with the first
-request, and ends with the event loop.
+A login runs within the lifespan of its app, or within `lifespan`. If neither is run, it starts with the first request,
+and ends with the event loop.
 """
 
 from __future__ import annotations
@@ -168,8 +168,8 @@ def setup(app: LoginApp, *, name: str = "openrouter", **options: Unpack[LoginOpt
 def lifespan(app: LoginApp) -> contextlib.AbstractAsyncContextManager[None]:
     """Return the lifespan of a mounted app, which the outer app should enter at its start and leave at its end.
 
-    Most frameworks do not run the lifespan of mounted apps. Without it the logins start with the first request, and at
-    the end of the event loop exchanges are cut off whose browsers have gone.
+    Most frameworks do not run the lifespan of mounted apps. Without it the logins start with the first request, and
+    exchanges whose browsers have disconnected are cut off at the end of the event loop.
     """
     return app.lifespan()
 

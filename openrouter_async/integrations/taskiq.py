@@ -19,9 +19,9 @@ The default serializer of several result backends is pickle, by which anyone who
 the collectors. `ExchangeQueue` refuses such a backend: give it ``JSONSerializer()``.
 
 Start the workers by ``taskiq worker module:broker``. Every broker works. No task is lost if the broker redelivers the
-messages of a dead worker, as do `RedisStreamBroker` and the brokers for RabbitMQ and NATS. With a
-`RedisStreamBroker`, set ``idle_timeout``, the time until redelivery, and
-``unacknowledged_lock_timeout``, because a killed worker may leave its lock behind.
+messages of a dead worker, as `RedisStreamBroker` and the brokers for RabbitMQ and NATS do. With a `RedisStreamBroker`,
+set ``idle_timeout``, the time until redelivery, and ``unacknowledged_lock_timeout``, because a killed worker may leave
+its lock behind.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class ExchangeQueue:
         client: The client. A client is borrowed; one that a callable makes is closed when the worker stops.
         task_name: The name of the task.
         claim_ttl: Seconds until a code whose worker died is tried again; renewed while the worker lives.
-        result_ttl: Seconds for which a message that is delivered again gets the same result.
+        result_ttl: Seconds for which a redelivered message gets the same result.
 
     Raises:
         RequestValidationError: An argument is not valid, or the broker or its result backend unpickles.

@@ -34,7 +34,7 @@ _PAGE: Final = """<!DOCTYPE html>
 class RedirectFile:
     """A page that only its owner can read, and that leads a browser to a URL.
 
-    The arguments of a process, which the browser's address would be among, are readable for all users of a computer.
+    All users of a computer can read the arguments of a process, and the URL would be one of the browser's.
 
     Attributes:
         uri: The ``file:`` URI of the page.
@@ -67,7 +67,7 @@ def open_browser(url: str) -> bool:
     messages and wait until the browser ends. A terminal browser would take the user's terminal.
 
     Returns:
-        Whether a browser came up, as far as that can be told.
+        Whether a browser opened, as far as that is known.
     """
     if getattr(sys, "frozen", False) or not sys.executable:
         # There is no interpreter to run the module with.
@@ -99,7 +99,7 @@ def open_in_thread(
         cleanup: Deletes the file.
 
     Returns:
-        A future of whether a browser came up, as far as that can be told. It never raises.
+        A future that tells whether a browser opened, as far as that is known. It never raises.
     """
     if opener is None:
         opener = open_browser

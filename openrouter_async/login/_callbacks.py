@@ -159,7 +159,7 @@ def _clean(text: str) -> str:
 
 
 def _unwrap(text: str) -> str:
-    """Remove one layer of what surrounds a code or an address."""
+    """Remove one layer of quotes, brackets or punctuation around a code or an address."""
     if (link := _MARKDOWN_LINK.fullmatch(text)) is not None:
         text = link[1]
     if len(text) > 2 and text[0] + text[-1] in _WRAPPERS:

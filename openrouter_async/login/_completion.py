@@ -1,4 +1,4 @@
-"""From a callback to a grant: exchange the code of a login while this callback alone has it."""
+"""From a callback to a grant: exchange the code of a login, which only this callback has claimed."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class LoginCompleter:
         client: The client that exchanges the codes.
         store: The store of the logins.
         clock: The source of time.
-        result_lifetime: Seconds to keep a grant for a browser that asks again.
+        result_lifetime: Seconds to keep a grant for a browser that repeats its callback.
         claim_ttl: Seconds until a login whose worker died can be taken over.
         busy_timeout: Seconds to wait for another callback of the same login.
         verify: Whether to ask for the state of each key.
@@ -85,7 +85,7 @@ class LoginCompleter:
         """
         status = (await self._leases.cancel(claim_request)).status
         if status is ClaimStatus.BUSY:
-            raise LoginInProgressError("a callback of the login is at work")
+            raise LoginInProgressError("a callback of the login is being processed")
         if status is not ClaimStatus.CLAIMED:
             kind, message = _ERRORS.get(status, _ERRORS[ClaimStatus.CONSUMED])
             raise kind(message)
@@ -176,22 +176,24 @@ def authorization_error(callback: Callback, login: LoginRecord | None) -> Author
 _ERRORS: Final = {
     ClaimStatus.CONSUMED: (LoginAlreadyUsedError, "the login is over"),
     ClaimStatus.BINDING_MISMATCH: (LoginBindingError, "the login was started in another browser or chat"),
-    ClaimStatus.UNKNOWN: (UnknownLoginError, "there is no such login, or not any more, or not in this browser"),
+    ClaimStatus.UNKNOWN: (
+        UnknownLoginError,
+        "there is no such login, it has expired, or it was started in another browser",
+    ),
 }
 
 
 def _error_without_grant(callback: Callback, claim_request: ClaimRequest, result: LeaseResult) -> OpenRouterError:
     claim, rejection = result.claim, result.rejection
     if claim.status is ClaimStatus.BUSY:
-        # After waiting for the other callback.
         if is_same_browser(claim_request, claim):
-            return LoginInProgressError("another callback of the same login is still at work")
+            return LoginInProgressError("another callback of the same login is still being processed")
         return LoginAlreadyUsedError("the login is being finished by another callback")
     if rejection is None:
         kind, message = _ERRORS[claim.status]
         return kind(message)
     if claim.lost:
-        return LoginLostError("the code is refused, but a worker was lost while it exchanged it: the key may exist")
+        return LoginLostError("the code was refused, but a worker died while it exchanged the code: a key may exist")
     if callback.is_pasted and rejection.outcome is Outcome.REFUSED and claim.status is ClaimStatus.CLAIMED:
         return CodeRejectedError(f"OpenRouter refused the code: {rejection}")
     return rejection
@@ -202,7 +204,7 @@ def _code_digest(callback: Callback) -> str:
 
 
 def _check_replay(record: KeyRecord, callback: Callback, is_same_browser: bool) -> None:
-    """Raise if the result of another callback is not for this one."""
+    """Raise unless this callback may get the result of an earlier one."""
     is_same_code = hmac.compare_digest(record.code.encode(), _code_digest(callback).encode())
     if not is_same_code or not is_same_browser:
         raise LoginAlreadyUsedError(

@@ -55,7 +55,7 @@ class AuthorizationFlow:
         code_challenge_method: ``S256``, or ``plain`` for servers that do not support it.
         lifetime: Seconds within which a login has to be finished. OpenRouter's codes are valid for 600.
         result_lifetime: Seconds for which a second callback of a finished login gets the same grant; 0 turns it off.
-        claim_ttl: Seconds until a login whose worker died can be taken over; renewed while the worker lives.
+        claim_ttl: Seconds until a login whose worker died can be taken over; renewed while the worker is alive.
         busy_timeout: Seconds that a second callback waits for the first.
         verify: Whether to ask OpenRouter for the state of each new key: an account's maximum lifetime of keys, or its
             list of allowed addresses, can forbid a key that was just issued. Such a key is kept all the same; the
@@ -224,12 +224,12 @@ class AuthorizationFlow:
         binding: str | int | None = None,
         cookies: Mapping[str, str] | None = None,
     ) -> Grant:
-        """Finish a login with the callback that the browser brought.
+        """Finish a login with the callback that the browser requested.
 
         Args:
             callback: Its full URL, its path and query, its query, or a mapping of its parameters. The state in a path
                 is seen only in a URL or path.
-            binding: What was given to `start`.
+            binding: The value that was given to `start`.
             cookies: The cookies of the request, which a `CookieStore` needs.
 
         Raises:
@@ -268,7 +268,7 @@ class AuthorizationFlow:
         Args:
             state: The state of the `PendingLogin`.
             text: The bare code, ``code=…``, or the URL that the browser ended on.
-            binding: What was given to `start`.
+            binding: The value that was given to `start`.
             cookies: The cookies of the request, which a `CookieStore` needs.
 
         Raises:
@@ -288,14 +288,14 @@ class AuthorizationFlow:
 
         Args:
             state: The state of the `PendingLogin`.
-            binding: What was given to `start`.
+            binding: The value that was given to `start`.
             cookies: The cookies of the request, which a `CookieStore` needs.
 
         Raises:
             UnknownLoginError: There is no such login.
-            LoginBindingError: It belongs to another browser or chat.
-            LoginInProgressError: Its code is being exchanged.
-            LoginAlreadyUsedError: It is over.
+            LoginBindingError: The login belongs to another browser or chat.
+            LoginInProgressError: The login's code is being exchanged.
+            LoginAlreadyUsedError: The login is over.
             LoginStoreError: The store cannot be reached.
         """
         try:
@@ -315,7 +315,7 @@ class AuthorizationFlow:
     ) -> Grant:
         """Exchange a code whose verifier the caller has, once across all processes that share the store.
 
-        It is for pages that do PKCE themselves. Nothing shows which browser the code belongs to, so the caller has to
+        This is for pages that do PKCE themselves. Nothing shows which browser the code belongs to, so the caller has to
         make sure that it comes from a page of the app itself.
 
         Args:
@@ -323,7 +323,7 @@ class AuthorizationFlow:
             code_verifier: Its verifier.
             code_challenge_method: The method by which the page derived the challenge.
             return_to: The path to lead the user to afterwards; see `start`.
-            context: What the app wants back with the grant; see `start`.
+            context: Data of the app that comes back with the grant; see `start`.
 
         Raises:
             RequestValidationError: The verifier or its method is not valid.
@@ -363,7 +363,7 @@ class AuthorizationFlow:
         Call it before the client is closed, or use ``async with``. The client and the store stay open.
 
         Args:
-            timeout: Seconds to wait at the most.
+            timeout: The maximum number of seconds to wait.
         """
         await self._completer.drain(timeout)
 

@@ -33,13 +33,13 @@ class LeasedExchange(Protocol):
         ...
 
     def to_result(self, response: ExchangeAuthCodeForAPIKeyResponse, *, delivered: bool) -> bytes:
-        """Return what to keep for a request that comes again; `delivered` tells whether ``on_key`` succeeded."""
+        """Return the result to keep for repeated requests; `delivered` tells whether ``on_key`` succeeded."""
         ...
 
 
 @attrs.frozen(kw_only=True)
 class LeaseResult:
-    """What became of a request.
+    """The result of a request for an item.
 
     Attributes:
         claim: The last answer of the store; `ClaimStatus.FINISHED` if there is a result, of this request or another.
@@ -56,16 +56,16 @@ class LeaseResult:
 
 
 class LeaseRunner:
-    """Carries out exchanges, each while its worker alone has the lease of the item.
+    """Carries out exchanges, each under a lease of its item.
 
     Args:
         store: The store of the items, shared by all workers.
-        clock: Where time comes from.
+        clock: The source of time.
         claim_ttl: Seconds until an item whose worker died can be taken over; renewed while the worker lives.
-        result_ttl: Seconds for which a request that comes again gets the same result.
+        result_ttl: Seconds for which a repeated request gets the same result.
         busy_timeout: Seconds to wait for another request that has the item.
-        retry_uncertain: Whether an item whose code may be used is tried again when its lease has ended: what comes next
-            learns that this request was lost. By default the item is consumed.
+        retry_uncertain: Whether an item whose code may have been used can be claimed again when its lease has ended.
+            The next request then learns that this one was lost. By default the item is consumed.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class LeaseRunner:
         return LeaseResult(claim=claim, is_replay=False, cookie=cookie)
 
     async def cancel(self, claim_request: ClaimRequest) -> Claim:
-        """End an item that no request has.
+        """End an item that no request has claimed.
 
         Returns:
             The answer of the store; `ClaimStatus.CLAIMED` if the item is over now.
@@ -126,13 +126,14 @@ class LeaseRunner:
         return claim
 
     async def _explain_rejection(self, claim_request: ClaimRequest, claim: Claim, failure: APIError) -> LeaseResult:
-        # Another worker takes a stalled worker's item over. One of the two gets the key, the other one this rejection.
+        # If this worker stalled, another one may have taken its item over. One of them gets the key, the other a
+        # rejection.
         try:
             again = await self._claim_in_turn(claim_request)
         except Exception:  # noqa: BLE001 - the rejection matters more than a store that fails
             again = claim
         if again.status not in (ClaimStatus.FINISHED, ClaimStatus.BUSY):
-            # An item that is consumed was ended by another worker, whose result is not kept.
+            # A consumed item was ended by another worker, whose result is not kept.
             is_lost = claim.lost or again.lost or again.status is ClaimStatus.CONSUMED
             again = attrs.evolve(again, lost=is_lost)
             if is_lost:
@@ -149,7 +150,7 @@ class LeaseRunner:
         try:
             yield
         finally:
-            # Not by cancelling it: a renewal that is cut off may reach the store after the release.
+            # The renewal is not cancelled: a request that is cut off may still reach the store, after the release.
             is_over.set_result(None)
             await renewal
 
@@ -161,7 +162,7 @@ class LeaseRunner:
                 logger.warning("a claim could not be renewed: %s", _describe(failure))
 
     async def _claim_in_turn(self, claim_request: ClaimRequest) -> Claim:
-        """Claim the item, waiting while another request of the same browser has it."""
+        """Claim the item; wait while another request of the same browser has it."""
         give_up_at = self._clock.monotonic() + self._busy_timeout
         pause = _INITIAL_PAUSE
         while True:
@@ -177,16 +178,14 @@ class LeaseRunner:
         return await self._store.claim(claim_request, now=self._clock.time(), claim_ttl=self._claim_ttl)
 
     async def _end(self, claim_request: ClaimRequest, failure: Exception) -> None:
-        """Release the item if its code can be sent once more; consume it if that may be used, or the login is over."""
+        """Release the item if its code can be sent again; consume it if the code may be used, or the login is over."""
         if isinstance(failure, LoginError) and failure.restart_login:
             await self._finish(claim_request)
         elif isinstance(failure, OpenRouterError) and failure.outcome in (Outcome.NOT_SENT, Outcome.REFUSED):
             try:
                 await self._store.release(claim_request, now=self._clock.time())
             except Exception as trouble:  # noqa: BLE001 - an app's own store may raise anything
-                logger.warning(
-                    "a claim could not be released, and waits for the end of its lease: %s", _describe(trouble)
-                )
+                logger.warning("a claim could not be released, and stays until its lease ends: %s", _describe(trouble))
         elif not self._retry_uncertain:
             # Foreign exceptions come from the app's middlewares, and do not tell whether the code was sent.
             await self._finish(claim_request)

@@ -40,30 +40,30 @@ class LoopbackLogin(LoginSession):
             print("Or open this page yourself:", login.url)
             grant = await login.wait()
 
-    It listens before the URL exists, on the loopback interface alone, and accepts one request: the one whose path holds
-    the login's nonce, on Linux only from a process of the same user or of root. Any other request is refused and
-    changes nothing. The browser is opened on a file that only this user can read and that redirects to the URL, since
-    all users of a computer can read the arguments of a process.
+    The port is opened before the URL is made, on the loopback interface only. One request is accepted: the one whose
+    path has the state of the login, on Linux only from a process of the same user or of root. Any other request is
+    refused and changes nothing. The browser is opened on a file that only this user can read and that redirects to the
+    URL, since all users of a computer can read the arguments of a process.
 
-    A code, or the URL that a browser on another computer ended on, can be pasted beside it, as in any `LoginSession`.
+    The user can also paste a code, or the URL that a browser on another computer ended on, as in any `LoginSession`.
 
     Args:
         client: The client that exchanges the code.
         port: The port to listen on; 0 takes a free one.
-        host: How the callback URL names this computer. ``localhost`` may mean 127.0.0.1 or ::1: both are listened on.
+        host: The host in the callback URL. ``localhost`` may mean 127.0.0.1 or ::1; the login listens on both.
         key_label: The name that the key will have, at most 100 characters.
         limit: The credit limit that the page proposes, in US dollars.
         app_name: The name shown on the final page.
         auth_url: As for `AuthorizationFlow`.
-        lifetime: Seconds until the login fails with a `LoginTimeoutError`. OpenRouter's codes live 600.
+        lifetime: Seconds until the login fails with a `LoginTimeoutError`. OpenRouter's codes are valid for 600.
         verify: As for `AuthorizationFlow`.
         opener: As for `LoginSession`.
         on_tls: Called once, when a browser first speaks TLS to the port, as it does for an ``https`` address.
-        clock: Source of the current time; None uses the client's.
+        clock: The source of time; by default the client's.
 
     Raises:
         RequestValidationError: An argument is not valid.
-        LoopbackUnavailableError: No port can be listened on; raised by ``async with``.
+        LoopbackUnavailableError: The port cannot be opened; raised by ``async with``.
 
     See Also:
         RFC 8252, sections 7.3 and 8.3.
@@ -109,7 +109,7 @@ class LoopbackLogin(LoginSession):
 
     @property
     def port(self) -> int:
-        """Return the port that is listened on."""
+        """Return the port on which the login listens."""
         return self._port
 
     async def _listen(self, cleanup: contextlib.AsyncExitStack) -> str | None:
@@ -134,7 +134,7 @@ class LoopbackLogin(LoginSession):
             return make_page(400, "Not signed in yet", stray.user_message)
         match self.status:
             case LoginStatus.CANCELLED:
-                return make_page(410, "Not signed in", "This sign-in was closed. Please start it again.")
+                return make_page(410, "Not signed in", "This sign-in was cancelled. Please start it again.")
             case LoginStatus.FINISHED | LoginStatus.FAILED:
                 return make_page(
                     409, "Already finished", "This sign-in is already finished. You can close this window."
@@ -157,7 +157,7 @@ class LoopbackLogin(LoginSession):
             logger.info("a callback from another user of this computer was refused")
             return make_page(403, "Not yours", "Another user of this computer started this sign-in.")
         if request.method != "GET":
-            return make_page(405, "Not allowed", "This address can only be read.")
+            return make_page(405, "Not allowed", "This address accepts only GET.")
         return None
 
     def _page_of(self, state: LoginState) -> web.Response:
@@ -167,7 +167,7 @@ class LoopbackLogin(LoginSession):
             case LoginStatus.FINISHED:
                 return make_page(200, "Signed in", f"You are signed in to {self._app_name}. {_CLOSE}")
             case LoginStatus.CANCELLED:
-                return make_page(410, "Not signed in", "This sign-in was closed while it was finished.")
+                return make_page(410, "Not signed in", "This sign-in was cancelled while it was being finished.")
             case LoginStatus.FAILED if isinstance(state.error, OpenRouterError):
                 return make_page(200, "Not signed in", state.error.user_message)
             case LoginStatus.FAILED:
@@ -179,6 +179,6 @@ class LoopbackLogin(LoginSession):
         if self._saw_tls:
             return
         self._saw_tls = True
-        logger.info("a browser wants https; the address of this sign-in starts with http://")
+        logger.info("a browser tried https, but the address of this sign-in starts with http://")
         if self._on_tls is not None:
             self._on_tls()

@@ -1,4 +1,4 @@
-"""The state of one login: what it waits for, and how it ended."""
+"""The state of one login, and its changes."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ class LoginStatus(enum.StrEnum):
     """The status of a login."""
 
     PENDING = "pending"
-    """It waits for the user."""
+    """The login waits for the user."""
     EXCHANGING = "exchanging"
     """A code is being exchanged for a key."""
     FINISHED = "finished"
     """The user is signed in."""
     FAILED = "failed"
-    """It ended with an error."""
+    """The login ended with an error."""
     CANCELLED = "cancelled"
-    """It was given up."""
+    """The app cancelled the login."""
 
 
 @attrs.frozen(kw_only=True)
@@ -37,7 +37,7 @@ class LoginState:
     Attributes:
         status: The status.
         grant: The result of a finished login; None otherwise.
-        error: Why a login failed; while it is pending, why the last code or callback did not finish it.
+        error: The error of a failed login; while a login is pending, the error of its last code or callback.
     """
 
     status: LoginStatus
@@ -91,17 +91,17 @@ class LoginProgress:
         self._changed = asyncio.Event()
 
     def deliver(self, grant: Grant) -> bool:
-        """Finish the login. Returns: whether somebody can still get the grant."""
+        """Finish the login, and return whether its caller can still get the grant."""
         self._change(LoginState(status=LoginStatus.FINISHED, grant=grant))
         return self.state.status is not LoginStatus.CANCELLED
 
     def fail(self, error: Exception) -> bool:
-        """End the login with an error. Returns: whether somebody can still get the error."""
+        """End the login with an error, and return whether its caller can still get the error."""
         self._change(LoginState(status=LoginStatus.FAILED, error=error))
         return self.state.status is not LoginStatus.CANCELLED
 
     def cancel(self) -> bool:
-        """Give the login up. Returns: whether it was still open."""
+        """Cancel the login, and return whether it was still open."""
         error = LoginCancelledError("the login was cancelled")
         return self._change(LoginState(status=LoginStatus.CANCELLED, error=error))
 
@@ -110,7 +110,7 @@ class LoginProgress:
         self._change(LoginState(status=status, error=error))
 
     async def next(self, seen: LoginState | None) -> LoginState:
-        """Wait until the state is another one than the one that was seen, and return it."""
+        """Wait until the state is no longer the one that was seen, and return the new one."""
         while self.state is seen:
             await self._changed.wait()
         return self.state

@@ -49,7 +49,7 @@ def exchange_state(code: str, code_verifier: str) -> str:
 def digest(state: str, context: str, value: str | None) -> str:
     """Return an HMAC of a value keyed by the state.
 
-    A low-entropy value, such as a chat id, cannot be found by trial from what is in the store.
+    A low-entropy value, such as a chat id, cannot be guessed from the content of the store.
 
     Args:
         state: The login's state.

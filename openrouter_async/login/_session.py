@@ -27,14 +27,14 @@ from openrouter_async.login.stores._memory import MemoryStore
 logger = logging.getLogger("openrouter_async.login")
 
 Prompt: TypeAlias = Callable[[OpenRouterError | None], Awaitable[str]]
-"""Asks the user for a code or the browser's final URL; it is told what was wrong with the last answer."""
+"""Asks the user for a code or the browser's final URL. Its argument is the error of the previous answer, or None."""
 
-# The text belonged to no login, or to another one: this one goes on.
+# The text belongs to no login or to another one, so this login stays pending.
 _STRAY: Final = (InvalidCallbackError, StateMismatchError)
 
 
 class LoginSession:
-    """Sign in the user in front of the app by a code: OpenRouter's page shows it, and the user pastes it.
+    """Sign in the user in front of the app with a code, which OpenRouter's page shows and the user pastes.
 
     ::
 
@@ -42,20 +42,20 @@ class LoginSession:
             print("Open this page on any device:", login.url)
             state = await login.submit(input("The code: "))
 
-    `LoopbackLogin` has the same methods, and its user need not paste anything. A session is one login; its state can be
-    polled, waited for, and iterated over, by any number of tasks at once. `state`, `status`, `url` and `to_dict` may be
-    read from other threads, too.
+    `LoopbackLogin` has the same methods, and its user need not paste anything. A session is one login. Any number of
+    tasks may poll its state, wait for it, and iterate over it at the same time. `state`, `status`, `url` and `to_dict`
+    may be read from other threads, too.
 
     Args:
         client: The client that exchanges the code.
         key_label: The name that the key will have, at most 100 characters.
         limit: The credit limit that the page proposes, in US dollars.
         auth_url: As for `AuthorizationFlow`.
-        lifetime: Seconds until the login fails with a `LoginTimeoutError`. OpenRouter's codes live 600.
+        lifetime: Seconds until the login fails with a `LoginTimeoutError`. OpenRouter's codes are valid for 600.
         verify: As for `AuthorizationFlow`.
         opener: Opens a URL in a browser, in a thread; None opens the default browser in a process of its own, which
             inherits neither the standard input nor the outputs.
-        clock: Source of the current time; None uses the client's.
+        clock: The source of time; by default the client's.
 
     Raises:
         RequestValidationError: An argument is not valid.
@@ -117,7 +117,7 @@ class LoginSession:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Stop listening and give up the login, unless it is finished; a second call does nothing."""
+        """Stop listening, and cancel the login unless it is finished; a second call does nothing."""
         await self._cleanup.aclose()
 
     def __repr__(self) -> str:
@@ -177,7 +177,7 @@ class LoginSession:
             yield seen
 
     async def submit(self, text: str) -> LoginState:
-        """Finish the login by what the user pasted. The exchange goes on when the caller is cancelled.
+        """Finish the login with the text that the user pasted. The exchange continues if the caller is cancelled.
 
         Args:
             text: The code, ``code=…``, or the URL that the browser ended on.
@@ -192,9 +192,9 @@ class LoginSession:
         return await self._finish(finishing)
 
     def cancel(self) -> bool:
-        """Give the login up: callbacks and codes are refused from now on, and `wait` raises.
+        """Cancel the login: callbacks and codes are refused from now on, and `wait` raises.
 
-        A key that was on its way already goes to the client's ``on_key``.
+        If a key is already on its way, the client's ``on_key`` still gets it.
 
         Returns:
             Whether the login was still open.
@@ -205,7 +205,7 @@ class LoginSession:
         """Open the page in the user's browser, without waiting for it: some browsers return when they are closed.
 
         Returns:
-            A future of whether a browser came up, as far as that can be told. It never raises, and may be ignored.
+            A future that tells whether a browser opened, as far as that is known. It never raises, and may be ignored.
         """
         return open_in_thread(self.url, self._opener, self._cleanup)
 
@@ -223,10 +223,10 @@ class LoginSession:
             The user's key.
 
         Raises:
-            LoginTimeoutError: Nobody came.
+            LoginTimeoutError: The user did not finish the login in time.
             LoginCancelledError: The login was cancelled.
-            AuthorizationDeniedError: The user said no.
-            OpenRouterError: The login failed, as `AuthorizationFlow.finish` tells.
+            AuthorizationDeniedError: The user denied access.
+            OpenRouterError: The login failed; see `AuthorizationFlow.finish`.
         """
         loop = asyncio.get_running_loop()
         racing = {loop.create_task(self._progress.end())}
@@ -269,7 +269,7 @@ class LoginSession:
         self._progress.fail(LoginTimeoutError("nobody finished the login in time"))
 
     async def _finish(self, finishing: Coroutine[Any, Any, Grant]) -> LoginState:
-        """Finish the login. Returns: the state afterwards."""
+        """Finish the login, and return the state afterwards."""
         if self.state.is_over:
             finishing.close()
             return self.state
@@ -283,14 +283,16 @@ class LoginSession:
             if isinstance(failure, _STRAY) or (isinstance(failure, OpenRouterError) and not failure.restart_login):
                 return self._go_on(failure)
             if not self._progress.fail(failure) and isinstance(failure, KeyDeliveryError):
-                logger.warning("a key is lost: the login was given up while it was finished, and on_key raised")
+                logger.warning("a key is lost: the login was cancelled while it was being finished, and on_key raised")
         else:
             if not self._progress.deliver(grant) and self._client.on_key is None:
-                logger.warning("a key is lost: the login was given up while it was finished, and no on_key is set")
+                logger.warning(
+                    "a key is lost: the login was cancelled while it was being finished, and no on_key is set"
+                )
         return self.state
 
     def _go_on(self, failure: OpenRouterError) -> LoginState:
-        # Another code may be under way.
+        # Another code may still be exchanged.
         status = LoginStatus.PENDING if len(self._finishing) <= 1 else LoginStatus.EXCHANGING
         self._progress.advance(status, failure)
         return self.state if self.state.is_over else LoginState(status=status, error=failure)

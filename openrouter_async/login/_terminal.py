@@ -1,4 +1,4 @@
-"""Asking the user at a terminal, in a way that can be cancelled and shows nothing of what is pasted."""
+"""Asking the user at a terminal, without showing the answer, in a way that can be cancelled."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def no_echo(descriptor: int = 0) -> Iterator[None]:
 
 
 class TerminalPrompt:
-    """Ask at the terminal for a code, without showing what is pasted: a prompt for `LoginSession.wait`.
+    """Ask at the terminal for a code, without showing the answer: a prompt for `LoginSession.wait`.
 
     ::
 
@@ -144,7 +144,7 @@ class TerminalPrompt:
         """Ask for a code.
 
         Args:
-            error: What was wrong with the last answer.
+            error: The error of the previous answer; None for the first question.
 
         Returns:
             The answer.

@@ -146,7 +146,7 @@ def validate_return_to(field: str, value: object) -> str:
 
 def _stays_on_site(path: str) -> bool:
     path = path.partition("?")[0].partition("#")[0]
-    # A proxy on the way may decode the path, perhaps more than once. Each pass shortens what is encoded.
+    # A proxy on the way may decode the path, perhaps more than once. Each pass shortens an encoded path.
     while True:
         if _NETWORK_PATH.match(_remove_dot_segments(path)):
             return False

@@ -9,10 +9,10 @@
         ├── StateMismatchError            its state is missing, malformed, or differs between path and query
         ├── UnknownLoginError             no such login: never started here, or over for long
         ├── LoginBindingError             it belongs to another browser or chat
-        ├── InvalidCookieError            its cookie is altered, cut off, or sealed with a retired key
+        ├── InvalidCookieError            its cookie was altered, cut off, or encrypted with a retired key
         ├── LoginExpiredError             it took too long
         ├── LoginAlreadyUsedError         it is over, and this callback does not get its key
-        ├── LoginInProgressError          another callback of it is still at work
+        ├── LoginInProgressError          another callback of it is still being processed
         ├── LoginLostError                its worker died; its code may have been used
         ├── AuthorizationError            OpenRouter sent the user back without a code
         │   └── AuthorizationDeniedError  because the user denied access
@@ -137,7 +137,7 @@ class LoginBindingError(LoginError):
 
 
 class InvalidCookieError(LoginError):
-    """The cookie of the login is altered, cut off, of another login, or sealed with a key that is retired."""
+    """The login's cookie was altered, cut off, made for another login, or encrypted with a retired key."""
 
 
 class LoginExpiredError(LoginError):
@@ -199,7 +199,7 @@ class LoginTimeoutError(LoginError, TimeoutError):
 
 
 class LoginCancelledError(LoginError):
-    """The login was given up before it was finished."""
+    """The login was cancelled before it was finished."""
 
     _user_message = "This sign-in was cancelled. Please sign in again."
 

@@ -32,7 +32,7 @@ def _to_path(value: str | os.PathLike[str]) -> Path:
 
 @attrs.frozen
 class PrivateFile:
-    """A file with mode 0600; `openrouter_async.sinks.FileSink` tells what is refused, and why.
+    """A file with mode 0600; `openrouter_async.sinks.FileSink` documents which files are refused, and why.
 
     Attributes:
         path: The file, as an absolute path.

@@ -1,4 +1,4 @@
-"""What the stress tests run in processes of their own.
+"""The programs that the stress tests run in processes of their own.
 
 python -m tests.batch.processes memory URL COUNT
 python -m tests.batch.processes journalled URL COUNT JOURNAL ENCRYPTION_KEY
@@ -34,7 +34,7 @@ async def later(start: int, end: int) -> AsyncIterator[str]:
 
 def peak() -> int:
     """The most memory that this process ever had, in KiB."""
-    # getrusage would tell of the parent, too: what a process has before exec counts there.
+    # getrusage would include the parent: it counts the memory of the process before exec.
     status = Path("/proc/self/status")
     if not status.exists():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -55,7 +55,7 @@ async def measure_memory(base_url: str, count: int) -> None:
 
 
 async def run_journalled(base_url: str, count: int, path: str, sealing_key: str) -> None:
-    """Exchange what the journal has no result for; print how many of the results are unknown."""
+    """Exchange the codes without a result in the journal, and print the number of results that are unknown."""
     unknown = 0
     async with OpenRouter(None, base_url=base_url) as client, Journal(path, encryption_keys=sealing_key) as journal:
         async for result in client.oauth.exchange_many(codes(0, count), concurrency=CONCURRENCY, journal=journal):

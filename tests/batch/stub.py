@@ -1,4 +1,4 @@
-"""A small, fast server in a process of its own: it gives a key for each code, once, and knows what it gave.
+"""A small, fast server in a process of its own, which issues one key for each code and remembers them.
 
     python -m tests.batch.stub [--rate N] [--log FILE]
 
@@ -35,7 +35,7 @@ def key_of(code: str) -> str:
 
 
 class Stub:
-    """What the server knows.
+    """The server: it issues one key for each code.
 
     Args:
         rate: Requests a second that it takes, by a bucket that holds as many; None for no limit.

@@ -14,13 +14,13 @@ def issue(fake: FakeOpenRouter, count: int) -> list[str]:
 
 
 async def read(batch: Batch, results: list[ExchangeResult]) -> None:
-    """Put what comes into the list, up to whatever ends the batch."""
+    """Append the results to the list until the batch ends or raises."""
     async for result in batch:
         results.append(result)
 
 
 class Safe:
-    """An `on_key` that keeps what it gets."""
+    """An `on_key` that remembers its calls."""
 
     def __init__(self) -> None:
         self.keys: dict[str, str] = {}

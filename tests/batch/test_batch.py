@@ -803,7 +803,7 @@ def test_batch_whose_loop_is_stopped_leaves_no_warning(caplog: pytest.LogCapture
         batch = client.oauth.exchange_many(itertools.cycle(["one", "one", "two"]), concurrency=3)
         held.append(asyncio.ensure_future(anext(batch)))
         await until(lambda: batch.progress.taken == 3 and gate.waiting == 2)
-        # What follows is up to asyncio.run, which cancels all tasks. Only the pool is closed as it should be.
+        # asyncio.run cancels the remaining tasks. Only the pool is closed explicitly.
         await client._shared.transport.aclose()
         return batch
 

@@ -74,7 +74,7 @@ async def statuses(journal: Journal) -> list[RequestStatus]:
 
 
 def is_waited_for(journal: Journal) -> bool:
-    """Return whether a batch waits for a request that another one has under way."""
+    """Return whether a batch waits for a request that is in flight in another batch."""
     return any(pending.ended._waiters for pending in journal._pending.values())
 
 
@@ -147,7 +147,7 @@ async def test_journal_with_encryption_key_has_no_readable_secret(
 
 
 def change(path: Path, statement: str, *values: object) -> None:
-    """Change a journal that is not open, as somebody may who can write to it."""
+    """Change a journal that is not open, as anyone with write access can."""
     with contextlib.closing(sqlite3.connect(path)) as connection, connection:
         connection.executescript(statement) if not values else connection.execute(statement, values)
 
@@ -716,7 +716,7 @@ async def test_journal_failed_transaction_refuses_all_rows_and_writes_none(
     assert await statuses(journal) == []
     assert journal.status("one") is journal.status("two") is None
     monkeypatch.undo()
-    # A transaction is written or not: what comes later is not affected.
+    # Each transaction is written or not; later ones are not affected.
     assert await journal.begin(request_digest("two"))
     await journal.aclose(timeout=0)
     assert [entry.request for entry in await entries(path)] == [request_digest("two")]

@@ -38,7 +38,7 @@ ACTIONS = ("cancel", "cancel twice", "close", "close client", "close journal")
 
 @attrs.frozen
 class Schedule:
-    """What happens in a run, and after how many passes of the event loop."""
+    """An event of a run, and the number of passes of the event loop before it."""
 
     codes: int
     concurrency: int

@@ -55,7 +55,7 @@ def test_batch_memory_does_not_grow_with_the_input() -> None:
 
 @attrs.define
 class ProgressCounter:
-    """What the rounds of a batch that is killed came to."""
+    """The results of a batch that is killed several times."""
 
     kills: int = 0
     codes: int = 0
@@ -225,7 +225,7 @@ async def test_batch_with_a_throttling_server_uses_nearly_all_of_its_rate() -> N
         results = await client.oauth.exchange_all(batch, concurrency=CONCURRENCY)
         elapsed = time.monotonic() - started
     refused, sent = fake.counters["exchange 429"], fake.counters["exchange"]
-    # What comes within the first second is taken at once.
+    # The requests of the first second are accepted at once.
     ideal = (count - rate) / rate
     print(
         f"\n{count:,} codes at {rate} per second: {elapsed:.2f} s, which is {elapsed / ideal - 1:+.0%} of the ideal "

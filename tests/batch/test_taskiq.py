@@ -58,7 +58,7 @@ class Recorder(InMemoryBroker):
 
 
 class Queue:
-    """A broker with one worker, and what it is made of."""
+    """A broker with one worker, and its parts."""
 
     def __init__(self, fake: FakeOpenRouter, **options: Any) -> None:
         self.time = options.pop("time", FakeClock())
@@ -274,7 +274,7 @@ async def test_exchange_queue_code_of_a_dead_worker_then_rejected_is_unknown(
     with pytest.raises(errors.ForbiddenResponseError, match="an earlier run may have used the code") as caught:
         await queue.exchange(code)
     assert caught.value.outcome is Outcome.UNKNOWN
-    # What is unknown stays so.
+    # An unknown outcome stays unknown.
     with pytest.raises(errors.ForbiddenResponseError) as again:
         await queue.exchange_again()
     assert again.value.outcome is Outcome.UNKNOWN

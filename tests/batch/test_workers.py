@@ -93,7 +93,7 @@ def test_exchange_queue_killed_worker_loses_no_key(tmp_path: Path) -> None:
     assert len(results) == len(issued) == count
     for code in issued - unknown:
         assert results[code]["key"] == key_of(code)
-    # Only what nobody had a result of was sent again.
+    # Only requests without a result were sent again.
     assert sent_twice == unknown
     for log in logs:
         assert "Traceback" not in log.read_text()

@@ -1,4 +1,4 @@
-"""That the benchmark measures what it says. How long anything takes is no matter here."""
+"""Tests of the measurements of the benchmarks, whatever the times on this machine."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def stub() -> Iterator[Stub]:
         yield running
 
 
-# The official SDK leaves a transport for the garbage collector now and then.
+# The official SDK sometimes leaves a transport to the garbage collector.
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("scheme", ["http", "tls"])
 @pytest.mark.parametrize("name", CONTENDERS)

@@ -67,7 +67,7 @@ def here(nothing_blocks: None, home: Path, monkeypatch: pytest.MonkeyPatch, capf
     defaults = inspect.unwrap(OpenRouter.__init__).__kwdefaults__
     assert defaults is not None
     monkeypatch.setitem(defaults, "retry", RetryPolicy(initial_interval=0.01))
-    # What a computer without a keyring has.
+    # The backend of a computer without a keyring.
     keyring.set_keyring(fail.Keyring())  # type: ignore[no-untyped-call]
 
     async def run(*arguments: str | Path) -> Ended:

@@ -88,7 +88,7 @@ class Shell:
 
 
 def environment(home: Path) -> dict[str, str]:
-    """What a process gets to see of the environment: nothing of whoever runs the tests."""
+    """Return the environment of a process, without the variables of the developer who runs the tests."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -101,7 +101,7 @@ def environment(home: Path) -> dict[str, str]:
         "XDG_CONFIG_HOME": str(home / "config"),
         "KEYRING_FILE": str(home / "keyring.json"),
         "COLUMNS": "80",
-        # Nothing may leave this computer, whatever a test gets wrong.
+        # Even a faulty test must not reach another computer.
         "HTTPS_PROXY": "http://127.0.0.1:9",
     }
 

@@ -93,11 +93,11 @@ class Terminal:
 
     @property
     def screen(self) -> list[str]:
-        """What stands on the screen, line by line, without the empty ones at the end."""
+        """Return the lines of the screen, without the empty ones at the end."""
         return "\n".join(line.rstrip() for line in self._screen.display).rstrip().split("\n")
 
     def has_echo(self) -> bool:
-        """Return whether the terminal shows what is typed."""
+        """Return whether the terminal shows typed text."""
         return bool(termios.tcgetattr(self._primary)[3] & termios.ECHO)
 
     def type(self, text: str) -> None:

@@ -51,7 +51,7 @@ def mode(path: Path) -> int:
 
 @contextlib.asynccontextmanager
 async def counting(at: int, act: Callable[[], object]) -> AsyncIterator[FakeOpenRouter]:
-    """A fake that acts when so many requests came, while that one is under way."""
+    """Run a fake that calls a function during a request, given its number."""
     fake = FakeOpenRouter()
     count = 0
 
@@ -140,7 +140,7 @@ async def test_batch_after_ctrl_c_resumes_and_loses_no_code(shell: Shell) -> Non
         assert first["interrupted"] is True
         assert 0 < first["completed"] < count
         assert first["left"] == count - first["completed"]
-        # What was sent was answered, and nothing was sent afterwards.
+        # Every request that was sent was answered, and none was sent afterwards.
         assert sorted(keys_in(shell.home / "keys.jsonl")) == sorted(issued_by(fake))
         assert len(issued_by(fake)) == first["completed"]
 
@@ -232,7 +232,7 @@ async def test_batch_passing_failure_is_tried_again(here: Here, home: Path, fake
     assert sorted(line["line"] for line in read_lines(home / "keys.jsonl")) == [1, 2, 3]
     assert sorted(keys_in(home / "keys.jsonl")) == sorted(issued_by(fake))
     assert len(issued_by(fake)) == 2
-    # What was refused for good is not asked again.
+    # A code that was refused for good is not sent again.
     before = fake.counters["exchange"]
     ended = await here(*command)
     assert (ended.status, ended.document["done_before"]) == (0, 3)

@@ -96,7 +96,7 @@ async def test_login_over_ssh_shows_a_qr_code_and_hides_the_typed_code(shell: Sh
         assert terminal.screen[: len(code_lines)] == code_lines
         terminal.type("not a code\n")
         await terminal.shows("That was not it: the code must be 1 to 1024 visible ASCII characters.")
-        # What is typed before the question is answered in its line.
+        # Text that is typed before the question appears in the line of the question.
         await terminal.shows(PASTE, times=2)
         code = fake.consent(url)
         terminal.type(f"{code}\n")
@@ -255,7 +255,7 @@ async def test_login_with_no_verify_asks_nothing_about_the_key(shell: Shell, fak
 
 
 async def finish_login(process: asyncio.subprocess.Process, fake: FakeOpenRouter) -> tuple[str, str]:
-    """Paste the code of the page that a headless login shows. Returns: the rest of what it prints."""
+    """Paste the code that the page of a headless login shows, and return the rest of the output."""
     assert process.stdin is not None
     assert process.stderr is not None
     async with asyncio.timeout(30):

@@ -94,7 +94,7 @@ async def test_fake_code_is_valid_for_ten_minutes(fake: FakeOpenRouter) -> None:
     fake.advance(0.1)
     reply = await exchange(fake, too_late)
     assert (reply.status, reply.message) == (403, "Authorization code expired")
-    # Once it is forgotten that it ever was, it is as good as one that never was.
+    # Once the fake has forgotten an old code, the code is like one that was never issued.
     fake.advance(601)
     fake.issue_code()
     assert (await exchange(fake, too_late)).message == "Invalid code or code_verifier"
@@ -259,7 +259,7 @@ async def test_exchange_works_with_and_without_a_bearer(fake: FakeOpenRouter) ->
             assert (await client.oauth.exchange_auth_code_for_api_key(code=fake.issue_code())).key
 
 
-# What is malformed.
+# Malformed requests.
 
 CREATIONS: list[dict[str, Any]] = [
     {"callback_url": 7},
@@ -377,7 +377,7 @@ async def test_dialects_are_both_understood_by_the_client(dialect: Dialect) -> N
     assert caught.value.is_code_rejected
 
 
-# What is seen of all this.
+# The fake's record of the requests.
 
 
 async def test_fake_recorded_requests_show_no_secret(fake: FakeOpenRouter) -> None:

@@ -20,7 +20,7 @@ AXE = ROOT / "node_modules" / "axe-core" / "axe.min.js"
 
 
 class RequestInfo:
-    """A page, and what the browser complained about."""
+    """A page, and the errors that the browser reported."""
 
     def __init__(self, page: Page) -> None:
         self.page = page

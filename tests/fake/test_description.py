@@ -27,10 +27,10 @@ from tests.support import ROOT, STRESS, missing
 
 REFERENCE = ROOT.parent / "shared" / "reference" / "openrouter-oauth.openapi.json"
 API: dict[str, Any] = copy.deepcopy(json.loads(REFERENCE.read_text()) if REFERENCE.exists() else DESCRIPTION)
-# Whatever the description says: it works without, for what is public has no token.
+# In spite of the description, public operations need no token.
 API["paths"]["/auth/keys"]["post"]["security"] = []
 
-# What a description cannot say of these two.
+# Rules for these two that a description cannot express.
 schemathesis.openapi.format(
     "uri",
     st.builds(
@@ -80,7 +80,7 @@ def is_valid(case: Case[Any]) -> bool:
 
 
 def is_described(case: Case[Any]) -> bool:
-    """Whether its method and body are what the description allows, by the word of another library."""
+    """Return whether another library finds that the description allows the method and body."""
     operation = API["paths"][case.path].get(case.method.lower())
     if operation is None:
         return False
@@ -102,7 +102,7 @@ def test_fake_answers_match_the_description_whatever_is_sent(
     response = case.call(
         base_url=fake.base_url, session=session, headers={"Authorization": f"Bearer {fake.token}"}, timeout=10
     )
-    # What was made to be wrong is not always: a null has no format, and whatever was done to the bearer is put right.
+    # A mutation is not always invalid: a null has no format, and the bearer token is corrected before the request.
     excluded: list[Any] = [] if is_valid(case) or not is_described(case) else [negative_data_rejection]
     case.validate_response(response, excluded_checks=excluded)
 
@@ -153,7 +153,7 @@ def test_descriptions_have_the_same_fields() -> None:
 
 
 def fields_of(description: dict[str, Any], path: str) -> dict[str, Any]:
-    """What a description says of each field, but for its prose."""
+    """Return the description of each field, without its prose."""
     schema = description["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
     prose = ("description", "example", "examples", "x-fern-ignore", "x-speakeasy-ignore")
     fields = {

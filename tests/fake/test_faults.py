@@ -391,7 +391,7 @@ def test_fake_clock_backwards_is_refused(seconds: Any) -> None:
 
 
 async def until(condition: Any) -> None:
-    """Let others go on until something is so."""
+    """Run the event loop until a condition holds."""
     async with asyncio.timeout(10):
         while not condition():  # noqa: ASYNC110 - there is no event for it
             await asyncio.sleep(0.001)

@@ -106,7 +106,7 @@ async def test_consent_page_accepts_a_user_and_a_fault(fake: FakeOpenRouter) -> 
     assert (await send(url, data=b"")).status == 400
 
 
-# What the page refuses.
+# Parameters that the page refuses.
 
 CHALLENGE = PAIR.code_challenge
 
@@ -159,7 +159,7 @@ async def test_consent_page_bad_headless_request_shows_the_home_page(
     assert reason in (await get(fake.url)).text
 
 
-# What pages show.
+# The contents of pages.
 
 
 async def test_home_page_lists_recent_keys_masked(fake: FakeOpenRouter) -> None:

@@ -40,7 +40,7 @@ async def test_plugin_fixtures_work_together(fake_openrouter: FakeOpenRouter, op
 
 
 def run_pytest(folder: Path, tests: str, *arguments: str, hide: str = "nothing") -> str:
-    """Run tests as somebody who has the package and little more installed."""
+    """Run tests in an environment with only the package and its dependencies."""
     (folder / "test_app.py").write_text(tests)
     (folder / "conftest.py").write_text("import pytest\n@pytest.fixture\ndef anyio_backend(): return 'asyncio'\n")
     script = f"""

@@ -25,7 +25,7 @@ BEFORE, AFTER = "status-503", "status-500.after"
 
 @attrs.define(eq=False)
 class Issued:
-    """What a careful observer knows of a code."""
+    """The state of a code, as far as a client can observe it."""
 
     code: str
     pair: PKCEPair | None
@@ -59,7 +59,7 @@ class Codes(RuleBasedStateMachine):
         return response.status, json.loads(response.read())
 
     def exchange(self, issued: Issued, *, is_right: bool, **fields: Any) -> None:
-        """Exchange a code, and check that what is observed is what the rules say."""
+        """Exchange a code, and check that the answer follows the rules."""
         grants = is_right and not issued.is_redeemed and self.now < issued.expires_at
         fault, issued.fault = issued.fault, None
         status, body = self.post("/auth/keys", {"code": issued.code, **fields})

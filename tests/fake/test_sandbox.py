@@ -1,4 +1,4 @@
-"""The fake as a process of its own, used by what knows nothing of this library."""
+"""Tests of the fake as a process of its own, whose clients do not use this library."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support import missing, restore_signals
 
 @contextlib.contextmanager
 def sandbox(*arguments: str, end: signal.Signals = signal.SIGINT) -> Iterator[dict[str, str]]:
-    """The sandbox in a process of its own, and what it says of itself."""
+    """Run the sandbox in a process of its own, and yield the addresses that it printed."""
     command = [sys.executable, "-X", "dev", "-m", "openrouter_async.testing", "--port", "0", *arguments]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, preexec_fn=restore_signals, **pipes) as process:
@@ -41,7 +41,7 @@ def sandbox(*arguments: str, end: signal.Signals = signal.SIGINT) -> Iterator[di
 
 
 def curl(*arguments: str) -> tuple[int, dict[str, str], str]:
-    """The status, the headers and the body that plain curl gets."""
+    """Return the status, the headers and the body that plain curl receives."""
     program = shutil.which("curl")
     if program is None:
         missing("curl")

@@ -75,7 +75,7 @@ _MUTATIONS: Final[Sequence[Callable[[random.Random, bytearray, bytes], None]]] =
 
 
 def mutate(corpus: Sequence[bytes], seed: int) -> bytes:
-    """One input: an entry of the corpus after some changes, now and then after none."""
+    """Return one input: an entry of the corpus after some changes, occasionally without any."""
     chance = random.Random(seed)
     data = bytearray(_renew_key(chance, chance.choice(corpus)))
     for _ in range(chance.randint(0, 3)):
@@ -85,6 +85,6 @@ def mutate(corpus: Sequence[bytes], seed: int) -> bytes:
 
 
 def _renew_key(chance: random.Random, data: bytes) -> bytes:
-    # No two inputs have a key in common: what one of them gives as a key cannot stand in another one's error.
+    # No two inputs have a key in common, so that the key of one cannot appear in the error of another.
     key = chance.randbytes(32).hex()
     return _KEY.sub(lambda found: key.encode("utf-16-le" if b"\0" in found[0] else "ascii"), data)

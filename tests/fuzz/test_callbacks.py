@@ -18,7 +18,7 @@ KEY: Final = "sk-or-v1-" + "a" * 64
 
 
 def check_error(error: errors.OpenRouterError, pending: PendingLogin) -> str:
-    """Look at what an error says; what to count it as."""
+    """Check the texts of an error, and return the category to count it in."""
     assert pending.state not in str(error)
     assert str(error).isprintable()
     return type(error).__name__

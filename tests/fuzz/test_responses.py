@@ -74,11 +74,11 @@ class FuzzServer(asyncio.Protocol):
 
 
 def check_error(error: errors.OpenRouterError) -> str:
-    """Look at what an error says; what to count it as."""
+    """Check the texts of an error, and return the category to count it in."""
     assert error.outcome is not errors.Outcome.COMPLETED
     assert len(str(error)) < 500
     assert str(error).isprintable()
-    # A key may be what was changed: its prefix does not show it any more, its length does.
+    # The mutation may have changed the prefix of the key, so it is recognized by its length.
     assert re.search(r"[0-9a-f]{40}", str(error)) is None
     return f"{type(error).__name__}, {error.outcome}"
 
@@ -145,7 +145,7 @@ async def fuzzed_client() -> AsyncIterator[tuple[OpenRouter, FakeClock]]:
     server = await asyncio.get_running_loop().create_server(FuzzServer, "127.0.0.1", 0, backlog=1024)
     async with (
         server,
-        # Each answer meets a connection of its own: what is left over of one is not an answer to the next.
+        # Each answer has a connection of its own, so that the rest of one is not read as the next one.
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session,
         OpenRouter(
             None,

@@ -1,4 +1,4 @@
-"""What the tests of all bots share."""
+"""Helpers that the tests of all bots share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CALLBACK = "https://bot.example/callback/{state}"
 
 @attrs.define
 class Talk:
-    """What came of talking to a bot."""
+    """The result of a conversation with a bot."""
 
     logins: list[tuple[int, str]] = attrs.field(factory=list[tuple[int, str]])
     logouts: list[int] = attrs.field(factory=list[int])

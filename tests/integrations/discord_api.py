@@ -53,7 +53,7 @@ LINK = 5
 
 @attrs.frozen
 class Answer:
-    """What the bot answered: at once, by the callback of an interaction, or afterwards, by its webhook."""
+    """An answer of the bot: the callback of an interaction, or a later message by its webhook."""
 
     payload: dict[str, Any]
     image: bytes | None = None
@@ -85,7 +85,7 @@ class Answer:
 
 
 class FakeDiscord:
-    """The API and the gateway; users act by `command`, `click` and `submit`, and what the bot says comes out."""
+    """A server of Discord's API and gateway. Tests act as users by `command`, `click` and `submit`."""
 
     def __init__(self) -> None:
         self.answers: asyncio.Queue[Answer] = asyncio.Queue()
@@ -133,13 +133,13 @@ class FakeDiscord:
         await self._act(user_id, SUBMIT, data)
 
     async def answer(self) -> Answer:
-        """What the bot said next, which nobody but the user sees."""
+        """Return the bot's next message, which only the user can see."""
         answer = await asyncio.wait_for(self.answers.get(), 10)
         assert answer.is_ephemeral
         return answer
 
     async def modal(self) -> Answer:
-        """What the bot asked for next."""
+        """Return the bot's next modal."""
         answer = await asyncio.wait_for(self.answers.get(), 10)
         assert "custom_id" in answer.payload
         return answer
@@ -237,5 +237,5 @@ class FakeDiscord:
 
 
 def _json(data: object, *, status: int = 200) -> web.Response:
-    # discord.py takes for JSON what is declared so without a charset.
+    # discord.py recognizes JSON only if the content type has no charset.
     return web.Response(body=json.dumps(data).encode(), status=status, content_type="application/json")

@@ -17,7 +17,7 @@ TEAM = "T1"
 
 
 class FakeSlack:
-    """A server of Slack's API; users give commands by `command`, and what the bot answers comes out of `answer`."""
+    """A server of Slack's API. Tests give commands as users by `command`, and read the bot's answers from `answer`."""
 
     def __init__(self) -> None:
         self._answers: asyncio.Queue[dict[str, Any]] = asyncio.Queue()

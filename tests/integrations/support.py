@@ -58,7 +58,7 @@ class Site:
 
 @attrs.frozen(kw_only=True)
 class Page:
-    """What came of a request."""
+    """The response to a request."""
 
     status: int
     headers: Mapping[str, str]
@@ -67,7 +67,7 @@ class Page:
 
     @property
     def json(self) -> dict[str, Any]:
-        """What it says to a script."""
+        """Return the JSON of the response."""
         value: dict[str, Any] = json.loads(self.text)
         return value
 
@@ -123,23 +123,23 @@ class Visitor:
         )
 
     async def start_json(self, path: str = "/login") -> dict[str, Any]:
-        """Start a login by a script; give what it is told."""
+        """Start a login as a script does, and return the answer."""
         page = await self.call(path)
         assert page.status == 200, page.text
         return page.json
 
     async def start(self, path: str = "/login") -> str:
-        """Start a login; give the address of the consent page."""
+        """Start a login, and return the address of the consent page."""
         location = (await self.open(path)).location
         assert location.startswith(self._site.fake.auth_url)
         return location
 
     async def consent(self, path: str = "/login") -> str:
-        """Start a login and consent; give the callback that the browser would open next."""
+        """Start a login and consent, and return the callback that the browser would open next."""
         return self._site.fake.consent(await self.start(path))
 
     async def key_shown(self) -> str | None:
-        """The end of the key that the app shows to who is signed in."""
+        """Return the end of the key, which the app shows to a signed-in user."""
         found = re.search(r'id="key">(\w{4})<', (await self.open("/account")).text)
         return None if found is None else found[1]
 
@@ -162,7 +162,7 @@ def load(name: str) -> ModuleType:
 
 
 def settings(fake: FakeOpenRouter, url: str) -> dict[str, str]:
-    """What an example reads from its environment."""
+    """Return the environment variables that an example reads."""
     return {
         "APP_URL": url,
         "PORT": str(urlsplit(url).port),
@@ -171,7 +171,7 @@ def settings(fake: FakeOpenRouter, url: str) -> dict[str, str]:
 
 
 def bound_socket() -> tuple[socket.socket, str]:
-    """A socket on a free port, and the address of it."""
+    """Return a socket on a free port, and its address."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=512)
     listener.setblocking(False)
     return listener, f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -234,7 +234,7 @@ def serve_in_thread(app: Any) -> Iterator[str]:
 
 @contextlib.asynccontextmanager
 async def serve_process(command: list[str], url: str, log: Path, environment: Mapping[str, str]) -> AsyncIterator[int]:
-    """Run a server in a process of its own; give its id."""
+    """Run a server in a process of its own, and yield its id."""
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
             sys.executable,

@@ -39,7 +39,7 @@ class Call:
 
 
 class FakeTelegram:
-    """A server of the bot API; users talk by `say`, and what the bot answers comes out of `answer`."""
+    """A server of the bot API. Tests talk as users by `say`, and read the bot's answers from `answer`."""
 
     def __init__(self) -> None:
         self.calls: list[Call] = []

@@ -47,7 +47,7 @@ async def polling(telegram: FakeTelegram, dispatcher: Dispatcher) -> AsyncIterat
 
 
 async def echo(message: Message) -> None:
-    """What the rest of the bot does with what the login does not take."""
+    """Echo the messages that the login does not handle, as the rest of a bot would."""
     await message.answer(f"echo: {message.text}")
 
 

@@ -166,7 +166,7 @@ async def test_app_within_gets_all_other_requests_and_reaches_the_login(fake: Fa
 
 
 async def test_app_of_django_that_refuses_lifespans_is_served_within(fake: FakeOpenRouter) -> None:
-    # asgi_routes refuses what is not HTTP, as Django's does.
+    # asgi_routes refuses other protocols than HTTP, as Django does.
     listener, url = bound_socket()
     app = openrouter.create_app(asgi_routes({}), **options(fake, url))
     async with serve_asgi(app, listener), Visitor(Site(name="asgi", url=url, fake=fake)) as visitor:

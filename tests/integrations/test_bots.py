@@ -320,8 +320,8 @@ async def test_finish_code_with_a_store_failing_midway_loses_no_key(
     assert keys.logins == [(ADA, grant.key)]
     with pytest.raises(LoginAlreadyUsedError):
         await login.finish_code(ADA, "auth_code_another")
-    assert [record.getMessage() for record in caplog.records if "marked" in record.getMessage()] == [
-        "a login that is over could not be marked so: the store is broken"
+    assert [record.getMessage() for record in caplog.records if "stored" in record.getMessage()] == [
+        "the end of a login could not be stored: the store is broken"
     ] * 2
 
     store.broken = {"get"}
@@ -511,7 +511,7 @@ async def test_park_callback_validates_before_storing(once: OpenRouter, keys: Ke
     assert not store._values
 
 
-# What is refused, and what is shown.
+# Refused arguments, and reprs.
 
 
 @pytest.mark.parametrize("user_id", [None, True, 1.5, "", "a\nb", "\ud800", "a" * 257, b"7"])

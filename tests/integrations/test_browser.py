@@ -1,4 +1,4 @@
-"""What people do with a real browser: each ends in a sensible page, and never in two exchanges."""
+"""Logins in a real browser, with the reloads, back buttons and tabs of real users: none is exchanged twice."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ PATIENCE = 10.0
 
 
 class Keys:
-    """Takes keys, when it is let."""
+    """The hooks of an app that takes keys, and waits with that until the test lets it continue."""
 
     def __init__(self, *, is_open: bool = True, failure: Exception | None = None) -> None:
         self.reached = asyncio.Event()
@@ -54,7 +54,7 @@ class Keys:
 async def serving(
     kind: str, fake: FakeOpenRouter, keys: Keys, *middlewares: Any, drain_timeout: float = 10.0
 ) -> AsyncIterator[tuple[Site, asyncio.Event]]:
-    """A site whose server cancels a handler when its browser goes; gives what is set when that happens."""
+    """Run a site whose server cancels the handler of a disconnected browser, and yield the event that is set then."""
     cancelled = asyncio.Event()
     listener, url = bound_socket()
     app = make_app(
@@ -90,7 +90,7 @@ def watch(cancelled: asyncio.Event) -> Any:
 
 
 def cancel_on_disconnect(app: Any, cancelled: asyncio.Event) -> Any:
-    """What some middlewares and servers do."""
+    """Cancel the handler when the browser disconnects, as some middlewares and servers do."""
 
     async def wrapper(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":

@@ -166,7 +166,7 @@ async def test_discord_refused_answer_loses_no_key_and_shows_no_code(
     server: FakeDiscord, bot: Talk, fake: FakeOpenRouter, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    # This one shows at DEBUG all that it sends and gets, and says so.
+    # discord.http logs everything that it sends and receives at DEBUG, as its documentation says.
     caplog.set_level(logging.INFO, "discord")
     await server.command(ADA, "login")
     prompt = await server.answer()

@@ -46,7 +46,7 @@ def test_every_login_error_has_a_status() -> None:
 def test_login_error_status_says_who_has_to_act(name: str, status: int) -> None:
     error = getattr(login_errors, name)("no")
     assert status_of(error) == status
-    # Who can do something about it is told what, and a server's failure is not the user's.
+    # A user is told how to continue, and a failure of the server is not reported as the user's mistake.
     assert (status < 500) or error.outcome is not Outcome.NOT_SENT or not error.restart_login
 
 

@@ -1,4 +1,4 @@
-"""What only one framework has."""
+"""Tests of features that only one framework has."""
 
 from __future__ import annotations
 

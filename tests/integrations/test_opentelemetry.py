@@ -25,7 +25,7 @@ from tests.kit.wire import BEARER, SECRET, Act, WireServer, code_of, drop, hang,
 
 @attrs.define
 class Telemetry:
-    """What a program that uses OpenTelemetry's SDK gets to see."""
+    """The spans and metrics that a program with OpenTelemetry's SDK receives."""
 
     spans: InMemorySpanExporter = attrs.field(factory=InMemorySpanExporter)
     reader: InMemoryMetricReader = attrs.field(factory=InMemoryMetricReader)

@@ -30,7 +30,7 @@ OTHER_ORIGINS: list[dict[str, str]] = [
 
 
 def issue(fake: FakeOpenRouter) -> dict[str, str]:
-    """What a page that does PKCE itself brings."""
+    """Return the fields that a page sends if it does PKCE itself."""
     pair = PKCEPair.generate()
     code = fake.issue_code(code_challenge=pair.code_challenge, code_challenge_method="S256")
     return {"code": code, "code_verifier": pair.code_verifier}

@@ -1,4 +1,4 @@
-"""The shapes of sign-in in a real browser: popups, tabs, polling, and what other sites and service workers try."""
+"""Logins by popups, tabs and polling in a real browser, and attacks on them by other sites and service workers."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ async def page(profile: BrowserContext, site: Site) -> Page:
 
 
 async def press(page: Page, button: str) -> Page:
-    """Press a button that opens a window; give the window, at OpenRouter's page."""
+    """Press a button that opens a window, and return the window at OpenRouter's page."""
     async with page.expect_popup() as opened:
         await page.locator(f"#{button}").click()
     window = await opened.value

@@ -1,4 +1,4 @@
-"""What every web app that uses the integrations does: the examples, also with four workers."""
+"""Tests of the examples of web apps, also with four workers."""
 
 from __future__ import annotations
 

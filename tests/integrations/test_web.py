@@ -1,4 +1,4 @@
-"""What an app can have done differently, and what it is told: the same in every framework."""
+"""Tests of the options and hooks of a login, the same in every framework."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ pytestmark = pytest.mark.parametrize("kind", KINDS)
 
 
 class Hands:
-    """Keeps what a hook is given."""
+    """Remembers the arguments of a hook."""
 
     def __init__(self, answer: Callable[[], Any] = lambda: None) -> None:
         self.taken: list[Any] = []
@@ -73,7 +73,7 @@ class BrokenStore(MemoryStore):
         raise LoginStoreError("it cannot be reached")
 
 
-# What goes well.
+# Successful logins.
 
 
 async def test_on_login_gets_the_grant_and_may_answer(kind: str, fake: FakeOpenRouter) -> None:
@@ -90,7 +90,7 @@ async def test_on_login_gets_the_grant_and_may_answer(kind: str, fake: FakeOpenR
     assert (fake.issued_keys[0].label, fake.issued_keys[0].limit) == ("My app", 3)
     assert (page.status, page.text) == (200, "Welcome")
     assert page.headers["X-App"] == "1"
-    # The address of this page has a code in it, whatever the app thinks of referrers.
+    # The URL of this page contains a code, so the app's own referrer policy must not apply.
     assert page.headers["Referrer-Policy"] == "no-referrer"
     assert page.headers["Cache-Control"] == "no-store"
 
@@ -203,7 +203,7 @@ async def test_web_login_behind_a_path_rewriting_proxy_works(kind: str, fake: Fa
     assert page.location == "/h"
 
 
-# Who owns what.
+# Ownership of clients and stores.
 
 
 async def test_web_login_leaves_a_given_client_and_store_open(kind: str, fake: FakeOpenRouter) -> None:
@@ -285,7 +285,7 @@ def test_web_framework_import_without_its_extra_names_the_extra(kind: str) -> No
     assert result.stderr.strip().endswith(f"pip install 'openrouter-async[{kind}]'")
 
 
-# What goes wrong.
+# Failed logins.
 
 
 async def test_on_error_may_answer_or_leave_the_page(kind: str, fake: FakeOpenRouter) -> None:

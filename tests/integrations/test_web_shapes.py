@@ -42,7 +42,7 @@ def add_cookie(kind: str, response: Any, cookie: str) -> None:
 
 
 async def consent(visitor: Visitor, fake: FakeOpenRouter, path: str = "/login") -> tuple[dict[str, Any], str]:
-    """Start a login by a script, and consent; give what the script was told, and the callback."""
+    """Start a login as a script does, and consent. Return the answer to the script, and the callback."""
     started = await visitor.start_json(path)
     return started, fake.consent(started["authorization_url"])
 
@@ -443,7 +443,7 @@ async def test_cancel_with_cookie_store_ends_login(kind: str, fake: FakeOpenRout
 
 
 def issue(fake: FakeOpenRouter, **changes: str) -> dict[str, str]:
-    """What a page that does PKCE itself brings."""
+    """Return the fields that a page sends if it does PKCE itself."""
     pair = PKCEPair.generate()
     code = fake.issue_code(code_challenge=pair.code_challenge, code_challenge_method="S256")
     return {"code": code, "code_verifier": pair.code_verifier, "code_challenge_method": "S256"} | changes

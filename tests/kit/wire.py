@@ -57,7 +57,7 @@ class Wire:
         try:
             self._writer.write(data)
         except RuntimeError as closed:
-            # What uvloop has for this; asyncio tells it by `drain`.
+            # uvloop raises this; asyncio raises in `drain`.
             raise ConnectionResetError from closed
         await self._writer.drain()
 
@@ -84,11 +84,11 @@ def error(status: int, message: str, *headers: str) -> bytes:
     return http_answer(status, body, "Content-Type: application/json", *headers)
 
 
-# --- what issues keys ----------------------------------------------------------------------------------------------
+# --- sources of answers --------------------------------------------------------------------------------------------
 
 
 class Source(Protocol):
-    """What answers a request when all goes well."""
+    """The source of the answers that are not faulty."""
 
     async def fetch(self, request: WireRequest) -> bytes: ...
 
@@ -111,17 +111,17 @@ class Authority:
         return http_answer(200, json.dumps({"key": key, "user_id": "user_1"}), "Content-Type: application/json")
 
 
-# --- what a script is made of --------------------------------------------------------------------------------------
+# --- the steps of scripts ------------------------------------------------------------------------------------------
 
 
 @attrs.frozen
 class Act:
-    """What happens to one request: whether the source sees it, and what is sent back.
+    """The fault of one request: whether the source sees the request, and which bytes are sent back.
 
     Attributes:
         name: For tallies.
         fetches: Whether the source answers the request, and so may issue a key.
-        play: What is done with the source's answer; empty when it was not asked.
+        play: The steps that send the source's answer; the answer is empty if the source was not asked.
     """
 
     name: str
@@ -299,7 +299,7 @@ class WireServer:
 
     Args:
         acts: One for each request in the order of their coming, or a callable that chooses.
-        source: What answers the requests that reach it; by default an `Authority`.
+        source: The source of answers; by default an `Authority`.
     """
 
     def __init__(
@@ -380,7 +380,7 @@ async def _read_request(reader: asyncio.StreamReader) -> WireRequest:
 
 
 class Upstream:
-    """Fetches answers from another server: what makes a `WireServer` a proxy."""
+    """A source that fetches answers from another server, which makes a `WireServer` a proxy."""
 
     def __init__(self, port: int) -> None:
         self._port = port

@@ -1,4 +1,4 @@
-"""What an attacker may try on a login. Nothing of it succeeds, and the victim's own login goes on.
+"""Attacks on logins. None succeeds, and the victim's own login stays usable.
 
 Each attack is tried with every store. It meets an error that says what is wrong, without a secret; nothing is sent to
 OpenRouter, unless it is for OpenRouter to refuse; and afterwards the victim signs in as if nothing had happened.
@@ -52,11 +52,11 @@ class Scene:
 
     @property
     def callback(self) -> str:
-        """What the victim's browser will bring."""
+        """Return the callback of the victim's browser."""
         return back(self.victim, code=CODE)
 
     async def finish(self, callback: Any, *, binding: str = VICTIM, cookies: Mapping[str, str] | None = None) -> str:
-        """What one who brings this gets: by default the victim's browser, with all cookies that are set in it."""
+        """Return the answer to a callback, by default from the victim's browser with all its cookies."""
         if cookies is None:
             cookies = jar(self.victim.cookie if binding == VICTIM else self.attacker.cookie)
         return (await self.flow.finish(callback, binding=binding, cookies=cookies)).key
@@ -321,7 +321,7 @@ async def test_finish_with_a_forged_cookie_is_refused(forgery: str, scene: Scene
     assert other is not None
     forged = FORGED_COOKIES[forgery](mine.value, other.value)
 
-    with pytest.raises(InvalidCookieError, match="altered, cut off, or sealed with a key") as caught:
+    with pytest.raises(InvalidCookieError, match="altered, cut off, or encrypted with a key") as caught:
         await scene.finish(scene.callback, cookies={mine.name: forged})
 
     assert not scene.server.requests
@@ -376,7 +376,7 @@ async def test_finish_with_a_cookie_of_a_removed_key_is_refused() -> None:
         late, early = await before.start(), await before.start()
 
         assert (await during.finish(back(early, code=CODE), cookies=jar(early.cookie))).key == KEY
-        with pytest.raises(InvalidCookieError, match="sealed with a key that is not in use"):
+        with pytest.raises(InvalidCookieError, match="encrypted with a key that is not in use"):
             await after.finish(back(late, code=CODE), cookies=jar(late.cookie))
 
     assert len(server.requests) == 1

@@ -25,7 +25,7 @@ FINISHED = Callback(state=STATE, code=CODE)
 
 
 class ListsOnly(dict[str, Any]):
-    """What Django, Starlette and Werkzeug have in common."""
+    """The interface that the multi-dicts of Django, Starlette and Werkzeug share."""
 
     def __getitem__(self, name: str) -> str:
         return str(super().__getitem__(name)[-1])
@@ -356,7 +356,7 @@ def test_pasted_message_without_text_is_refused(text: Any) -> None:
 
 
 def frames_of(error: BaseException) -> str:
-    """What a traceback that shows local variables shows of the library's own frames."""
+    """Return the local variables of the library's own frames in a traceback."""
     shown = traceback.TracebackException.from_exception(error, capture_locals=True)
     assert shown.__cause__ is shown.__context__ is None
     return repr([frame.locals for frame in shown.stack if "openrouter_async" in frame.filename])

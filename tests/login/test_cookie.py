@@ -94,7 +94,7 @@ async def test_cookie_store_name_may_have_dashes_and_claims_go_to_the_ledger(nam
     assert len(ledger) == 1
     with pytest.raises(RequestValidationError) as caught:
         CookieStore(NEW, name=f"{name};")
-    assert str(caught.value) == "name: must be of letters, digits, - and _"
+    assert str(caught.value) == "name: must consist of letters, digits, - and _"
 
 
 @pytest.mark.parametrize("value", ["", "altered", "\udcff", "ü" * 10, "x" * 100_000])
@@ -103,7 +103,7 @@ async def test_is_login_cookie_of_a_foreign_cookie_is_false(value: str) -> None:
     cookie = await make_cookie(store, login)
     with pytest.raises(InvalidCookieError) as caught:
         await store.claim(with_value(make_claim_request(login), cookie, value), now=NOW, claim_ttl=15)
-    assert str(caught.value) == ("the login's cookie is altered, cut off, or sealed with a key that is not in use")
+    assert str(caught.value) == ("the login's cookie was altered, cut off, or encrypted with a key that is not in use")
 
 
 async def test_cookies_of_two_tabs_differ() -> None:

@@ -366,7 +366,7 @@ async def test_finish_needs_the_binding_and_the_store_of_its_start() -> None:
             await flow.finish(f"/callback/{'s' * 43}?code=the-code", binding=BINDING)
 
     assert str(elsewhere.value) == "the login was started in another browser or chat"
-    assert str(unknown.value) == "there is no such login, or not any more, or not in this browser"
+    assert str(unknown.value) == "there is no such login, it has expired, or it was started in another browser"
     assert not server.requests
 
 
@@ -487,7 +487,7 @@ async def test_finish_with_an_unknown_error_keeps_and_hides_its_code() -> None:
     assert caught.value.error == "anything.at_all"
 
 
-# What becomes of a login when the exchange fails.
+# The state of a login after a failed exchange.
 
 
 async def test_finish_when_nothing_was_sent_releases_the_login(caplog: pytest.LogCaptureFixture) -> None:
@@ -699,7 +699,7 @@ async def test_flow_aclose_is_bounded_in_time() -> None:
 
 @pytest.fixture(params=["out of reach", "KeyError"])
 def shown(request: pytest.FixtureRequest) -> str:
-    """What is told of a store's failure: not what others than this library say."""
+    """The parts of a store's failure that are logged: not the messages of foreign exceptions."""
     return str(request.param)
 
 
@@ -751,7 +751,7 @@ class Spy(MemoryStore):
 
 
 async def die(flow: AuthorizationFlow, store: Spy, pending: PendingLogin, now: float = NOW) -> None:
-    """Leave behind what a worker does that is killed while it exchanges."""
+    """Leave the store as a worker does that is killed during an exchange."""
     with pytest.raises(LoginBindingError):
         await flow.finish(back(pending), binding="a stranger, to learn what a claim_request looks like")
     (login,) = store.held
@@ -781,7 +781,7 @@ async def test_finish_after_a_dead_worker_used_the_code_is_unknown() -> None:
         with pytest.raises(LoginAlreadyUsedError):
             await flow.finish(back(pending), binding=BINDING)
 
-    assert str(caught.value) == "the code is refused, but a worker was lost while it exchanged it: the key may exist"
+    assert str(caught.value) == "the code was refused, but a worker died while it exchanged the code: a key may exist"
     assert caught.value.outcome is Outcome.UNKNOWN
     assert caught.value.restart_login
     assert "could not be confirmed" in caught.value.user_message
@@ -834,7 +834,7 @@ async def test_finish_that_was_overtaken_and_refused_gets_the_key_of_the_other(w
         if not wait:
             with pytest.raises(LoginInProgressError) as caught:
                 await stalled
-            assert str(caught.value) == "another callback of the same login is still at work"
+            assert str(caught.value) == "another callback of the same login is still being processed"
             assert isinstance(caught.value.__cause__, APIError)
         heir_gate.let()
         assert (await overtaking).key == KEY
@@ -922,7 +922,7 @@ async def test_finish_beyond_busy_timeout_says_to_come_again() -> None:
         gate.let()
         await first
 
-    assert str(caught.value) == "another callback of the same login is still at work"
+    assert str(caught.value) == "another callback of the same login is still being processed"
     assert not caught.value.restart_login
     assert "reload" in caught.value.user_message
 
@@ -969,7 +969,7 @@ async def test_finish_gives_the_reason_although_the_store_is_unreachable(
 
         with pytest.raises(TooManyRequestsResponseError):
             await flow.finish(back(pending), binding=BINDING)
-    assert caplog.messages == [f"a claim could not be released, and waits for the end of its lease: {shown}"]
+    assert caplog.messages == [f"a claim could not be released, and stays until its lease ends: {shown}"]
     assert "secret" not in caplog.text
 
 

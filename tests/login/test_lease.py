@@ -28,7 +28,7 @@ LEASE: Final = 1000.0
 
 
 class Site:
-    """A store with one item, whose code OpenRouter takes once. Its calls are counted while they are under way."""
+    """A store with one item, whose code OpenRouter accepts once. It counts its calls in flight."""
 
     def __init__(self, store: LoginStore, end_lease: Callable[[str], Awaitable[None]]) -> None:
         self.store = store
@@ -82,7 +82,7 @@ class Site:
 
 
 class Worker:
-    """A worker whose exchange goes on only when the test says so."""
+    """A worker whose exchange waits until the test lets it continue."""
 
     def __init__(
         self, site: Site, *, retry_uncertain: bool = False, busy_timeout: float = 0.0, lease: float = LEASE
@@ -334,7 +334,7 @@ histories = st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 3)), max_s
 
 
 async def play(site: Site, history: list[tuple[str, int]], retry_uncertain: bool) -> list[Worker]:
-    """Let up to four workers at a time do what the history says, and all that live come to their ends."""
+    """Run a history of up to four concurrent workers, and then let all that are alive finish."""
     workers: list[Worker] = [Worker(site, retry_uncertain=retry_uncertain)]
     for step, number in history:
         await site.settle()
@@ -376,11 +376,11 @@ async def check(site: Site, history: list[tuple[str, int]], retry_uncertain: boo
             assert result.claim.value == str(site.key).encode()
             own += not result.is_replay
         elif result.claim.status is not ClaimStatus.BUSY and result.rejection is not None:
-            # The code was good: nobody is told that it was refused.
+            # The code was valid, so no worker reports that it was refused.
             assert result.rejection.outcome is Outcome.UNKNOWN
     assert own <= 1
     if own:
-        # The result is there for whoever comes next.
+        # The next request gets the result.
         assert (await Worker(site).task).claim.value == str(site.key).encode()
 
 

@@ -76,7 +76,7 @@ async def visit(url: URL | str, *, method: str = "GET", **headers: str) -> Page:
 
 
 async def send(login: LoopbackLogin, data: bytes) -> bytes:
-    """Send bytes as they are, and give what comes back."""
+    """Send raw bytes, and return the answer."""
     reader, writer = await asyncio.open_connection("127.0.0.1", login.port)
     try:
         writer.write(data)
@@ -247,7 +247,7 @@ async def test_loopback_start_that_fails_leaves_no_port_open() -> None:
         assert probe.connect_ex(("127.0.0.1", port)) != 0
 
 
-# What else may come.
+# Other requests.
 
 
 async def test_loopback_stray_and_malicious_requests_change_nothing() -> None:
@@ -531,8 +531,12 @@ async def fail_to_keep(*_: object) -> None:
 @pytest.mark.parametrize(
     ("answer", "on_key", "warning"),
     [
-        (GRANTED, None, "a key is lost: the login was given up while it was finished, and no on_key is set"),
-        (GRANTED, fail_to_keep, "a key is lost: the login was given up while it was finished, and on_key raised"),
+        (GRANTED, None, "a key is lost: the login was cancelled while it was being finished, and no on_key is set"),
+        (
+            GRANTED,
+            fail_to_keep,
+            "a key is lost: the login was cancelled while it was being finished, and on_key raised",
+        ),
         (REFUSED, None, None),
     ],
 )
@@ -562,7 +566,7 @@ async def test_loopback_key_of_an_abandoned_login_is_logged_as_lost(
 
 
 def typing(*texts: str) -> tuple[Callable[[OpenRouterError | None], Any], list[OpenRouterError | None]]:
-    """A user who pastes one text after the other, and then nothing more."""
+    """Return the prompt of a user who pastes these texts and then stops, and the errors that it is called with."""
     told: list[OpenRouterError | None] = []
     left = list(texts)
 
@@ -732,7 +736,7 @@ async def test_loopback_recognises_tls_on_its_port(caplog: pytest.LogCaptureFixt
                 await session.get(str(address(login)).replace("http:", "https:"))
         assert (await visit(address(login))).status == 200
     assert told == ["tls"]
-    assert "a browser wants https" in caplog.text
+    assert "a browser tried https" in caplog.text
 
 
 async def test_loopback_closed_during_an_exchange_answers_without_a_traceback(

@@ -1,4 +1,4 @@
-"""`LoginSession`: one login, its state, and what changes it."""
+"""Tests of `LoginSession`: one login, its state, and the changes of it."""
 
 from __future__ import annotations
 

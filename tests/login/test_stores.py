@@ -1,4 +1,4 @@
-"""What every store promises, shown of each of them alike."""
+"""Tests of the contract of `LoginStore`, run against every store."""
 
 from __future__ import annotations
 

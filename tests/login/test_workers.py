@@ -42,7 +42,7 @@ def running(module: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def ready(process: subprocess.Popen[str]) -> str:
-    """What it says when it is ready."""
+    """The line that the process prints when it is ready."""
     assert process.stdout is not None
     line = process.stdout.readline().strip()
     assert line, "a program did not start"
@@ -55,12 +55,12 @@ class Worker:
     address: str
     is_alive: bool = True
     callbacks: int = 0
-    """How many it has at work."""
+    """Return the number of its callbacks in flight."""
 
 
 @attrs.define
 class Login:
-    """A user's login, and what the browser got for it."""
+    """A user's login, and the answer that the browser got."""
 
     user: int
     code: str = ""
@@ -74,7 +74,7 @@ class Login:
 
 
 class Site:
-    """What stands in front of the workers: it brings what a dead one did not answer to another one."""
+    """A load balancer in front of the workers: a request that a dead worker did not answer goes to another one."""
 
     def __init__(self, workers: list[Worker], openrouter: str, session: aiohttp.ClientSession) -> None:
         self.workers = workers
@@ -198,7 +198,7 @@ async def test_login_worker_killed_gives_every_user_a_key_or_an_unknown_outcome(
     assert requests.keys() == {login.code for login in logins}
     for login in logins:
         if login in failed:
-            # Nobody knows, and that is what the user is told; who comes after that learns that the login is over.
+            # The outcome is unknown, and the user is told so; later callbacks learn that the login is over.
             assert login.was_lost
             told_so = [answer for answer in login.answers if answer["error"] == "LoginLostError"]
             assert [answer["outcome"] for answer in told_so] == ["unknown"]

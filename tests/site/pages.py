@@ -1,4 +1,4 @@
-"""What tests need to know of the pages that were built."""
+"""The links and anchors of the pages that were built."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class _Reader(HTMLParser):
 
 @attrs.frozen
 class Page:
-    """A page: what can be linked to in it, and what it links to."""
+    """A page, with its anchors and its links."""
 
     path: Path
     ids: frozenset[str]

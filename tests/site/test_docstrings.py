@@ -1,4 +1,4 @@
-"""Every public name says what it is, and what each of its arguments means."""
+"""Tests that every public name and each of its arguments is documented."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ _EXPLAINED = re.compile(r"^    \*{0,2}(\w+): \S", re.MULTILINE)
 DOCUMENTED = dict(callables())
 
 
-# What other parts of the library call, and not its users.
+# The interfaces of other parts of the library, which users do not call.
 _SEAMS = frozenset({"Batch", "OpenRouter.prepare"})
 PROTOCOLS = [public.value for public in PUBLIC.values() if getattr(public.value, "_is_protocol", False)]
 
 
 def faults_of(value: Any) -> list[str]:
-    """What is wrong with the docstring of a class, a function or a property."""
+    """Return the omissions of the docstring of a class, a function or a property."""
     text = inspect.cleandoc(value.__doc__ or "")
     summary, _, rest = text.partition("\n")
     faults = []
     # Some end in a colon, and their second line is an example.
     if not summary.endswith((".", ":", "``")) or rest[:1].strip():
         faults.append("no summary in one line")
-    # What a docstring refers to explains the rest, and so does the protocol whose shape a method has.
+    # Other arguments may be explained where the docstring refers to, or in the protocol that a method implements.
     texts = [text, *(inspect.cleandoc(other.__doc__) for other in _others(value, text) if other.__doc__)]
     explained = {name for text in texts for name in _EXPLAINED.findall(text)}
     return faults + [f"{name} is not explained" for name in _names_of(value) if name not in explained]

@@ -25,7 +25,7 @@ def _prose_of(text: str) -> str:
 
 
 def anchors_of(text: str) -> set[str]:
-    """What the headings of a document are linked to by."""
+    """Return the anchors of the headings of a document."""
     headings = _HEADING.findall(_FENCE.sub("", text))
     return {re.sub(r"[^\w\- ]", "", heading.replace("`", "").lower()).replace(" ", "-") for heading in headings}
 

@@ -1,4 +1,4 @@
-"""Calls as users write them; type checkers have to accept each, and to infer what it gives."""
+"""Calls as users write them. Type checkers must accept each of them, and infer its type."""
 
 from __future__ import annotations
 

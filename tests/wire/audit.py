@@ -35,7 +35,7 @@ class Audit(logging.Handler):
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """Be the only one to get the library's log records: others keep them, and what they hold."""
+        """Be the only handler of the library's log records, because others would keep them and the objects in them."""
         log = logging.getLogger("openrouter_async")
         log.addHandler(self)
         log.propagate = False

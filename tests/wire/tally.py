@@ -1,4 +1,4 @@
-"""What became of many exchanges."""
+"""The results of many exchanges, counted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def show(title: str, tally: Counter[str]) -> None:
 
 
 def how_it_failed(error: errors.OpenRouterError, issued: str | None) -> str:
-    """What an error comes to; a failed assertion when a key got lost by it."""
+    """Return the category of an error; fail if a key was lost by it."""
     if isinstance(error, errors.KeyDeliveryError):
         assert error.response.key == issued
         return "issued, handed over by KeyDeliveryError"

@@ -52,7 +52,7 @@ SHORT = 0.2
 
 @attrs.frozen
 class Row:
-    """What a script of the server comes to."""
+    """The result that a script of the server leads to."""
 
     script: list[Act]
     requests: int
@@ -92,7 +92,7 @@ ROWS: dict[str, Row] = {
     "reset before the key, always": Row([reset(after=False)] * 9, 4, Broken, UNKNOWN, ALL),
     "headers cut before the key": Row([cut_headers(after=False)], 2, KEY, None, FIRST),
     "garbage before the key": Row([garbage(after=False)], 2, KEY, None, FIRST),
-    # The server issues the key and the answer gets lost: the code is used, and the error says what that means.
+    # The server issues the key, and the answer is lost: the code is used, and the outcome is unknown.
     "dropped after the key": Row([drop(after=True)], 2, Rejected, UNKNOWN, FIRST, cause=Broken),
     "reset after the key": Row([reset(after=True)], 2, Rejected, UNKNOWN, FIRST, cause=Broken),
     "headers cut after the key": Row([cut_headers(after=True)], 2, Rejected, UNKNOWN, FIRST, cause=Broken),
@@ -136,7 +136,7 @@ ROWS: dict[str, Row] = {
     "422": Row([status(422)], 1, errors.APIError, REFUSED),
     "429": Row([status(429)], 2, KEY, None, FIRST),
     "429 always": Row([status(429)] * 9, 4, Busy, REFUSED, ALL),
-    # What the API does not document.
+    # Answers that the API does not document.
     "307": Row([status(307, "Location: https://elsewhere.example/")], 1, Odd, UNKNOWN),
     "empty 200": Row([Act("", True, saying(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"))], 1, Odd, UNKNOWN),
     "HTML 200": Row([status(200, html=True, after=True)], 1, Odd, UNKNOWN),
@@ -195,7 +195,7 @@ for _code in (429, 503):
         REFUSED if _code == 429 else UNKNOWN,
         [_SPREAD[_code]],
     )
-# Other statuses pause nobody else, so their wait is as the server says.
+# Other statuses pause no other call, so their wait is the server's own.
 ROWS["500, Retry-After is 2 seconds"] = Row([status(500, "Retry-After: 2")], 2, KEY, None, [2.0])
 
 

@@ -28,7 +28,7 @@ RETRY = RetryPolicy(initial_interval=0.2)
 async def exchange_all(
     client: OpenRouter, issued: dict[str, str], numbers: Iterable[int], concurrency: int = CONCURRENCY
 ) -> Counter[str]:
-    """Exchange codes, so many at a time, and check what each of them comes to."""
+    """Exchange codes with a given concurrency, and check the result of each."""
     tally: Counter[str] = Counter()
     queue = iter(numbers)
 

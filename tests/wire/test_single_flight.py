@@ -681,7 +681,7 @@ def test_aclose_wakes_all_callers() -> None:
     assert [caller.result() for caller in callers] == ["result"] * 130
 
 
-# --- what an exchange does by itself -------------------------------------------------------------------------------
+# --- a single exchange ---------------------------------------------------------------------------------------------
 
 
 async def test_cancellation_from_inside_is_an_error_of_unknown_outcome() -> None:

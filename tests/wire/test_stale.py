@@ -19,7 +19,7 @@ async def close_at_once(wire: Wire) -> None:
 
 
 async def reset_when_used(wire: Wire) -> None:
-    """As after a firewall forgot the connection: whoever uses it again learns of its end by that."""
+    """Lose the connection as a firewall does: its next use finds out that it is closed."""
     await wire.reader.readexactly(1)
     wire.reset()
 

@@ -45,7 +45,7 @@ FAULTY = 0.2
 CONCURRENCY = 200
 EXCHANGES = 10_000 if STRESS else 800
 PARTS = 4
-# Long enough for a slow machine, as what hangs is meant to be the only thing that takes so long.
+# Long enough for a slow machine: only requests that hang should take that long.
 TIMEOUT = 5.0
 CANCELLED = 2_000 if STRESS else 400
 SEED = 20270115
@@ -59,7 +59,7 @@ LIBRARY = [tracemalloc.Filter(True, f"*/{name}/*") for name in ("openrouter_asyn
 
 
 class Safe:
-    """An ``on_key`` that checks each key against what was issued, and now and then fails."""
+    """An ``on_key`` that checks each key against the issued ones, and sometimes fails."""
 
     def __init__(self, authority: Authority, *, fails: Callable[[], bool] = lambda: False) -> None:
         self._authority = authority
@@ -144,7 +144,7 @@ async def test_tally_through_a_faulty_proxy_accounts_for_every_key(audit: Audit)
                     with audit.alone():
                         for part in range(PARTS):
                             if part == PARTS - 1:
-                                # What ends by a timeout takes real time; in a small tally, only at the end.
+                                # Timeouts take real time, so in a small tally they only come at the end.
                                 choose = by_chance(FAULTY, SEED)
                             numbers = range(part * EXCHANGES // PARTS, (part + 1) * EXCHANGES // PARTS)
                             await in_parallel(exchange, numbers)

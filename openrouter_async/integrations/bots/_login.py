@@ -79,7 +79,7 @@ class BotLogin:
             URL; see `finish` and `park_callback` for that.
         key_label: The name of the keys, at most 100 characters.
         limit: The credit limit that the page proposes, in US dollars.
-        clock: Where time comes from; by default the flow's clock.
+        clock: The source of time; by default the flow's.
 
     Raises:
         RequestValidationError: A hook cannot be called with its arguments.
@@ -158,8 +158,8 @@ class BotLogin:
     async def expects(self, user_id: UserId, text: str) -> bool:
         """Return whether a message of this user is meant for the login, and not for the rest of the bot.
 
-        It is a ticket, or the user has started a login not long ago and it can be a code or the callback's URL. A code
-        that is sent twice is also meant for the login, although that is finished by then.
+        That is a ticket, or a text that can be a code or the callback's URL if the user has recently started a login. A
+        code that is sent twice is also meant for the login, although that is finished by then.
 
         Args:
             user_id: The author of the message.
@@ -253,7 +253,7 @@ class BotLogin:
         try:
             is_text = isinstance(callback, str | URL) and len(text) <= _MAX_CALLBACK_LENGTH
             if is_text and not _SURROGATE.search(text):
-                # Read before it is kept: what is no callback must not push others out.
+                # Checked before it is kept, so that other values cannot evict callbacks.
                 read_callback(callback, self._template)
                 return text
         finally:
@@ -313,7 +313,7 @@ class BotLogin:
         )
 
     def _is_own_url(self, text: str) -> bool:
-        """Return whether a text is no URL, or one of the callback's host or of OpenRouter's page."""
+        """Return whether a text is not a URL, or is one at the host of the callback or of OpenRouter's page."""
         address = text if "://" in text else f"https://{text}"
         if ("?" not in text and "://" not in text) or text.startswith("?"):
             return True

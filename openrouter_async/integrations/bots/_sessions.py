@@ -85,7 +85,7 @@ class ChatLogins:
 
     Args:
         store: The store.
-        clock: Where time comes from.
+        clock: The source of time.
     """
 
     def __init__(self, store: LeaseStore, clock: Clock) -> None:
@@ -112,7 +112,7 @@ class ChatLogins:
         try:
             await (self.delete(name) if login is None else self.save(name, login))
         except LoginStoreError as failure:
-            logger.warning("a login that is over could not be marked so: %s", failure)
+            logger.warning("the end of a login could not be stored: %s", failure)
 
     async def park(self, callback: str) -> str:
         """Store a callback for ten minutes and return a ticket for it."""
@@ -128,14 +128,14 @@ class ChatLogins:
             self._tickets.append((until, ticket))
             return ticket
         finally:
-            # Tracebacks that show local variables would show them.
+            # Tracebacks that show local variables would show the callback and the ticket.
             del callback, ticket
 
     async def parked(self, ticket: str) -> str:
         """Return the callback that is parked for a ticket.
 
         Raises:
-            UnknownTicketError: There is none.
+            UnknownTicketError: No callback is parked for the ticket.
         """
         try:
             callback = await self._store.get(ticket, now=self._clock.time())

@@ -123,7 +123,7 @@ class Answers(Generic[RequestT, ResponseT]):
     def refuse_method(self, request: RequestT, methods: Sequence[str]) -> ResponseT:
         """Return the answer to a method that a route does not have."""
         allowed = ", ".join(methods)
-        failure = Refusal(405, "method-not-allowed", f"This address takes {allowed} alone.").failure
+        failure = Refusal(405, "method-not-allowed", f"This address accepts only {allowed}.").failure
         info = self.framework.read_request(request)
         if prefers_json(info.headers.get("Accept", ""), default=False):
             return self._problem(failure, {"Allow": allowed})

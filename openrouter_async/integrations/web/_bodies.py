@@ -1,4 +1,4 @@
-"""Small JSON bodies, read without leaving their secrets behind."""
+"""Read small JSON bodies, and keep their secrets out of tracebacks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def read_fields(
 ) -> dict[str, str]:
     """Read the fields of a JSON object, each of them a string.
 
-    Only JSON is accepted, because another site can send any other type by a form, without the consent of this one.
+    Only JSON is accepted: a form of another site can send the other types without a CORS preflight, but not JSON.
 
     Args:
         site: The login of the app.
@@ -43,7 +43,7 @@ async def read_fields(
     del body
     if size > MAX_BODY_SIZE:
         del value
-        raise Refusal(413, "too-large", f"The body of the request may have {MAX_BODY_SIZE} bytes.")
+        raise Refusal(413, "too-large", f"The body of the request may have at most {MAX_BODY_SIZE} bytes.")
     fields = {name: value[name] for name in (*required, *optional) if value.get(name) is not None}
     del value
     wrong = next((name for name in (*required, *fields) if not isinstance(fields.get(name), str)), None)

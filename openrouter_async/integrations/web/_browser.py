@@ -46,7 +46,7 @@ class BrowserBinding:
     state: str | None = attrs.field(default=None, repr=mask_optional)
 
     def __str__(self) -> str:
-        """Return the value of the cookie, which is `value` alone for a login that is nothing but a redirect."""
+        """Return the value of the cookie: only `value` for a login that ends with a redirect and has no status."""
         if self.state is not None:
             return f"{self.value}.{self.display}.{self.state}"
         return self.value if self.display == "redirect" else f"{self.value}.{self.display}"
@@ -64,8 +64,8 @@ class BrowserCookies:
     """Makes and reads the cookies of bindings.
 
     Args:
-        is_secure: Whether they are for https alone, with the prefix ``__Host-``. Some browsers keep no secure cookie of
-            a site without https, which is accepted only on the user's own computer.
+        is_secure: Whether they are for https alone, with the prefix ``__Host-``. Some browsers refuse secure cookies of
+            sites without https, which are accepted only on the user's own computer.
     """
 
     def __init__(self, *, is_secure: bool) -> None:
@@ -73,7 +73,7 @@ class BrowserCookies:
         self._prefix = ("__Host-" if is_secure else "") + _NAME
 
     def find(self, cookies: Mapping[str, str], login: str) -> BrowserBinding | None:
-        """Return the binding of a login, which the browser must have if it started the login; None if it has not.
+        """Return the binding of a login that the browser started; None if it did not start the login.
 
         Args:
             cookies: The cookies of the request.

@@ -1,4 +1,4 @@
-"""The end of a login: the callback, and what every other way to a key does with it."""
+"""The end of a login: the callback, and the handover of a key, which other routes share."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from openrouter_async.login.errors import (
 )
 
 _APP_FAILED = "The app could not sign you in. Please sign in again."
-# None of these ends the login that the browser has a cookie of.
+# Errors that do not end the login whose cookie the browser has.
 _OF_ANOTHER_LOGIN = (
     InvalidCallbackError,
     InvalidCookieError,
@@ -68,7 +68,7 @@ async def hand_over(
         site: The login of the app.
         request: The request that brought the code.
         grant: The grant.
-        login: The id of the login; None if the code is of no login that started here.
+        login: The id of the login; None if the code belongs to no login that was started here.
         binding: The binding of the login.
     """
     try:
@@ -92,7 +92,7 @@ async def _record_raised(
     grant: Grant,
     raised: Exception,
 ) -> None:
-    """Record what became of a login whose hook raised: a failure, or a response, as handlers of aiohttp may raise."""
+    """Record the end of a login whose hook raised an error or, as handlers of aiohttp may, a response."""
     status = getattr(raised, "status", None) or getattr(raised, "status_code", None)
     if isinstance(status, int) and status < 400:
         await site.statuses.end(login, binding, "finished", return_to=grant.return_to)

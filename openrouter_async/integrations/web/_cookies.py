@@ -20,7 +20,7 @@ def read_cookies(headers: Iterable[str]) -> dict[str, str]:
 
     Parsers of cookies differ: some strip characters that browsers send as part of a name, and some unquote values.
     Another subdomain can use that to set a cookie that the parser takes for one with the prefix ``__Host-``, and so
-    to sign a user in to an account of the attacker. This function splits at ``;``, strips spaces and tabs alone,
+    to sign a user in to an account of the attacker. This function splits at ``;``, strips only spaces and tabs,
     accepts names and values of visible ASCII characters as they are, and ignores a name that occurs more than once.
 
     Args:

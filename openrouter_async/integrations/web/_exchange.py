@@ -1,4 +1,4 @@
-"""Codes that a page brings: with a verifier of its own, or pasted by the user beside the callback."""
+"""The exchange of codes that a page of the app sends: with its own verifier, or pasted by the user."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ _TITLES: Final[tuple[tuple[type[OpenRouterError], str], ...]] = (
 
 @attrs.frozen(kw_only=True)
 class LoginFailure:
-    """The reason for which a login failed, in words that are safe to show.
+    """The reason why a login failed, in words that are safe to show.
 
     Attributes:
         status: The HTTP status of the answer.

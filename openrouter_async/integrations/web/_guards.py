@@ -20,9 +20,9 @@ _HOST_MARK: Final = "openrouter_host"
 
 
 class AddressLimit:
-    """A bound on what one client address may do within ten minutes.
+    """A limit on the events of one client address within ten minutes.
 
-    Invented codes cost the whole app its rate limit at OpenRouter.
+    Without it, a client that sends invented codes could use up the rate limit of the whole app at OpenRouter.
 
     Args:
         limit: The maximum number of events within ten minutes, or ten times as many for an address that is not public,
@@ -78,9 +78,9 @@ def network_of(address: str | None) -> str | None:
 def is_same_origin(info: RequestInfo, callback_url: URL) -> bool:
     """Return whether a page of the app itself made a request that changes something.
 
-    Browsers tell by ``Sec-Fetch-Site``, or else by ``Origin``, which every current browser sends with a POST. A client
-    that sends neither is refused. If the app runs on the user's own computer, its name must be that of this computer:
-    another site could otherwise let its own name lead here (DNS rebinding).
+    Browsers say so in ``Sec-Fetch-Site``, or else in ``Origin``, which every current browser sends with a POST. A
+    client that sends neither is refused. If the app runs on the user's own computer, ``Host`` must be a name of this
+    computer: another site could otherwise make its own name resolve to the same address (DNS rebinding).
 
     See Also:
         Fetch Metadata Request Headers (W3C), section 2; RFC 6454, section 7.

@@ -89,10 +89,11 @@ class WebLogin(Generic[RequestT, ResponseT]):
         key_label: The name of the keys, at most 100 characters.
         limit: The credit limit that OpenRouter's page proposes, in US dollars.
         drain_timeout: Seconds for which the end of the app waits for pending exchanges.
-        max_rejections: The most codes of one client address that OpenRouter may reject within ten minutes; further
-            codes from there get a 429, and nothing is sent. Ten times as many for an address that is not public.
-        max_exchanges: The most requests of one client address to ``exchange_path`` within ten minutes, in each process;
-            ten times as many for an address that is not public.
+        max_rejections: The maximum number of codes of one client address that OpenRouter may reject within ten minutes;
+            further codes from there get a 429, and nothing is sent. Ten times as many for an address that is not
+            public.
+        max_exchanges: The maximum number of requests of one client address to ``exchange_path`` within ten minutes, in
+            each process; ten times as many for an address that is not public.
         options: The arguments of `AuthorizationFlow`.
 
     Raises:
@@ -333,8 +334,8 @@ class WebLogin(Generic[RequestT, ResponseT]):
     def redirect(self, request: RequestT, grant: Grant) -> ResponseT:
         """Return the answer that leads a signed-in user back into the app, for ``on_login`` to add cookies to.
 
-        It is what the way of the login asks for: a redirect to a URL without a code, the page that ends a popup or a
-        tab, or JSON for a page of the app.
+        Depending on how the login was started, that is a redirect to a URL without a code, the page that ends a popup
+        or a tab, or JSON for a page of the app.
 
         Args:
             request: The request that ``on_login`` received.

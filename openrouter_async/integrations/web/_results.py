@@ -17,8 +17,8 @@ MESSAGE_TYPE: Final = "openrouter-login"
 
 _POLICY: Final = "script-src 'nonce-{nonce}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 _STRICT: Final = "default-src 'none'; style-src 'unsafe-inline'; "
-# A `Cross-Origin-Opener-Policy` on the way cuts the popup off from its opener. A broadcast channel is of one origin by
-# itself.
+# A `Cross-Origin-Opener-Policy` of a page on the way cuts the popup off from its opener. A broadcast channel still
+# works, and only reaches pages of the same origin.
 _TELL: Final = """const message = {message};
 if (opener) opener.postMessage(message, location.origin);
 else new BroadcastChannel(message.type).postMessage(message);
@@ -29,7 +29,7 @@ _FORGET_CODE: Final = "history.replaceState(null, '', {home});\n"
 
 @attrs.frozen(kw_only=True)
 class ResultPage:
-    """What a page at the end of a login has to show. It holds neither a key nor a code.
+    """The content of a page at the end of a login, without a key or a code.
 
     A template of the app has to include `script`.
 
@@ -39,7 +39,7 @@ class ResultPage:
         title: A heading.
         message: A sentence or two.
         links: Pairs of a link's text and address; an empty address is that of the page itself.
-        login: The id of the login, as the start told it; None if unknown.
+        login: The id of the login, as `WebLogin.start_json` returned it; None if unknown.
         home_url: The page of the app that a reload leads to.
         nonce: The nonce of the page's Content-Security-Policy.
     """
@@ -55,7 +55,7 @@ class ResultPage:
 
     @property
     def script(self) -> str:
-        """Return the script element: it tells the app's own window, and closes a popup in which a login succeeded."""
+        """Return the script element, which notifies the app's window and closes the popup of a successful login."""
         lines = ""
         if self.status == "finished":
             lines += _FORGET_CODE.format(home=_literal(self.home_url))
@@ -75,7 +75,7 @@ class ResultPage:
         """Return the headers of the page.
 
         Args:
-            is_own: Whether the page is of the app's own template, which may load styles and images.
+            is_own: Whether the page comes from the app's own template, which may load styles and images.
         """
         policy = _POLICY.format(nonce=self.nonce)
         return PRIVACY_HEADERS | {"Content-Security-Policy": policy if is_own else _STRICT + policy}

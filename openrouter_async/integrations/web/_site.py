@@ -1,4 +1,4 @@
-"""What the routes of a login share: its options, and its parts while the app runs."""
+"""The options and parts of a login that its routes share."""
 
 from __future__ import annotations
 
@@ -120,16 +120,16 @@ class LoginSite(Generic[RequestT, ResponseT]):
         """Raise unless a page of the app itself made a request.
 
         Raises:
-            Refusal: Another site made it, or a client that does not tell.
+            Refusal: Another site made the request, or the client does not say which.
         """
         if not is_same_origin(info, self.callback_url):
-            raise Refusal(403, "other-origin", "This address is for the pages of this app alone.")
+            raise Refusal(403, "other-origin", "Only pages of this app may use this address.")
 
     def check_rejections(self, info: RequestInfo) -> None:
         """Raise if OpenRouter rejected too many codes of an address.
 
         Raises:
-            Refusal: It has to wait.
+            Refusal: The address has to wait.
         """
         wait = self.rejections.retry_after(info.address, self.client.clock)
         if wait is not None:

@@ -26,11 +26,11 @@ from openrouter_async.login.errors import (
 )
 
 MAX_WAIT: Final = 25.0
-"""The most seconds that a request for the status is held: proxies give up after 30 or 60."""
+"""The maximum number of seconds that a request for the status is held: proxies give up after 30 or 60."""
 MAX_STREAM: Final = 60.0
 """The seconds after which a stream of events ends, and the browser opens another one by itself."""
 MAX_WAITING: Final = 1000
-"""The most requests that one process holds; further ones are answered at once."""
+"""The maximum number of requests that one process holds; further ones are answered at once."""
 _INTERVAL: Final = 0.5
 _HEARTBEAT: Final = 15.0
 _EVENT_STREAM: Final = "text/event-stream"
@@ -40,7 +40,7 @@ async def show(site: LoginSite[RequestT, ResponseT], request: RequestT) -> Respo
     """Return the status of a login; see `WebLogin.status`."""
     info = site.framework.read_request(request)
     if is_foreign(info):
-        raise Refusal(403, "other-origin", "This address is for the pages of this app alone.")
+        raise Refusal(403, "other-origin", "Only pages of this app may use this address.")
     login, binding = _read(site, info)
     wait = _read_wait(info)
     try:
@@ -89,7 +89,7 @@ def _read(site: LoginSite[RequestT, ResponseT], info: RequestInfo) -> tuple[str,
     login = info.path_params.get("login", "")
     binding = site.find_binding(info, login) if LOGIN_ID.fullmatch(login) else None
     if binding is None or binding.state is None:
-        raise Refusal(404, "unknown-login", "This browser started no such sign-in, or its cookies are blocked.")
+        raise Refusal(404, "unknown-login", "This browser did not start such a sign-in, or its cookies are blocked.")
     return login, binding
 
 
@@ -97,7 +97,7 @@ def _read_wait(info: RequestInfo) -> float:
     """Return the seconds that the page wants to wait, within the bound.
 
     Raises:
-        Refusal: It is not a number.
+        Refusal: ``wait`` is not a number.
     """
     values = info.parameters("wait")
     try:
@@ -115,12 +115,12 @@ async def _find(
     """Return the status of a login as it is now.
 
     Raises:
-        UnknownLoginError: It has none, or it is of another browser.
+        UnknownLoginError: The login has no status, or another browser started it.
         LoginStoreError: The store cannot be reached.
     """
     status = await site.statuses.find(login, binding)
     if status is None:
-        raise UnknownLoginError("there is no status of this login, or not any more")
+        raise UnknownLoginError("this login has no status, or has expired")
     if status.status == "pending" and status.expires_at <= site.statuses.clock.time():
         expired = LoginExpiredError("the login took longer than its lifetime", return_to=status.return_to)
         return attrs.evolve(status, status="failed", error=site.answers.failure_of(info, expired).problem)

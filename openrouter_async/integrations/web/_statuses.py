@@ -28,9 +28,9 @@ _PREFIX: Final = "status:"
 
 
 def values_beside(store: LoginStore) -> LeaseStore:
-    """Return the store of values at the place where a store keeps its logins.
+    """Return the store of values that goes with a store of logins.
 
-    An app's own store that keeps no values has those of this process.
+    For an app's own store that keeps no values, that is one in the memory of this process.
 
     Args:
         store: The store of the logins.
@@ -42,12 +42,12 @@ def values_beside(store: LoginStore) -> LeaseStore:
 
 @attrs.frozen(kw_only=True)
 class LoginStatus:
-    """What became of a login so far. It holds neither a key nor a code.
+    """The status of a login as it is stored, without a key or a code.
 
     Attributes:
         binding: The digest of the binding of the browser that started the login, keyed by the login's state.
         expires_at: The end of the login, in seconds since the epoch.
-        status: What became of it.
+        status: The status.
         return_to: The path to which the user returns; None if the login has none.
         error: The problem (RFC 9457) of a login that failed.
     """
@@ -135,7 +135,7 @@ class Statuses:
         Args:
             login: The `login_id` of the login.
             binding: The binding of the browser that ended it.
-            status: What became of it.
+            status: The new status.
             error: The problem of a login that failed.
             return_to: The path to which the user returns.
         """

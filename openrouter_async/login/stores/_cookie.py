@@ -27,9 +27,9 @@ class CookieStore:
     the callback comes from the same browser, also without a ``binding``.
 
     A cookie cannot record that it was used; the ledger does. By default that is the memory of this process, so a second
-    callback on another worker is refused by OpenRouter, which takes a code once. With a `RedisStore` as the ledger all
-    workers share this knowledge, and Redis holds only logins whose browser came back. Public sites should have one: a
-    flood of callbacks can push records out of a ledger in memory.
+    callback on another worker is refused by OpenRouter, which accepts a code only once. With a `RedisStore` as the
+    ledger all workers share this knowledge, and Redis holds only logins whose browser came back. Public sites should
+    have one: a flood of callbacks can push records out of a ledger in memory.
 
     Args:
         encryption_keys: Fernet keys, by `openrouter_async.encryption.generate_encryption_key`. The first one encrypts,
@@ -53,7 +53,7 @@ class CookieStore:
         secure: bool = True,
     ) -> None:
         if not name.isascii() or not name.replace("-", "").replace("_", "").isalnum():
-            raise RequestValidationError("name", "must be of letters, digits, - and _")
+            raise RequestValidationError("name", "must consist of letters, digits, - and _")
         self._encryptor = Encryptor(encryption_keys)
         self._ledger: LoginStore = MemoryStore() if ledger is None else ledger
         self._prefix = f"__Host-{name}-" if secure else f"{name}-"
@@ -72,7 +72,7 @@ class CookieStore:
         value = self._encryptor.encrypt(f"cookie {item.id}", data).decode()
         cookie = self._cookie(item.id, value, item.expires_at - now)
         if len(cookie.header) > _MAX_SIZE:
-            raise RequestValidationError("context", f"must be smaller: the cookie may have {_MAX_SIZE} bytes")
+            raise RequestValidationError("context", f"must be smaller: the cookie may have at most {_MAX_SIZE} bytes")
         return cookie
 
     async def claim(self, claim_request: ClaimRequest, *, now: float, claim_ttl: float) -> Claim:
@@ -102,7 +102,7 @@ class CookieStore:
     ) -> LoginCookie | None:
         """End the login; see `LoginStore.finish`.
 
-        The cookie stays as long as the result does: the browser needs it to ask again.
+        The cookie stays for as long as the result, because a repeated callback needs it.
         """
         await self._ledger.finish(claim_request, result, now=now, result_ttl=result_ttl)
         kept = 0.0 if result is None else result_ttl
@@ -123,4 +123,4 @@ class CookieStore:
                 data = self._encryptor.decrypt(f"cookie {login_id}", value.encode())
                 expires_at, binding, data = data.split(b" ", 2)
                 return LeaseItem(id=login_id, value=data, binding=binding.decode(), expires_at=float(expires_at))
-        raise InvalidCookieError("the login's cookie is altered, cut off, or sealed with a key that is not in use")
+        raise InvalidCookieError("the login's cookie was altered, cut off, or encrypted with a key that is not in use")

@@ -16,7 +16,7 @@ from openrouter_async.login._store import TOMBSTONE_TTL, Claim, ClaimRequest, Cl
 class _Entry:
     binding: str = attrs.field(repr=False)
     forget_at: float
-    # None when it is consumed: a verifier that is of no use any more is not held.
+    # None once the item is consumed, so that its verifier is not held any longer.
     item: LeaseItem | None = None
     token: str | None = attrs.field(default=None, repr=False)
     lease_ends_at: float = 0.0
@@ -48,9 +48,9 @@ class MemoryStore:
     that a flood of new ones cannot make a used login usable again.
 
     Args:
-        max_logins: The most logins to hold, including those that are over; and the most values of bots.
-        max_logins_per_source: The most pending logins of one ``source`` of `AuthorizationFlow.start`; beyond it the
-            oldest of this source are forgotten.
+        max_logins: The maximum number of logins to hold, including those that are over; and of values of bots.
+        max_logins_per_source: The maximum number of pending logins of one ``source`` of `AuthorizationFlow.start`;
+            beyond it the oldest of this source are forgotten.
 
     Raises:
         RequestValidationError: A bound is not an integer from 1.
@@ -190,8 +190,8 @@ class MemoryStore:
                 del self._by_source[source]
 
     def _forget(self, now: float) -> None:
-        # Logins come in the order of their ends as long as they have one lifetime. Where they do not, some stay until
-        # the bound evicts them.
+        # As long as all logins have the same lifetime, they expire in the order in which they arrive. Otherwise some
+        # stay until the bound evicts them.
         while self._results and self._results[0][0] <= now:
             self._results.popleft()[1].result = None
         while self._pending and (first := next(iter(self._pending.items())))[1].forget_at <= now:

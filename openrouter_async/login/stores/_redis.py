@@ -90,7 +90,7 @@ class RedisStore:
     getting the same key.
 
     Each operation is idempotent, so it is repeated when the connection is lost, and on a new connection when the server
-    does not serve it any more: after a failover that keeps connections open, while a server loads its data, or when a
+    no longer serves the old one: after a failover that keeps connections open, while a server loads its data, or when a
     slot has moved to another node.
 
     Args:
@@ -164,7 +164,7 @@ class RedisStore:
         return None
 
     async def claim(self, claim_request: ClaimRequest, *, now: float, claim_ttl: float) -> Claim:
-        """Claim the login; see `LoginStore.claim`. The server's clock counts."""
+        """Claim the login; see `LoginStore.claim`. The time is that of the server's clock."""
         answer = await self._run(
             _CLAIM,
             claim_request.id,
@@ -216,7 +216,7 @@ class RedisStore:
         await self._call(operation)
 
     async def get(self, name: str, *, now: float) -> bytes | None:
-        """Return a value; see `LeaseStore.get`. Redis itself decides whether its time is over."""
+        """Return a value; see `LeaseStore.get`. Redis itself drops a value whose time is over."""
         data = await self._call(lambda: self._client.get(self._value_name(name)))
         try:
             return None if data is None else self._open(f"value {name}", data)

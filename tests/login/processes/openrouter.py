@@ -1,4 +1,4 @@
-"""The fake OpenRouter in a process of its own, with a way to ask it what it saw."""
+"""The fake OpenRouter in a process of its own, with a route that returns the requests that it received."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ LATENCY = 0.02
 
 
 async def be_far_away(request: Request, call_next: Handler) -> Response:
-    """The way to OpenRouter takes time, in which a worker can die."""
+    """Delay the exchange, so that the worker can be killed during it."""
     await asyncio.sleep(LATENCY)
     return await call_next(request)
 
