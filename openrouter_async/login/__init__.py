@@ -29,7 +29,7 @@ from openrouter_async.login.errors import (
 )
 from openrouter_async.login.stores._cookie import CookieStore
 from openrouter_async.login.stores._memory import MemoryStore, MemoryStoreStats
-from openrouter_async.login.stores._redis import RedisStore
+from openrouter_async.login.stores._redis import RedisStore, RedisStoreStats
 
 __all__ = [
     "AUTHORIZATION_URL",
@@ -61,6 +61,7 @@ __all__ = [
     "MemoryStoreStats",
     "PendingLogin",
     "RedisStore",
+    "RedisStoreStats",
     "StateMismatchError",
     "TerminalPrompt",
     "UnknownLoginError",

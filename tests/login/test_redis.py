@@ -49,7 +49,9 @@ class Unreachable:
 
 
 async def names(connection: Redis) -> list[bytes]:
-    return cast("list[bytes]", await connection.keys("*"))
+    """Return the names of all keys but the indices by which logins and values are bounded."""
+    found = cast("list[bytes]", await connection.keys("*"))
+    return [name for name in found if not name.endswith((b":logins", b":values"))]
 
 
 async def dump(connection: Redis) -> dict[bytes, bytes]:
@@ -84,7 +86,7 @@ async def test_redis_store_with_encryption_key_has_no_readable_secret(connection
     for secret in (verifier_of(login), API_KEY, "S" * 43, "the-browser"):
         assert secret not in pending + finished
     assert "sealed" not in pending
-    assert len(await connection.keys("*")) == 2
+    assert len(await names(connection)) == 2
 
 
 async def test_redis_store_without_encryption_key_keeps_no_result(connection: Redis) -> None:
@@ -115,7 +117,7 @@ async def test_redis_store_every_key_has_a_ttl(connection: Redis) -> None:
 
     times = [await connection.pttl(key) for key in await connection.keys("*")]
 
-    assert len(times) == 8
+    assert len(await names(connection)) == 8
     assert all(0 < milliseconds <= 660_000 for milliseconds in times)
     # Whoever comes a bit too late is told so, and not that there is no such login.
     (name,) = [name for name in await names(connection) if pending.id.encode() in name]
@@ -128,7 +130,7 @@ async def test_redis_store_claimed_login_outlives_its_expiry(connection: Redis) 
     await store.put(login, now=NOW + 60.9)
     await store.claim(make_claim_request(login), now=NOW + 60.9, claim_ttl=15)
 
-    (key,) = await connection.keys("*")
+    (key,) = await names(connection)
     assert await connection.pttl(key) > 60_000
 
 
@@ -148,6 +150,63 @@ async def test_redis_store_result_expires(connection: Redis) -> None:
     assert (await store.claim(claim_request, now=NOW, claim_ttl=15)).status is ClaimStatus.CONSUMED
 
 
+async def test_redis_store_flood_of_logins_evicts_the_oldest_pending_ones(connection: Redis) -> None:
+    store = RedisStore(connection, encryption_keys=KEY, max_logins=1000)
+    await finish_one(store)
+    (over,) = {name for name in await names(connection) if b":login:" in name}
+    first = make_login(lifetime=500)
+    await store.put(first, now=NOW)
+    for _ in range(40):
+        await asyncio.gather(*(store.put(make_login(), now=NOW) for _ in range(50)))
+    last = make_login()
+    await store.put(last, now=NOW)
+
+    found = [name for name in await names(connection) if b":login:" in name]
+
+    # An index has room for 63 logins, and one whose logins are over keeps its room until their time is over, too.
+    assert 16 * 62 <= len(found) <= 16 * 63 + 1
+    assert store.stats().evicted == 2003 - len(found)
+    assert over in found
+    assert (await store.claim(make_claim_request(first), now=NOW, claim_ttl=15)).status is ClaimStatus.UNKNOWN
+    assert (await store.claim(make_claim_request(last), now=NOW, claim_ttl=15)).status is ClaimStatus.CLAIMED
+
+
+async def test_redis_store_flood_of_values_evicts_the_oldest(connection: Redis) -> None:
+    store = RedisStore(connection, max_logins=1000)
+    await store.set("first", b"a value", now=NOW, until=NOW + 500)
+    for batch in range(40):
+        await asyncio.gather(*(store.set(f"{batch} {i}", b"a value", now=NOW, until=NOW + 600) for i in range(50)))
+
+    held = len(await names(connection))
+    assert 16 * 62 <= held <= 16 * 63
+    assert store.stats().evicted == 2001 - held
+    assert await store.get("first", now=NOW) is None
+
+
+async def test_redis_store_index_forgets_expired_and_deleted_values(connection: Redis) -> None:
+    store = RedisStore(connection, max_logins=1000)
+    for i in range(2000):
+        await store.set(f"short {i}", b"a value", now=NOW, until=NOW + 0.001)
+    # The database has a clock of its own.
+    await asyncio.sleep(0.02)
+    for i in range(500):
+        await store.set(f"deleted {i}", b"a value", now=NOW, until=NOW + 600)
+        await store.delete(f"deleted {i}")
+    evicted = store.stats().evicted
+
+    for i in range(600):
+        await store.set(f"long {i}", b"a value", now=NOW, until=NOW + 600)
+
+    assert len(await names(connection)) == 600
+    assert store.stats().evicted == evicted
+
+
+@pytest.mark.parametrize("bound", [999, True, 1e6])
+def test_redis_store_bound_too_low_is_refused(bound: Any) -> None:
+    with pytest.raises(RequestValidationError, match=r"^max_logins: must be an integer from 1000$"):
+        RedisStore(cast("Any", Unreachable()), max_logins=bound)
+
+
 async def test_redis_store_keys_of_one_login_share_a_cluster_slot(connection: Redis) -> None:
     store = RedisStore(connection, encryption_keys=KEY)
     for _ in range(8):
@@ -156,10 +215,10 @@ async def test_redis_store_keys_of_one_login_share_a_cluster_slot(connection: Re
     found = await names(connection)
     by_login: dict[bytes, set[int]] = {}
     for name in found:
-        tag = re.findall(rb"\{(.+)\}", name)[0]
-        by_login.setdefault(tag, set()).add(key_slot(name))
+        by_login.setdefault(name.rpartition(b":")[2], set()).add(key_slot(name))
 
     assert len(found) == 16
+    assert len(by_login) == 8
     assert all(len(slots) == 1 for slots in by_login.values())
     assert len(set.union(*by_login.values())) > 1
 
@@ -182,8 +241,9 @@ async def test_redis_store_login_moved_to_another_name_is_refused(connection: Re
     mine, other = make_login(), make_login()
     await store.put(mine, now=NOW)
     await store.put(other, now=NOW)
-    sealed = await connection.hget(f"app:{{{other.id}}}", "login")
-    await connection.hset(f"app:{{{mine.id}}}", "login", sealed)
+    by_id = {name.rpartition(b":")[2].decode(): name for name in await names(connection)}
+    sealed = await connection.hget(by_id[other.id], "login")
+    await connection.hset(by_id[mine.id], "login", sealed)
 
     with pytest.raises(LoginStoreError):
         await store.claim(make_claim_request(mine), now=NOW, claim_ttl=15)
@@ -196,7 +256,7 @@ async def test_redis_store_malformed_login_is_an_error_that_repeats_nothing(conn
     async with OpenRouter(None) as client:
         flow = AuthorizationFlow(client, callback_url=CALLBACK, store=RedisStore(connection))
         pending = await flow.start()
-        (name,) = await connection.keys("*")
+        (name,) = await names(connection)
         await connection.hset(name, "login", held)
 
         with pytest.raises(LoginStoreError, match=r"^the value in the store is not a login$") as caught:
@@ -215,7 +275,7 @@ async def test_redis_store_malformed_result_is_an_error(connection: Redis) -> No
         await flows[0].finish(back(pending))
         # Without a binding no result was kept.
         (name,) = await names(connection)
-        await connection.set(name + b":result", b"x")
+        await connection.set(name.replace(b":login:", b":result:"), b"x")
 
         with pytest.raises(LoginStoreError, match="was not encrypted"):
             await flows[0].finish(back(pending))
@@ -226,7 +286,9 @@ async def test_redis_store_malformed_result_is_an_error(connection: Redis) -> No
 async def test_redis_store_refused_command_is_an_error_without_arguments(connection: Redis) -> None:
     store = RedisStore(connection)
     login = make_login()
-    await connection.set(f"openrouter-login:{{{login.id}}}", "a string")
+    await RedisStore(connection).put(login, now=NOW)
+    (name,) = await names(connection)
+    await connection.set(name, "a string")
 
     with pytest.raises(LoginStoreError, match="Redis refused the operation: ResponseError") as caught:
         await store.claim(make_claim_request(login), now=NOW, claim_ttl=15)
@@ -324,7 +386,7 @@ async def test_redis_store_unreachable_cluster_is_a_store_error() -> None:
 async def test_redis_store_undecodable_answer_is_a_store_error(connection: Redis, database_url: str) -> None:
     login = make_login()
     await RedisStore(connection).put(login, now=NOW)
-    (name,) = await connection.keys("*")
+    (name,) = await names(connection)
     await connection.hset(name, "login", b"\xff")
 
     async with Redis.from_url(database_url, decode_responses=True) as decoding:
@@ -467,8 +529,10 @@ async def test_redis_store_on_lasting_replica_is_store_error() -> None:
 async def test_redis_store_values_expire_and_are_encrypted(connection: Redis) -> None:
     await RedisStore(connection, encryption_keys=KEY, prefix="mine").set("name", b"v", now=NOW, until=NOW + 60)
 
-    assert 59_000 < await connection.pttl("mine:value:name") <= 60_000
-    held = await connection.get("mine:value:name")
+    (name,) = await names(connection)
+    assert re.fullmatch(rb"mine:\{\d+\}:value:name", name)
+    assert 59_000 < await connection.pttl(name) <= 60_000
+    held = await connection.get(name)
     assert isinstance(held, bytes)
     assert Encryptor(KEY).decrypt("value name", held) == b"v"
 

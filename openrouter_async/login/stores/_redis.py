@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import math
+import zlib
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypeVar
+
+import attrs
 
 from openrouter_async._values.frames import hide_arguments
 from openrouter_async.encryption import DecryptionError, Encryptor, Keys
@@ -13,6 +16,7 @@ from openrouter_async.errors import RequestValidationError
 from openrouter_async.login._models import LoginCookie
 from openrouter_async.login._store import TOMBSTONE_TTL, Claim, ClaimRequest, ClaimStatus, LeaseItem
 from openrouter_async.login.errors import LoginStoreError
+from openrouter_async.login.stores._redis_scripts import CLAIM, FINISH, PUT, RELEASE, SET
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis, RedisCluster
@@ -24,62 +28,24 @@ else:
 
 _T = TypeVar("_T")
 
-# Each script is one atomic step on the keys of one login. The keys share a hash tag, and so a node of a cluster. The
-# scripts read the server's clock, so the clocks of workers need not agree. KEYS are those of the login and its result.
-
-# ARGV: binding, login, lifetime in milliseconds.
-_PUT: Final = """
-if redis.call('EXISTS', KEYS[1]) == 0 then
-    redis.call('HSET', KEYS[1], 'status', 'pending', 'binding', ARGV[1], 'login', ARGV[2])
-    redis.call('PEXPIRE', KEYS[1], ARGV[3])
-end
-"""
-
-# ARGV: binding, token, lease in milliseconds, least remaining lifetime in milliseconds.
-_CLAIM: Final = """
-local login = redis.call('HMGET', KEYS[1], 'status', 'binding', 'login', 'token', 'lease_ends_at', 'lost')
-local status, token, lost = login[1], login[4], login[6] or '0'
-if not status then return {'unknown'} end
-if login[2] ~= ARGV[1] then return {'binding_mismatch'} end
-if status == 'consumed' then
-    local result = redis.call('GET', KEYS[2])
-    if result then return {'finished', result} end
-    return {'consumed'}
-end
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-if status == 'claimed' and token ~= ARGV[2] then
-    if tonumber(login[5]) > now then return {'busy'} end
-    lost = '1'
-end
-local ends_at = string.format('%.0f', now + ARGV[3])
-redis.call('HSET', KEYS[1], 'status', 'claimed', 'token', ARGV[2], 'lease_ends_at', ends_at, 'lost', lost)
-if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[4]) then redis.call('PEXPIRE', KEYS[1], ARGV[4]) end
-return {'claimed', login[3], lost}
-"""
-
-# ARGV: token.
-_RELEASE: Final = """
-if redis.call('HGET', KEYS[1], 'token') == ARGV[1] then
-    redis.call('HSET', KEYS[1], 'status', 'pending')
-    redis.call('HDEL', KEYS[1], 'token', 'lease_ends_at')
-end
-"""
-
-# ARGV: token, binding, whether there is a result, the result to keep or an empty string, its lifetime in milliseconds,
-# least remaining lifetime of the login in milliseconds.
-_FINISH: Final = """
-if ARGV[3] == '0' and redis.call('HGET', KEYS[1], 'token') ~= ARGV[1] then return end
-redis.call('HSET', KEYS[1], 'status', 'consumed', 'binding', ARGV[2])
-redis.call('HDEL', KEYS[1], 'login', 'token', 'lease_ends_at', 'lost')
-if ARGV[4] ~= '' then redis.call('SET', KEYS[2], ARGV[4], 'PX', ARGV[5]) end
-if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[6]) then redis.call('PEXPIRE', KEYS[1], ARGV[6]) end
-"""
-
+_GROUPS: Final = 16
+_MIN_BOUND: Final = 1000
 _MAX_ATTEMPTS: Final = 4
 _INITIAL_PAUSE: Final = 0.05
 _MAX_CONNECTIONS: Final = 50
 _TIMEOUT: Final = 5.0
+
+
+@attrs.frozen(kw_only=True)
+class RedisStoreStats:
+    """The counters of a `RedisStore`.
+
+    Attributes:
+        evicted: The logins and values that this store, in this process, evicted before their time, because there were
+            too many in the database.
+    """
+
+    evicted: int
 
 
 class RedisStore:
@@ -93,11 +59,17 @@ class RedisStore:
     no longer serves the old one: after a failover that keeps connections open, while a server loads its data, or when a
     slot has moved to another node.
 
+    The number of pending logins is bounded, as that of values of bots: those that expire first are forgotten when there
+    are too many. Logins that are over are never evicted, so a flood of new ones cannot make a used login usable again.
+    The bound is approximate, within a few percent. A site on which a flood must not reach Redis at all can use a
+    `CookieStore` with a `RedisStore` as its ledger, which holds only logins whose browser came back.
+
     Args:
         client: A client of redis-py's asyncio side. It is borrowed: the caller closes it.
         encryption_keys: Fernet keys, by `openrouter_async.encryption.generate_encryption_key`; the first one encrypts,
             all of them decrypt.
         prefix: The start of the names of all keys in the database.
+        max_logins: The most pending logins, and the most values, in the database under this prefix; at least 1,000.
 
     Raises:
         RequestValidationError: An argument is not valid.
@@ -105,10 +77,19 @@ class RedisStore:
 
     @hide_arguments
     def __init__(
-        self, client: Redis | RedisCluster, *, encryption_keys: Keys | None = None, prefix: str = "openrouter-login"
+        self,
+        client: Redis | RedisCluster,
+        *,
+        encryption_keys: Keys | None = None,
+        prefix: str = "openrouter-login",
+        max_logins: int = 100_000,
     ) -> None:
         if "{" in prefix or "}" in prefix:
             raise RequestValidationError("prefix", "must not hold braces, which choose the node of a cluster")
+        if isinstance(max_logins, bool) or not isinstance(max_logins, int) or max_logins < _MIN_BOUND:
+            raise RequestValidationError("max_logins", f"must be an integer from {_MIN_BOUND}")
+        self._max_in_group = math.ceil(max_logins / _GROUPS)
+        self._evicted = 0
         self._client = client
         self._encryptor = None if encryption_keys is None else Encryptor(encryption_keys, extra="redis")
         self._prefix = prefix
@@ -116,13 +97,21 @@ class RedisStore:
 
     @classmethod
     @hide_arguments
-    def from_url(cls, url: str, *, encryption_keys: Keys | None = None, prefix: str = "openrouter-login") -> Self:
+    def from_url(
+        cls,
+        url: str,
+        *,
+        encryption_keys: Keys | None = None,
+        prefix: str = "openrouter-login",
+        max_logins: int = 100_000,
+    ) -> Self:
         """Return a store with a client of its own, which `aclose` closes.
 
         Args:
             url: ``redis://``, ``rediss://`` or ``unix://``, as redis-py takes it.
             encryption_keys: As for `RedisStore`.
             prefix: As for `RedisStore`.
+            max_logins: As for `RedisStore`.
 
         Raises:
             ImportError: redis is not installed.
@@ -144,7 +133,8 @@ class RedisStore:
         except ValueError:
             # redis-py quotes the URL, and its password with it.
             raise RequestValidationError("url", "must be a redis://, rediss:// or unix:// URL") from None
-        store = cls(Redis.from_pool(pool), encryption_keys=encryption_keys, prefix=prefix)
+        client = Redis.from_pool(pool)
+        store = cls(client, encryption_keys=encryption_keys, prefix=prefix, max_logins=max_logins)
         store._is_owner = True
         return store
 
@@ -156,18 +146,28 @@ class RedisStore:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._prefix} {'plain' if self._encryptor is None else 'encrypted'}>"
 
+    def stats(self) -> RedisStoreStats:
+        """Return the counters of this store, for health checks."""
+        return RedisStoreStats(evicted=self._evicted)
+
     async def put(self, item: LeaseItem, *, now: float) -> LoginCookie | None:
         """Hold a pending login; see `LoginStore.put`."""
         lifetime = _milliseconds(item.expires_at + TOMBSTONE_TTL - now)
+        index, name, _ = self._names(item.id)
         # No local variable holds the value: without `encryption_keys` it shows the verifier.
-        await self._run(_PUT, item.id, item.binding, self._seal(f"login {item.id}", item.value), lifetime)
+        evicted = await self._run(
+            PUT,
+            (index, name),
+            *(name, lifetime, self._max_in_group, item.binding, self._seal(f"login {item.id}", item.value)),
+        )
+        self._evicted += evicted
         return None
 
     async def claim(self, claim_request: ClaimRequest, *, now: float, claim_ttl: float) -> Claim:
         """Claim the login; see `LoginStore.claim`. The time is that of the server's clock."""
         answer = await self._run(
-            _CLAIM,
-            claim_request.id,
+            CLAIM,
+            self._names(claim_request.id)[1:],
             claim_request.binding,
             claim_request.token,
             _milliseconds(claim_ttl),
@@ -183,7 +183,7 @@ class RedisStore:
 
     async def release(self, claim_request: ClaimRequest, *, now: float) -> None:
         """Make the login pending again; see `LoginStore.release`."""
-        await self._run(_RELEASE, claim_request.id, claim_request.token)
+        await self._run(RELEASE, self._names(claim_request.id)[1:], claim_request.token)
 
     async def finish(
         self, claim_request: ClaimRequest, result: bytes | None, *, now: float, result_ttl: float
@@ -196,8 +196,8 @@ class RedisStore:
         # Tracebacks that show local variables would show the key.
         del result
         await self._run(
-            _FINISH,
-            claim_request.id,
+            FINISH,
+            self._names(claim_request.id)[1:],
             claim_request.token,
             claim_request.binding,
             has_result,
@@ -209,11 +209,16 @@ class RedisStore:
 
     async def set(self, name: str, value: bytes, *, now: float, until: float) -> None:
         """Store a value; see `LeaseStore.set`."""
-        data = self._seal(f"value {name}", value)
-        operation = _bind(self._client.set, self._value_name(name), data, px=_milliseconds(until - now))
+        value_name = self._value_name(name)
+        index = f"{self._prefix}:{_group(name)}:values"
+        sealed = self._seal(f"value {name}", value)
+        operation = self._bind_script(
+            SET, (index, value_name), value_name, _milliseconds(until - now), self._max_in_group, sealed
+        )
         # Tracebacks that show local variables would show these values.
-        del value, data
-        await self._call(operation)
+        del value, sealed
+        evicted = await self._call(operation)
+        self._evicted += evicted
 
     async def get(self, name: str, *, now: float) -> bytes | None:
         """Return a value; see `LeaseStore.get`. Redis itself drops a value whose time is over."""
@@ -229,7 +234,12 @@ class RedisStore:
         await self._call(lambda: self._client.delete(self._value_name(name)))
 
     def _value_name(self, name: str) -> str:
-        return f"{self._prefix}:value:{name}"
+        return f"{self._prefix}:{_group(name)}:value:{name}"
+
+    def _names(self, item_id: str) -> tuple[str, str, str]:
+        """Return the names of the index, of the login and of its result."""
+        start = f"{self._prefix}:{_group(item_id)}"
+        return f"{start}:logins", f"{start}:login:{item_id}", f"{start}:result:{item_id}"
 
     def _seal(self, context: str, data: bytes) -> bytes:
         return data if self._encryptor is None else self._encryptor.encrypt(context, data)
@@ -243,14 +253,18 @@ class RedisStore:
         except DecryptionError:
             raise LoginStoreError("a value in Redis was not encrypted with the keys of this store") from None
 
-    async def _run(self, script: str, item_id: str, *arguments: str | bytes | int) -> Any:
-        # EVAL rather than EVALSHA: a server that was restarted does not know the digest, and it compiles a known text
-        # only once.
-        names = (f"{self._prefix}:{{{item_id}}}", f"{self._prefix}:{{{item_id}}}:result")
-        operation = _bind(self._client.eval, script, len(names), *names, *arguments)
+    async def _run(self, script: str, names: tuple[str, ...], *arguments: str | bytes | int) -> Any:
+        operation = self._bind_script(script, names, *arguments)
         # Tracebacks that show local variables would show these values.
         del arguments
         return await self._call(operation)
+
+    def _bind_script(
+        self, script: str, names: tuple[str, ...], *arguments: str | bytes | int
+    ) -> Callable[[], Awaitable[Any]]:
+        # EVAL rather than EVALSHA: a server that was restarted does not know the digest, and it compiles a known text
+        # only once.
+        return _bind(self._client.eval, script, len(names), *names, *arguments)
 
     async def _call(self, operation: Callable[[], Awaitable[_T]]) -> _T:
         """Await an idempotent operation, repeat it while that can help, and map the errors of redis-py.
@@ -282,6 +296,11 @@ class RedisStore:
             await _drop_connections(self._client)
             await asyncio.sleep(_INITIAL_PAUSE * 2 ** (attempt - 1))
         raise AssertionError  # pragma: no cover - the last attempt returns or raises
+
+
+def _group(name: str) -> str:
+    """Return the hash tag of a name's group, evenly distributed and the same in every process."""
+    return f"{{{zlib.crc32(name.encode()) % _GROUPS}}}"
 
 
 def _bind(function: Callable[..., Any], *arguments: Any, **options: Any) -> Callable[[], Awaitable[Any]]:
