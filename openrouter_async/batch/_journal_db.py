@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import attrs
 
+from openrouter_async._values.folders import find_unsafe_folder
 from openrouter_async.batch._status import RequestStatus
 from openrouter_async.errors import JournalError
 from openrouter_async.redaction import mask_key
@@ -275,6 +276,8 @@ def _prepare(path: Path) -> None:
     An existing file is never opened here: closing it would release SQLite's POSIX locks of this process, see
     https://sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_.
     """
+    if not os.path.lexists(path):
+        _check_folder(path)
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
     except FileExistsError:
@@ -297,8 +300,13 @@ def _check(path: Path) -> None:
         if name == path and 0 < status.st_size < MIN_SIZE:
             # SQLite treats a file of a single byte as an empty database.
             raise JournalError(f"{path}: it is not a journal")
-    if os.name == "posix" and path.absolute().parent.stat().st_mode & stat.S_IWOTH:
-        raise JournalError(f"{path}: everybody can write to its folder")
+    _check_folder(path)
+
+
+def _check_folder(path: Path) -> None:
+    unsafe = find_unsafe_folder(path.absolute().parent)
+    if unsafe is not None:
+        raise JournalError(f"{path}: {unsafe}")
 
 
 def _check_status(name: Path, status: os.stat_result) -> None:

@@ -13,12 +13,12 @@ from typing import BinaryIO, Final
 
 import attrs
 
+from openrouter_async._values.folders import HAS_MODES, find_unsafe_folder
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.sinks._base import KeySinkError
 
 MAX_SIZE: Final = 65_536
 _SUFFIX: Final = ".openrouter-tmp"
-_HAS_MODES: Final = os.name == "posix"
 
 
 def _to_path(value: str | os.PathLike[str]) -> Path:
@@ -128,7 +128,7 @@ class PrivateFile:
             with open(os.open(self.path, os.O_RDONLY | flags), "rb") as file:
                 status = os.fstat(file.fileno())
                 self._check_file(status)
-                if is_private and _HAS_MODES and status.st_mode & 0o077:
+                if is_private and HAS_MODES and status.st_mode & 0o077:
                     raise KeySinkError(f"{self.path} can be read by others; its mode must be 0600")
                 return file.read(limit)
 
@@ -162,7 +162,7 @@ class PrivateFile:
         self._check()
         descriptor, temporary = tempfile.mkstemp(_SUFFIX, self._prefix, self.path.parent)
         try:
-            if _HAS_MODES:
+            if HAS_MODES:
                 _set_mode(descriptor)
         except BaseException:
             os.close(descriptor)
@@ -172,8 +172,9 @@ class PrivateFile:
 
     def _check(self) -> os.stat_result | None:
         try:
-            if _HAS_MODES:
-                _check_folders(self.path.parent)
+            unsafe = find_unsafe_folder(self.path.parent)
+            if unsafe is not None:
+                raise KeySinkError(unsafe)
             status = self.path.lstat()
         except FileNotFoundError:
             return None
@@ -184,7 +185,7 @@ class PrivateFile:
         if not stat.S_ISREG(status.st_mode):
             what = "a symbolic link" if stat.S_ISLNK(status.st_mode) else "not a file"
             raise KeySinkError(f"{self.path} is {what}")
-        if _HAS_MODES and status.st_uid not in (0, os.geteuid()):
+        if HAS_MODES and status.st_uid not in (0, os.geteuid()):
             raise KeySinkError(f"{self.path} belongs to another user")
 
     @contextlib.contextmanager
@@ -193,21 +194,6 @@ class PrivateFile:
             yield
         except OSError as failure:
             raise KeySinkError(f"{self.path} cannot be {verb}: {failure.strerror}") from failure
-
-
-def _check_folders(folder: Path) -> None:
-    """Raise unless nobody but this user and root can put another file in the place of one in the folder.
-
-    These are the checks of sshd's StrictModes, except that groups may write: the default umask of many distributions
-    lets the user's private group do so. A folder above may be writable by everybody if it is sticky, as /tmp is.
-    """
-    folder = Path(os.path.realpath(folder))
-    for above in (folder, *folder.parents):
-        status = above.stat()
-        if status.st_uid not in (0, os.geteuid()):
-            raise KeySinkError(f"the folder {above} belongs to another user")
-        if status.st_mode & stat.S_IWOTH and (above == folder or not status.st_mode & stat.S_ISVTX):
-            raise KeySinkError(f"{above} can be written to by everybody")
 
 
 def _make_folder(folder: Path) -> None:
@@ -225,7 +211,7 @@ def _set_mode(descriptor: int) -> None:
 
 def _sync_folder(folder: Path) -> None:
     """Flush the rename to the disk, where a folder can be flushed."""
-    if not _HAS_MODES:
+    if not HAS_MODES:
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -6,7 +6,9 @@ import errno
 import hashlib
 import itertools
 import os
+import re
 import sqlite3
+import stat
 import subprocess
 import sys
 import threading
@@ -556,8 +558,41 @@ async def test_journal_of_another_user_is_refused(path: Path, monkeypatch: pytes
 
 async def test_journal_in_a_folder_open_to_everybody_is_refused(path: Path) -> None:
     path.parent.chmod(0o777)
-    with pytest.raises(errors.JournalError, match="everybody can write to its folder"):
+    with pytest.raises(errors.JournalError, match="everybody can write to the folder"):
         await Journal(path).open()
+
+
+async def test_journal_below_a_folder_open_to_everybody_is_refused(path: Path) -> None:
+    below = path.parent / "below" / "journals" / path.name
+    below.parent.mkdir(0o700, parents=True)
+    path.parent.chmod(0o777)
+    async with contextlib.AsyncExitStack() as cleanup:
+        with pytest.raises(errors.JournalError, match=re.escape(f"everybody can write to the folder {path.parent}")):
+            await cleanup.enter_async_context(Journal(below))
+    assert not below.exists()
+    # A sticky folder, such as /tmp, lets nobody replace the folders of others in it.
+    path.parent.chmod(0o1777)
+    async with Journal(below):
+        assert below.exists()
+
+
+async def test_journal_below_a_folder_of_another_user_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner = path.parent.parent.stat().st_ino
+    look = Path.stat
+
+    def claim(self: Path, **options: Any) -> os.stat_result:
+        status = look(self, **options)
+        values = list(status)
+        if status.st_ino == owner:
+            values[stat.ST_UID] = os.geteuid() + 1
+        return os.stat_result(values)
+
+    async with Journal(path):
+        pass
+    monkeypatch.setattr(Path, "stat", claim)
+    for opening in (Journal(path).open(), entries(path)):
+        with pytest.raises(errors.JournalError, match=f"the folder {path.parent.parent} belongs to another user"):
+            await opening
 
 
 async def test_journal_entry_is_read_while_the_journal_is_open(

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from openrouter_async._values import folders
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.sinks import FileSink, KeySinkError
 from openrouter_async.sinks import _private_file as module
@@ -85,7 +86,7 @@ async def test_file_sink_folder_writable_by_everybody_is_refused(tmp_path: Path,
     await sink.save(KEY)
     folder.chmod(open_mode)
     for call in (sink.save("sk-or-v1-new"), sink.load(), sink.delete()):
-        with pytest.raises(KeySinkError, match="can be written to by everybody"):
+        with pytest.raises(KeySinkError, match="everybody can write to the folder"):
             await call
     assert os.listdir(folder) == ["key"]
 
@@ -144,7 +145,8 @@ async def test_file_sink_file_system_without_modes_is_refused(tmp_path: Path, mo
 async def test_file_sink_platform_without_modes_skips_the_check(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_HAS_MODES", False)
+    for part in (module, folders):
+        monkeypatch.setattr(part, "HAS_MODES", False)
     os.chmod(tmp_path, 0o777)
     sink = FileSink(tmp_path / "key")
     await sink.save(KEY)
