@@ -73,4 +73,4 @@ def make_app() -> web.Application:
 
 
 if __name__ == "__main__":
-    web.run_app(make_app(), port=PORT)
+    web.run_app(make_app(), host="localhost", port=PORT)
