@@ -27,7 +27,7 @@ from benchmarks.stub import Stub, pin
 from openrouter_async import OpenRouter
 
 CONCURRENCY: Final = 64
-LEAST_SHARE: Final = 0.95
+MIN_SHARE: Final = 0.95
 
 Contender: TypeAlias = Callable[[OpenRouter, Iterator[str]], Coroutine[Any, Any, int]]
 
@@ -74,7 +74,7 @@ class Comparison:
     @property
     def is_met(self) -> bool:
         """Return whether a batch meets its targets."""
-        return self.cpu.median >= LEAST_SHARE
+        return self.cpu.median >= MIN_SHARE
 
 
 async def by_hand(client: OpenRouter, codes: Iterator[str]) -> int:
@@ -147,7 +147,7 @@ def report(comparison: Comparison) -> str:
     return (
         f"worker pool by hand {comparison.pool * 1e6:7.1f} µs of CPU an exchange\n"
         f"exchange_many       {comparison.batch * 1e6:7.1f} µs of CPU an exchange\n"
-        f"exchange_many has {comparison.cpu} of the pool's throughput by CPU time, at least {LEAST_SHARE:.0%} wanted;\n"
+        f"exchange_many has {comparison.cpu} of the pool's throughput by CPU time, at least {MIN_SHARE:.0%} wanted;\n"
         f"on the clock {comparison.throughput}"
     )
 

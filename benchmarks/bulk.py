@@ -55,7 +55,7 @@ def measure(setup: Setup) -> Section:
             Target(
                 "throughput by CPU, `exchange_many` / a pool by hand",
                 cpu["median"],
-                batch.LEAST_SHARE,
+                batch.MIN_SHARE,
                 at_least=True,
                 spread=(cpu["low"], cpu["high"]),
             ),

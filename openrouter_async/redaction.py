@@ -43,7 +43,7 @@ _ANY_KEY: Final = re.compile(r"sk-or-[\w-]+")
 # Matches a key whose prefix is cut off or misspelt, or another opaque token. Ids that users quote to support (a UUID, a
 # trace id of 32 digits, `cf-ray`) do not match: they are shorter or have dashes. Without a digit, a run is a name.
 _LONG_RUN: Final = re.compile(r"(?<![0-9A-Za-z])(?=[A-Za-z]*[0-9])[0-9A-Za-z]{33,}")
-_MASKABLE_LENGTH: Final = 24
+_MIN_MASKABLE_LENGTH: Final = 24
 _FORMATTER: Final = logging.Formatter()
 _SECRET_NAMES: Final = frozenset({"api_key", "authorization", "code", "code_verifier", "key"})
 # That of a login has 43 characters. Shorter ones are something else, such as the state of an address.
@@ -67,7 +67,7 @@ def mask_optional(secret: object) -> str:
 
 def mask_key(key: str) -> str:
     """Return the prefix and the last four characters of an API key; of a short key, only a mask."""
-    if len(key) < _MASKABLE_LENGTH:
+    if len(key) < _MIN_MASKABLE_LENGTH:
         return MASK
     return f"{_KEY_PREFIX if key.startswith(_KEY_PREFIX) else ''}…{key[-4:]}"
 

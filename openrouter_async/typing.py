@@ -1,7 +1,7 @@
-"""The public type aliases, for annotations in code that uses the library."""
+"""The public type aliases, and types of public fields, for annotations in code that uses the library."""
 
 from openrouter_async._client.config import ApiKeySource, ClientOptions, OnKey
-from openrouter_async._http.chain import Handler, Middleware
+from openrouter_async._http.chain import Handler, Middleware, SendState
 from openrouter_async._http.retry import OnRetry
 from openrouter_async.batch._progress import OnProgress
 from openrouter_async.batch._results import Requests, StopOn
@@ -21,5 +21,6 @@ __all__ = [
     "Prompt",
     "Requests",
     "Save",
+    "SendState",
     "StopOn",
 ]

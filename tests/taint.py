@@ -26,7 +26,7 @@ import attrs
 import pytest
 from _pytest.raises import RaisesExc, RaisesGroup
 
-SHORTEST: Final = 16
+MIN_LENGTH: Final = 16
 """The fewest characters of a secret that is looked for: a shorter one would be found where it is not."""
 
 _SOURCES: Final = {
@@ -72,7 +72,7 @@ class Watch:
 
     def taint(self, value: object) -> None:
         """Remember a secret."""
-        if isinstance(value, str) and len(value) >= SHORTEST:
+        if isinstance(value, str) and len(value) >= MIN_LENGTH:
             self.secrets.add(_copy(value))
 
     def show(self, place: str, text: str) -> None:
@@ -97,7 +97,7 @@ class Watch:
     def _starts(self) -> dict[str, list[str]]:
         starts: dict[str, list[str]] = {}
         for secret in self.secrets:
-            starts.setdefault(secret[:SHORTEST], []).append(secret)
+            starts.setdefault(secret[:MIN_LENGTH], []).append(secret)
         return starts
 
 
@@ -110,8 +110,8 @@ def _holds_any(text: str, starts: dict[str, list[str]]) -> bool:
     # One look-up for each position, however many secrets there are.
     return any(
         text.startswith(secret, position)
-        for position in range(len(text) - SHORTEST + 1)
-        for secret in starts.get(text[position : position + SHORTEST], ())
+        for position in range(len(text) - MIN_LENGTH + 1)
+        for secret in starts.get(text[position : position + MIN_LENGTH], ())
     )
 
 

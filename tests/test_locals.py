@@ -174,7 +174,7 @@ async def test_callable_that_returns_a_bad_key_leaves_it_in_no_frame(to_secret: 
             await client.oauth.create_auth_code(callback_url="https://app.example/callback")
 
 
-async def test_on_key_whose_error_quotes_the_key_is_no_cause(to_secret: ToSecret) -> None:
+async def test_on_key_error_that_quotes_the_key_is_not_a_cause(to_secret: ToSecret) -> None:
     def store(_request: ExchangeAuthCodeForAPIKeyRequest, response: ExchangeAuthCodeForAPIKeyResponse) -> None:
         raise ValueError(f"INSERT INTO keys VALUES ('{response.key}')")
 

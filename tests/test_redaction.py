@@ -71,7 +71,7 @@ def test_redact_code_in_a_query_is_masked(code: str) -> None:
     assert redact_text(f"GET /callback?x=1&code={code}&y=2 HTTP/1.1") == f"GET /callback?x=1&code={MASK}&y=2 HTTP/1.1"
 
 
-def test_codes_in_queries_of_other_paths_stay_where_paths_are_known() -> None:
+def test_secret_filter_with_paths_keeps_codes_of_other_paths() -> None:
     paths = ["/callback"]
     for text in ("GET /shop?code=SAVE10&x=1 HTTP/1.1", f"https://other.example/login?state={STATE}"):
         assert redact_text(text, paths) == text
@@ -331,7 +331,7 @@ def test_error_page_shows_no_secret_that_came_escaped(escaped: str) -> None:
     assert error.body == "<html><title>bad ***</title>"
 
 
-def test_error_body_keeps_escapes_of_what_is_no_secret() -> None:
+def test_error_body_keeps_escapes_of_other_text() -> None:
     error = error_with(b'{"error": {"message": "a\\u0026b %41 &lt;"}}')
     assert isinstance(error, errors.APIError)
     assert error.body == '{"error": {"message": "a\\u0026b %41 &lt;"}}'

@@ -16,8 +16,8 @@ from openrouter_async._values.models import request_id_of
 from openrouter_async.errors import APIError, OpenRouterError, Outcome, ResponseValidationError
 from openrouter_async.redaction import scrub
 
-_MESSAGE_LENGTH: Final = 200
-_BODY_LENGTH: Final = 65_536
+_MAX_MESSAGE_LENGTH: Final = 200
+_MAX_BODY_LENGTH: Final = 65_536
 # Strings, which `re` compiles and caches on first use, because error pages are rare. No character can be matched by two
 # parts of an expression, so that even a hostile page is searched in linear time.
 _TITLE: Final = r"(?i)<title[^<>]*>([^<]*)"
@@ -60,7 +60,7 @@ def _error_from(request: Request, response: Response, clock: Clock) -> OpenRoute
         outcome=outcome_of(response.status_code),
         code=code,
         metadata=metadata,
-        body=scrub(text, request.secrets)[:_BODY_LENGTH],
+        body=scrub(text, request.secrets)[:_MAX_BODY_LENGTH],
         headers=response.headers,
         request_id=request_id_of(response.headers),
         retry_after=parse_retry_after(response.headers, clock.time()),
@@ -138,7 +138,7 @@ def _describe_zod_issues(message: str) -> str:
 
 def _one_line(text: str) -> str:
     line = " ".join("".join(character if character.isprintable() else " " for character in text).split())
-    return line if len(line) <= _MESSAGE_LENGTH else f"{line[: _MESSAGE_LENGTH - 1]}…"
+    return line if len(line) <= _MAX_MESSAGE_LENGTH else f"{line[: _MAX_MESSAGE_LENGTH - 1]}…"
 
 
 def _reason(status: int) -> str:

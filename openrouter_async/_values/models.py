@@ -24,7 +24,7 @@ from openrouter_async.redaction import mask, mask_key, mask_optional
 LOOPBACK_HOSTS: Final = frozenset({"localhost", "127.0.0.1"})
 """The hosts that OpenRouter accepts with plain http in a callback URL."""
 
-KEY_LABEL_LENGTH: Final = 100
+MAX_KEY_LABEL_LENGTH: Final = 100
 """The maximum number of characters of a ``key_label``."""
 
 _VERIFIER: Final = re.compile(r"[A-Za-z0-9\-._~]{43,128}")
@@ -204,8 +204,8 @@ def _is_limit(_instance: object, attribute: attrs.Attribute[Any], value: object)
 
 
 def _is_key_label(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if value is not None and not (isinstance(value, str) and len(value) <= KEY_LABEL_LENGTH):
-        raise RequestValidationError(attribute.name, f"must be a string of at most {KEY_LABEL_LENGTH} characters")
+    if value is not None and not (isinstance(value, str) and len(value) <= MAX_KEY_LABEL_LENGTH):
+        raise RequestValidationError(attribute.name, f"must be a string of at most {MAX_KEY_LABEL_LENGTH} characters")
     if value is not None:
         _is_valid_unicode(_instance, attribute, value)
 

@@ -56,7 +56,7 @@ class StoredKey:
         Args:
             key: The user's API key.
             user_id: The user's id; None if OpenRouter did not send it.
-            clock: Source of the current time.
+            clock: The source of time.
 
         Raises:
             RequestValidationError: The key is not a string, or empty, or the user's id is not a string.
@@ -167,7 +167,7 @@ class CallbackSink(BaseKeySink):
 
     Args:
         callback: See `Save`.
-        clock: Source of the current time.
+        clock: The source of time.
 
     Raises:
         RequestValidationError: The callback is not callable.

@@ -24,7 +24,7 @@ class FileSink(BaseKeySink):
 
     Args:
         path: The file. A relative path is resolved against the current folder.
-        clock: Source of the current time.
+        clock: The source of time.
 
     Raises:
         RequestValidationError: The path is not that of a file.

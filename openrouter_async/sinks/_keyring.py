@@ -42,7 +42,7 @@ class KeyringSink(BaseKeySink):
         username: The user whose key it is, for an app with several users.
         backend: The keyring; None uses the default one of this computer.
         timeout: Seconds to wait for one answer of the keyring, including the user who unlocks it; None waits for ever.
-        clock: Source of the current time.
+        clock: The source of time.
 
     Raises:
         ImportError: keyring is not installed.

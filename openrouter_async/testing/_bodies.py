@@ -12,7 +12,7 @@ from uuid import UUID
 
 import attrs
 
-from openrouter_async._values.models import KEY_LABEL_LENGTH, CodeChallengeMethod, UsageLimitType
+from openrouter_async._values.models import MAX_KEY_LABEL_LENGTH, CodeChallengeMethod, UsageLimitType
 from openrouter_async.redaction import mask, mask_optional
 from openrouter_async.testing._authority import KeyOptions
 from openrouter_async.testing._consent import BadAuthorizationError, check_callback_url
@@ -138,7 +138,7 @@ def read_creation(content: bytes) -> Creation:
             expires_at=fields.take(
                 "expires_at", _utc_time, "must be a UTC timestamp like 2027-12-31T23:59:59Z", nullable=True
             ),
-            label=fields.take("key_label", _label, f"must be a string of at most {KEY_LABEL_LENGTH} characters"),
+            label=fields.take("key_label", _label, f"must be a string of at most {MAX_KEY_LABEL_LENGTH} characters"),
             workspace_id=fields.take("workspace_id", _uuid, "must be a UUID"),
         ),
     )
@@ -161,7 +161,7 @@ def _text(value: Any) -> str:
 
 
 def _label(value: Any) -> str:
-    if len(_text(value)) > KEY_LABEL_LENGTH:
+    if len(_text(value)) > MAX_KEY_LABEL_LENGTH:
         raise ValueError
     return _text(value)
 

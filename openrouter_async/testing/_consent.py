@@ -11,7 +11,7 @@ from urllib.parse import quote, urlencode, urlsplit
 import attrs
 from yarl import URL
 
-from openrouter_async._values.models import KEY_LABEL_LENGTH, CodeChallengeMethod
+from openrouter_async._values.models import MAX_KEY_LABEL_LENGTH, CodeChallengeMethod
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.redaction import mask_optional
 from openrouter_async.testing._authority import to_method
@@ -85,8 +85,8 @@ class Authorization:
         else:
             check_callback_url(callback_url)
         label = query.get("key_label")
-        if label is not None and len(label) > KEY_LABEL_LENGTH:
-            raise BadAuthorizationError(f"key_label must have at most {KEY_LABEL_LENGTH} characters")
+        if label is not None and len(label) > MAX_KEY_LABEL_LENGTH:
+            raise BadAuthorizationError(f"key_label must have at most {MAX_KEY_LABEL_LENGTH} characters")
         return cls(
             callback_url=callback_url,
             code_challenge=challenge,

@@ -71,7 +71,7 @@ async def counting(at: int, act: Callable[[], object]) -> AsyncIterator[FakeOpen
         yield fake
 
 
-async def test_batch_gives_each_row_its_key_or_the_reason_for_none(shell: Shell, fake: FakeOpenRouter) -> None:
+async def test_batch_row_gets_its_key_or_an_error(shell: Shell, fake: FakeOpenRouter) -> None:
     pair = PKCEPair.generate()
     with_verifier = fake.issue_code(code_challenge=pair.code_challenge, code_challenge_method="S256")
     bare, refused = fake.issue_code(), "auth_code_of_nobody"

@@ -284,7 +284,7 @@ async def test_status_asks_the_server_unless_offline(here: Here, fake: FakeOpenR
     assert "State       valid" in (await here("status", *at(fake))).out
 
 
-async def test_status_and_token_name_the_servers_whose_keys_are_here(here: Here, fake: FakeOpenRouter) -> None:
+async def test_status_and_token_name_the_servers_of_stored_keys(here: Here, fake: FakeOpenRouter) -> None:
     await here("exchange", fake.issue_code(), *at(fake))
     server = fake.url.removeprefix("http://")
     hint = f"There is a key for {server}: give its address with --base-url.\n"

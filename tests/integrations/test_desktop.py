@@ -54,11 +54,11 @@ async def signing_in() -> AsyncIterator[tuple[App[None], Pilot[None]]]:
     app: App[None] = load("textual_app").MyApp()
     async with app.run_test(size=(100, 40)) as pilot:
         await pilot.click("#sign-in")
-        await settle(pilot, lambda: len(app.screen_stack) == 2)
+        await wait_until(pilot, lambda: len(app.screen_stack) == 2)
         yield app, pilot
 
 
-async def settle(pilot: Pilot[None], condition: Callable[[], bool]) -> None:
+async def wait_until(pilot: Pilot[None], condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(20):
         while not condition():
             await pilot.pause(0.02)
@@ -72,8 +72,8 @@ def text_of(app: App[None], selector: str) -> str:
 async def test_textual_modal_closes_itself_when_the_browser_comes_back(fake: FakeOpenRouter) -> None:
     async with signing_in() as (app, pilot):
         assert await visit(fake.consent(text_of(app, "#url"))) == 200
-        await settle(pilot, lambda: len(app.screen_stack) == 1)
-        await settle(pilot, lambda: text_of(app, "#account") == f"Your key ends in {fake.issued_keys[0].key[-4:]}.")
+        await wait_until(pilot, lambda: len(app.screen_stack) == 1)
+        await wait_until(pilot, lambda: text_of(app, "#account") == f"Your key ends in {fake.issued_keys[0].key[-4:]}.")
 
 
 @pytest.mark.usefixtures("no_browser")
@@ -81,10 +81,10 @@ async def test_textual_modal_takes_a_pasted_address_after_a_wrong_one(fake: Fake
     async with signing_in() as (app, pilot):
         await pilot.click("Input")
         await pilot.press(*"two", "space", *"words", "enter")
-        await settle(pilot, lambda: text_of(app, "#message").startswith("This is not a code."))
+        await wait_until(pilot, lambda: text_of(app, "#message").startswith("This is not a code."))
         app.screen.query_one(Input).value = fake.consent(text_of(app, "#url"))
         await pilot.press("enter")
-        await settle(pilot, lambda: len(app.screen_stack) == 1)
+        await wait_until(pilot, lambda: len(app.screen_stack) == 1)
     assert len(fake.issued_keys) == 1
 
 
@@ -94,8 +94,8 @@ async def test_textual_modal_can_be_cancelled(fake: FakeOpenRouter, by: str) -> 
     async with signing_in() as (app, pilot):
         port = URL(fake.consent(text_of(app, "#url"))).port
         await (pilot.press("escape") if by == "key" else pilot.click("#cancel"))
-        await settle(pilot, lambda: len(app.screen_stack) == 1)
-        await settle(pilot, lambda: not app.workers)
+        await wait_until(pilot, lambda: len(app.screen_stack) == 1)
+        await wait_until(pilot, lambda: not app.workers)
         assert text_of(app, "#account") == "You are not signed in."
         with pytest.raises(ConnectionRefusedError):
             await asyncio.open_connection("127.0.0.1", port)

@@ -95,7 +95,7 @@ async def test_request_to_loopback_app_by_foreign_name_is_refused(kind: str, fak
 
 
 @each_kind
-async def test_form_of_other_site_cannot_pass_for_json(kind: str, fake: FakeOpenRouter) -> None:
+async def test_form_of_another_site_is_not_read_as_json(kind: str, fake: FakeOpenRouter) -> None:
     async with running(kind, fake, exchange_path="/exchange") as (site, _), Visitor(site) as visitor:
         body = json.dumps(issue(fake)).encode()
         for content_type in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""):
@@ -107,7 +107,7 @@ async def test_form_of_other_site_cannot_pass_for_json(kind: str, fake: FakeOpen
 
 
 @each_kind
-async def test_status_of_somebody_else_is_as_unknown_as_none(kind: str, fake: FakeOpenRouter) -> None:
+async def test_status_of_another_browser_is_not_found(kind: str, fake: FakeOpenRouter) -> None:
     async with running(kind, fake) as (site, _), Visitor(site) as victim, Visitor(site) as attacker:
         started = await victim.start_json()
         own = await attacker.start_json()
@@ -128,9 +128,7 @@ async def test_status_of_somebody_else_is_as_unknown_as_none(kind: str, fake: Fa
 
 
 @each_kind
-async def test_who_knows_state_of_a_login_can_neither_see_nor_end_nor_finish_it(
-    kind: str, fake: FakeOpenRouter
-) -> None:
+async def test_login_whose_state_leaked_is_closed_to_other_browsers(kind: str, fake: FakeOpenRouter) -> None:
     async with running(kind, fake) as (site, _), Visitor(site) as victim, Visitor(site) as attacker:
         started = await victim.start_json()
         url = URL(started["authorization_url"])
@@ -163,7 +161,7 @@ async def test_code_pasted_into_login_of_another_browser_is_refused(kind: str, f
 
 
 @each_kind
-async def test_callback_of_somebody_else_does_not_end_login(kind: str, fake: FakeOpenRouter) -> None:
+async def test_callback_of_another_browser_does_not_end_login(kind: str, fake: FakeOpenRouter) -> None:
     async with running(kind, fake) as (site, _), Visitor(site) as victim, Visitor(site) as attacker:
         started = await victim.start_json()
         denied = fake.deny(started["authorization_url"])

@@ -158,7 +158,7 @@ async def test_popup_that_was_denied_stays_and_tells_its_opener(page: Page, site
     assert site.exchanges == 0
 
 
-async def test_popup_cut_off_from_its_opener_tells_by_channel(page: Page, site: Site) -> None:
+async def test_popup_cut_off_from_its_opener_uses_the_broadcast_channel(page: Page, site: Site) -> None:
     popup = await press(page, "popup")
     await popup.evaluate("window.opener = null")
     callback = site.fake.consent(popup.url)

@@ -195,7 +195,7 @@ async def test_start_with_unknown_display_starts_nothing(kind: str, fake: FakeOp
     assert (page.status, page.cookies) == (400, ()) if query != "display=" else (303, page.cookies)
 
 
-def test_result_page_script_cannot_be_left_by_what_it_holds() -> None:
+def test_result_page_script_escapes_its_values() -> None:
     page = ResultPage(
         status="finished",
         display="popup",
@@ -355,7 +355,7 @@ async def test_events_tell_pending_and_then_end(kind: str, fake: FakeOpenRouter)
 
 
 @each_kind
-async def test_events_of_browser_that_leaves_end(kind: str, fake: FakeOpenRouter) -> None:
+async def test_events_end_when_the_browser_disconnects(kind: str, fake: FakeOpenRouter) -> None:
     async with running(kind, fake) as (site, _), Visitor(site) as visitor:
         started = await visitor.start_json()
         async with visitor.session.get(
@@ -450,7 +450,7 @@ def issue(fake: FakeOpenRouter, **changes: str) -> dict[str, str]:
 
 
 @each_kind
-async def test_exchange_is_off_unless_set(kind: str, fake: FakeOpenRouter) -> None:
+async def test_exchange_route_is_off_by_default(kind: str, fake: FakeOpenRouter) -> None:
     async with running(kind, fake) as (site, _), Visitor(site) as visitor:
         page = await visitor.call("/exchange", issue(fake))
 
@@ -691,7 +691,7 @@ async def test_sign_out_with_broken_vault_deletes_from_others_and_says_so(kind: 
 
 
 @each_kind
-async def test_failures_are_json_for_who_prefers_it_and_html_otherwise(kind: str, fake: FakeOpenRouter) -> None:
+async def test_failure_format_follows_the_accept_header(kind: str, fake: FakeOpenRouter) -> None:
     called: list[Any] = []
 
     def on_error(request: Any, failure: Any) -> Any:

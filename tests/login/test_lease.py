@@ -42,7 +42,7 @@ class Site:
         """Let the time of the current lease pass."""
         await self._end_lease(self.item.id)
 
-    async def settle(self) -> None:
+    async def wait_until_idle(self) -> None:
         """Wait until all workers wait for the test."""
         idle = 0
         while idle < 10:
@@ -85,7 +85,7 @@ class Worker:
     """A worker whose exchange waits until the test lets it continue."""
 
     def __init__(
-        self, site: Site, *, retry_uncertain: bool = False, busy_timeout: float = 0.0, lease: float = LEASE
+        self, site: Site, *, retry_uncertain: bool = False, busy_timeout: float = 0.0, claim_ttl: float = LEASE
     ) -> None:
         self._site = site
         loop = asyncio.get_running_loop()
@@ -96,7 +96,7 @@ class Worker:
         runner = LeaseRunner(
             site,
             Clock(time=lambda: NOW, monotonic=lambda: 0.0, sleep=self._pause),
-            claim_ttl=lease,
+            claim_ttl=claim_ttl,
             result_ttl=60,
             busy_timeout=busy_timeout,
             retry_uncertain=retry_uncertain,
@@ -195,7 +195,7 @@ async def test_lease_runner_second_worker_waits_and_gets_the_same_result(site: S
     assert not second.is_exchanging.is_set()
 
 
-async def test_lease_runner_second_worker_that_does_not_wait_is_told_busy(site: Site) -> None:
+async def test_lease_runner_second_worker_that_does_not_wait_is_busy(site: Site) -> None:
     first = await begin(site)
 
     assert (await Worker(site).task).claim.status is ClaimStatus.BUSY
@@ -213,7 +213,7 @@ async def test_lease_runner_after_a_request_not_sent_releases_the_item(site: Sit
     assert (result.claim.value, result.claim.lost) == (str(site.key).encode(), False)
 
 
-async def test_lease_runner_that_stalled_and_is_rejected_gets_the_key_of_its_heir(site: Site) -> None:
+async def test_lease_runner_rejected_after_a_stall_gets_the_key_of_the_other_worker(site: Site) -> None:
     stalled = await begin(site)
     await site.end_lease()
     heir = await begin(site)
@@ -229,7 +229,7 @@ async def test_lease_runner_that_stalled_and_is_rejected_gets_the_key_of_its_hei
 async def test_lease_runner_rejected_after_a_worker_was_lost_is_unknown(site: Site) -> None:
     dying = await begin(site)
     dying.send()
-    await site.settle()
+    await site.wait_until_idle()
     dying.task.cancel()
     await asyncio.wait((dying.task,))
     await site.end_lease()
@@ -243,7 +243,7 @@ async def test_lease_runner_rejected_after_a_worker_was_lost_is_unknown(site: Si
 
 
 @pytest.mark.parametrize("is_lost", [False, True])
-async def test_lease_runner_rejected_without_its_store_knows_what_it_was_told(site: Site, is_lost: bool) -> None:
+async def test_lease_runner_rejected_while_the_store_is_down_keeps_its_outcome(site: Site, is_lost: bool) -> None:
     if is_lost:
         await begin(site)
         await site.end_lease()
@@ -257,7 +257,7 @@ async def test_lease_runner_rejected_without_its_store_knows_what_it_was_told(si
     assert result.rejection.outcome is (Outcome.UNKNOWN if is_lost else Outcome.REFUSED)
 
 
-async def test_lease_runner_rejected_while_its_heir_is_at_work_is_told_busy(site: Site) -> None:
+async def test_lease_runner_rejected_while_another_worker_exchanges_is_busy(site: Site) -> None:
     stalled = await begin(site)
     await site.end_lease()
     heir = await begin(site)
@@ -269,7 +269,7 @@ async def test_lease_runner_rejected_while_its_heir_is_at_work_is_told_busy(site
     assert (await heir.finish()).claim.value == str(site.key).encode()
 
 
-async def test_lease_runner_rejected_after_its_heir_ended_uncertain_is_unknown(site: Site) -> None:
+async def test_lease_runner_rejected_after_another_worker_ended_unknown_is_unknown(site: Site) -> None:
     stalled = await begin(site)
     await site.end_lease()
     heir = await begin(site)
@@ -317,11 +317,11 @@ async def test_lease_runner_waits_for_a_renewal_before_it_records(site: Site) ->
 
     slow = Slow(site.store, site._end_lease)
     slow.item = site.item
-    worker = await begin(slow, lease=0.003)
+    worker = await begin(slow, claim_ttl=0.003)
     await reached.wait()
     worker.send()
     worker.answer()
-    await slow.settle()
+    await slow.wait_until_idle()
     assert order == ["claim"]
     go_on.set()
     await worker.task
@@ -337,7 +337,7 @@ async def play(site: Site, history: list[tuple[str, int]], retry_uncertain: bool
     """Run a history of up to four concurrent workers, and then let all that are alive finish."""
     workers: list[Worker] = [Worker(site, retry_uncertain=retry_uncertain)]
     for step, number in history:
-        await site.settle()
+        await site.wait_until_idle()
         worker = workers[number % len(workers)]
         if step == "start":
             workers.append(Worker(site, retry_uncertain=retry_uncertain))
@@ -353,7 +353,7 @@ async def play(site: Site, history: list[tuple[str, int]], retry_uncertain: bool
             await site.end_lease()
         else:
             worker.task.cancel()
-    await site.settle()
+    await site.wait_until_idle()
     for worker in workers:
         worker.send()
         worker.answer()
@@ -387,7 +387,7 @@ async def check(site: Site, history: list[tuple[str, int]], retry_uncertain: boo
 @settings(max_examples=300, deadline=None)
 @given(history=histories, retry_uncertain=st.booleans())
 @example(history=[("send", 0), ("end the lease", 0), ("start", 0), ("send", 1)], retry_uncertain=False)
-def test_lease_runner_in_memory_loses_no_key_and_tells_the_truth(
+def test_lease_runner_in_memory_loses_no_key_and_no_outcome_is_wrong(
     history: list[tuple[str, int]], retry_uncertain: bool
 ) -> None:
     async def run() -> None:
@@ -397,7 +397,7 @@ def test_lease_runner_in_memory_loses_no_key_and_tells_the_truth(
     asyncio.run(run())
 
 
-def test_lease_runner_in_valkey_loses_no_key_and_tells_the_truth(valkey_url: str) -> None:
+def test_lease_runner_in_valkey_loses_no_key_and_no_outcome_is_wrong(valkey_url: str) -> None:
     @settings(max_examples=60, deadline=None)
     @given(history=histories, retry_uncertain=st.booleans())
     def holds(history: list[tuple[str, int]], retry_uncertain: bool) -> None:

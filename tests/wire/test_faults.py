@@ -269,7 +269,7 @@ async def test_wire_unsolicited_answer_is_never_taken_for_the_next() -> None:
 
 
 @pytest.mark.parametrize("way", ["borrowed session", "proxy", "proxy of the environment", "own session, no reuse"])
-async def test_wire_late_surplus_answer_reaches_nobody(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_wire_late_surplus_answer_reaches_no_request(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # On a connection that had a request before, a surplus answer to that one comes just after the next was sent.
     used: list[Wire] = []
 

@@ -170,7 +170,7 @@ async def test_sick_node_behind_a_proxy_does_not_stop_a_client(tmp_path: Path) -
 
 
 @pytest.mark.stress
-async def test_proxy_reloaded_and_upstreams_killed_leave_a_tally_without_a_hole(tmp_path: Path) -> None:
+async def test_proxy_reloaded_and_upstreams_killed_account_for_every_code(tmp_path: Path) -> None:
     count, every = (20_000, 1.0) if STRESS else (300, 0.2)
     folders = [tmp_path / name for name in ("front", "first", "second", "third")]
     for folder in folders:
