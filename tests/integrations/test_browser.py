@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, BrowserContext, Page, Request, async_playwright, expect
+from playwright.async_api import BrowserContext, Page, Request, expect
 from yarl import URL
 
 from tests.browser import browse, run_chromium
@@ -24,21 +24,6 @@ pytestmark = [
 ]
 
 AXE = ROOT / "node_modules" / "axe-core" / "axe.min.js"
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def chrome(chromium: str) -> AsyncIterator[Browser]:
-    async with async_playwright() as playwright:
-        yield await playwright.chromium.connect_over_cdp(chromium)
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def profile(chrome: Browser, site: Site) -> AsyncIterator[BrowserContext]:
-    site.fake.counters.clear()
-    context = await chrome.new_context()
-    context.set_default_timeout(20_000)
-    yield context
-    await context.close()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
+from playwright.async_api import BrowserContext, Page, expect
 
 from openrouter_async.testing import FakeOpenRouter
 from tests.browser import browse, run_chromium
@@ -97,21 +97,6 @@ async def other(site: Site) -> AsyncIterator[Site]:
     routes = {"/": text("aiohttp", HOME, "text/html")}
     async with running("aiohttp", site.fake, routes=routes) as (other, _):
         yield other
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def chrome(chromium: str) -> AsyncIterator[Browser]:
-    async with async_playwright() as playwright:
-        yield await playwright.chromium.connect_over_cdp(chromium)
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def profile(chrome: Browser, site: Site) -> AsyncIterator[BrowserContext]:
-    site.fake.counters.clear()
-    context = await chrome.new_context()
-    context.set_default_timeout(20_000)
-    yield context
-    await context.close()
 
 
 @pytest_asyncio.fixture(loop_scope="module")

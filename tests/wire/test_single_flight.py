@@ -401,6 +401,14 @@ async def test_aclose_is_bounded_and_tells_callers_the_outcome(audit: Audit, cap
     assert messages(caplog) == ["an exchange was cut off before its answer came; whether a key was issued is unknown"]
 
 
+async def close_before_sending(client: OpenRouter, call: asyncio.Task[Exchanged]) -> None:
+    """Close a client at once, and check that its call fails without having been sent."""
+    await client.aclose(timeout=0)
+    with pytest.raises(errors.ClientClosedError) as caught:
+        await call
+    assert caught.value.outcome is Outcome.NOT_SENT
+
+
 async def test_aclose_cancels_unsent_exchange_as_not_sent() -> None:
     waiting = asyncio.Event()
 
@@ -412,10 +420,7 @@ async def test_aclose_cancels_unsent_exchange_as_not_sent() -> None:
     async with serving(middlewares=[wait]) as (server, client):
         call = start(client)
         await waiting.wait()
-        await client.aclose(timeout=0)
-        with pytest.raises(errors.ClientClosedError) as caught:
-            await call
-        assert caught.value.outcome is Outcome.NOT_SENT
+        await close_before_sending(client, call)
     assert server.requests == []
 
 
@@ -423,10 +428,7 @@ async def test_aclose_ends_an_exchange_that_never_began() -> None:
     async with serving() as (server, client):
         call = start(client)
         await asyncio.sleep(0)
-        await client.aclose(timeout=0)
-        with pytest.raises(errors.ClientClosedError) as caught:
-            await call
-        assert caught.value.outcome is Outcome.NOT_SENT
+        await close_before_sending(client, call)
     assert server.requests == []
 
 

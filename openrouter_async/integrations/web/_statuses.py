@@ -13,7 +13,7 @@ import attrs
 
 from openrouter_async._values.clock import Clock
 from openrouter_async.integrations.web._browser import BrowserBinding
-from openrouter_async.login._records import digest
+from openrouter_async.login._records import digest, read_fields
 from openrouter_async.login._store import TOMBSTONE_TTL, LeaseStore, LoginStore
 from openrouter_async.login.errors import LoginStoreError
 from openrouter_async.login.stores._cookie import CookieStore
@@ -69,10 +69,7 @@ class LoginStatus:
         Raises:
             LoginStoreError: The bytes are something else.
         """
-        try:
-            return cls(**json.loads(data))
-        except (ValueError, TypeError):
-            raise LoginStoreError("the value in the store is not the status of a login") from None
+        return read_fields(cls, data, "the value in the store is not the status of a login")
 
 
 class Statuses:
