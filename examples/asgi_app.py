@@ -4,8 +4,8 @@ Run it, and open http://localhost:8080::
 
     uvicorn --app-dir examples --port 8080 asgi_app:app
 
-Without an account, run ``python -m openrouter_async.testing`` beside it, and set ``OPENROUTER_BASE_URL`` and
-``OPENROUTER_AUTH_URL`` to the addresses that it prints. In earnest, set ``APP_URL`` to the app's https address.
+Without an account, run ``python -m openrouter_async.testing`` beside it, and set ``OPENROUTER_BASE_URL`` to the
+address of the API that it prints. In production, set ``APP_URL`` to the app's https address.
 """
 
 import os
@@ -14,7 +14,7 @@ from typing import Any
 
 from openrouter_async.integrations import asgi as openrouter
 from openrouter_async.integrations.asgi import Request, Response
-from openrouter_async.login import AUTHORIZATION_URL, Grant
+from openrouter_async.login import Grant
 
 APP_URL = os.environ.get("APP_URL", "http://localhost:8080")
 IS_SECURE = APP_URL.startswith("https:")
@@ -71,6 +71,5 @@ app = openrouter.create_app(
     routes,
     callback_url=APP_URL + "/callback/{state}",
     on_login=on_login,
-    auth_url=os.environ.get("OPENROUTER_AUTH_URL", AUTHORIZATION_URL),
     key_label="My app",
 )
