@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Final, Self, TypeAlias
+from typing import Any, Self, TypeAlias
 from weakref import WeakValueDictionary
 
 import attrs
@@ -19,13 +18,13 @@ from openrouter_async._values.tasks import ShieldedTasks
 from openrouter_async._values.validation import check_hook
 from openrouter_async.errors import KeyDeliveryError, OpenRouterError, RequestValidationError
 from openrouter_async.integrations._hooks import call_hook
-from openrouter_async.integrations.bots._prompts import LoginPrompt, is_api_key, looks_like_code
+from openrouter_async.integrations.bots._callbacks import CallbackReader
+from openrouter_async.integrations.bots._prompts import LoginPrompt, looks_like_code
 from openrouter_async.integrations.bots._sessions import TICKET, ChatLogin, ChatLogins, to_name
-from openrouter_async.login._callbacks import CallbackInput, read_callback, read_pasted
+from openrouter_async.login._callbacks import CallbackInput, read_callback
 from openrouter_async.login._flow import AuthorizationFlow
 from openrouter_async.login._models import Grant
 from openrouter_async.login._store import LeaseStore
-from openrouter_async.login._urls import CallbackTemplate
 from openrouter_async.login.errors import (
     InvalidCallbackError,
     LoginBindingError,
@@ -44,9 +43,6 @@ OnLogin: TypeAlias = Callable[[Any, Grant], Awaitable[object] | object]
 
 OnLogout: TypeAlias = Callable[[Any], Awaitable[object] | object]
 """Deletes the stored key of a user id, sync or async."""
-
-_MAX_CALLBACK_LENGTH: Final = 4096
-_SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
 
 
 class BotLogin:
@@ -110,10 +106,7 @@ class BotLogin:
         self._key_label = key_label
         self._limit = limit
         self._clock = flow.clock if clock is None else clock
-        self._template = None if flow.callback_url is None else CallbackTemplate(flow.callback_url)
-        self._hosts = {flow.auth_url.host}
-        if flow.callback_url is not None:
-            self._hosts.add(URL(flow.callback_url).host)
+        self._callbacks = CallbackReader(flow)
         self._logins = ChatLogins(flow.store, self._clock)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._under_way: ShieldedTasks[Grant] = ShieldedTasks()
@@ -173,7 +166,7 @@ class BotLogin:
         text = text.strip()
         if TICKET.fullmatch(text):
             return True
-        return looks_like_code(text) and self._is_own_url(text) and await self._logins.find(name) is not None
+        return looks_like_code(text) and self._callbacks.is_own_url(text) and await self._logins.find(name) is not None
 
     async def finish_code(self, user_id: UserId, text: str) -> Grant:
         """Finish a login by a text that the user sent.
@@ -242,23 +235,11 @@ class BotLogin:
             LoginStoreError: The store cannot be reached.
         """
         try:
-            parking = self._logins.park(self._check_callback(callback))
+            parking = self._logins.park(self._callbacks.check(callback))
         finally:
             # Tracebacks that show local variables would show the code.
             del callback
         return await parking
-
-    def _check_callback(self, callback: str | URL) -> str:
-        text = str(callback)
-        try:
-            is_text = isinstance(callback, str | URL) and len(text) <= _MAX_CALLBACK_LENGTH
-            if is_text and not _SURROGATE.search(text):
-                # Checked before it is kept, so that other values cannot evict callbacks.
-                read_callback(callback, self._template)
-                return text
-        finally:
-            del callback, text
-        raise InvalidCallbackError(f"the callback must be Unicode of at most {_MAX_CALLBACK_LENGTH} characters")
 
     async def logout(self, user_id: UserId) -> None:
         """Forget the login that this user has under way, and delete the user's key by ``on_logout``.
@@ -312,27 +293,6 @@ class BotLogin:
             headless=pending.headless,
         )
 
-    def _is_own_url(self, text: str) -> bool:
-        """Return whether a text is not a URL, or is one at the host of the callback or of OpenRouter's page."""
-        address = text if "://" in text else f"https://{text}"
-        if ("?" not in text and "://" not in text) or text.startswith("?"):
-            return True
-        try:
-            return URL(address).host in self._hosts
-        except ValueError:
-            return False
-
-    def _check_pasted(self, text: str, state: str) -> None:
-        """Raise if a text is not a code, or is one that must not be sent."""
-        try:
-            if not self._is_own_url(text):
-                raise InvalidCallbackError("the pasted URL must be the callback's or OpenRouter's")
-            callback = read_pasted(text, self._template, state)
-            if callback.code is not None and is_api_key(callback.code):
-                raise InvalidCallbackError("the pasted text is an API key and not a code")
-        finally:
-            del text, state
-
     async def _finish_code(self, name: str, user_id: UserId, text: str) -> Grant:
         text = text.strip()
         try:
@@ -343,7 +303,7 @@ class BotLogin:
                 entry = await self._logins.find(name)
                 if entry is None:
                     raise UnknownLoginError("this user has no login under way")
-                self._check_pasted(text, entry.state)
+                self._callbacks.check_pasted(text, entry.state)
                 finishing = self._flow.finish_code(entry.state, text, binding=user_id)
                 return await self._complete(name, user_id, entry, finishing)
         finally:
@@ -359,7 +319,7 @@ class BotLogin:
     async def _finish_callback(self, name: str, user_id: UserId, callback: CallbackInput) -> Grant:
         try:
             entry = await self._logins.find(name)
-            read = read_callback(callback, self._template)
+            read = read_callback(callback, self._callbacks.template)
             finishing = self._flow.finish(callback, binding=user_id)
         finally:
             del callback
