@@ -47,6 +47,7 @@ from openrouter_async.errors import (
     RequestValidationError,
     TransportError,
 )
+from openrouter_async.integrations._parts import open_client, open_store
 from openrouter_async.integrations._queued import QueuedExchanges, ResultPayload, error_to_payload, payload_to_error
 from openrouter_async.login._models import LOGS_URL, SETTINGS_URL
 from openrouter_async.login._store import LoginStore
@@ -258,14 +259,8 @@ class ExchangeQueue:
     async def _start(self, _state: TaskiqState) -> None:
         _check_serializers(self._broker)
         async with AsyncExitStack() as cleanup:
-            claims, client = self._claims, self._client
-            if callable(claims):
-                claims = claims()
-                if (close := getattr(claims, "aclose", None)) is not None:
-                    cleanup.push_async_callback(close)
-            if not isinstance(client, OpenRouter):
-                client = await cleanup.enter_async_context(client())
-            client.bind()
+            claims = open_store(cleanup, self._claims)
+            client = await open_client(cleanup, self._client)
             self._worker = QueuedExchanges(client, claims, claim_ttl=self._claim_ttl, result_ttl=self._result_ttl)
             cleanup.push_async_callback(self._worker.drain)
             self._cleanup = cleanup.pop_all()

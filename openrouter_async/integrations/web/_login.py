@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
-from typing import Any, Final, Generic, TypeAlias, Unpack
+from typing import Any, Generic, TypeAlias, Unpack
 
 from yarl import URL
 
@@ -22,7 +22,9 @@ from openrouter_async._values.models import UNSET, Unset
 from openrouter_async._values.tasks import ShieldedTasks
 from openrouter_async._values.validation import check_hook, check_integer, check_number
 from openrouter_async.errors import RequestValidationError
+from openrouter_async.integrations._parts import open_client, open_store
 from openrouter_async.integrations.web import _callback, _exchange, _logout, _start, _status
+from openrouter_async.integrations.web._access_logs import filter_access_logs
 from openrouter_async.integrations.web._answers import Answers, Refusal
 from openrouter_async.integrations.web._browser import BrowserCookies
 from openrouter_async.integrations.web._framework import (
@@ -45,19 +47,11 @@ from openrouter_async.login._models import Grant
 from openrouter_async.login._store import LoginStore
 from openrouter_async.login._urls import CallbackTemplate, validate_return_to
 from openrouter_async.login.stores._memory import MemoryStore
-from openrouter_async.redaction import SecretFilter
 from openrouter_async.sinks._base import KeyVault
 
 logger = logging.getLogger("openrouter_async.integrations.web")
 
 Handlers: TypeAlias = Mapping[str, Callable[[RequestT], Awaitable[ResponseT]]]
-
-# aiohttp's gunicorn worker logs to gunicorn.access.
-# uvicorn.asgi and aiohttp.server log whole requests, and errors with them.
-_ACCESS_LOGS: Final = (
-    *("aiohttp.access", "aiohttp.server", "granian.access", "gunicorn.access", "hypercorn.access"),
-    *("uvicorn.access", "uvicorn.asgi"),
-)
 
 
 class WebLogin(Generic[RequestT, ResponseT]):
@@ -208,20 +202,9 @@ class WebLogin(Generic[RequestT, ResponseT]):
         Meanwhile codes and states are removed from the logs of aiohttp, Granian, gunicorn, Hypercorn and uvicorn.
         """
         async with contextlib.AsyncExitStack() as cleanup:
-            secret_filter = SecretFilter(self._site.secret_paths)
-            for access_log in map(logging.getLogger, _ACCESS_LOGS):
-                access_log.addFilter(secret_filter)
-                cleanup.callback(access_log.removeFilter, secret_filter)
-            client = self._client
-            if not isinstance(client, OpenRouter):
-                client = await cleanup.enter_async_context(client())
-            client.bind()
-            store = self._store
-            if callable(store):
-                store = store()
-                if (close := getattr(store, "aclose", None)) is not None:
-                    cleanup.push_async_callback(close)
-            store = MemoryStore() if store is None else store
+            cleanup.enter_context(filter_access_logs(self._site.secret_paths))
+            client = await open_client(cleanup, self._client)
+            store = MemoryStore() if self._store is None else open_store(cleanup, self._store)
             site = self._site
             flow = AuthorizationFlow(client, callback_url=site.template.callback_url, store=store, **self._options)
             site.running_client, site.running_flow = client, flow
