@@ -48,8 +48,8 @@ STEPS = 100_000 if STRESS else 2_000
 STEPS_OF_A_RUN = 40
 SEED = 20270115
 KEY = generate_encryption_key()
-# Real seconds on uvloop, where time is not virtual.
-TIMEOUT = 0.1
+# Real seconds on uvloop, where time is not virtual: most of a run there is waiting.
+TIMEOUT = 0.02
 
 
 def eager_loop() -> asyncio.AbstractEventLoop:
@@ -74,6 +74,7 @@ class Model:
     def __init__(self, issued: dict[str, str]) -> None:
         self.issued = issued
         self.callers: Counter[str] = Counter()
+        self.without_journal: set[str] = set()
         self.held: dict[str, dict[str, str]] = {"result": {}, "on_key": {}, "error": {}, "journal": {}}
         self.unknown: set[str] = set()
         self.logged: set[str] = set()
@@ -96,6 +97,8 @@ class Model:
                     self.held["journal"][code] = entry.key
                 if entry.status in (RequestStatus.UNCERTAIN, RequestStatus.LOST):
                     self.unknown.add(code)
+        # An intent is on the disk before its request is sent.
+        assert codes.keys() - {entry.request for entry in entries} <= set(map(request_digest, self.without_journal))
 
     def account(self) -> None:
         missed = 0
@@ -141,7 +144,7 @@ class Schedule:
             BEARER,
             base_url=server.base_url,
             timeout=TIMEOUT,
-            retry=RetryPolicy(max_attempts=3, initial_interval=0.01),
+            retry=self.chance.choice([RetryPolicy(max_attempts=3, initial_interval=0.01), RetryPolicy.none()]),
             on_key=self.on_key if self.chance.random() < 0.7 else None,
             hook_timeout=TIMEOUT,
             clock=clock,
@@ -204,6 +207,8 @@ class Schedule:
             (6, lambda: passes(self.chance.randrange(12))),
             (2, lambda: asyncio.sleep(self.chance.choice([0.001, TIMEOUT / 2, TIMEOUT]))),
             (0.3, self.close),
+            (0.3, self.close_journal),
+            (0.3, self.open_journal),
         ]
         result = self.chance.choices([step for _, step in steps], [weight for weight, _ in steps])[0]()
         if result is not None:
@@ -215,15 +220,19 @@ class Schedule:
     def start_call(self) -> None:
         code = self.next_code()
         self.model.callers[code] += 1
+        self.model.without_journal.add(code)
         self.start(self.call(code, self.chance.choice([None, None, None, TIMEOUT / 5])))
 
     def start_batch(self) -> None:
         codes = [self.next_code() for _ in range(self.chance.randint(1, 6))]
         self.model.callers.update(codes)
+        journal = self.journal if self.journal.is_open and self.chance.random() < 0.5 else None
+        if journal is None:
+            self.model.without_journal.update(codes)
         batch = self.client.oauth.exchange_many(
             codes,
             concurrency=self.chance.randint(1, 4),
-            journal=self.chance.choice([None, self.journal]),
+            journal=journal,
             timeout=self.chance.choice([None, None, TIMEOUT / 2]),
         )
         self.batches.append(batch)
@@ -249,6 +258,13 @@ class Schedule:
 
     def close(self) -> None:
         self.start(self.client.aclose(timeout=self.chance.choice([0, TIMEOUT / 3, 10 * TIMEOUT])))
+
+    def close_journal(self) -> None:
+        self.start(self.journal.aclose(timeout=self.chance.choice([0, TIMEOUT])))
+
+    async def open_journal(self) -> None:
+        if not self.journal.is_open:
+            await self.journal.open()
 
     async def run(self) -> None:
         await self.journal.open()
@@ -284,8 +300,9 @@ async def run(seed: int, *, is_virtual: bool) -> Counter[str]:
                 finally:
                     logger.removeHandler(log)
                 await server.until_closed()
-            schedule.model.read([entry async for entry in Journal(path, encryption_keys=KEY).entries()])
+            entries = [entry async for entry in Journal(path, encryption_keys=KEY).entries()]
             try:
+                schedule.model.read(entries)
                 schedule.model.account()
             except AssertionError as failure:
                 raise AssertionError(f"seed {seed + number}") from failure

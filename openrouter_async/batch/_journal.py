@@ -104,6 +104,8 @@ class Journal:
             worker.shutdown()
             raise
         self._writer = Writer(db, worker)
+        if self._pending:
+            self._idle.clear()
 
     async def aclose(self, *, timeout: float = 10.0) -> None:
         """Wait for the results of requests in flight, then close the file and release its lock.
@@ -120,10 +122,12 @@ class Journal:
         except TimeoutError:
             pass
         finally:
-            await writer.aclose()
-            self._writer = None
-            for digest in tuple(self._pending):
-                self.abandon(digest)
+            if self._writer is writer:
+                await writer.aclose()
+            # Another call may have closed it meanwhile, and the journal may be open again.
+            if self._writer is writer:
+                self._writer = None
+                self._release_waiters()
 
     def status(self, request: ExchangeAuthCodeForAPIKeyRequest | str) -> RequestStatus | None:
         """Return the status of a request, or None if it was never tried.
@@ -209,6 +213,7 @@ class Journal:
             JournalError: The intent cannot be written; the request must not be sent.
         """
         while (other := self._pending.get(digest)) is not None:
+            self._opened()
             await other.ended.wait()
         if self.is_final(digest):
             return False
@@ -259,6 +264,17 @@ class Journal:
         if not self._pending:
             self._idle.set()
 
+    def _release_waiters(self) -> None:
+        """Let those that wait for a result see that the journal is closed.
+
+        The requests in flight stay known: a result may come after the journal was opened again.
+        """
+        pending, self._pending = self._pending, {}
+        for digest, request in pending.items():
+            self._pending[digest] = _Pending(is_uncertain=request.is_uncertain)
+            request.ended.set()
+        self._idle.set()
+
     def _describe(self, digest: str, result: ExchangeAuthCodeForAPIKeyResponse | Exception) -> dict[str, Any]:
         """Return the columns that describe a result."""
         columns: dict[str, Any] = {}
@@ -293,7 +309,7 @@ class _Pending:
 
     Attributes:
         is_uncertain: Whether an earlier attempt may have been carried out.
-        ended: Set when the request is no longer in flight.
+        ended: Set when the request is no longer in flight, or the journal is closed.
     """
 
     is_uncertain: bool

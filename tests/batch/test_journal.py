@@ -40,7 +40,7 @@ from openrouter_async.encryption import Keys, generate_encryption_key
 from openrouter_async.testing import FakeOpenRouter, Fault
 from tests.batch.support import Safe, issue, read
 from tests.descriptors import open_files
-from tests.kit.clocks import until
+from tests.kit.clocks import passes, until
 from tests.kit.gates import Gate
 from tests.support import ROOT
 
@@ -791,6 +791,44 @@ async def test_journal_can_be_closed_by_several_at_once(path: Path) -> None:
     await asyncio.gather(*(journal.aclose(timeout=0) for _ in range(3)))
     async with Journal(path) as again:
         assert again.status("one") is RequestStatus.UNCERTAIN
+
+
+async def test_journal_closed_while_another_close_waits_is_closed_once(path: Path) -> None:
+    journal = await Journal(path).__aenter__()
+    await journal.begin(request_digest("one"))
+    patient = asyncio.ensure_future(journal.aclose())
+    await passes()
+    await journal.aclose(timeout=0)
+    async with asyncio.timeout(5):
+        await patient
+    assert not journal.is_open
+
+
+async def test_journal_refusal_after_close_keeps_the_uncertainty_of_an_earlier_run(path: Path) -> None:
+    digest = request_digest("one")
+    async with Journal(path) as journal:
+        await journal.begin(digest)
+        journal.abandon(digest)
+    journal = await Journal(path).__aenter__()
+    await journal.begin(digest)
+    await journal.aclose(timeout=0)
+    refusal = errors.ForbiddenResponseError("Invalid code", status_code=403, outcome=Outcome.REFUSED)
+    with pytest.raises(errors.JournalError, match="it is not open"):
+        await journal.record(digest, refusal)
+    assert refusal.outcome is Outcome.UNKNOWN
+
+
+async def test_journal_opened_again_waits_for_requests_of_before(path: Path) -> None:
+    digest = request_digest("one")
+    journal = await Journal(path, encryption_keys=KEY).__aenter__()
+    await journal.begin(digest)
+    await journal.aclose(timeout=0)
+    async with journal:
+        second = asyncio.ensure_future(journal.begin(digest))
+        await passes()
+        await journal.record(digest, ExchangeAuthCodeForAPIKeyResponse(key="k"))
+        assert not await second
+    assert [entry.key for entry in await entries(path, KEY)] == ["k"]
 
 
 async def test_journal_aclose_refuses_requests_that_wait_for_another_batch(path: Path) -> None:
