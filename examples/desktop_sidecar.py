@@ -143,7 +143,7 @@ const call = (method, path, body) => fetch("/login" + path, {
 const texts = {pending: "Waiting for you …", exchanging: "One moment …", finished: "You are signed in.",
                failed: "You are not signed in.", cancelled: "You are not signed in."};
 function show(login) {
-  $("status").textContent = [texts[login.status], login.error?.message].filter(Boolean).join(" ");
+  $("status").textContent = [texts[login.status], login.error?.detail].filter(Boolean).join(" ");
   $("paste").hidden = login.url === null;
   if (login.url !== null) $("url").href = login.url;
 }

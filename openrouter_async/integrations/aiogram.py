@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
 
 from openrouter_async.errors import OpenRouterError
 from openrouter_async.integrations.bots import BotLogin, BotTexts
@@ -33,6 +33,8 @@ except ImportError as missing:
 __all__ = ["create_router"]
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # Telegram marks these parts of a message itself; no code has them.
 _FOREIGN_ENTITIES: Final = frozenset({"bot_command", "cashtag", "email", "hashtag", "mention", "phone_number"})
@@ -104,26 +106,26 @@ class _Handlers:
         await self._finish(message, command.args or "")
 
     async def _finish(self, message: Message, code: str) -> None:
-        acting = self._act(message, self._login.finish_code(message.chat.id, code), self._texts.done)
+        acting = self._act(message, self._login.finish_code(message.chat.id, code), self._texts.done_with)
         del code
         # Nobody else can use the code, so the exchange need not wait until the message is deleted.
         await asyncio.gather(acting, _try(message.delete()))
 
     async def logout(self, message: Message) -> None:
-        await self._act(message, self._login.logout(message.chat.id), self._texts.logged_out)
+        await self._act(message, self._login.logout(message.chat.id), lambda _: self._texts.logged_out)
 
     async def point_to_private_chat(self, message: Message) -> None:
         keyboard = _button(self._texts.private_button, await _login_link(message))
         await _try(message.reply(self._texts.private, reply_markup=keyboard, parse_mode=None))
 
-    async def _act(self, message: Message, act: Awaitable[object], done: str) -> None:
+    async def _act(self, message: Message, act: Awaitable[T], done: Callable[[T], str]) -> None:
         try:
-            await act
+            result = await act
         except OpenRouterError as failure:
             can_restart = failure.restart_login or isinstance(failure, CodeRejectedError)
             await self._answer(message, self._texts.error(failure), can_restart=can_restart)
         else:
-            await self._answer(message, done)
+            await self._answer(message, done(result))
 
     async def _answer(self, message: Message, text: str, *, can_restart: bool = False) -> None:
         keyboard = _button(self._texts.again_button, await _login_link(message)) if can_restart else None

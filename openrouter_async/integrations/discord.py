@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
 from openrouter_async.errors import OpenRouterError
@@ -100,20 +100,20 @@ class _Commands:
     async def finish_code(self, interaction: discord.Interaction, code: str) -> None:
         finishing = self._login.finish_code(interaction.user.id, code)
         del code
-        await self._act(interaction, finishing, self.texts.done)
+        await self._act(interaction, finishing, self.texts.done_with)
 
     async def logout(self, interaction: discord.Interaction) -> None:
-        await self._act(interaction, self._login.logout(interaction.user.id), self.texts.logged_out)
+        await self._act(interaction, self._login.logout(interaction.user.id), lambda _: self.texts.logged_out)
 
-    async def _act(self, interaction: discord.Interaction, act: Awaitable[object], done: str) -> None:
+    async def _act(self, interaction: discord.Interaction, act: Awaitable[T], done: Callable[[T], str]) -> None:
         try:
-            await _defer(interaction, act)
+            result = await _defer(interaction, act)
         except OpenRouterError as failure:
             can_restart = failure.restart_login or isinstance(failure, CodeRejectedError)
             buttons = [_StartButton(self)] if can_restart else []
             await _send(interaction, self.texts.error(failure), view=_show(*buttons))
         else:
-            await _send(interaction, done)
+            await _send(interaction, done(result))
 
 
 async def _defer(interaction: discord.Interaction, act: Awaitable[T]) -> T:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import math
 from typing import Any, Final
 
 import attrs
 
 from openrouter_async.errors import OpenRouterError
 from openrouter_async.login._models import Grant
+from openrouter_async.login._problems import kind_of, type_of
 from openrouter_async.login.errors import LoginCancelledError
 
 _UNEXPECTED: Final = "Something went wrong. Please try again."
@@ -61,16 +63,20 @@ class LoginState:
         return error.user_message if isinstance(error, OpenRouterError) else _UNEXPECTED
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the state as values for JSON, without the key."""
+        """Return the state as values for JSON, without the key.
+
+        The members of an ``error`` are those of a web login's problem (RFC 9457): ``type``, such as
+        ``urn:openrouter-async:login-expired``, ``detail``, ``outcome``, ``restart_login`` and ``retry_after``.
+        """
         error = self.grant.key_error if self.grant is not None else self.error
         described: dict[str, Any] | None = None
         if error is not None:
-            described = {"type": type(error).__name__, "message": self.message}
+            described = {"type": type_of(kind_of(error)), "detail": self.message}
             if isinstance(error, OpenRouterError):
                 described |= {
                     "outcome": error.outcome.value,
                     "restart_login": error.restart_login,
-                    "retry_after": error.retry_after,
+                    "retry_after": None if error.retry_after is None else math.ceil(error.retry_after),
                 }
         return {
             "status": self.status.value,

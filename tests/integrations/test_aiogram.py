@@ -16,7 +16,7 @@ pytest.importorskip("aiogram", reason="aiogram is missing")
 from aiogram import Dispatcher, Router
 from aiogram.types import Message
 
-from openrouter_async import OpenRouter
+from openrouter_async import ExchangeAuthCodeForAPIKeyResponse, OpenRouter
 from openrouter_async.errors import OpenRouterError
 from openrouter_async.integrations.aiogram import create_router
 from openrouter_async.integrations.bots import BotLogin, BotTexts
@@ -58,10 +58,11 @@ async def talking(
     *,
     router: dict[str, Any] | None = None,
     store: LoginStore | None = None,
+    verify: bool = False,
     **settings: Any,
 ) -> AsyncIterator[Talk]:
     talk = Talk()
-    flow = AuthorizationFlow(client, callback_url=CALLBACK, store=store)
+    flow = AuthorizationFlow(client, callback_url=CALLBACK, store=store, verify=verify)
     talk.login = BotLogin(flow, on_login=talk.put, on_logout=talk.remove, **settings)
     rest = Router()
     rest.message()(echo)
@@ -227,6 +228,24 @@ async def test_aiogram_failure_is_explained_to_the_user(
     telegram.say(ADA, "/login")
     assert (await telegram.answer()).url == prompt.url
     assert len(telegram.deleted) == 2
+
+
+async def test_aiogram_key_that_is_refused_at_once_is_kept_and_mentioned(
+    telegram: FakeTelegram, fake: FakeOpenRouter
+) -> None:
+    def revoke(_: object, response: ExchangeAuthCodeForAPIKeyResponse) -> None:
+        fake.revoke(response.key)
+
+    async with (
+        OpenRouter(None, base_url=fake.base_url, on_key=revoke) as client,
+        talking(telegram, client, verify=True) as bot,
+    ):
+        telegram.say(ADA, "/login")
+        telegram.say(ADA, fake.consent((await telegram.answer()).url))
+        text = (await telegram.answer()).text
+        assert bot.logins == [(ADA, fake.issued_keys[-1].key)]
+    assert text.startswith("You are signed in. ")
+    assert "refuses it" in text
 
 
 async def test_aiogram_message_that_cannot_be_deleted_loses_no_key(

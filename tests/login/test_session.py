@@ -106,8 +106,8 @@ async def test_session_whose_middleware_fails_says_nothing_of_it_to_the_user() -
         state = await login.submit("the-code")
     assert isinstance(state.error, ZeroDivisionError)
     assert state.to_dict()["error"] == {
-        "type": "ZeroDivisionError",
-        "message": "Something went wrong. Please try again.",
+        "type": "urn:openrouter-async:sign-in-failed",
+        "detail": "Something went wrong. Please try again.",
     }
 
 
@@ -181,7 +181,7 @@ async def test_session_fails_when_its_lifetime_is_over() -> None:
         with pytest.raises(LoginTimeoutError):
             await login.wait(timeout=None)
         assert login.status is LoginStatus.FAILED
-        assert login.to_dict()["error"]["type"] == "LoginTimeoutError"
+        assert login.to_dict()["error"]["type"] == "urn:openrouter-async:login-timeout"
     assert not server.requests
 
 
@@ -312,7 +312,7 @@ async def test_verify_keeps_a_key_that_is_dead_on_arrival_and_says_so(fake: Fake
     assert not grant.key_error.restart_login
     assert state.message is not None
     assert "maximum lifetime" in state.message
-    assert login.to_dict()["error"]["type"] == "KeyRefusedError"
+    assert login.to_dict()["error"]["type"] == "urn:openrouter-async:key-refused"
     assert grant.key not in repr(grant) + str(grant.key_error) + json.dumps(login.to_dict())
 
 

@@ -13,6 +13,7 @@ from typing import Final, Literal
 import attrs
 
 from openrouter_async.errors import OpenRouterError
+from openrouter_async.login._models import Grant
 from openrouter_async.redaction import mask
 
 # A code starts with a letter or digit, unlike commands, @names and #tags, and has no "/" or "@", unlike links and
@@ -111,3 +112,11 @@ class BotTexts:
     login_description: str = "Sign in with OpenRouter"
     logout_description: str = "Sign out"
     error: Callable[[OpenRouterError], str] = attrgetter("user_message")
+
+    def done_with(self, grant: Grant) -> str:
+        """Return the text after a login, and what is wrong with the key, if the flow was to ``verify`` it.
+
+        Args:
+            grant: The result of the login.
+        """
+        return self.done if grant.key_error is None else f"{self.done} {self.error(grant.key_error)}"

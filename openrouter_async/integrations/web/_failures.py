@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator
 from typing import Any, Final, TypeVar
 from urllib.parse import urlencode
@@ -12,6 +11,7 @@ import attrs
 
 from openrouter_async.errors import APIError, OpenRouterError, Outcome, RequestValidationError
 from openrouter_async.login._pages import render
+from openrouter_async.login._problems import DEFAULT_KIND, kind_of, type_of
 from openrouter_async.login.errors import (
     AuthorizationDeniedError,
     AuthorizationError,
@@ -39,8 +39,6 @@ _STATUSES: Final[tuple[tuple[type[OpenRouterError], int], ...]] = (
     (LoginError, 400),
     (RequestValidationError, 400),
 )
-_TYPE_PREFIX: Final = "urn:openrouter-async:"
-_WORD: Final = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _TITLES: Final[tuple[tuple[type[OpenRouterError], str], ...]] = (
     (LoginAlreadyUsedError, "Already finished"),
     (LoginInProgressError, "One moment"),
@@ -67,7 +65,7 @@ class LoginFailure:
     status: int
     title: str
     message: str
-    kind: str = "sign-in-failed"
+    kind: str = DEFAULT_KIND
     error: OpenRouterError | None = None
     login_url: str | None = None
     home_url: str = "/"
@@ -93,7 +91,7 @@ class LoginFailure:
             RFC 9457, section 3.
         """
         return {
-            "type": _TYPE_PREFIX + self.kind,
+            "type": type_of(self.kind),
             "title": self.title,
             "status": self.status,
             "detail": self.message,
@@ -145,11 +143,6 @@ def describe(
         can_retry=not error.restart_login,
         retry_after=error.retry_after,
     )
-
-
-def kind_of(error: OpenRouterError) -> str:
-    """Return the kind of an error: the words of its class, such as ``login-expired``."""
-    return "-".join(_WORD.split(type(error).__name__.removesuffix("Error"))).lower()
 
 
 def status_of(error: OpenRouterError) -> int:

@@ -36,7 +36,7 @@ def values_beside(store: LoginStore) -> LeaseStore:
         store: The store of the logins.
     """
     if isinstance(store, CookieStore):
-        return values_beside(store._ledger)  # noqa: SLF001 - they are of one package
+        return values_beside(store.ledger)
     return store if isinstance(store, LeaseStore) else MemoryStore()
 
 

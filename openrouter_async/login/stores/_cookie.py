@@ -62,6 +62,11 @@ class CookieStore:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._prefix}*>"
 
+    @property
+    def ledger(self) -> LoginStore:
+        """Return the store for logins whose browser came back."""
+        return self._ledger
+
     async def put(self, item: LeaseItem, *, now: float) -> LoginCookie | None:
         """Encrypt the login into a cookie; see `LoginStore.put`.
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypeVar
 import attrs
 
 from openrouter_async._values.frames import hide_arguments
+from openrouter_async._values.validation import check_integer
 from openrouter_async.encryption import DecryptionError, Encryptor, Keys
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.login._models import LoginCookie
@@ -86,8 +87,7 @@ class RedisStore:
     ) -> None:
         if "{" in prefix or "}" in prefix:
             raise RequestValidationError("prefix", "must not hold braces, which choose the node of a cluster")
-        if isinstance(max_logins, bool) or not isinstance(max_logins, int) or max_logins < _MIN_BOUND:
-            raise RequestValidationError("max_logins", f"must be an integer from {_MIN_BOUND}")
+        check_integer("max_logins", max_logins, least=_MIN_BOUND)
         self._max_in_group = math.ceil(max_logins / _GROUPS)
         self._evicted = 0
         self._client = client
