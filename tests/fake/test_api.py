@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import json
 import socket
+import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
@@ -542,19 +543,19 @@ async def test_fake_with_many_clients_and_codes_stays_fast() -> None:
             for code in codes:
                 await client.oauth.exchange_auth_code_for_api_key(code=code)
 
-        loop = asyncio.get_running_loop()
-        started = loop.time()
+        # CPU time, which does not depend on what else the machine does.
+        started = time.process_time()
         await asyncio.gather(*(work() for _ in range(200)))
-        return loop.time() - started
+        return time.process_time() - started
 
     async with FakeOpenRouter() as fake, OpenRouter(None, base_url=fake.base_url, pool_size=200) as client:
         await time_exchanges(fake, client)
         others = 100_000 if STRESS else 20_000
-        few = min([await time_exchanges(fake, client) for _ in range(2)])
+        few = min([await time_exchanges(fake, client) for _ in range(3)])
         for _ in range(others):
             fake.issue_code(**PKCE)
-        many = min([await time_exchanges(fake, client) for _ in range(2)])
+        many = min([await time_exchanges(fake, client) for _ in range(3)])
 
     print(f"200 exchanges by 200 clients: {few:.2f} s; beside {others:,} other codes: {many:.2f} s")
-    assert len(fake.issued_keys) == fake.counters["exchange 200"] == 5 * 200
-    assert many < 2 * few + 0.1
+    assert len(fake.issued_keys) == fake.counters["exchange 200"] == 7 * 200
+    assert many < 3 * few + 0.1

@@ -137,7 +137,7 @@ async def test_popup_that_was_denied_stays_and_tells_its_opener(page: Page, site
     popup = await press(page, "popup")
     await say(popup, "Deny")
 
-    await expect(popup.get_by_text("You did not allow the sign-in.")).to_be_visible()
+    await expect(popup.get_by_text("You cancelled the sign-in.")).to_be_visible()
     await expect(page.locator("#told")).to_contain_text('"failed"')
     await expect(page.locator("#status")).to_have_text("urn:openrouter-async:authorization-denied")
     assert site.exchanges == 0

@@ -367,9 +367,9 @@ async def test_loopback_thousand_hostile_requests_do_not_keep_the_user_out(caplo
 
         async def attack(data: bytes) -> bytes:
             async with limit:
-                return await asyncio.wait_for(send(login, data), 10)
+                return await asyncio.wait_for(send(login, data), 60)
 
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(240):
             first = asyncio.gather(*(attack(hostile[number % len(hostile)]) for number in range(900)))
             answers = await first
             assert not server.requests
