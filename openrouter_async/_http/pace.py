@@ -123,7 +123,7 @@ class Pace:
         """Record a rejection.
 
         Args:
-            sent_at: When the request was sent. One that was sent before the rate was reduced does not reduce it again.
+            sent_at: When the request was sent. Unless that was after the last reduction, the rate stays.
             now: The time.
 
         Returns:
@@ -131,7 +131,7 @@ class Pace:
         """
         self._active_at = now
         successes, self._successes = self._successes, 0
-        if successes >= _MIN_SUCCESSES or sent_at < self._reduced_at:
+        if successes >= _MIN_SUCCESSES or sent_at <= self._reduced_at:
             return False
         self._reduced_at = now
         if self.is_limiting:

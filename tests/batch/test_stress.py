@@ -22,6 +22,7 @@ from openrouter_async.errors import JournalError
 from openrouter_async.testing import FakeOpenRouter
 from tests.batch.processes import CONCURRENCY, codes
 from tests.batch.stub import key_of, running
+from tests.kit.clocks import VirtualLoop, loop_clock
 from tests.support import ROOT, STRESS, missing
 
 pytestmark = [pytest.mark.stress, pytest.mark.unmeasured]
@@ -216,20 +217,26 @@ async def test_journal_of_many_entries_opens_and_resumes(tmp_path: Path) -> None
     assert results == []
 
 
-async def test_batch_with_a_throttling_server_uses_nearly_all_of_its_rate() -> None:
+def test_batch_with_a_throttling_server_uses_nearly_all_of_its_rate() -> None:
     count, rate = (2_000, 200) if STRESS else (500, 250)
-    async with FakeOpenRouter() as fake, OpenRouter(None, base_url=fake.base_url) as client:
-        batch = [fake.issue_code() for _ in range(count)]
-        fake.rate_limit(rate)
-        started = time.monotonic()
-        results = await client.oauth.exchange_all(batch, concurrency=CONCURRENCY)
-        elapsed = time.monotonic() - started
+
+    async def main() -> tuple[FakeOpenRouter, list[ExchangeResult], float]:
+        clock = loop_clock(1)
+        async with FakeOpenRouter(clock=clock) as fake, OpenRouter(None, base_url=fake.base_url, clock=clock) as client:
+            batch = [fake.issue_code() for _ in range(count)]
+            fake.rate_limit(rate)
+            started = clock.monotonic()
+            results = await client.oauth.exchange_all(batch, concurrency=CONCURRENCY)
+            return fake, results, clock.monotonic() - started
+
+    with asyncio.Runner(loop_factory=lambda: VirtualLoop(patience=0.001)) as runner:
+        fake, results, elapsed = runner.run(main())
     refused, sent = fake.counters["exchange 429"], fake.counters["exchange"]
     # The requests of the first second are accepted at once.
     ideal = (count - rate) / rate
     print(
-        f"\n{count:,} codes at {rate} per second: {elapsed:.2f} s, which is {elapsed / ideal - 1:+.0%} of the ideal "
-        f"{ideal:.2f} s; {refused} of {sent:,} requests refused ({refused / sent:.1%})"
+        f"\n{count:,} codes at {rate} per second: {elapsed:.2f} virtual s, which is {elapsed / ideal - 1:+.0%} of the "
+        f"ideal {ideal:.2f} s; {refused} of {sent:,} requests refused ({refused / sent:.1%})"
     )
     assert [result.error for result in results] == [None] * count
     assert len(fake.issued_keys) == count
