@@ -289,8 +289,7 @@ def _shell(command: str) -> list[str]:
 @contextmanager
 def _running(command: str, expected: str, environment: Mapping[str, str]) -> Iterator[None]:
     """Run a command that serves, after waiting for the output that it shows."""
-    # In append mode, data is written at the end, regardless of the reading position.
-    with tempfile.TemporaryFile("a+") as output:
+    with tempfile.NamedTemporaryFile("a") as output:
         process = subprocess.Popen(
             _shell(command),
             stdin=subprocess.DEVNULL,
@@ -304,8 +303,7 @@ def _running(command: str, expected: str, environment: Mapping[str, str]) -> Ite
             while True:
                 # Looked at before the output, so that all of an ended process's output is read.
                 is_over = process.poll() is not None or time.monotonic() > give_up_at
-                output.seek(0)
-                said = output.read()
+                said = Path(output.name).read_text()
                 if is_over or _missing(expected, said) is None:
                     break
                 time.sleep(0.02)

@@ -164,12 +164,14 @@ async def opened(kind: str, url: str) -> AsyncIterator[Site]:
         else:
             connection = await stack.enter_async_context(Redis.from_url(url))
 
+            store = RedisStore(connection, encryption_keys=SECRET)
+
             async def end_in_valkey(name: str) -> None:
-                key = f"openrouter-login:{{{name}}}"
+                (key,) = await connection.keys(f"*:login:{name}")
                 if await connection.hexists(key, "lease_ends_at"):
                     await connection.hset(key, "lease_ends_at", "0")
 
-            site = Site(RedisStore(connection, encryption_keys=SECRET), end_in_valkey)
+            site = Site(store, end_in_valkey)
         await site.put(site.item, now=NOW)
         yield site
 
