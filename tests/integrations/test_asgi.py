@@ -53,7 +53,10 @@ def in_starlette(part: LoginApp) -> Any:
 def in_litestar(part: LoginApp) -> Any:
     # Litestar gives only the part of the path that is left, and no root path.
     mounted = asgi("/auth", is_mount=True, copy_scope=True)(part)
-    return Litestar([mounted], lifespan=[lambda app: openrouter.lifespan(part)], openapi_config=None)
+    # Its usual configuration would make all loggers of this process log to the terminal.
+    return Litestar(
+        [mounted], lifespan=[lambda app: openrouter.lifespan(part)], openapi_config=None, logging_config=None
+    )
 
 
 def in_quart(part: LoginApp) -> Any:
