@@ -55,6 +55,14 @@ def test_exported_classes_have_the_package_as_module() -> None:
     assert len(classes) > 20
 
 
+def test_closing_an_object_with_work_under_way_takes_a_timeout() -> None:
+    closing = {name: value.aclose for name, public in PUBLIC.items() if hasattr(value := public.value, "aclose")}
+    # A store carries out the calls of others, and has none of its own.
+    without = {name for name, close in closing.items() if "timeout" not in inspect.signature(close).parameters}
+    assert without == {name for name in closing if name.endswith(".RedisStore")}
+    assert len(closing) > 5
+
+
 def annotated() -> Iterator[tuple[str, Any]]:
     """The public classes and functions, and the methods and properties of the classes."""
     for name, public in PUBLIC.items():

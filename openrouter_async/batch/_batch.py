@@ -49,14 +49,18 @@ class Batch(AsyncIterator[ExchangeResult]):
     ) -> None:
         await self.aclose()
 
-    async def aclose(self) -> None:
+    async def aclose(self, *, timeout: float | None = None) -> None:
         """Send nothing more, and wait until all requests that were sent have a result.
 
         Code that the batch itself calls, such as ``on_key``, ``on_progress`` or the input, may call this; then it does
         not wait.
+
+        Args:
+            timeout: The maximum number of seconds to wait; None waits as long as the requests take, which the client's
+                time limits bound. Requests that take longer continue, and their results can be read afterwards.
         """
         self._runner.close()
-        await self._runner.drain()
+        await self._runner.drain(timeout)
 
     async def collect(self) -> list[ExchangeResult]:
         """Return all results, in the order of the input.

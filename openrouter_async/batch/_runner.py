@@ -121,11 +121,11 @@ class Runner:
         """Stop because no more results are wanted."""
         self.stop(lambda: not_sent("the batch was closed"))
 
-    async def drain(self) -> None:
+    async def drain(self, timeout: float | None = None) -> None:
         """Wait until all requests that were sent have a result; they are not affected if the caller is cancelled."""
         # Code that the batch itself calls, such as `on_key`, would wait for itself.
         if self._workers and _inside.get() is not self._mark:
-            await asyncio.wait(self._workers)
+            await asyncio.wait(self._workers, timeout=timeout)
 
     def abandon(self) -> None:
         """Stop because nobody can take the results any more. This may be called from any thread."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import math
+from collections.abc import Iterator
 from typing import Any, Final
 
 import attrs
@@ -90,21 +92,31 @@ class LoginProgress:
 
     Attributes:
         state: The state. It is replaced as a whole, so that any thread may read it.
+        is_closing: Whether the app is giving up the login, so that only those who listen already get its result.
     """
 
     def __init__(self) -> None:
         self.state = LoginState(status=LoginStatus.PENDING)
+        self.is_closing = False
+        self._listeners = 0
         self._changed = asyncio.Event()
 
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Count the caller among those who get the result of the login."""
+        self._listeners += 1
+        try:
+            yield
+        finally:
+            self._listeners -= 1
+
     def deliver(self, grant: Grant) -> bool:
-        """Finish the login, and return whether its caller can still get the grant."""
-        self._change(LoginState(status=LoginStatus.FINISHED, grant=grant))
-        return self.state.status is not LoginStatus.CANCELLED
+        """Finish the login, and return whether anybody can still get the grant."""
+        return self._tell(LoginState(status=LoginStatus.FINISHED, grant=grant))
 
     def fail(self, error: Exception) -> bool:
-        """End the login with an error, and return whether its caller can still get the error."""
-        self._change(LoginState(status=LoginStatus.FAILED, error=error))
-        return self.state.status is not LoginStatus.CANCELLED
+        """End the login with an error, and return whether anybody can still get the error."""
+        return self._tell(LoginState(status=LoginStatus.FAILED, error=error))
 
     def cancel(self) -> bool:
         """Cancel the login, and return whether it was still open."""
@@ -117,8 +129,9 @@ class LoginProgress:
 
     async def next(self, seen: LoginState | None) -> LoginState:
         """Wait until the state is no longer the one that was seen, and return the new one."""
-        while self.state is seen:
-            await self._changed.wait()
+        with self.listening():
+            while self.state is seen:
+                await self._changed.wait()
         return self.state
 
     async def end(self) -> LoginState:
@@ -127,6 +140,11 @@ class LoginProgress:
         while not state.is_over:
             state = await self.next(state)
         return state
+
+    def _tell(self, state: LoginState) -> bool:
+        if self._change(state):
+            return self._listeners > 0 or not self.is_closing
+        return self.state.status is not LoginStatus.CANCELLED
 
     def _change(self, state: LoginState) -> bool:
         if self.state.is_over:

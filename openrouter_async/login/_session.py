@@ -116,8 +116,17 @@ class LoginSession:
     ) -> None:
         await self.aclose()
 
-    async def aclose(self) -> None:
-        """Stop listening, and cancel the login unless it is finished; a second call does nothing."""
+    async def aclose(self, *, timeout: float = 10.0) -> None:
+        """Wait for a code that is being exchanged, then cancel the login unless it is finished, and stop listening.
+
+        A second call does nothing.
+
+        Args:
+            timeout: The maximum number of seconds to wait. An exchange that takes longer continues until the client is
+                closed; the client's ``on_key`` gets its key.
+        """
+        self._progress.is_closing = True
+        await self._finishing.drain(timeout)
         await self._cleanup.aclose()
 
     def __repr__(self) -> str:
@@ -189,7 +198,8 @@ class LoginSession:
         finishing = self._flow.finish_code(self.pending.state, text, binding=self._binding)
         # A traceback that shows local variables would show the code.
         del text
-        return await self._finish(finishing)
+        with self._progress.listening():
+            return await self._finish(finishing)
 
     def cancel(self) -> bool:
         """Cancel the login: callbacks and codes are refused from now on, and `wait` raises.
@@ -283,12 +293,10 @@ class LoginSession:
             if isinstance(failure, _STRAY) or (isinstance(failure, OpenRouterError) and not failure.restart_login):
                 return self._go_on(failure)
             if not self._progress.fail(failure) and isinstance(failure, KeyDeliveryError):
-                logger.warning("a key is lost: the login was cancelled while it was being finished, and on_key raised")
+                logger.warning("a key is lost: nobody waited for the login any more, and on_key raised")
         else:
             if not self._progress.deliver(grant) and self._client.on_key is None:
-                logger.warning(
-                    "a key is lost: the login was cancelled while it was being finished, and no on_key is set"
-                )
+                logger.warning("a key is lost: nobody waited for the login any more, and no on_key is set")
         return self.state
 
     def _go_on(self, failure: OpenRouterError) -> LoginState:

@@ -509,6 +509,20 @@ async def test_batch_closed_at_any_moment_loses_no_key(fake: FakeOpenRouter) -> 
     assert not_sent > 0
 
 
+async def test_batch_closed_with_a_timeout_returns_and_its_results_come_later(fake: FakeOpenRouter) -> None:
+    gate = Gate(after=True)
+    async with connect(fake, middlewares=[gate]) as client:
+        batch = client.oauth.exchange_many(issue(fake, 3), concurrency=1)
+        reading = asyncio.create_task(anext(batch))
+        await gate.reached.wait()
+        await batch.aclose(timeout=0)
+        assert batch.progress.finished == 0
+        gate.let()
+        results = [await reading, *[result async for result in batch]]
+    assert [result.key for result in results if result.key] == [issued.key for issued in fake.issued_keys]
+    assert len(fake.issued_keys) == 1
+
+
 @pytest.mark.parametrize("place", ["on_key", "on_progress", "requests"])
 async def test_batch_closed_from_a_hook_ends(fake: FakeOpenRouter, place: str) -> None:
     async def close(*_: object) -> None:

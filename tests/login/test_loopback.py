@@ -528,36 +528,36 @@ async def fail_to_keep(*_: object) -> None:
     raise OSError("disk full")
 
 
+@pytest.mark.parametrize("is_late", [False, True])
 @pytest.mark.parametrize(
     ("answer", "on_key", "warning"),
     [
-        (GRANTED, None, "a key is lost: the login was cancelled while it was being finished, and no on_key is set"),
-        (
-            GRANTED,
-            fail_to_keep,
-            "a key is lost: the login was cancelled while it was being finished, and on_key raised",
-        ),
+        (GRANTED, None, "a key is lost: nobody waited for the login any more, and no on_key is set"),
+        (GRANTED, fail_to_keep, "a key is lost: nobody waited for the login any more, and on_key raised"),
         (REFUSED, None, None),
     ],
 )
 async def test_loopback_key_of_an_abandoned_login_is_logged_as_lost(
-    answer: bytes, on_key: Any, warning: str | None, caplog: pytest.LogCaptureFixture
+    answer: bytes, on_key: Any, warning: str | None, is_late: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     gate = Gate(after=True)
     async with (
         ScriptedServer(answer) as server,
         OpenRouter(None, base_url=server.base_url, middlewares=[gate], on_key=on_key, retry=ONCE) as client,
+        LoopbackLogin(client) as login,
     ):
-        async with LoopbackLogin(client) as login:
-            prompt, _ = typing("the-code")
-            waiting = asyncio.create_task(login.wait(prompt=prompt))
-            await gate.reached.wait()
-            waiting.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await waiting
-        left = [task for task in asyncio.all_tasks() if "_finish_login" in repr(task)]
+        prompt, _ = typing("the-code")
+        waiting = asyncio.create_task(login.wait(prompt=prompt))
+        await gate.reached.wait()
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        closing = asyncio.create_task(login.aclose(timeout=0 if is_late else 60))
+        if is_late:
+            await closing
+        await asyncio.sleep(0)
         gate.let()
-        await asyncio.gather(*left, return_exceptions=True)
+        await closing
 
     assert [record.getMessage() for record in caplog.records] == ([] if warning is None else [warning])
 

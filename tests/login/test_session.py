@@ -137,6 +137,37 @@ async def test_leaving_an_open_session_cancels_it() -> None:
     assert login.status is LoginStatus.CANCELLED
 
 
+async def test_closing_session_waits_for_the_exchange_and_its_waiters_get_the_key(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    gate = Gate(after=True)
+    async with session_of(GRANTED, client={"middlewares": [gate]}) as (login, _):
+        waiting = asyncio.create_task(login.wait())
+        submitting = asyncio.create_task(login.submit("the-code"))
+        await gate.reached.wait()
+        closing = asyncio.create_task(login.aclose(timeout=60))
+        await asyncio.sleep(0)
+        assert not closing.done()
+        gate.let()
+        await closing
+        assert (await waiting).key == KEY
+        assert (await submitting).status is LoginStatus.FINISHED
+    assert not caplog.records
+
+
+async def test_closing_session_without_time_left_cancels_it_and_on_key_gets_the_key() -> None:
+    gate, kept = Gate(after=True), list[str]()
+    options = {"middlewares": [gate], "on_key": lambda _, response: kept.append(response.key)}
+    async with session_of(GRANTED, client=options) as (login, _):
+        submitting = asyncio.create_task(login.submit("the-code"))
+        await gate.reached.wait()
+        await login.aclose(timeout=0)
+        assert login.status is LoginStatus.CANCELLED
+        gate.let()
+        assert (await submitting).status is LoginStatus.CANCELLED
+    assert kept == [KEY]
+
+
 async def test_cancel_during_an_exchange_leaves_the_key_to_on_key() -> None:
     gate, kept = Gate(after=True), list[str]()
     options = {"middlewares": [gate], "on_key": lambda _, response: kept.append(response.key)}
