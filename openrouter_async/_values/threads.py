@@ -22,7 +22,8 @@ def run_in_daemon_thread(function: Callable[[], T], *, name: str) -> asyncio.Fut
         name: The name of the thread.
 
     Returns:
-        A future of the running loop with the result. Cancelling it abandons the call, which goes on.
+        A future of the running loop with the result; a RuntimeError stands for an exception that is no `Exception`.
+        Cancelling it abandons the call, which goes on.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
@@ -36,11 +37,17 @@ def run_in_daemon_thread(function: Callable[[], T], *, name: str) -> asyncio.Fut
             future.set_exception(error)
 
     def run() -> None:
-        result, error = None, None
+        result: T | None = None
+        error: Exception | None = None
         try:
             result = function()
+        except StopIteration:
+            # A future cannot hold one.
+            error = RuntimeError("the call raised StopIteration")
         except Exception as failure:  # noqa: BLE001 - handed to the caller
             error = failure
+        except BaseException as failure:  # noqa: BLE001 - nobody would be told, and it must not end the event loop
+            error = RuntimeError(f"the call raised {type(failure).__name__}")
         # RuntimeError: the loop may be closed by now.
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(finish, result, error)

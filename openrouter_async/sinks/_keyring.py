@@ -158,5 +158,6 @@ def _explained() -> Iterator[None]:
         yield
     except keyring.errors.NoKeyringError:
         raise NoKeyringError("this computer has no keyring that can be used; store the key in a file instead") from None
-    except Exception as failure:  # noqa: BLE001 - backends raise whatever their systems raise; the message may quote the key
+    # Backends raise whatever their systems raise, such as a panic of Rust; the message may quote the key.
+    except BaseException as failure:  # noqa: BLE001 - this thread is there for the keyring alone
         raise KeySinkError(f"the keyring cannot be used: {type(failure).__name__}") from None

@@ -28,6 +28,8 @@ def _to_path(value: str | os.PathLike[str]) -> Path:
         return Path(value).absolute()
     except (TypeError, ValueError):
         raise RequestValidationError("path", "must be the path of a file") from None
+    except OSError:
+        raise RequestValidationError("path", "is relative to the current folder, which no longer exists") from None
 
 
 @attrs.frozen

@@ -482,6 +482,50 @@ async def test_exchange_with_unwritable_data_folder_uses_no_code_and_names_it(
     assert sorted(os.listdir(home)) == ["in-the-way"]
 
 
+@pytest.mark.parametrize(
+    "file",
+    [".", "/", "", "folder", "pipe", "link/key", "file/key", "everybody/key", "foreign", "of-others/key", "k" * 300],
+)
+@pytest.mark.parametrize("store", ["file", "env"])
+async def test_exchange_to_an_impossible_file_uses_no_code_and_names_it(
+    here: Here, home: Path, fake: FakeOpenRouter, store: str, file: str
+) -> None:
+    for folder in ("folder", "everybody", "of-others"):
+        (home / folder).mkdir()
+    (home / "everybody").chmod(0o777)
+    (home / "link").symlink_to("link")
+    os.mkfifo(home / "pipe")
+    for name in ("file", "foreign"):
+        (home / name).write_text("A=1")
+    if os.geteuid() == 0:
+        for name in ("foreign", "of-others"):
+            os.chown(home / name, 1234, 1234)
+    elif file in ("foreign", "of-others/key"):
+        file = "/etc/shadow"
+    ended = await here("exchange", fake.issue_code(), "--store", store, "--file", file, *at(fake))
+    assert ended.status == 2
+    named = str(home / file).removesuffix("/key") if file.strip("./") else "--file must be the path of a file"
+    assert named in ended.complaint
+    assert list(fake.requests) == []
+
+
+@pytest.mark.parametrize("arguments", [("--file", "key"), ("--store", "env")])
+async def test_exchange_in_a_folder_that_was_deleted_uses_no_code(
+    shell: Shell, fake: FakeOpenRouter, arguments: tuple[str, ...]
+) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *("sh", "-c", 'mkdir gone; cd gone; rmdir ../gone; exec "$@"', "sh"),
+        *(*PROGRAM, "exchange", fake.issue_code(), *arguments, *at(fake)),
+        env=dict(shell.environment),
+        cwd=shell.home,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(30):
+        _, err = await process.communicate()
+    assert (process.returncode, b"the current folder, which no longer exists" in err) == (2, True)
+    assert list(fake.requests) == []
+
+
 async def test_rescue_without_data_folder_uses_the_working_folder(
     with_keyring: Here, home: Path, fake: FakeOpenRouter, monkeypatch: pytest.MonkeyPatch
 ) -> None:

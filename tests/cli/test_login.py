@@ -15,6 +15,7 @@ import aiohttp
 import attrs
 import pytest
 import segno
+from yarl import URL
 
 from openrouter_async.testing import Fault
 from tests.cli.conftest import Here
@@ -52,11 +53,11 @@ async def visit(url: str) -> str:
         return await response.text()
 
 
-def make_browser(home: Path) -> str:
-    """A program for ``BROWSER`` that passes the address on."""
+def make_browser(home: Path, then: str = "") -> str:
+    """A program for ``BROWSER`` that passes the address on, and then runs a command."""
     program = home / "browser"
     os.mkfifo(home / "address")
-    program.write_text(f'#!/bin/sh\nprintf %s "$1" >{home}/address\n')
+    program.write_text(f'#!/bin/sh\nprintf %s "$1" >{home}/address\n{then}\n')
     program.chmod(0o755)
     return str(program)
 
@@ -83,6 +84,47 @@ async def test_login_in_a_real_browser_stores_the_key(
     assert (issued.label, issued.limit) == ("openrouter-async", 5)
     assert issued.key not in terminal.text
     assert f"Signed in as {issued.user_id}. The key sk-or-v1-…{issued.key[-4:]} is in" in terminal.text
+
+
+@pytest.mark.parametrize("stdin", ["", "</dev/null", "<&-"])
+async def test_login_in_a_substitution_captures_the_key_alone_while_the_browser_runs_on(
+    shell: Shell, fake: FakeOpenRouter, stdin: str
+) -> None:
+    os.mkfifo(shell.home / "close")
+    # It writes to what it inherits, and runs until the test writes to "close".
+    opener = make_browser(shell.home, "echo chatter; echo chatter >&2; read -r line <close")
+    process = await asyncio.create_subprocess_exec(
+        *("bash", "-c", f'KEY="$("$@" {stdin})"; echo "KEY=$KEY"', "bash"),
+        *(*PROGRAM, "login", "--store", "print", "--base-url", fake.base_url),
+        env={**shell.environment, "BROWSER": opener},
+        cwd=shell.home,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(60):
+            redirect = await asyncio.to_thread((shell.home / "address").read_text)
+            page = (await asyncio.to_thread(Path(URL(redirect).path).read_text)).replace("\n", " ")
+            assert "You are signed in" in await visit(fake.consent(address_in(page.partition('"><title>')[0], fake)))
+            out, err = await process.communicate()
+    finally:
+        await asyncio.to_thread((shell.home / "close").write_text, "\n")
+    assert out.decode() == f"KEY={fake.issued_keys[0].key}\n"
+    assert b"chatter" not in err
+
+
+@pytest.mark.parametrize("named", ["w3m", "w3m -o confirm_qq=0 %s", "{home}/lynx %s &", "links2:elinks:www-browser"])
+async def test_login_never_opens_a_browser_of_the_terminal(shell: Shell, fake: FakeOpenRouter, named: str) -> None:
+    for name in ("w3m", "lynx", "links2", "elinks", "www-browser", "links", "xdg-open", "x-www-browser"):
+        (shell.home / name).write_text(f"#!/bin/sh\ntouch {shell.home}/opened\n")
+        (shell.home / name).chmod(0o755)
+    environment = {"BROWSER": named.format(home=shell.home), "PATH": f"{shell.home}:{os.environ['PATH']}"}
+    async with Terminal(shell, "login", "--base-url", fake.base_url, env=environment) as terminal:
+        await terminal.shows(PASTE)
+        terminal.type(fake.consent(address_in(terminal.text, fake)) + "\n")
+        assert await terminal.end() == 0
+    assert not (shell.home / "opened").exists()
 
 
 async def test_login_over_ssh_shows_a_qr_code_and_hides_the_typed_code(shell: Shell, fake: FakeOpenRouter) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Final
 
 CORPUS: Final = Path(__file__).parent / "corpus"
+MAX_CPU_PER_KIB: Final = 0.2
+"""Seconds of CPU for each KiB of an input, of which garbage collection takes the most."""
 
 # The random part of an API key, in one byte a character or in two.
 _KEY: Final = re.compile(rb"(?:[0-9a-f]\0){64}|[0-9a-f]{64}")

@@ -8,7 +8,7 @@ import pytest
 
 from openrouter_async import Handler, OpenRouter, Request, Response, errors
 from openrouter_async.login import AuthorizationError, AuthorizationFlow, PendingLogin
-from tests.fuzz.mutation import mutate, read_corpus
+from tests.fuzz.mutation import MAX_CPU_PER_KIB, mutate, read_corpus
 from tests.support import STRESS
 
 CALLBACKS: Final = 200_000 if STRESS else 2_000
@@ -60,3 +60,5 @@ async def test_callback_of_any_bytes_is_a_library_error_or_a_grant_of_its_own_lo
     print(f"\n{CALLBACKS} callbacks, slowest {1000 * slowest:.2f} ms of CPU for each KiB: {dict(tally.most_common())}")
     assert sum(tally.values()) == CALLBACKS
     assert tally["a grant"] > CALLBACKS * 0.02
+    # Quadratic time would be seconds.
+    assert slowest < MAX_CPU_PER_KIB

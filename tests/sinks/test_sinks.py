@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from tests.kit.servers import ScriptedServer
 from tests.login.support import GRANTED, KEY, NOW, ONCE
 
 CLOCK = Clock(time=lambda: NOW + 0.7)
+OPERATIONS = ("get", "set", "delete")
 STORED = StoredKey(key=KEY, user_id="user_1", created_at=datetime.fromtimestamp(NOW, UTC))
 
 
@@ -34,27 +35,47 @@ class Ring(KeyringBackend):
 
     priority = 1
 
-    def __init__(self, failure: Exception | None = None) -> None:
+    def __init__(self, failure: BaseException | None = None, *, failing: Container[str] = OPERATIONS) -> None:
         self.entries: dict[tuple[str, str], str] = {}
         self.threads: set[int] = set()
         self.failure = failure
+        self.failing = failing
 
-    def _use(self) -> None:
+    def _use(self, operation: str) -> None:
         self.threads.add(threading.get_ident())
-        if self.failure is not None:
+        if self.failure is not None and operation in self.failing:
             raise self.failure
 
     def get_password(self, service: str, username: str) -> str | None:
-        self._use()
+        self._use("get")
         return self.entries.get((service, username))
 
     def set_password(self, service: str, username: str, password: str) -> None:
-        self._use()
+        self._use("set")
         self.entries[service, username] = password
 
     def delete_password(self, service: str, username: str) -> None:
-        self._use()
+        self._use("delete")
         del self.entries[service, username]
+
+
+class HangingRing(Ring):
+    """Never answers an operation, from a call of it on."""
+
+    def __init__(self, operation: str, *, calls_before: int = 0) -> None:
+        super().__init__()
+        self.operation = operation
+        self.calls_before = calls_before
+
+    def _use(self, operation: str) -> None:
+        if operation == self.operation:
+            if self.calls_before == 0:
+                threading.Event().wait()
+            self.calls_before -= 1
+
+
+class PanicError(BaseException):
+    """As keyrings raise that are written in Rust."""
 
 
 @pytest.fixture
@@ -215,11 +236,39 @@ async def test_keyring_sink_disabled_keyring_is_refused() -> None:
         await KeyringSink(backend=null.Keyring()).save(KEY)  # type: ignore[no-untyped-call]
 
 
-@pytest.mark.parametrize("failure", [keyring.errors.KeyringLocked(KEY), OSError(KEY), RuntimeError(KEY)])
-async def test_keyring_sink_any_exception_is_a_key_sink_error_without_values(failure: Exception) -> None:
+FAILURES = [
+    *(keyring.errors.KeyringLocked(KEY), OSError(KEY), RuntimeError(KEY), StopIteration(KEY), RecursionError(KEY)),
+    *(PanicError(KEY), SystemExit(KEY), KeyboardInterrupt(KEY), GeneratorExit(KEY), asyncio.CancelledError(KEY)),
+]
+
+
+@pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: type(failure).__name__)
+@pytest.mark.parametrize("operation", OPERATIONS)
+async def test_keyring_sink_any_exception_is_a_key_sink_error_without_values(
+    failure: BaseException, operation: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ring = Ring(failure, failing=(operation,))
+    sink = KeyringSink(backend=ring, timeout=None)
+    ring.entries["openrouter-async", "default"] = STORED.to_json()
+    call = sink.delete() if operation == "delete" else sink.save(KEY)
     with pytest.raises(KeySinkError, match=type(failure).__name__) as caught:
-        await KeyringSink(backend=Ring(failure)).save(KEY)
+        await call
     assert KEY not in "".join(traceback.format_exception(caught.value))
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("calls_before", [0, 1])
+async def test_keyring_sink_operation_that_never_answers_is_bounded(operation: str, calls_before: int) -> None:
+    sink = KeyringSink(backend=HangingRing(operation, calls_before=calls_before), timeout=0.05)
+
+    async def save_and_delete_twice() -> None:
+        for _ in range(2):
+            await sink.save(KEY)
+            await sink.delete()
+
+    with pytest.raises(KeySinkError, match=r"did not answer within 0\.05 seconds"):
+        await save_and_delete_twice()
 
 
 @pytest.mark.parametrize("names", [{"service": ""}, {"service": 7}, {"username": ""}, {"username": None}])
