@@ -233,13 +233,15 @@ def serve_in_thread(app: Any) -> Iterator[str]:
 
 
 @contextlib.asynccontextmanager
-async def serve_process(command: list[str], url: str, log: Path, environment: Mapping[str, str]) -> AsyncIterator[int]:
-    """Run a server in a process of its own, and yield its id."""
+async def serve_process(
+    command: list[str], url: str, log: Path, environment: Mapping[str, str], *, folder: Path = ROOT
+) -> AsyncIterator[int]:
+    """Run a server in a process of its own, and yield its id once its address answers."""
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             *command,
-            cwd=ROOT,
+            cwd=folder,
             env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
             stdout=output,
             stderr=output,
