@@ -35,15 +35,13 @@ class ResultBuffer:
         self._next_index = 0
         self._result_ready = asyncio.Event()
         self._space_free = asyncio.Event()
-        self._is_space_wanted = False
 
     def take(self) -> ExchangeResult | None:
         """Return a result, or None when none is ready."""
         if not self.results:
             return None
         self.capacity += 1
-        if self._is_space_wanted:
-            self.notify_space()
+        self._space_free.set()
         return self.results.popleft()
 
     async def wait_for_result(self) -> None:
@@ -57,13 +55,11 @@ class ResultBuffer:
 
     async def wait_for_space(self) -> None:
         """Wait until a request can be taken, or for `notify_space`."""
-        self._is_space_wanted = True
         self._space_free.clear()
         await self._space_free.wait()
 
     def notify_space(self) -> None:
         """Wake the worker that waits for space."""
-        self._is_space_wanted = False
         self._space_free.set()
 
     def put(self, index: int, result: ExchangeResult | None) -> None:
@@ -79,7 +75,7 @@ class ResultBuffer:
     def _release(self, result: ExchangeResult | None) -> None:
         if result is None:
             self.capacity += 1
-            self.notify_space()
+            self._space_free.set()
         else:
             self.results.append(result)
             self._result_ready.set()
@@ -88,8 +84,9 @@ class ResultBuffer:
 class InputQueue:
     """Gives requests to one worker at a time, and only while there is space for their results.
 
-    Workers take from the input themselves: a producer task with a queue would cost one more task switch per request,
-    measured as 1.4 % of the time of an exchange.
+    Workers take from the input themselves. A producer task with an `asyncio.Queue` would either take requests that no
+    worker is ready to send, which are lost to the input when the batch stops, or wait for an idle worker each time:
+    that doubles what a batch costs beside a pool written by hand, from 4 to 7 % of the CPU time of an exchange.
 
     Args:
         requests: The input.
@@ -124,18 +121,16 @@ class InputQueue:
         """Take a request if nothing has to be waited for, which is cheaper than waiting for a turn."""
         if self._is_async or self.is_over or self._buffer.capacity <= 0 or self._turn.locked():
             return None
-        try:
-            return self._admit(self._next_at_once())
-        except Exception as failure:  # noqa: BLE001 - it is raised in the consumer
-            self._fail(failure)
-            return None
+        return self._take_next()
 
     async def take(self, worker: asyncio.Task[None]) -> tuple[int, object] | None:
         """Return the index and the item of the next request, or None when there are no more."""
         async with self._turn:
             while self._buffer.capacity <= 0 and not self.is_over:
                 await self._buffer.wait_for_space()
-            return None if self.is_over else await self._take_next(worker)
+            if self.is_over:
+                return None
+            return await self._wait_for_next(worker) if self._is_async else self._take_next()
 
     def close(self) -> None:
         """Take no more requests, and stop waiting for the input."""
@@ -149,32 +144,30 @@ class InputQueue:
         if isinstance(self._iterator, AsyncGenerator) and self._iterator is not self._requests:
             await self._iterator.aclose()
 
-    async def _take_next(self, worker: asyncio.Task[None]) -> tuple[int, object] | None:
+    def _take_next(self) -> tuple[int, object] | None:
+        try:
+            if self._iterator is None:
+                self._iterator = iter(self._requests)
+            return self._admit(next(self._iterator, _END))
+        except Exception as failure:  # noqa: BLE001 - it is raised in the consumer
+            self._fail(failure)
+            return None
+
+    async def _wait_for_next(self, worker: asyncio.Task[None]) -> tuple[int, object] | None:
         self._waiting = worker
         try:
-            return self._admit(await self._next())
+            if self._iterator is None:
+                self._iterator = aiter(self._requests)
+            return self._admit(await anext(self._iterator, _END))
         except asyncio.CancelledError:
             if not self.is_over:
                 raise
             worker.uncancel()
-            return None
         except Exception as failure:  # noqa: BLE001 - it is raised in the consumer
             self._fail(failure)
-            return None
         finally:
             self._waiting = None
-
-    def _next_at_once(self) -> object:
-        if self._iterator is None:
-            self._iterator = iter(self._requests)
-        return next(self._iterator, _END)
-
-    async def _next(self) -> object:
-        if not self._is_async:
-            return self._next_at_once()
-        if self._iterator is None:
-            self._iterator = aiter(self._requests)
-        return await anext(self._iterator, _END)
+        return None
 
     def _admit(self, item: object) -> tuple[int, object] | None:
         if item is _END:
