@@ -103,6 +103,9 @@ uvloop.run(main())
 # It is for an app's event loop; no module of the library imports it.
 _WITHOUT_HINT: Final = frozenset({"speed"})
 
+# What needs aiogram, which has no release for these Pythons.
+_LEFT_OUT: Final = frozenset({"aiogram"} if sys.version_info >= (3, 15) else ())
+
 
 def main(chosen: Sequence[str]) -> int:
     """Try the extras, and return an exit status."""
@@ -117,6 +120,9 @@ def main(chosen: Sequence[str]) -> int:
         (wheel,) = place.glob("*.whl")
         bare = _make_environment(place / "bare", str(wheel))
         for extra in chosen or sorted(USES):
+            if extra in _LEFT_OUT:
+                print(f"{extra:10} left out: it has no release for this Python", flush=True)
+                continue
             problems = [
                 problem
                 for problem in (_use_without(bare, extra, place), _use(place, wheel, extra))

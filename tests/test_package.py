@@ -103,7 +103,6 @@ def test_plugin_import_loads_nothing() -> None:
     [
         ("starlette", "integrations.starlette", "starlette"),
         ("fastapi", "integrations.fastapi", "fastapi"),
-        ("aiogram", "integrations.aiogram", "aiogram"),
         ("discord", "integrations.discord", "discord"),
         ("taskiq", "integrations.taskiq", "taskiq"),
         ("opentelemetry", "integrations.opentelemetry", "otel"),
@@ -117,6 +116,24 @@ def test_import_without_its_extra_names_the_extra(package: str, module: str, ext
     )
     shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert shown.strip().endswith(f"pip install 'openrouter-async[{extra}]'")
+
+
+@pytest.mark.parametrize(
+    ("version", "hint"),
+    [
+        ((3, 14), "pip install 'openrouter-async[aiogram]'"),
+        ((3, 15), "this needs aiogram, which has no release for Python 3.15 or newer yet"),
+    ],
+)
+def test_import_without_aiogram_says_whether_its_extra_helps(version: tuple[int, int], hint: str) -> None:
+    program = (
+        "import sys; sys.modules['aiogram'] = None\n"
+        f"import openrouter_async.integrations.bots; sys.version_info = {version}\n"
+        "try: import openrouter_async.integrations.aiogram\n"
+        "except ImportError as error: print(error)"
+    )
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert shown.strip().endswith(hint)
 
 
 def test_version_is_that_of_the_distribution() -> None:

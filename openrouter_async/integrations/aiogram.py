@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
@@ -28,6 +29,8 @@ try:
     from aiogram.types import BufferedInputFile, InlineKeyboardButton, InlineKeyboardMarkup, Message
     from magic_filter import RegexpMode
 except ImportError as missing:
+    if sys.version_info >= (3, 15):  # there the extra does not bring it
+        raise ImportError("this needs aiogram, which has no release for Python 3.15 or newer yet") from missing
     raise ImportError("this needs aiogram: pip install 'openrouter-async[aiogram]'") from missing
 
 __all__ = ["create_router"]

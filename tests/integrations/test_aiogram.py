@@ -3,8 +3,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -357,9 +355,3 @@ async def test_aiogram_example_signs_a_user_in(
         telegram.say(ADA, "/logout")
         assert (await telegram.answer()).text == TEXTS.logged_out
         assert await keys.of(ADA).load() is None
-
-
-def test_aiogram_import_without_its_extra_names_the_extra() -> None:
-    code = "import sys; sys.modules['aiogram'] = None; import openrouter_async.integrations.aiogram"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "pip install 'openrouter-async[aiogram]'" in result.stderr.splitlines()[-1]
