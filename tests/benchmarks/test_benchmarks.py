@@ -23,6 +23,8 @@ from benchmarks.stub import BODY, Stub
 from tests.support import ROOT, STRESS, missing
 
 KEY = json.loads(BODY)["key"]
+CLIENTS = ("openrouter", "orjson", "pyreqwest", "uvloop")
+"""What the benchmark compares with; not every Python has all of it."""
 
 
 def needs(*libraries: str) -> None:
@@ -42,7 +44,7 @@ def stub() -> Iterator[Stub]:
 @pytest.mark.parametrize("scheme", ["http", "tls"])
 @pytest.mark.parametrize("name", CONTENDERS)
 def test_contenders_each_get_the_key(stub: Stub, name: str, scheme: str) -> None:
-    needs("openrouter", "pyreqwest", "uvloop")
+    needs(*CLIENTS)
     contender = CONTENDERS[name]()
 
     async def exchange() -> list[str]:
@@ -108,7 +110,7 @@ def test_target_missed_sets_the_exit_status(
 
     monkeypatch.setattr(runner, "MEASUREMENTS", {"only this": measure})
     monkeypatch.setattr(sys, "argv", ["make bench", "--quick"])
-    needs("openrouter", "pyreqwest", "uvloop")
+    needs(*CLIENTS)
     with pytest.raises(SystemExit) as exit_:
         runner.main()
     assert exit_.value.code == status
@@ -116,7 +118,7 @@ def test_target_missed_sets_the_exit_status(
 
 
 def test_report_puts_the_figures_between_the_marks_of_the_docs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    needs("openrouter", "pyreqwest", "uvloop")
+    needs(*CLIENTS)
     page = tmp_path / "page.md"
     page.write_text(f"before\n\n{runner.BEGIN}\nold\n{runner.END}\n\nafter\n")
     monkeypatch.setattr(runner, "ROOT", tmp_path)
@@ -152,7 +154,7 @@ SECTIONS = {
 @pytest.mark.stress
 @pytest.mark.unmeasured
 def test_report_summary_has_all_tables_and_judges_each_target() -> None:
-    needs("matplotlib", "openai", "openrouter", "pyreqwest", "uvloop")
+    needs("matplotlib", "openai", *CLIENTS)
     assert SECTIONS.keys() == runner.MEASUREMENTS.keys()
     names = list(SECTIONS) if STRESS else ["side-by-side", "batches", "imports"]
     made = subprocess.run(
