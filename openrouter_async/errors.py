@@ -24,13 +24,12 @@ from __future__ import annotations
 import enum
 import math
 import re
-import traceback
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import attrs
 
-from openrouter_async.redaction import redact_headers
+from openrouter_async.redaction._masks import redact_headers
 
 if TYPE_CHECKING:
     # The models import this module, so the package adds the name at run time, for `typing.get_type_hints`.
@@ -163,19 +162,6 @@ class Attempt:
 
     def __str__(self) -> str:
         return f"attempt {self.number}: {self.error} after {self.elapsed:.2f} s; waited {self.wait:.2f} s"
-
-
-def describe(error: BaseException) -> str:
-    """Describe an error in a text that is safe to log.
-
-    Only the messages of the library's own errors are known to hold no secret. For any other exception, the text names
-    the class and the place where it was raised.
-    """
-    if isinstance(error, OpenRouterError):
-        return str(error)
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
-    return f"{type(error).__name__}{place}"
 
 
 def _rebuild(cls: type[OpenRouterError], args: tuple[Any, ...]) -> OpenRouterError:

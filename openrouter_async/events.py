@@ -21,7 +21,8 @@ class Event(enum.StrEnum):
     PAUSED = "paused"
     """A call waits for the end of a pause. DEBUG."""
     RATE = "rate"
-    """A server refused requests of a batch as too many, so the rate was reduced. DEBUG, with the ``rate`` a second."""
+    """A server refused requests of a batch as too many, so the rate was reduced. DEBUG, with the ``rate`` per
+    second."""
     HOOK_FAILED = "hook_failed"
     """``on_retry`` or ``on_progress`` raised. ERROR."""
     KEY_LOST = "key_lost"
@@ -34,7 +35,7 @@ class Event(enum.StrEnum):
     RETURN_PATH_IGNORED = "return_path_ignored"
     """A login started with a ``next`` that is not a path of the app, and will return to its default path. WARNING."""
     HOST_MISMATCH = "host_mismatch"
-    """A login started at another host than that of its callback, where its cookie will be missing. WARNING."""
+    """A login started at a host other than that of its callback, where its cookie will be missing. WARNING."""
     CUT_OFF = "cut_off"
     """An exchange was sent and ended before its response came: the client was closed, or the loop ended. WARNING, one
     record for each exchange, with its ``code_digest``."""

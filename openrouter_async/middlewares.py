@@ -94,8 +94,7 @@ class RateLimitMiddleware:
 
     Among the ``middlewares`` of a client, it limits calls, and the time of a call starts after the wait. Among the
     ``attempt_middlewares``, it limits attempts, including retries; set ``max_wait`` then, so that a call does not take
-    longer than its policy allows. Clients that share one object share its limit, also in
-    different event loops and threads.
+    longer than its policy allows. Clients that share one object share its limit, even across event loops and threads.
 
     Args:
         max_rate: The maximum number of requests in a ``time_period``, also as a single burst; at least 1.

@@ -17,9 +17,8 @@ from typing import Final, Self
 import attrs
 
 from openrouter_async._values.frames import hide_arguments, hide_init_arguments
-from openrouter_async._values.models import CodeChallengeMethod, validate_code_verifier
-from openrouter_async.errors import RequestValidationError
-from openrouter_async.redaction import mask
+from openrouter_async._values.models import CodeChallengeMethod, to_code_challenge_method, validate_code_verifier
+from openrouter_async.redaction._masks import mask
 
 __all__ = ["PKCEPair", "code_challenge", "generate_code_verifier"]
 
@@ -35,18 +34,6 @@ def generate_code_verifier() -> str:
         RFC 7636, sections 4.1 and 7.1.
     """
     return secrets.token_urlsafe(_ENTROPY)
-
-
-def to_code_challenge_method(value: object) -> CodeChallengeMethod:
-    """Parse a challenge method; it is case-sensitive, because servers do not know ``s256``.
-
-    Raises:
-        RequestValidationError: The method is neither ``S256`` nor ``plain``.
-    """
-    try:
-        return CodeChallengeMethod(value)  # type: ignore[arg-type]
-    except ValueError:
-        raise RequestValidationError("code_challenge_method", "must be S256 or plain, with this spelling") from None
 
 
 @hide_arguments

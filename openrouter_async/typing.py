@@ -3,6 +3,7 @@
 from openrouter_async._client.config import ApiKeySource, ClientOptions, OnKey
 from openrouter_async._http.chain import Handler, Middleware, SendState
 from openrouter_async._http.retry import OnRetry
+from openrouter_async._values.encryptor import EncryptionKeys
 from openrouter_async.batch._progress import OnProgress
 from openrouter_async.batch._results import Requests, StopOn
 from openrouter_async.login._callbacks import CallbackInput
@@ -13,6 +14,7 @@ __all__ = [
     "ApiKeySource",
     "CallbackInput",
     "ClientOptions",
+    "EncryptionKeys",
     "Handler",
     "Middleware",
     "OnKey",

@@ -53,15 +53,15 @@ def test_retry_policy_none_is_one_attempt_even_for_a_dead_connection() -> None:
 @pytest.mark.parametrize(
     ("field", "values", "requirement"),
     [
-        ("max_attempts", [0, -1, 1.5, "3", True, None], "must be an integer from 1"),
-        ("initial_interval", [-0.1, math.inf, math.nan, "1", True, None], "must be a finite number from 0"),
-        ("max_interval", [-1, math.inf, None], "must be a finite number from 0"),
-        ("exponent", [0.9, 0, -2, math.inf], "must be a finite number from 1"),
+        ("max_attempts", [0, -1, 1.5, "3", True, None], "must be an integer of at least 1"),
+        ("initial_interval", [-0.1, math.inf, math.nan, "1", True, None], "must be a finite number of at least 0"),
+        ("max_interval", [-1, math.inf, None], "must be a finite number of at least 0"),
+        ("exponent", [0.9, 0, -2, math.inf], "must be a finite number of at least 1"),
         ("max_elapsed_time", [0, -1, math.inf, math.nan], "must be a finite number above 0"),
         ("retry_connection_errors", [1, None, "no"], "must be True or False"),
         ("jitter", [0, None, "full"], "must be True or False"),
         ("statuses", [[200], [399], [600], ["500"], 500, [None]], "must be HTTP statuses from 400 to 599"),
-        ("retry_budget", [-1, math.inf, "500"], "must be a finite number from 0"),
+        ("retry_budget", [-1, math.inf, "500"], "must be a finite number of at least 0"),
     ],
 )
 def test_retry_policy_invalid_values_are_refused(field: str, values: list[Any], requirement: str) -> None:

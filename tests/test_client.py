@@ -75,7 +75,7 @@ async def exchange(client: OpenRouter, code: str = "code-1", **options: Any) -> 
         ({"timeout": True}, "timeout: must be"),
         ({"timeout": "30"}, "timeout: must be"),
         ({"retry": 3}, "retry: must be a RetryPolicy"),
-        ({"pool_size": 0}, "pool_size: must be an integer from 1"),
+        ({"pool_size": 0}, "pool_size: must be an integer of at least 1"),
         ({"pool_size": True}, "pool_size: must be"),
         ({"pool_size": 1.5}, "pool_size: must be"),
         ({"proxy": "socks5://127.0.0.1"}, "proxy: must be an http or https URL"),

@@ -78,10 +78,10 @@ async def test_logging_middleware_logger_and_level_can_be_chosen(caplog: pytest.
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_rate": 0.5}, "max_rate: must be a finite number from 1"),
+        ({"max_rate": 0.5}, "max_rate: must be a finite number of at least 1"),
         ({"max_rate": "10"}, "max_rate: must be"),
         ({"max_rate": 10, "time_period": 0}, "time_period: must be a finite number above 0"),
-        ({"max_rate": 10, "max_wait": -1}, "max_wait: must be a finite number from 0"),
+        ({"max_rate": 10, "max_wait": -1}, "max_wait: must be a finite number of at least 0"),
     ],
 )
 def test_rate_limit_invalid_values_are_refused(options: dict[str, Any], message: str) -> None:

@@ -20,7 +20,9 @@ from yarl import URL
 from openrouter_async import Response, errors
 from openrouter_async._http.responses import error_from_response
 from openrouter_async._values.clock import SYSTEM_CLOCK
-from openrouter_async.redaction import MASK, SecretFilter, mask_key, mask_optional, redact_text, scrub
+from openrouter_async.redaction import SecretFilter
+from openrouter_async.redaction._masks import MASK, mask_key, mask_optional, scrub
+from openrouter_async.redaction._text import redact_text
 from tests.kit.requests import make_request
 
 CODE = "auth_code_c0ffee"

@@ -6,7 +6,6 @@ import asyncio
 import warnings
 from collections.abc import Iterable, Mapping
 from ssl import SSLContext
-from types import TracebackType
 from typing import Any, Final, Never, Self
 
 import attrs
@@ -62,7 +61,7 @@ class OpenRouter:
         middlewares: Middlewares that run once for each call, the first outermost.
         attempt_middlewares: Middlewares that run once for each attempt, inside the retries.
         session: A session to borrow. It is never closed or reconfigured, and its own middlewares keep working.
-        pool_size: The largest number of connections; by default 100. Refused beside ``session``, which has its own.
+        pool_size: The maximum number of connections; by default 100. Refused beside ``session``, which has its own.
         proxy: The URL of an HTTP proxy; None uses none.
         ssl: A TLS context; None verifies by the system's certificates.
         trust_env: Whether proxies are read from the environment; ``~/.netrc`` never is. Refused beside ``session``.
@@ -199,7 +198,7 @@ class OpenRouter:
             on_retry: As for `OpenRouter`.
             authenticate_exchange: As for `OpenRouter`.
             hook_timeout: As for `OpenRouter`.
-            **unknown: Refused: any other name raises ``TypeError``.
+            **unknown: Not accepted: any other name raises ``TypeError``.
 
         Returns:
             The client.
@@ -234,9 +233,7 @@ class OpenRouter:
         self.bind()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     async def aclose(self, *, timeout: float = 10.0) -> None:

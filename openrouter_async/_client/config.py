@@ -27,7 +27,7 @@ from openrouter_async._values.models import (
 from openrouter_async._values.validation import check_hook, is_duration, is_flag
 from openrouter_async._values.version import __version__
 from openrouter_async.errors import RequestValidationError
-from openrouter_async.redaction import mask_optional, redact_headers
+from openrouter_async.redaction._masks import mask_optional, redact_headers
 
 DEFAULT_BASE_URL: Final = "https://openrouter.ai/api/v1"
 

@@ -101,7 +101,7 @@ class OAuth:
             code_verifier: The verifier whose challenge started the login (RFC 7636); None leaves it out.
             code_challenge_method: How the challenge was derived; `UNSET` leaves it out, None is sent as null.
             options: The options in which this call differs from its client.
-            **unknown: Nothing: any other name is refused.
+            **unknown: Not accepted: any other name raises ``TypeError``.
 
         Returns:
             The key, and the id of its user.
@@ -183,7 +183,7 @@ class OAuth:
             key_label: The name of the key, at most 100 characters; None leaves it out: the app's name.
             workspace_id: The UUID of the workspace that the key belongs to; None leaves it out.
             options: The options in which this call differs from its client.
-            **unknown: Nothing: any other name is refused.
+            **unknown: Not accepted: any other name raises ``TypeError``.
 
         Returns:
             The code that was created.

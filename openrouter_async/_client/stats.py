@@ -17,7 +17,7 @@ class ClientStats:
         is_closed: Whether the client is closed, or being closed.
         exchanges_in_flight: Exchanges under way; equal ones count once.
         attempts_in_flight: Requests under way: on a connection, or waiting for one.
-        connection_limit: The largest number of connections in the pool; 0 without a limit, and before the first use.
+        connection_limit: The maximum number of connections in the pool; 0 without a limit, and before the first use.
         waiting_to_retry: Calls that wait for a backoff, or for the end of a pause.
         paused: Seconds until the pause of each paused host ends, by origin.
         retry_budget: The tokens left for retries to each host that used some, by origin.

@@ -11,7 +11,7 @@ from yarl import URL
 
 from openrouter_async._http.retry_policy import RetryPolicy
 from openrouter_async.errors import Attempt, RequestValidationError
-from openrouter_async.redaction import redact_headers
+from openrouter_async.redaction._masks import redact_headers
 
 
 class SendState:

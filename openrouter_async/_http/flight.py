@@ -10,7 +10,8 @@ from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 from openrouter_async._http.chain import SendState
-from openrouter_async.errors import ClientClosedError, KeyDeliveryError, OpenRouterError, Outcome, describe
+from openrouter_async._values.frames import describe
+from openrouter_async.errors import ClientClosedError, KeyDeliveryError, OpenRouterError, Outcome
 from openrouter_async.events import Event
 
 logger = logging.getLogger("openrouter_async")

@@ -14,7 +14,7 @@ from openrouter_async._values.frames import hide_init_arguments
 from openrouter_async._values.models import UNSET, Unset, parse_url
 from openrouter_async._values.validation import is_duration
 from openrouter_async.errors import RequestValidationError
-from openrouter_async.redaction import mask, redact_headers
+from openrouter_async.redaction._masks import mask, redact_headers
 
 # Strings, which `re` compiles and caches on first use.
 _FIELD_NAME: Final = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"

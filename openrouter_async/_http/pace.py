@@ -1,4 +1,4 @@
-"""Rates of requests: the one that a host bears, found by AIMD, and the leaky bucket that keeps to it."""
+"""Request rates: the one that a host accepts, found by AIMD, and the leaky bucket that enforces it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import math
 from typing import Final
 
 INITIAL_RATE: Final = 20.0
-"""Requests a second that a batch sends to a host after it began to refuse them."""
+"""Requests per second that a batch sends to a host once it has begun to refuse them."""
 
 MIN_RATE: Final = 1.0
-"""Requests a second that a batch sends at least, however many are refused."""
+"""The minimum of requests per second that a batch sends, however many are refused."""
 
 # Two rejections with fewer successes between them mean that the rate is too high. Rarer ones may come from one sick
 # node behind a load balancer, which a lower rate would not heal.
@@ -20,7 +20,7 @@ _DECREASE: Final = 0.9
 _FAST_DECREASE: Final = 0.7
 _RATE_LIFETIME: Final = 60.0
 # Seconds in which the rate grows back to where it was refused. Beyond that, the limit may have changed, so each success
-# adds one a second: the rate doubles in less than a second.
+# adds one request per second: the rate doubles in less than a second.
 _RECOVERY_TIME: Final = 4.0
 _FAST_INCREASE: Final = 1.0
 _ROUNDING: Final = 1e-9
@@ -32,7 +32,7 @@ class LeakyBucket:
     See https://en.wikipedia.org/wiki/Leaky_bucket (as a meter).
 
     Args:
-        rate: Requests a second that leak out.
+        rate: Requests per second that leak out.
         capacity: Requests that it holds, at least 1.
     """
 
@@ -59,9 +59,9 @@ class LeakyBucket:
 
 
 class Pace:
-    """The rate of requests that a host bears, found by additive increase and multiplicative decrease (AIMD).
+    """The rate of requests that a host accepts, found by additive increase and multiplicative decrease (AIMD).
 
-    A first rejection limits nothing; the second one in a short while sets the rate to `INITIAL_RATE`. From then on,
+    A single rejection limits nothing; a second one soon afterwards sets the rate to `INITIAL_RATE`. From then on,
     successes raise the rate, and rejections reduce it. TCP does the same (RFC 5681).
 
     Attributes:

@@ -14,7 +14,7 @@ from openrouter_async._values.clock import Clock
 from openrouter_async._values.converter import MalformedBodyError, load_json
 from openrouter_async._values.models import request_id_of
 from openrouter_async.errors import APIError, OpenRouterError, Outcome, ResponseValidationError
-from openrouter_async.redaction import scrub
+from openrouter_async.redaction._masks import scrub
 
 _MAX_MESSAGE_LENGTH: Final = 200
 _MAX_BODY_LENGTH: Final = 65_536

@@ -14,7 +14,8 @@ from openrouter_async._http.retry_call import Call, Failure
 from openrouter_async._http.retry_policy import RetryPolicy
 from openrouter_async._http.throttle import HostThrottle
 from openrouter_async._values.clock import SYSTEM_CLOCK, Clock
-from openrouter_async.errors import Attempt, OpenRouterError, describe
+from openrouter_async._values.frames import describe
+from openrouter_async.errors import Attempt, OpenRouterError
 from openrouter_async.events import Event
 
 __all__ = ["OnRetry", "RetryMiddleware", "RetryPolicy"]

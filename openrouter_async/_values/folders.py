@@ -21,7 +21,7 @@ def find_unsafe_folder(folder: Path) -> str | None:
         folder: The folder of the file; symbolic links in it are followed.
 
     Returns:
-        What is wrong, with the path of the folder; None if nothing is, or if the system has no modes.
+        The problem, with the path of the folder; None if there is none, or if the system has no modes.
 
     Raises:
         FileNotFoundError: The folder does not exist.

@@ -7,11 +7,24 @@ import traceback
 from collections.abc import Callable, Iterable
 from typing import Any, ParamSpec, TypeVar
 
-from openrouter_async.errors import RequestValidationError
+from openrouter_async.errors import OpenRouterError, RequestValidationError
 
 P = ParamSpec("P")
 R = TypeVar("R")
 Kind = TypeVar("Kind", bound=type[Any])
+
+
+def describe(error: BaseException) -> str:
+    """Describe an error in a text that is safe to log.
+
+    Only the messages of the library's own errors are known to hold no secret. For any other exception, the text names
+    the class and the place where it was raised.
+    """
+    if isinstance(error, OpenRouterError):
+        return str(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}{place}"
 
 
 def hide_arguments(function: Callable[P, R]) -> Callable[P, R]:

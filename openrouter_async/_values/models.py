@@ -19,7 +19,7 @@ from yarl import URL
 
 from openrouter_async._values.frames import hide_init_arguments
 from openrouter_async.errors import RequestValidationError
-from openrouter_async.redaction import mask, mask_key, mask_optional
+from openrouter_async.redaction._masks import mask, mask_key, mask_optional
 
 LOOPBACK_HOSTS: Final = frozenset({"localhost", "127.0.0.1"})
 """The hosts that OpenRouter accepts with plain http in a callback URL."""
@@ -137,6 +137,18 @@ def _is_valid_unicode(_instance: object, attribute: attrs.Attribute[Any], value:
         value.encode()
     except UnicodeEncodeError:
         raise RequestValidationError(attribute.name, "must not contain lone surrogates") from None
+
+
+def to_code_challenge_method(value: object) -> CodeChallengeMethod:
+    """Parse a challenge method; it is case-sensitive, because servers do not know ``s256``.
+
+    Raises:
+        RequestValidationError: The method is neither ``S256`` nor ``plain``.
+    """
+    try:
+        return CodeChallengeMethod(value)  # type: ignore[arg-type]
+    except ValueError:
+        raise RequestValidationError("code_challenge_method", "must be S256 or plain; the case matters") from None
 
 
 def validate_code_verifier(field: str, value: object) -> str:

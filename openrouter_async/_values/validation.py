@@ -25,7 +25,9 @@ def check_number(field: str, value: object, *, least: float, exclusive: bool = F
     """
     accepted = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if not accepted or value < least or (exclusive and value == least):  # type: ignore[operator]
-        raise RequestValidationError(field, f"must be a finite number {'above' if exclusive else 'from'} {least:g}")
+        raise RequestValidationError(
+            field, f"must be a finite number {'above' if exclusive else 'of at least'} {least:g}"
+        )
 
 
 def check_integer(field: str, value: object, *, least: int = 1, most: int | None = None) -> None:
@@ -43,7 +45,7 @@ def check_integer(field: str, value: object, *, least: int = 1, most: int | None
     accepted = isinstance(value, int) and not isinstance(value, bool) and value >= least
     if not accepted or (most is not None and value > most):  # type: ignore[operator]
         raise RequestValidationError(
-            field, f"must be an integer from {least}" + ("" if most is None else f" to {most}")
+            field, f"must be an integer {f'of at least {least}' if most is None else f'from {least} to {most}'}"
         )
 
 
@@ -85,17 +87,17 @@ def check_hook(field: str, hook: object, *arguments: str, optional: bool = True)
 
 
 def is_count(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    """Raise unless a field is an integer from 1."""
+    """Raise unless a field is a positive integer."""
     check_integer(attribute.name, value)
 
 
 def is_interval(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    """Raise unless a field is a finite number from 0."""
+    """Raise unless a field is a finite number that is not negative."""
     check_number(attribute.name, value, least=0)
 
 
 def is_duration(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    """Raise unless a field is a finite number above 0."""
+    """Raise unless a field is a positive finite number."""
     check_number(attribute.name, value, least=0, exclusive=True)
 
 

@@ -8,18 +8,17 @@ import os
 from collections.abc import AsyncGenerator
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import attrs
 
 from openrouter_async._values.clock import SYSTEM_CLOCK, Clock
+from openrouter_async._values.encryptor import EncryptionKeys, Encryptor
 from openrouter_async._values.frames import hide_arguments
 from openrouter_async._values.models import ExchangeAuthCodeForAPIKeyRequest, ExchangeAuthCodeForAPIKeyResponse
 from openrouter_async.batch._journal_db import JournalDB, JournalEntry, seal
 from openrouter_async.batch._journal_writer import Worker, Writer
 from openrouter_async.batch._status import RequestStatus, mark_outcome_unknown, request_digest, status_after
-from openrouter_async.encryption import Encryptor, Keys
 from openrouter_async.errors import JournalError, KeyDeliveryError, OpenRouterError, RequestValidationError
 
 
@@ -58,7 +57,7 @@ class Journal:
         self,
         path: str | os.PathLike[str],
         *,
-        encryption_keys: Keys | None = None,
+        encryption_keys: EncryptionKeys | None = None,
         store_plaintext_keys: bool = False,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
@@ -81,9 +80,7 @@ class Journal:
         await self.open()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     async def open(self) -> None:
@@ -316,9 +313,9 @@ class _Pending:
     ended: asyncio.Event = attrs.field(factory=asyncio.Event)
 
 
-def _to_encryptor(keys: Keys | None) -> Encryptor | None:
+def _to_encryptor(keys: EncryptionKeys | None) -> Encryptor | None:
     if keys is None:
         return None
-    from openrouter_async.encryption import Encryptor
+    from openrouter_async._values.encryptor import Encryptor
 
     return Encryptor(keys, extra="journal")

@@ -17,10 +17,10 @@ import attrs
 from openrouter_async._values.folders import find_unsafe_folder
 from openrouter_async.batch._status import RequestStatus
 from openrouter_async.errors import JournalError
-from openrouter_async.redaction import mask_key
+from openrouter_async.redaction._masks import mask_key
 
 if TYPE_CHECKING:
-    from openrouter_async.encryption import Encryptor
+    from openrouter_async._values.encryptor import Encryptor
 
 SCHEMA_VERSION: Final = 1
 APPLICATION_ID: Final = 0x4F524A4C
@@ -252,7 +252,7 @@ def seal(encryptor: Encryptor, request: str, key: str, user_id: str | None) -> b
 
 
 def _unseal(encryptor: Encryptor, row: sqlite3.Row, path: Path) -> tuple[str, str | None]:
-    from openrouter_async.encryption import DecryptionError
+    from openrouter_async._values.encryptor import DecryptionError
 
     try:
         key, user_id = json.loads(encryptor.decrypt(f"journal {row['request']}", row["sealed"]))

@@ -13,7 +13,7 @@ from typing import Final
 from cyclopts import App, CycloptsError, Parameter, UnknownCommandError
 
 from openrouter_async import __version__
-from openrouter_async.redaction import scrub
+from openrouter_async.redaction._masks import scrub
 
 _PROGRAM: Final = "openrouter-async"
 _USAGE: Final = 2

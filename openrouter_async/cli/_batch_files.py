@@ -104,7 +104,7 @@ class Results:
             yield from self._kept_csv() if self._is_csv else self._kept_json()
         except (ValueError, KeyError, TypeError, RecursionError, csv.Error):
             raise UsageError(
-                f"{self._path} is there already, and is not the output of a batch. Choose another OUTPUT."
+                f"{self._path} already exists, and is not the output of a batch. Choose another OUTPUT."
             ) from None
 
     def _keeps(self, fields: Mapping[str, Any]) -> bool:

@@ -16,7 +16,7 @@ from openrouter_async.cli._exit import ExitCode, OutputError, UsageError
 from openrouter_async.cli._options import Output, Site, Storage, StoreKind
 from openrouter_async.cli._storage import APP, KeyLocation, describe, fallback_location, file_location, locate
 from openrouter_async.login._models import Grant
-from openrouter_async.redaction import mask_key
+from openrouter_async.redaction._masks import mask_key
 from openrouter_async.sinks._base import KeySinkError, StoredKey
 from openrouter_async.sinks._private_file import PrivateFile
 

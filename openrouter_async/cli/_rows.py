@@ -20,7 +20,7 @@ import attrs
 from openrouter_async._values.models import UNSET, ExchangeAuthCodeForAPIKeyRequest
 from openrouter_async.cli._exit import UsageError
 from openrouter_async.errors import RequestValidationError
-from openrouter_async.redaction import mask_optional
+from openrouter_async.redaction._masks import mask_optional
 
 STDIN: Final = Path("-")
 
@@ -192,7 +192,7 @@ def _csv_rows(lines: Iterator[str]) -> Iterator[Row]:
 
 def _to_csv_row(line: int, names: Sequence[str], cells: Sequence[str]) -> Row:
     if len(cells) != len(names):
-        return Row(line=line, problem="The row has another number of columns than the first one.")
+        return Row(line=line, problem="The row has a different number of columns than the first one.")
     try:
         "".join(cells).encode()
     except UnicodeEncodeError:
@@ -220,7 +220,7 @@ def _normalize(name: str) -> str:
 def _problem_with(names: Sequence[str]) -> str | None:
     """Return why columns of these names cannot be used: without its verifier a code would be used up for nothing."""
     if twice := [name for name, count in Counter(names).items() if count > 1]:
-        return f"The column {twice[0]} is there twice."
+        return f"The column {twice[0]} occurs twice."
     similar = (name for name in names if name not in _FIELDS and re.search("verifier|challenge", name, re.IGNORECASE))
     if "code_verifier" not in names and (name := next(similar, None)):
         return f"The column {name} is unknown. Is it the verifier? Name it code_verifier, or remove it."

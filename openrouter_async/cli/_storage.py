@@ -17,7 +17,7 @@ from openrouter_async.cli._exit import UsageError
 from openrouter_async.cli._options import Output, Site, Storage, StoreKind
 from openrouter_async.login._models import Grant
 from openrouter_async.login._urls import AUTHORIZATION_URL
-from openrouter_async.redaction import mask_key
+from openrouter_async.redaction._masks import mask_key
 from openrouter_async.sinks._base import KeySinkError, KeyVault, StoredKey
 from openrouter_async.sinks._file import FileSink
 from openrouter_async.sinks._private_file import PrivateFile
@@ -114,7 +114,7 @@ async def location_for_new_key(storage: Storage, site: Site, output: Output) -> 
         The location; None if the key is printed and stored nowhere.
 
     Raises:
-        UsageError: No key can be stored in the location that the user wants.
+        UsageError: A key cannot be stored in the location that the user wants.
     """
     kind = storage.store
     if kind is StoreKind.PRINT:
@@ -154,7 +154,7 @@ async def _announced(location: KeyLocation, work: Awaitable[T], output: Output) 
 def locations_to_search(storage: Storage, site: Site) -> list[KeyLocation]:
     """Return where a key may be: the location that the user names, or all that `login` may have chosen."""
     if storage.store is StoreKind.PRINT:
-        raise UsageError("What was printed is kept nowhere: --store print goes with login and exchange alone.")
+        raise UsageError("A printed key is stored nowhere: --store print is for login and exchange only.")
     if storage.store is not None or storage.file is not None:
         kind = storage.store or StoreKind.FILE
         return [locate(kind, storage.file, site.name, timeout=_EXPLICIT_KEYRING_TIMEOUT)]

@@ -50,7 +50,7 @@ class Request:
         return read_cookies(self.headers.getall("Cookie", ()))
 
     async def read(self, max_size: int) -> bytes:
-        """Return the body; of a body larger than ``max_size`` bytes, only a part, which is larger than that, too."""
+        """Return the body; of one larger than ``max_size`` bytes, only the start, which is still larger than that."""
         body = bytearray()
         is_over = self.receive is None
         while not is_over and len(body) <= max_size and self.receive is not None:
@@ -75,7 +75,7 @@ class Response:
     headers: CIMultiDict[str] = attrs.field(factory=CIMultiDict, converter=CIMultiDict[str], repr=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the response; without its body to a HEAD request."""
+        """Send the response, without its body if the request is a HEAD."""
         body = self.body.encode() if isinstance(self.body, str) else self.body
         headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in self.headers.items()]
         if isinstance(body, bytes):
@@ -114,8 +114,8 @@ async def _stream(chunks: AsyncGenerator[bytes, None], receive: Receive, send: S
 def locate(scope: Scope) -> tuple[str, str]:
     """Return the path that the browser requested, and its part below the path at which the app is mounted.
 
-    Frameworks differ: by the specification ``path`` is the whole path and starts with ``root_path``; some leave the
-    path at which an app is mounted out of ``path``, and of these some leave it out of ``root_path``, too.
+    By the specification, ``path`` is the whole path and starts with ``root_path``. Some frameworks leave the path at
+    which an app is mounted out of ``path``, and some of those leave it out of ``root_path`` as well.
 
     See Also:
         https://asgi.readthedocs.io/en/latest/specs/www.html#http-connection-scope

@@ -76,16 +76,16 @@ _PAGE: Final = {"text/html": {"schema": {"type": "string"}}}
 _NEXT: Final = ("next", "The path on this site to return to", {"maxLength": 512})
 _DISPLAY: Final = ("display", "How the sign-in ends", {"enum": ["redirect", "popup", "page"]})
 _FAILURES: Final = {
-    400: "The request is not valid, or not of this browser",
-    403: "The user said no, or the request comes from another origin",
-    404: "This browser did not start such a sign-in",
-    409: "The sign-in is finished already, or just being finished",
+    400: "The request is not valid, or belongs to another browser",
+    403: "The user denied access, or the request comes from another origin",
+    404: "This browser did not start this sign-in",
+    409: "The sign-in is already finished, or is being finished",
     410: "The sign-in took too long, or was cancelled",
     413: "The body is too large",
     415: "The body is not JSON",
-    429: "Too many codes were rejected, or brought, from this address",
+    429: "Too many codes came from this address, or too many were rejected",
     500: "Sign-in is not possible",
-    502: "OpenRouter's answer was of no use",
+    502: "OpenRouter's answer could not be used",
     503: "OpenRouter cannot be reached, or is busy",
 }
 _OF_CODES: Final = (400, 403, 409, 410, 429, 500, 502, 503)

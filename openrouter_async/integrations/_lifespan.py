@@ -35,7 +35,7 @@ class Life:
             running = []
             async with contextlib.AsyncExitStack() as undo:
                 for login in self._logins.values():
-                    # As an async generator, so that the loop closes it if nobody else does (`loop.shutdown_asyncgens`).
+                    # Kept as an async generator, which the loop closes if nobody else does (`loop.shutdown_asyncgens`).
                     running.append(login.run())
                     await undo.enter_async_context(running[-1])
                 undo.pop_all()
@@ -99,7 +99,7 @@ class _Protocol:
                 await self._life.begin()
             except Exception as error:
                 await self._send({"type": "lifespan.startup.failed", "message": f"{type(error).__name__}: {error}"})
-                # The app reports the same failure, and servers accept one report.
+                # The app will report the same failure, and servers accept only one report.
                 self._has_failed = True
                 raise
         if not self._has_failed:

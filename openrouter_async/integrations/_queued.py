@@ -94,7 +94,7 @@ class _QueuedExchange:
 
 
 def key_to_payload(response: ExchangeAuthCodeForAPIKeyResponse, *, delivered: bool = False) -> ResultPayload:
-    """Return the payload of a key; a key that was delivered to ``on_key`` is not in it."""
+    """Return the payload of a key, without the key itself if ``on_key`` received it."""
     return {
         "key": None if delivered else response.key,
         "user_id": response.user_id,

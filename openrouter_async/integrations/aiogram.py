@@ -35,11 +35,11 @@ except ImportError as missing:
 
 __all__ = ["create_router"]
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
-# Telegram marks these parts of a message itself; no code has them.
+# Telegram finds these entities in a message by itself; a code contains none of them.
 _FOREIGN_ENTITIES: Final = frozenset({"bot_command", "cashtag", "email", "hashtag", "mention", "phone_number"})
 
 
@@ -99,7 +99,7 @@ class _Handlers:
         try:
             return await self._login.expects(message.chat.id, message.text or "")
         except LoginStoreError as failure:
-            logger.warning("it is not known whether a message has a code: %s", failure)
+            _logger.warning("it is not known whether a message has a code: %s", failure)
             return False
 
     async def finish(self, message: Message) -> None:
@@ -121,7 +121,7 @@ class _Handlers:
         keyboard = _button(self._texts.private_button, await _login_link(message))
         await _try(message.reply(self._texts.private, reply_markup=keyboard, parse_mode=None))
 
-    async def _act(self, message: Message, act: Awaitable[T], done: Callable[[T], str]) -> None:
+    async def _act(self, message: Message, act: Awaitable[_T], done: Callable[[_T], str]) -> None:
         try:
             result = await act
         except OpenRouterError as failure:
@@ -151,4 +151,4 @@ async def _try(call: Awaitable[object]) -> None:
     try:
         await call
     except Exception as failure:  # noqa: BLE001 - sessions of aiogram can raise anything
-        logger.warning("a message could not be sent or deleted: %s", type(failure).__name__)
+        _logger.warning("a message could not be sent or deleted: %s", type(failure).__name__)

@@ -1,4 +1,4 @@
-"""Sign-in with OpenRouter for apps of aiohttp.
+"""Sign-in with OpenRouter for aiohttp apps.
 
 ::
 
@@ -31,6 +31,8 @@ from openrouter_async.login._pages import PRIVACY_HEADERS
 from openrouter_async.sinks._base import KeyVault
 
 __all__ = [
+    "CLIENT",
+    "FLOW",
     "cancel",
     "complete",
     "exchange",
@@ -81,7 +83,7 @@ def setup(
     for route in login.routes:
         handler = _bind(login, route)
         for number, spelling in enumerate(spellings(route.path)):
-            # The first spelling has the name.
+            # Names are unique, so only the first spelling has one.
             added = app.router.add_route("*", spelling, handler, name=None if number else f"{name}-{route.name}")
             framework.note_mount_point(added)
 
@@ -108,7 +110,7 @@ def _bind(
 
 @contextlib.contextmanager
 def _private_exceptions() -> Iterator[None]:
-    """Add the headers of responses to callbacks to a response that is raised, as aiohttp handlers may do."""
+    """Add the privacy headers of callbacks to a response that a handler raises, as aiohttp allows."""
     try:
         yield
     except web.HTTPException as raised:
@@ -172,7 +174,7 @@ async def exchange(request: web.Request) -> web.StreamResponse:
 async def sign_out(
     request: web.Request, *, key: str | None = None, vaults: Iterable[KeyVault] = ()
 ) -> web.StreamResponse:
-    """Forget a user's key, and tell where the user can delete it; see `WebLogin.sign_out`."""
+    """Forget a user's key, and say where the user can delete it; see `WebLogin.sign_out`."""
     signing_out = _get_login(request).sign_out(request, key=key, vaults=vaults)
     # A traceback that shows local variables would show the key.
     del key

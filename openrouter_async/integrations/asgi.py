@@ -9,10 +9,10 @@
 
     app = openrouter.create_app(app, callback_url="https://app.example/callback/{state}", on_login=on_login)
 
-A link to ``/login?next=/settings`` signs a user in, and every other request goes to the app within. Without one,
-`create_app` returns an app to mount in another.
+A link to ``/login?next=/settings`` signs a user in, and all other requests go to the wrapped app. Without a wrapped
+app, `create_app` returns an app to mount in another one.
 
-A login runs within the lifespan of its app, or within `lifespan`. If neither is run, it starts with the first request,
+A login runs within the lifespan of its app, or within `lifespan`. If neither runs, it starts with the first request,
 and ends with the event loop.
 """
 
@@ -65,7 +65,7 @@ _PARAMETERS: Final = "openrouter_parameters"
 class LoginApp:
     """An ASGI app with the routes of logins, which `setup` adds.
 
-    The paths of a login may be written as browsers request them, or below the path at which this app is mounted.
+    The paths of a login may be given as browsers request them, or relative to the path at which this app is mounted.
 
     Args:
         app: The app that gets all other requests; None answers them with a 404.
@@ -78,7 +78,7 @@ class LoginApp:
         self._life = Life(self._logins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, or hand it on."""
+        """Answer a request, or pass it on to the wrapped app."""
         if scope["type"] == "lifespan":
             await self._life.serve(scope, receive, send, self._app)
             return
@@ -220,7 +220,7 @@ async def exchange(request: Request) -> Response:
 
 
 async def sign_out(request: Request, *, key: str | None = None, vaults: Iterable[KeyVault] = ()) -> Response:
-    """Forget a user's key, and tell where the user can delete it; see `WebLogin.sign_out`."""
+    """Forget a user's key, and say where the user can delete it; see `WebLogin.sign_out`."""
     signing_out = _get_login(request).sign_out(request, key=key, vaults=vaults)
     # A traceback that shows local variables would show the key.
     del key
@@ -247,7 +247,7 @@ class _Framework:
         mount: str = scope.get(_MOUNT, "")
         paths = [route.path for route in _get_login(request).routes if route.name != "callback"]
         if all(path.startswith(f"{mount}/") for path in paths):
-            # The app wrote the paths as browsers request them.
+            # The paths were given as browsers request them.
             mount = ""
         return RequestInfo(
             method=request.method,

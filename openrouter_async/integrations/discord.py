@@ -7,7 +7,7 @@
             add_commands(self.tree, login)
             await self.tree.sync()
 
-All answers are ephemeral: nobody but the user sees them, in a server either. The code is entered in a modal, which is
+All answers are ephemeral: nobody but the user sees them, not even in a server. The code is entered in a modal, which is
 private as well. discord.py itself logs everything that Discord sends, codes and tokens included, when its logger
 ``discord`` is set to DEBUG; `discord.Client.run` sets it to INFO.
 """
@@ -32,16 +32,13 @@ except ImportError as missing:
 
 __all__ = ["add_commands"]
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
-CODE_BUTTON: Final = "openrouter-login-code"
-"""The ``custom_id`` of the button that asks for the code."""
-
-LOGIN_BUTTON: Final = "openrouter-login-start"
-"""The ``custom_id`` of the button that starts a new login after one that failed."""
-
+# The `custom_id` of the button that asks for the code, and of the one that starts a new login after one that failed.
+_CODE_BUTTON: Final = "openrouter-login-code"
+_START_BUTTON: Final = "openrouter-login-start"
 _MODAL_TIMEOUT: Final = 600.0
 _MAX_TITLE_LENGTH: Final = 45
 
@@ -72,8 +69,8 @@ def add_commands(
     ):
         tree.add_command(app_commands.Command(name=name, description=description, callback=callback), guild=guild)
     listener = ui.View(timeout=None)
-    listener.add_item(_CodeButton(commands))
-    listener.add_item(_StartButton(commands))
+    listener.add_item(commands.code_button())
+    listener.add_item(commands.start_button())
     tree.client.add_view(listener)
 
 
@@ -82,6 +79,12 @@ class _Commands:
         self.texts = texts
         self._login = login
         self._qr_code = qr_code
+
+    def code_button(self) -> _Button:
+        return _Button(self.texts.code_button, _CODE_BUTTON, self._ask_for_code)
+
+    def start_button(self) -> _Button:
+        return _Button(self.texts.again_button, _START_BUTTON, self.start)
 
     async def start(self, interaction: discord.Interaction) -> None:
         try:
@@ -92,9 +95,9 @@ class _Commands:
         files = [discord.File(io.BytesIO(await prompt.qr_code()), "login.png")] if self._qr_code else []
         text = self.texts.login if prompt.headless else self.texts.web_login
         link = ui.Button[ui.View](label=self.texts.button, url=prompt.url)
-        await _send(interaction, text, view=_show(link, _CodeButton(self)), files=files)
+        await _send(interaction, text, view=_show(link, self.code_button()), files=files)
 
-    async def ask_for_code(self, interaction: discord.Interaction) -> None:
+    async def _ask_for_code(self, interaction: discord.Interaction) -> None:
         await _try(interaction.response.send_modal(_CodeModal(self)))
 
     async def finish_code(self, interaction: discord.Interaction, code: str) -> None:
@@ -105,18 +108,18 @@ class _Commands:
     async def logout(self, interaction: discord.Interaction) -> None:
         await self._act(interaction, self._login.logout(interaction.user.id), lambda _: self.texts.logged_out)
 
-    async def _act(self, interaction: discord.Interaction, act: Awaitable[T], done: Callable[[T], str]) -> None:
+    async def _act(self, interaction: discord.Interaction, act: Awaitable[_T], done: Callable[[_T], str]) -> None:
         try:
             result = await _defer(interaction, act)
         except OpenRouterError as failure:
             can_restart = failure.restart_login or isinstance(failure, CodeRejectedError)
-            buttons = [_StartButton(self)] if can_restart else []
+            buttons = [self.start_button()] if can_restart else []
             await _send(interaction, self.texts.error(failure), view=_show(*buttons))
         else:
             await _send(interaction, done(result))
 
 
-async def _defer(interaction: discord.Interaction, act: Awaitable[T]) -> T:
+async def _defer(interaction: discord.Interaction, act: Awaitable[_T]) -> _T:
     """Await an act, and meanwhile tell Discord, which waits only three seconds, that the answer comes later."""
     result, _ = await asyncio.gather(act, _try(interaction.response.defer(ephemeral=True, thinking=True)))
     return result
@@ -131,34 +134,25 @@ async def _try(call: Awaitable[object]) -> None:
     try:
         await call
     except Exception as failure:  # noqa: BLE001 - an interaction that is too old, and whatever aiohttp raises
-        logger.warning("an interaction could not be answered: %s", type(failure).__name__)
+        _logger.warning("an interaction could not be answered: %s", type(failure).__name__)
 
 
 def _show(*buttons: ui.Button[Any]) -> ui.View:
     view = ui.View(timeout=None)
     for button in buttons:
         view.add_item(button)
-    # discord.py would keep each view that it has sent for ever; clicks go to the view of add_commands.
+    # discord.py would keep every view it sends for ever; clicks go to the view that add_commands registered.
     view.stop()
     return view
 
 
-class _CodeButton(ui.Button[ui.View]):
-    def __init__(self, commands: _Commands) -> None:
-        super().__init__(label=commands.texts.code_button, custom_id=CODE_BUTTON)
-        self._commands = commands
+class _Button(ui.Button[ui.View]):
+    def __init__(self, label: str, custom_id: str, act: Callable[[discord.Interaction], Awaitable[None]]) -> None:
+        super().__init__(label=label, custom_id=custom_id)
+        self._act = act
 
     async def callback(self, interaction: discord.Interaction) -> None:
-        await self._commands.ask_for_code(interaction)
-
-
-class _StartButton(ui.Button[ui.View]):
-    def __init__(self, commands: _Commands) -> None:
-        super().__init__(label=commands.texts.again_button, custom_id=LOGIN_BUTTON)
-        self._commands = commands
-
-    async def callback(self, interaction: discord.Interaction) -> None:
-        await self._commands.start(interaction)
+        await self._act(interaction)
 
 
 class _CodeModal(ui.Modal):
@@ -175,4 +169,4 @@ class _CodeModal(ui.Modal):
         self, interaction: discord.Interaction, error: Exception
     ) -> None:
         # discord.py's default error log would include the modal, and with it the code.
-        logger.warning("a code could not be answered: %s", type(error).__name__)
+        _logger.warning("a code could not be answered: %s", type(error).__name__)

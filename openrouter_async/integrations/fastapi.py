@@ -1,4 +1,4 @@
-"""Sign-in with OpenRouter for apps of FastAPI; needs the extra ``fastapi``.
+"""Sign-in with OpenRouter for FastAPI apps; needs the extra ``fastapi``.
 
 ::
 
@@ -38,8 +38,8 @@ try:
     from openrouter_async.integrations._fastapi_schema import describe
     from openrouter_async.integrations.starlette import (
         _add_routes,
+        _attach,
         _bind,
-        attach,
         cancel,
         complete,
         exchange,
@@ -90,7 +90,7 @@ def setup(
     Args:
         app: The app.
         name: The name of the login, if the app has several.
-        dependencies: The dependencies of every route of the login, as of an ``APIRouter``.
+        dependencies: The dependencies of every route of the login, as for an ``APIRouter``.
         options: As for `WebLogin`.
 
     Returns:
@@ -99,7 +99,7 @@ def setup(
     Raises:
         RequestValidationError: An option is not valid, or clashes with another login of the app.
     """
-    login = attach(app, name=name, **options)
+    login = _attach(app, name, **options)
     for route in login.routes:
         for spelling in spellings(route.path):
             for method in route.handlers:
@@ -112,6 +112,6 @@ def setup(
                     include_in_schema=spelling == route.path,
                     **describe(route.name, method, route.path),
                 )
-    # The methods that a route does not have.
+    # Refuse the methods that a route does not have.
     _add_routes(app, login, name)
     return login

@@ -21,7 +21,7 @@ from openrouter_async._http.chain import Handler, Request, Response
 from openrouter_async._http.responses import outcome_of
 from openrouter_async._values.version import __version__
 from openrouter_async.errors import APIError, Attempt, OpenRouterError
-from openrouter_async.redaction import redact_text
+from openrouter_async.redaction._text import redact_text
 
 try:
     from opentelemetry import metrics, propagate, trace
@@ -46,7 +46,7 @@ def redact_span(span: trace.Span, *_: object) -> None:
 
     Args:
         span: A span that is recording.
-        _: Whatever else a hook is called with.
+        _: The other arguments of a hook.
     """
     attributes: Mapping[str, object] = getattr(span, "attributes", None) or {}
     for name, value in dict(attributes).items():

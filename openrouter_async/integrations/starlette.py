@@ -1,4 +1,4 @@
-"""Sign-in with OpenRouter for apps of Starlette; needs the extra ``starlette``.
+"""Sign-in with OpenRouter for Starlette apps; needs the extra ``starlette``.
 
 ::
 
@@ -36,7 +36,6 @@ except ImportError as missing:
     raise ImportError("the integration needs starlette: pip install 'openrouter-async[starlette]'") from missing
 
 __all__ = [
-    "attach",
     "cancel",
     "complete",
     "exchange",
@@ -73,7 +72,7 @@ def setup(
     Raises:
         RequestValidationError: An option is not valid, or clashes with another login of the app.
     """
-    login = attach(app, name=name, **options)
+    login = _attach(app, name, **options)
     _add_routes(app, login, name)
     return login
 
@@ -104,23 +103,14 @@ def _bind(
 
 
 def lifespan(app: Starlette) -> contextlib.AbstractAsyncContextManager[object]:
-    """Return the lifespan of a mounted app, which the outer app has to enter at its start and to leave at its end."""
+    """Return the lifespan of a mounted app, which the outer app must enter at its start and leave at its end."""
     return app.router.lifespan_context(app)
 
 
-def attach(
-    app: Starlette, *, name: str = "openrouter", **options: Unpack[LoginOptions[Request, Response]]
+def _attach(
+    app: Starlette, name: str, **options: Unpack[LoginOptions[Request, Response]]
 ) -> WebLogin[Request, Response]:
-    """Run a login within the lifespan of an app, without adding routes.
-
-    Args:
-        app: The app.
-        name: The name of the login, if the app has several.
-        options: As for `WebLogin`.
-
-    Raises:
-        RequestValidationError: An option is not valid, or clashes with another login of the app.
-    """
+    """Run a login within the lifespan of an app, without adding routes."""
     login = WebLogin(_Framework(), **options)
     logins = getattr(app.state, _LOGINS, None)
     if logins is None:
@@ -184,7 +174,7 @@ async def exchange(request: Request) -> Response:
 
 
 async def sign_out(request: Request, *, key: str | None = None, vaults: Iterable[KeyVault] = ()) -> Response:
-    """Forget a user's key, and tell where the user can delete it; see `WebLogin.sign_out`."""
+    """Forget a user's key, and say where the user can delete it; see `WebLogin.sign_out`."""
     signing_out = _get_login(request).sign_out(request, key=key, vaults=vaults)
     # A traceback that shows local variables would show the key.
     del key

@@ -37,9 +37,9 @@ from typing import Any, Final
 import attrs
 
 from openrouter_async._client.client import OpenRouter
+from openrouter_async._values.encryptor import DecryptionError, EncryptionKeys, Encryptor
 from openrouter_async._values.models import ExchangeAuthCodeForAPIKeyRequest, Unset
 from openrouter_async._values.validation import check_number
-from openrouter_async.encryption import DecryptionError, Encryptor, Keys
 from openrouter_async.errors import (
     OpenRouterError,
     Outcome,
@@ -51,7 +51,7 @@ from openrouter_async.integrations._parts import open_client, open_store
 from openrouter_async.integrations._queued import QueuedExchanges, ResultPayload, error_to_payload, payload_to_error
 from openrouter_async.login._models import LOGS_URL, SETTINGS_URL
 from openrouter_async.login._store import LoginStore
-from openrouter_async.redaction import mask_key, mask_optional
+from openrouter_async.redaction._masks import mask_key, mask_optional
 
 try:
     from taskiq import (
@@ -134,7 +134,7 @@ class ExchangeQueue:
         self,
         broker: AsyncBroker,
         *,
-        encryption_keys: Keys,
+        encryption_keys: EncryptionKeys,
         claims: LoginStore | Callable[[], LoginStore],
         client: OpenRouter | Callable[[], OpenRouter] = OpenRouter,
         task_name: str = "openrouter_async:exchange",

@@ -32,7 +32,7 @@ _PAGE: Final = """<!DOCTYPE html>
 
 
 class RedirectFile:
-    """A page that only its owner can read, and that leads a browser to a URL.
+    """A page that only its owner can read, and that redirects a browser to a URL.
 
     All users of a computer can read the arguments of a process, and the URL would be one of the browser's.
 

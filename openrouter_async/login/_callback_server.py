@@ -18,7 +18,7 @@ MAX_CONNECTIONS: Final = 64
 SHUTDOWN_TIMEOUT: Final = 2.0
 # aiohttp logs the first line of a malformed request, which may hold a code.
 _SILENT: Final = logging.Logger("silent", logging.CRITICAL + 1)
-# Any port: a browser outside of a container reaches this one by the port that is mapped to it.
+# Any port is accepted: a browser outside of a container uses the port that is mapped to this one.
 _LOOPBACK_HOST: Final = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?", re.IGNORECASE)
 _TLS_HANDSHAKE: Final = b"\x16\x03"
 

@@ -14,7 +14,7 @@ from yarl import URL
 
 from openrouter_async.login._urls import CallbackTemplate
 from openrouter_async.login.errors import InvalidCallbackError, LoginError, StateMismatchError
-from openrouter_async.redaction import mask_optional
+from openrouter_async.redaction._masks import mask_optional
 
 CallbackInput: TypeAlias = str | URL | Mapping[str, Any]
 """A callback: its full URL, its path and query, its query, or a mapping of its parameters."""
@@ -125,7 +125,7 @@ def _read_pasted(text: str, template: CallbackTemplate | None, state: str) -> Ca
     if not isinstance(state, str) or not _STATE.fullmatch(state):
         raise StateMismatchError("the state is not one that was made here")
     if not isinstance(text, str):
-        raise InvalidCallbackError("what was pasted must be text")
+        raise InvalidCallbackError("the pasted text must be a string")
     _check_size(text)
     text = _clean(text)
     if not _ABSOLUTE.match(text) and not _PASTED_QUERY.search(text):
@@ -134,7 +134,7 @@ def _read_pasted(text: str, template: CallbackTemplate | None, state: str) -> Ca
     is_schemeless = not _ABSOLUTE.match(text) and _SCHEMELESS.match(text)
     callback = _read(f"//{text}" if is_schemeless else text, template)
     if callback.state is not None and not hmac.compare_digest(callback.state.encode(), state.encode()):
-        raise StateMismatchError("what was pasted belongs to another login")
+        raise StateMismatchError("the pasted text belongs to another login")
     return attrs.evolve(callback, state=state, is_pasted=True)
 
 

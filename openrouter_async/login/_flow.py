@@ -14,7 +14,7 @@ from openrouter_async._client.client import OpenRouter
 from openrouter_async._http.options import to_base_url
 from openrouter_async._values.clock import Clock
 from openrouter_async._values.frames import hide_arguments
-from openrouter_async._values.models import UNSET, CodeChallengeMethod, Unset
+from openrouter_async._values.models import UNSET, CodeChallengeMethod, Unset, to_code_challenge_method
 from openrouter_async._values.validation import check_number
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.login._callbacks import CallbackInput, read_callback, read_pasted
@@ -25,7 +25,7 @@ from openrouter_async.login._records import LoginRecord, digest, exchange_state,
 from openrouter_async.login._store import LeaseItem, LoginStore
 from openrouter_async.login._urls import CallbackTemplate, authorization_url, default_auth_url, validate_return_to
 from openrouter_async.login.stores._memory import MemoryStore
-from openrouter_async.pkce import PKCEPair, to_code_challenge_method
+from openrouter_async.pkce import PKCEPair
 
 
 class AuthorizationFlow:
@@ -227,8 +227,8 @@ class AuthorizationFlow:
         """Finish a login with the callback that the browser requested.
 
         Args:
-            callback: Its full URL, its path and query, its query, or a mapping of its parameters. The state in a path
-                is seen only in a URL or path.
+            callback: Its full URL, its path and query, its query, or a mapping of its parameters. A state in the path
+                is found only in a URL or path.
             binding: The value that was given to `start`.
             cookies: The cookies of the request, which a `CookieStore` needs.
 
@@ -333,7 +333,7 @@ class AuthorizationFlow:
         """
         try:
             pkce = PKCEPair(code_verifier=code_verifier, code_challenge_method=code_challenge_method)
-            # An id of the code alone would let somebody who has no verifier occupy the code with an invalid one.
+            # If the id were derived from the code alone, somebody without the verifier could claim the code first.
             state = exchange_state(code, code_verifier)
             callback = read_callback({"code": code, "state": state}, None)
         finally:

@@ -10,7 +10,7 @@ import attrs
 
 from openrouter_async._values.current_key import CurrentKey
 from openrouter_async.errors import OpenRouterError
-from openrouter_async.redaction import mask, mask_key
+from openrouter_async.redaction._masks import mask, mask_key
 
 LOGS_URL: Final = "https://openrouter.ai/logs?api_key_hash="
 SETTINGS_URL: Final = "https://openrouter.ai/keys/"
@@ -66,7 +66,7 @@ class Grant:
 
     Attributes:
         key: The user's API key.
-        user_id: The user's id; None when OpenRouter does not tell it.
+        user_id: The user's id; None when OpenRouter does not send it.
         context: The ``context`` of `AuthorizationFlow.start`, after a round trip through JSON.
         return_to: The ``return_to`` of `AuthorizationFlow.start`, a path on the app's own site; None if there was none.
         cookie: The cookie to set beside the answer, in place of the login's; None when the store needs none.

@@ -1,4 +1,4 @@
-"""The user at the other end of a connection over loopback, where Linux tells."""
+"""The user at the other end of a loopback connection, which only Linux tells."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TABLES: Final = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 
 
 def trusted_uids() -> frozenset[int]:
-    """Return the users that may finish this user's login; root is one, because forwarders of ports run as root."""
+    """Return the users that may finish this user's login; root is one, because port forwarders run as root."""
     return frozenset({0, os.geteuid()})
 
 
@@ -26,7 +26,7 @@ def is_foreign(peer: tuple[str, int], port: int) -> bool:
         port: The port of this end.
 
     Returns:
-        False also where the system does not tell: anywhere but on Linux.
+        Always False on other systems than Linux, which do not tell.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -8,7 +8,7 @@ from typing import Final
 from openrouter_async.errors import OpenRouterError
 
 DEFAULT_KIND: Final = "sign-in-failed"
-"""The kind of an error that is none of this library."""
+"""The kind of an error that is not one of this library."""
 _TYPE_PREFIX: Final = "urn:openrouter-async:"
 _WORD: Final = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 

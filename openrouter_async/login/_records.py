@@ -8,16 +8,14 @@ import hashlib
 import hmac
 import json
 from collections.abc import Mapping
-from typing import Any, Self, TypeVar
+from typing import Any, ClassVar, Self
 
 import attrs
 
 from openrouter_async._values.models import CodeChallengeMethod
 from openrouter_async.login.errors import LoginStoreError
 from openrouter_async.pkce import PKCEPair
-from openrouter_async.redaction import mask, mask_key
-
-T = TypeVar("T")
+from openrouter_async.redaction._masks import mask, mask_key
 
 
 def login_id(state: str) -> str:
@@ -64,6 +62,34 @@ def digest(state: str, context: str, value: str | None) -> str:
 
 
 @attrs.frozen(kw_only=True)
+class JSONRecord:
+    """A value that a store holds as a JSON object of its fields.
+
+    Attributes:
+        complaint: The message of the error for bytes that are something else.
+    """
+
+    complaint: ClassVar[str]
+
+    def to_json(self) -> bytes:
+        """Return the value as JSON, with its secrets."""
+        return _dump(attrs.asdict(self))
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Self:
+        """Return the value of the result of `to_json`.
+
+        Raises:
+            LoginStoreError: The bytes are something else.
+        """
+        with contextlib.suppress(ValueError, TypeError, RecursionError):
+            return cls(**json.loads(data))
+        # Raised outside of a handler, as the foreign exception quotes the input.
+        del data
+        raise LoginStoreError(cls.complaint)
+
+
+@attrs.frozen(kw_only=True)
 class LoginRecord:
     """A pending login.
 
@@ -106,7 +132,7 @@ class LoginRecord:
 
 
 @attrs.frozen(kw_only=True)
-class KeyRecord:
+class KeyRecord(JSONRecord):
     """The result of a login, kept for a short time for a browser that sends its callback again.
 
     Attributes:
@@ -118,25 +144,14 @@ class KeyRecord:
         return_to: The path to which the app redirects the user after the login.
     """
 
+    complaint: ClassVar[str] = "the value in the store is not a result"
+
     key: str = attrs.field(repr=mask_key)
     user_id: str | None
     code: str = attrs.field(repr=mask)
     delivered: bool = True
     context: Any = attrs.field(default=None, repr=False)
     return_to: str | None = None
-
-    def to_json(self) -> bytes:
-        """Return the record as JSON, which includes the key."""
-        return _dump(attrs.asdict(self))
-
-    @classmethod
-    def from_json(cls, data: bytes) -> Self:
-        """Return the record of the result of `to_json`.
-
-        Raises:
-            LoginStoreError: The bytes are something else.
-        """
-        return read_fields(cls, data, "the value in the store is not a result")
 
 
 def _dump(fields: Mapping[str, Any]) -> bytes:
@@ -155,16 +170,3 @@ def _read_login(data: bytes) -> dict[str, Any]:
 
 def _method(value: object) -> CodeChallengeMethod:
     return CodeChallengeMethod(value)  # type: ignore[arg-type]
-
-
-def read_fields(kind: type[T], data: bytes, complaint: str) -> T:
-    """Return the value whose fields are the members of a JSON object.
-
-    Raises:
-        LoginStoreError: The data are something else; `complaint` is the message.
-    """
-    with contextlib.suppress(ValueError, TypeError, RecursionError):
-        return kind(**json.loads(data))
-    # Raised outside of a handler, as the foreign exception quotes the input.
-    del data
-    raise LoginStoreError(complaint)

@@ -7,7 +7,6 @@ import contextlib
 import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from types import TracebackType
 from typing import Any, Final, Self, TypeAlias
 
 from yarl import URL
@@ -111,9 +110,7 @@ class LoginSession:
             self._cleanup = cleanup.pop_all()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     async def aclose(self, *, timeout: float = 10.0) -> None:
@@ -136,7 +133,7 @@ class LoginSession:
         """Listen for the browser.
 
         Returns:
-            The callback URL; None without one, where OpenRouter's page shows the code.
+            The callback URL; None if there is none, so that OpenRouter's page shows the code.
         """
         return None
 

@@ -27,7 +27,7 @@ def listen(port: int) -> list[socket.socket]:
             sockets.append(_bind(socket.AF_INET6, "::1", sockets[0].getsockname()[1]))
         except OSError as failure:
             if sockets and failure.errno != errno.EADDRINUSE:
-                # This computer has no IPv6, so no browser connects by it.
+                # This computer has no IPv6, so no browser will use it.
                 return sockets
             reason = _describe(failure)
             for listener in sockets:

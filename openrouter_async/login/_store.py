@@ -13,7 +13,7 @@ from typing import Final, Protocol, runtime_checkable
 import attrs
 
 from openrouter_async.login._models import LoginCookie
-from openrouter_async.redaction import mask
+from openrouter_async.redaction._masks import mask
 
 TOMBSTONE_TTL: Final = 60.0
 """The seconds for which a store remembers an item after its end, to distinguish "expired" from "unknown"."""

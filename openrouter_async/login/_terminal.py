@@ -1,4 +1,4 @@
-"""Asking the user at a terminal, without showing the answer, in a way that can be cancelled."""
+"""Questions at a terminal, which can be cancelled and whose answers stay hidden."""
 
 from __future__ import annotations
 
@@ -126,8 +126,8 @@ class TerminalPrompt:
         grant = await login.wait(prompt=TerminalPrompt())
 
     It can be cancelled: when the browser comes back first, the program goes on at once, the terminal's echo is on
-    again, and what is typed then goes to the program. Questions and errors are written to the standard error. On
-    Windows the console shows the answer.
+    again, and later input goes to the program. Questions and errors are written to the standard error. On Windows the
+    console shows the answer.
 
     Args:
         question: The question.

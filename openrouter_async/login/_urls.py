@@ -14,17 +14,17 @@ from openrouter_async._values.frames import hide_arguments
 from openrouter_async._values.models import (
     CodeChallengeMethod,
     CreateAuthKeysCodeRequest,
+    to_code_challenge_method,
     validate_callback_url,
     validate_code_verifier,
 )
 from openrouter_async.errors import RequestValidationError
-from openrouter_async.pkce import to_code_challenge_method
 
 AUTHORIZATION_URL: Final = "https://openrouter.ai/auth"
-"""The URL of OpenRouter's page of consent."""
+"""The URL of OpenRouter's consent page."""
 
 MAX_RETURN_TO_LENGTH: Final = 512
-"""The most characters of ``return_to``."""
+"""The maximum number of characters of ``return_to``."""
 
 _S256_CHALLENGE: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 _STATE: Final = re.compile(r"[A-Za-z0-9_-]{22,128}")
@@ -50,7 +50,7 @@ def authorization_url(
     limit: float | None = None,
     auth_url: str | URL = AUTHORIZATION_URL,
 ) -> URL:
-    """Return the URL of the page of consent for one login.
+    """Return the URL of the consent page for one login.
 
     Args:
         callback_url: The URL to which the user returns; None for a headless login, whose page shows the code.
@@ -84,7 +84,7 @@ def authorization_url(
 
 
 def default_auth_url(base_url: URL) -> URL:
-    """Return the URL of the page of consent that belongs to an API, such as that of a sandbox."""
+    """Return the URL of the consent page that belongs to an API, such as that of a sandbox."""
     path = base_url.raw_path.rstrip("/").removesuffix("/api/v1")
     return base_url.with_path(f"{path}/auth", encoded=True)
 

@@ -33,7 +33,7 @@ async def verify(client: OpenRouter, grant: Grant) -> Grant:
         grant: The grant with the key.
 
     Returns:
-        The grant with ``current_key`` or ``key_error``; with neither if OpenRouter did not tell.
+        The grant with ``current_key`` or ``key_error``; with neither if OpenRouter did not say.
     """
     try:
         response = await client.keys.current(grant.key, options=RequestOptions(timeout=_TIMEOUT, retry=None))
@@ -42,7 +42,7 @@ async def verify(client: OpenRouter, grant: Grant) -> Grant:
             logger.info("a new key could not be verified: %s", failure)
             return grant
         error = KeyRefusedError(f"the new key is refused: {failure}")
-        # It is a value of the grant: frames would only keep their variables alive.
+        # The grant keeps the error, and a traceback would keep the variables of its frames alive.
         error.__cause__ = failure.with_traceback(None)
         return attrs.evolve(grant, key_error=error)
     return attrs.evolve(grant, current_key=response.data)

@@ -7,7 +7,7 @@
         ├── InvalidCallbackError          the callback is malformed, or too large
         ├── CodeRejectedError             OpenRouter refused a pasted code; another one can be pasted
         ├── StateMismatchError            its state is missing, malformed, or differs between path and query
-        ├── UnknownLoginError             no such login: never started here, or over for long
+        ├── UnknownLoginError             no such login: never started here, or long over
         ├── LoginBindingError             it belongs to another browser or chat
         ├── InvalidCookieError            its cookie was altered, cut off, or encrypted with a retired key
         ├── LoginExpiredError             it took too long
@@ -18,7 +18,7 @@
         │   └── AuthorizationDeniedError  because the user denied access
         ├── LoginTimeoutError             nobody finished it in time (TimeoutError)
         ├── LoginCancelledError           the app gave it up
-        ├── KeyRefusedError               the key was issued, and OpenRouter refuses it; never raised by a login
+        ├── KeyRefusedError               the key was issued, but OpenRouter refuses it; never raised by a login
         ├── LoopbackUnavailableError      no local port can be listened on
         └── LoginStoreError               the store cannot be reached, or a value in it cannot be read
 """
@@ -125,9 +125,7 @@ class StateMismatchError(LoginError):
 class UnknownLoginError(LoginError):
     """No login with this state: it was never started here, is long over, or its cookie is in another browser."""
 
-    _user_message = (
-        "This sign-in is not known here, or not any more. Please sign in again, in one and the same browser."
-    )
+    _user_message = "This sign-in is not known here, or no longer. Please sign in again, and stay in one browser."
 
 
 class LoginBindingError(LoginError):
@@ -160,7 +158,7 @@ class LoginInProgressError(LoginError):
 
 
 class LoginLostError(LoginError):
-    """A worker died while it exchanged the code, which is refused now. A key may have been issued that nobody has."""
+    """A worker died while exchanging the code, which is now refused. A key may exist that nobody has."""
 
     _user_message = None
 
@@ -205,10 +203,10 @@ class LoginCancelledError(LoginError):
 
 
 class KeyRefusedError(LoginError):
-    """OpenRouter issued a key, and refuses it: the ``key_error`` of a `Grant`, whose cause is the refusal."""
+    """OpenRouter issued a key but refuses it: the ``key_error`` of a `Grant`, whose cause is the refusal."""
 
     _user_message = (
-        "OpenRouter issued a key for this app, and refuses it. Please look at your account's settings there: a maximum "
+        "OpenRouter issued a key for this app but refuses it. Please check your account's settings there: a maximum "
         "lifetime of keys, or a list of allowed addresses, can forbid it."
     )
     _restart_login = False

@@ -16,7 +16,7 @@ from openrouter_async._values.clock import SYSTEM_CLOCK, Clock
 from openrouter_async._values.frames import without_secrets
 from openrouter_async._values.models import ExchangeAuthCodeForAPIKeyRequest, ExchangeAuthCodeForAPIKeyResponse
 from openrouter_async.errors import OpenRouterError, RequestValidationError
-from openrouter_async.redaction import mask_key
+from openrouter_async.redaction._masks import mask_key
 
 
 class KeySinkError(OpenRouterError):
@@ -141,7 +141,7 @@ class KeyVault(KeySink, Protocol):
 
 
 class BaseKeySink(abc.ABC):
-    """Base class of all sinks: the key of an exchange is saved."""
+    """Base class of all sinks: as ``on_key``, it saves the key of an exchange."""
 
     async def __call__(
         self, request: ExchangeAuthCodeForAPIKeyRequest, response: ExchangeAuthCodeForAPIKeyResponse
@@ -183,11 +183,7 @@ class CallbackSink(BaseKeySink):
         )
 
     async def save(self, key: str, *, user_id: str | None = None) -> None:
-        """Pass a key to the callable.
-
-        Args:
-            key: The user's API key.
-            user_id: The user's id.
+        """Pass a key to the callable; see `KeySink.save`.
 
         Raises:
             RequestValidationError: The key is empty or not a string.

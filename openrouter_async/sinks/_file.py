@@ -43,11 +43,7 @@ class FileSink(BaseKeySink):
         return self._file.path
 
     async def save(self, key: str, *, user_id: str | None = None) -> None:
-        """Write the key, replacing the one that is there.
-
-        Args:
-            key: The user's API key.
-            user_id: The user's id.
+        """Write the key, replacing the one that is there; see `KeySink.save`.
 
         Raises:
             RequestValidationError: The key is empty or not a string.

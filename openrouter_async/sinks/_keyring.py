@@ -16,7 +16,7 @@ from openrouter_async.sinks._base import BaseKeySink, KeySinkError, StoredKey
 if TYPE_CHECKING:
     from keyring.backend import KeyringBackend
 else:
-    # Optional at run time; `typing.get_type_hints` resolves the name.
+    # keyring is optional at run time, but `typing.get_type_hints` must be able to resolve this name.
     KeyringBackend = Any
 
 
@@ -77,11 +77,7 @@ class KeyringSink(BaseKeySink):
         return f"<{type(self).__name__} {self._service} {self._username}>"
 
     async def save(self, key: str, *, user_id: str | None = None) -> None:
-        """Store the key in the keyring, replacing the one before.
-
-        Args:
-            key: The user's API key.
-            user_id: The user's id.
+        """Store the key in the keyring, replacing the one before; see `KeySink.save`.
 
         Raises:
             RequestValidationError: The key is empty or not a string.
@@ -135,7 +131,7 @@ class KeyringSink(BaseKeySink):
             backend.set_password(self._service, self._username, text)
             kept = backend.get_password(self._service, self._username)
         if kept != text:
-            raise KeySinkError("the keyring accepted the key and does not return it: is it disabled?")
+            raise KeySinkError("the keyring accepted the key but does not return it: is it disabled?")
 
     def _read(self) -> str | None:
         with _explained():

@@ -13,12 +13,13 @@ from openrouter_async.testing._dialects import Dialect
 from openrouter_async.testing._records import RecordedRequest
 from openrouter_async.testing._server import FakeOpenRouter
 from openrouter_async.testing._threads import in_thread
-from openrouter_async.testing.faults import Fault
+from openrouter_async.testing.faults import Fault, FaultKind
 
 __all__ = [
     "Dialect",
     "FakeOpenRouter",
     "Fault",
+    "FaultKind",
     "IssuedKey",
     "RecordedRequest",
     "in_thread",

@@ -94,14 +94,14 @@ class API:
         }
 
     def refuse_early(self, record: RecordedRequest, method: str) -> Answer | None:
-        """Answer a request without its operation, if it can be refused before.
+        """Refuse a request before its operation, if that is possible.
 
         Args:
             record: The request.
             method: The HTTP method of its path.
 
         Returns:
-            The answer; None if the operation must answer.
+            The answer; None if the operation has to answer.
         """
         wait = 0.0 if self.limit is None else self.limit.take()
         if wait:

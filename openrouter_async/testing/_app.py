@@ -14,12 +14,13 @@ from aiohttp import web
 
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.testing._api import API, Operation
+from openrouter_async.testing._authority import FAULT_PREFIX
 from openrouter_async.testing._clock import MovableClock
 from openrouter_async.testing._description import DESCRIPTION
 from openrouter_async.testing._dialects import Answer, error
 from openrouter_async.testing._pages import HEADERS, Pages, message_page
 from openrouter_async.testing._records import BoundedHistory, RecordedRequest
-from openrouter_async.testing.faults import FAULT_PREFIX, Fault, FaultKind
+from openrouter_async.testing.faults import Fault, FaultKind
 
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

@@ -17,8 +17,10 @@ from typing import Final
 import attrs
 
 from openrouter_async._values.models import CodeChallengeMethod, UsageLimitType
-from openrouter_async.redaction import mask, mask_key, mask_optional
-from openrouter_async.testing.faults import FAULT_PREFIX
+from openrouter_async.redaction._masks import mask, mask_key, mask_optional
+
+FAULT_PREFIX: Final = re.compile(r"fault\.(?P<spec>[a-z0-9.-]{1,64})~")
+"""Matches the prefix of a code whose exchanges meet a fault."""
 
 USER_ID: Final = "user_sandbox"
 """The id of the default user."""

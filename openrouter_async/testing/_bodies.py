@@ -13,7 +13,7 @@ from uuid import UUID
 import attrs
 
 from openrouter_async._values.models import MAX_KEY_LABEL_LENGTH, CodeChallengeMethod, UsageLimitType
-from openrouter_async.redaction import mask, mask_optional
+from openrouter_async.redaction._masks import mask, mask_optional
 from openrouter_async.testing._authority import KeyOptions
 from openrouter_async.testing._consent import BadAuthorizationError, check_callback_url
 from openrouter_async.testing._dialects import Problem

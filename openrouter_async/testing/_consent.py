@@ -13,7 +13,7 @@ from yarl import URL
 
 from openrouter_async._values.models import MAX_KEY_LABEL_LENGTH, CodeChallengeMethod
 from openrouter_async.errors import RequestValidationError
-from openrouter_async.redaction import mask_optional
+from openrouter_async.redaction._masks import mask_optional
 from openrouter_async.testing._authority import to_method
 
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1"})

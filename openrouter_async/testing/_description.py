@@ -30,7 +30,7 @@ _MEANINGS: Final = {
     401: "The bearer token is missing or not valid",
     403: "The code or its verifier is not valid, or the bearer token may not do this",
     404: "There is no such key",
-    405: "Another HTTP method is wanted",
+    405: "The path has another HTTP method",
     413: "The request is too large",
     429: "There are too many requests",
     500: "The server failed",
@@ -55,7 +55,7 @@ DESCRIPTION: Final[dict[str, Any]] = {
                             code_verifier={"type": "string"},
                             code_challenge_method={"type": ["string", "null"], "enum": [*_METHODS, None]},
                         ),
-                        "The code, and what proves who asked for it",
+                        "The code, and the proof of possession",
                     ),
                 },
                 "responses": _answers(
@@ -91,7 +91,7 @@ DESCRIPTION: Final[dict[str, Any]] = {
                             key_label={"type": "string", "maxLength": 100},
                             workspace_id={"type": "string", "format": "uuid"},
                         ),
-                        "What the code is for",
+                        "The properties of the code and its key",
                     ),
                 },
                 "responses": _answers(
@@ -111,7 +111,7 @@ DESCRIPTION: Final[dict[str, Any]] = {
         "/key": {
             "get": {
                 "operationId": "getCurrentKey",
-                "summary": "What is known of the bearer's key",
+                "summary": "Get the state of the bearer's key",
                 "security": [{"bearer": []}],
                 "responses": _answers(_object(["data"], data={"type": "object"}), 401, 405, 413, 429, 500),
             }
@@ -128,7 +128,7 @@ DESCRIPTION: Final[dict[str, Any]] = {
         "/chat/completions": {
             "post": {
                 "operationId": "sendChatCompletionRequest",
-                "summary": "Repeat the last message, as a stream of events if wanted",
+                "summary": "Repeat the last message, as a stream of events if requested",
                 "security": [{"bearer": []}],
                 "requestBody": {
                     "required": True,

@@ -1,4 +1,4 @@
-"""The pages for browsers: consent, code and home, as plain HTML without external resources, marked as a fake's."""
+"""The pages for browsers, as plain HTML without external resources: consent, code and home, marked as a fake."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Final
 from aiohttp import web
 
 from openrouter_async.errors import RequestValidationError
-from openrouter_async.redaction import mask_key
+from openrouter_async.redaction._masks import mask_key
 from openrouter_async.testing._authority import USER_ID, Authority, IssuedKey, KeyOptions
 from openrouter_async.testing._consent import Authorization, BadAuthorizationError
 from openrouter_async.testing.faults import Fault
@@ -154,7 +154,9 @@ class Pages:
                 if "callback_url" not in request.query:
                     # Without a callback, OpenRouter shows its home page instead of an error.
                     return _go("./")
-                return _show(message_page("This sign-in cannot go on", f"The app made a mistake: {bad.reason}."), 400)
+                return _show(
+                    message_page("This sign-in cannot continue", f"The app made a mistake: {bad.reason}."), 400
+                )
             return await handle(request, asked)
 
         return check

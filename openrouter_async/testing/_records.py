@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar, overload
 
 import attrs
 
-from openrouter_async.redaction import MASK, redact_headers
+from openrouter_async.redaction._masks import MASK, redact_headers
 
 T = TypeVar("T")
 

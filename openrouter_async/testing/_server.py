@@ -11,11 +11,10 @@ from typing import Final, Self
 from aiohttp import web
 
 from openrouter_async._values.clock import SYSTEM_CLOCK, Clock
-from openrouter_async._values.models import UNSET, CodeChallengeMethod, Unset, UsageLimitType
+from openrouter_async._values.models import UNSET, CodeChallengeMethod, Unset, UsageLimitType, to_code_challenge_method
 from openrouter_async._values.validation import check_number, check_port
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.login._sockets import listen
-from openrouter_async.pkce import to_code_challenge_method
 from openrouter_async.testing._api import API, RateLimit
 from openrouter_async.testing._app import Adapter, FaultQueue
 from openrouter_async.testing._authority import USER_ID, Authority, IssuedKey, KeyOptions, hash_key
@@ -141,7 +140,7 @@ class FakeOpenRouter:
     def url(self) -> str:
         """The URL of the home page, which describes the fake and lists recent events."""
         if not self._port:
-            raise RuntimeError("the fake OpenRouter does not listen: enter it first")
+            raise RuntimeError("the fake OpenRouter is not listening: enter it first")
         return f"http://127.0.0.1:{self._port}"
 
     @property
@@ -178,8 +177,8 @@ class FakeOpenRouter:
     def counters(self) -> Counter[str]:
         """The number of events by name.
 
-        ``exchange``, ``create``, ``key``, ``chat``, ``revoke`` and ``other`` count requests, and with a status behind
-        them, as in ``exchange 200``, the answers; ``redeemed`` the keys; ``fault drop`` and so on the faults;
+        ``exchange``, ``create``, ``key``, ``chat``, ``revoke`` and ``other`` count requests and, followed by a status,
+        as in ``exchange 200``, their answers; ``redeemed`` counts the keys; ``fault drop`` and so on the faults;
         ``consent``, ``denial`` and ``refusal`` the outcomes of authorization pages.
         """
         return self._api.counters

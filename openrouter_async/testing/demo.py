@@ -8,7 +8,7 @@ import sys
 from openrouter_async import BatchProgress, OpenRouter
 from openrouter_async.batch._progress import OnProgress
 from openrouter_async.pkce import PKCEPair
-from openrouter_async.redaction import mask_key
+from openrouter_async.redaction._masks import mask_key
 from openrouter_async.testing import FakeOpenRouter, Fault
 
 EXCHANGES = 500

@@ -21,10 +21,7 @@ import attrs
 from openrouter_async._values.validation import check_integer, is_count, is_interval
 from openrouter_async.errors import RequestValidationError
 
-__all__ = ["Fault"]
-
-FAULT_PREFIX: Final = re.compile(r"fault\.(?P<spec>[a-z0-9.-]{1,64})~")
-"""Matches the prefix of a code whose exchanges meet a fault."""
+__all__ = ["Fault", "FaultKind"]
 
 _CHALLENGE: Final = """<!DOCTYPE html><html lang="en-US"><head><title>Just a moment...</title></head>
 <body><div id="challenge-error-text">Enable JavaScript and cookies to continue</div></body></html>

@@ -32,11 +32,12 @@ from openrouter_async import (
     RetryPolicy,
     errors,
 )
+from openrouter_async._values.encryptor import EncryptionKeys
 from openrouter_async.batch import JournalEntry, RequestStatus, _journal_db, request_digest
 from openrouter_async.batch._dedup import identify
 from openrouter_async.batch._journal_db import CHUNK_SIZE, JournalDB
 from openrouter_async.batch._journal_writer import Writer
-from openrouter_async.encryption import Keys, generate_encryption_key
+from openrouter_async.encryption import generate_encryption_key
 from openrouter_async.testing import FakeOpenRouter, Fault
 from tests.batch.support import Safe, issue, read
 from tests.descriptors import open_files
@@ -65,7 +66,7 @@ async def client(fake: FakeOpenRouter) -> AsyncIterator[OpenRouter]:
         yield made
 
 
-async def entries(path: Path, keys: Keys | None = None) -> list[JournalEntry]:
+async def entries(path: Path, keys: EncryptionKeys | None = None) -> list[JournalEntry]:
     """Read a journal that is not open."""
     return [entry async for entry in Journal(path, encryption_keys=keys).entries()]
 

@@ -21,7 +21,7 @@ from openrouter_async import Journal, errors
 from openrouter_async.batch._journal_db import JournalDB
 from openrouter_async.cli import _batch_files as results
 from openrouter_async.pkce import PKCEPair
-from openrouter_async.redaction import mask_key
+from openrouter_async.redaction._masks import mask_key
 from openrouter_async.testing import FakeOpenRouter, Fault
 from tests.cli.conftest import Here
 from tests.cli.support import Ended, Shell
@@ -207,7 +207,7 @@ async def test_batch_reads_and_writes_csv(here: Here, home: Path, fake: FakeOpen
     assert mode(home / "keys.csv") == 0o600
     rows = read()
     assert {rows["a, b"]["key"], rows["two\nlines"]["key"]} == set(issued_by(fake))
-    assert rows[""]["error"] == "The row has another number of columns than the first one."
+    assert rows[""]["error"] == "The row has a different number of columns than the first one."
     assert rows["€"]["outcome"] == "refused"
 
     with (home / "codes.csv").open("a", newline="") as file:
@@ -335,15 +335,15 @@ async def test_batch_output_with_wrong_mode_is_replaced(here: Here, home: Path, 
 
 
 REFUSALS = [
-    (["codes.jsonl", "codes.jsonl"], "is there already, and is not the output of a batch"),
-    (["codes.jsonl", "notes.csv"], "is there already, and is not the output of a batch"),
-    (["codes.jsonl", "nested.jsonl"], "is there already, and is not the output of a batch"),
+    (["codes.jsonl", "codes.jsonl"], "already exists, and is not the output of a batch"),
+    (["codes.jsonl", "notes.csv"], "already exists, and is not the output of a batch"),
+    (["codes.jsonl", "nested.jsonl"], "already exists, and is not the output of a batch"),
     (["codes.jsonl", "link"], "The keys cannot be kept: "),
     (["codes.jsonl", "linked"], "The journal cannot be kept: "),
     (["missing.jsonl", "keys.jsonl"], "missing.jsonl cannot be read: No such file or directory."),
     (["notes.csv", "keys.jsonl"], "one of them must be code"),
-    (["codes.jsonl", "keys.jsonl", "--concurrency", "0"], "--concurrency must be an integer from 1."),
-    (["--bogus", "keys.jsonl"], "There is no option --bogus. A file whose name begins so is ./--bogus."),
+    (["codes.jsonl", "keys.jsonl", "--concurrency", "0"], "--concurrency must be an integer of at least 1."),
+    (["--bogus", "keys.jsonl"], "There is no option --bogus. If it is a file, write ./--bogus."),
     (["codes.jsonl", "keys.jsonl", "--rate", "0"], "--rate must be more than 0."),
 ]
 
@@ -568,7 +568,7 @@ CSV_ROWS = {
         "A quote that is opened here is not closed, or a field is too long.",
     ),
     "open quote": (b'%s,"x\n', UNCLOSED),
-    "short": (b"%s\n", "The row has another number of columns than the first one."),
+    "short": (b"%s\n", "The row has a different number of columns than the first one."),
 }
 
 
@@ -591,7 +591,7 @@ async def test_batch_csv_wrong_row_is_reported_with_its_line(
     [
         (("code", "codeVerifier"), "The column codeVerifier is unknown. Is it the verifier? Name it code_verifier"),
         (("code", "code_challenge"), "The column code_challenge is unknown. Is it the verifier?"),
-        (("code", "Code"), "The column code is there twice."),
+        (("code", "Code"), "The column code occurs twice."),
     ],
 )
 async def test_batch_column_that_may_be_the_verifier_is_refused_unsent(

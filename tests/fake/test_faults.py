@@ -26,9 +26,10 @@ from openrouter_async.errors import (
 from openrouter_async.testing import FakeOpenRouter, Fault
 from openrouter_async.testing._api import RateLimit
 from openrouter_async.testing._app import FaultQueue
+from openrouter_async.testing._authority import FAULT_PREFIX
 from openrouter_async.testing._clock import MovableClock
 from openrouter_async.testing._pages import FAULTS
-from openrouter_async.testing.faults import FAULT_PREFIX, FaultKind
+from openrouter_async.testing.faults import FaultKind
 from tests.fake.support import create, exchange
 from tests.kit.clocks import FROZEN
 

@@ -7,7 +7,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from openrouter_async.errors import RequestValidationError
-from openrouter_async.redaction import mask_key
+from openrouter_async.redaction._masks import mask_key
 from openrouter_async.testing import FakeOpenRouter
 from openrouter_async.testing._pages import HEADERS
 from tests.fake.support import PAIR, STATE, Reply, asking, exchange, send

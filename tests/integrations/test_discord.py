@@ -15,7 +15,7 @@ from discord import app_commands
 
 from openrouter_async import OpenRouter
 from openrouter_async.integrations.bots import BotLogin, BotTexts
-from openrouter_async.integrations.discord import CODE_BUTTON, LOGIN_BUTTON, add_commands
+from openrouter_async.integrations.discord import _CODE_BUTTON, _START_BUTTON, add_commands
 from openrouter_async.login import AuthorizationFlow, UnknownLoginError
 from openrouter_async.login.stores import LoginStore
 from openrouter_async.testing import FakeOpenRouter
@@ -100,7 +100,7 @@ async def test_discord_commands_have_descriptions(server: FakeDiscord, bot: Talk
 async def test_discord_code_of_another_user_is_refused(server: FakeDiscord, bot: Talk, fake: FakeOpenRouter) -> None:
     await server.command(ADA, "login")
     code = fake.consent((await server.answer()).url)
-    await server.click(BEN, CODE_BUTTON)
+    await server.click(BEN, _CODE_BUTTON)
     await server.submit(BEN, await server.modal(), code)
     assert (await server.answer()).text == UnknownLoginError("").user_message
     assert bot.logins == []
@@ -113,7 +113,7 @@ async def test_discord_button_shown_before_a_restart_works(
     # Nothing but the id of the button is left of the first bot: this one has never shown it.
     async with talking(client) as bot:
         prompt = await bot.login.start(ADA)
-        await server.click(ADA, CODE_BUTTON)
+        await server.click(ADA, _CODE_BUTTON)
         await server.submit(ADA, await server.modal(), fake.consent(prompt.url))
         assert (await server.answer()).text == TEXTS.done
 
@@ -208,10 +208,10 @@ async def test_discord_button_below_an_expired_login_starts_a_new_one(
     server: FakeDiscord, client: OpenRouter, fake: FakeOpenRouter
 ) -> None:
     async with talking(client):
-        await server.click(ADA, CODE_BUTTON)
+        await server.click(ADA, _CODE_BUTTON)
         await server.submit(ADA, await server.modal(), "auth_code_without_a_login")
         refused = await server.answer()
-        assert refused.button == LOGIN_BUTTON
+        assert refused.button == _START_BUTTON
         await server.click(ADA, refused.button)
         prompt = await server.answer()
         assert prompt.text == TEXTS.login

@@ -150,9 +150,9 @@ def test_callback_refusal_names_what_is_wrong(callback: Any, message: str) -> No
     [
         (CODE, "forged", "the state is not one that was made here"),
         (CODE, None, "the state is not one that was made here"),
-        (None, STATE, "what was pasted must be text"),
+        (None, STATE, "the pasted text must be a string"),
         ("x" * 8193, STATE, "the callback must have at most 8192 characters"),
-        (f"code={CODE}&state={OTHER}", STATE, "what was pasted belongs to another login"),
+        (f"code={CODE}&state={OTHER}", STATE, "the pasted text belongs to another login"),
         ("two words", STATE, "the code must be 1 to 1024 visible ASCII characters"),
     ],
 )
@@ -353,7 +353,7 @@ def test_finish_code_with_malformed_state_is_refused(state: Any) -> None:
 
 @pytest.mark.parametrize("text", [None, 7, b"code"])
 def test_pasted_message_without_text_is_refused(text: Any) -> None:
-    with pytest.raises(InvalidCallbackError, match="must be text"):
+    with pytest.raises(InvalidCallbackError, match="must be a string"):
         read_pasted(text, None, STATE)
 
 

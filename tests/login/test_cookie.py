@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from openrouter_async import OpenRouter
-from openrouter_async.encryption import DecryptionError, Encryptor, generate_encryption_key
+from openrouter_async._values.encryptor import DecryptionError, Encryptor
+from openrouter_async.encryption import generate_encryption_key
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.login import (
     AuthorizationFlow,

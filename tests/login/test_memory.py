@@ -161,7 +161,7 @@ def test_memory_store_invalid_bound_is_refused(most: int) -> None:
 async def test_memory_store_repr_shows_its_bound_and_size() -> None:
     with pytest.raises(RequestValidationError) as caught:
         MemoryStore(max_logins=0)
-    assert str(caught.value) == "max_logins: must be an integer from 1"
+    assert str(caught.value) == "max_logins: must be an integer of at least 1"
     store = MemoryStore()
     await store.put(make_login(), now=NOW)
     assert repr(store) == "<MemoryStore 1/10000>"

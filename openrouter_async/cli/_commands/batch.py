@@ -55,9 +55,9 @@ async def batch(
         rate: The maximum number of exchanges per second.
     """
     if input_file != STDIN and str(input_file).startswith("-"):
-        raise UsageError(f"There is no option {input_file}. A file whose name begins so is ./{input_file}.")
+        raise UsageError(f"There is no option {input_file}. If it is a file, write ./{input_file}.")
     if concurrency < 1:
-        raise UsageError("--concurrency must be an integer from 1.")
+        raise UsageError("--concurrency must be an integer of at least 1.")
     if rate is not None and not rate > 0:
         raise UsageError("--rate must be more than 0.")
     from openrouter_async.batch import Journal
@@ -113,7 +113,7 @@ async def _run(work: Work, exchanges: Batch, client: OpenRouter, journal: Journa
     """Take all results.
 
     Returns:
-        Whether the user interrupted that.
+        Whether the user interrupted it.
     """
     task = asyncio.current_task()
     assert task is not None  # noqa: S101 - a coroutine of ours runs in a task

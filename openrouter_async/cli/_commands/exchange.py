@@ -38,7 +38,7 @@ async def exchange(
     lines = StdinReader()
     if code is None and code_file is None:
         if not lines.is_terminal:
-            raise UsageError("Give the code as CODE or with --code-file; --code-file - reads it from here.")
+            raise UsageError("Give the code as CODE or with --code-file; for the standard input: --code-file -.")
         with hidden_input(output):
             code = await ask("The code; it stays hidden: ", lines, output) or ""
     request = ExchangeAuthCodeForAPIKeyRequest(

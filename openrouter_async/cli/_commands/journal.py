@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from openrouter_async.cli._options import Output
-from openrouter_async.redaction import mask_key
+from openrouter_async.redaction._masks import mask_key
 
 
 async def journal(

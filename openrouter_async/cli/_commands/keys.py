@@ -14,7 +14,7 @@ from openrouter_async.cli._options import Connection, Output, Site, Storage
 from openrouter_async.cli._storage import VARIABLE, describe, load_keys, other_servers
 from openrouter_async.errors import OpenRouterError, UnauthorizedResponseError
 from openrouter_async.login._models import Grant
-from openrouter_async.redaction import scrub
+from openrouter_async.redaction._masks import scrub
 from openrouter_async.sinks._base import KeySinkError, StoredKey
 
 _NO_KEY: Final = "There is no key. Sign in with `openrouter-async login`."

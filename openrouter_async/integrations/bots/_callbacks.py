@@ -46,7 +46,7 @@ class CallbackReader:
                 return text
         finally:
             del callback, text
-        raise InvalidCallbackError(f"the callback must be Unicode of at most {_MAX_CALLBACK_LENGTH} characters")
+        raise InvalidCallbackError(f"the callback must be valid Unicode of at most {_MAX_CALLBACK_LENGTH} characters")
 
     def is_own_url(self, text: str) -> bool:
         """Return whether a text is not a URL, or is one at the host of the callback or of OpenRouter's page."""

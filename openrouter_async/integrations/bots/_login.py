@@ -55,7 +55,7 @@ class BotLogin:
             grant = await login.finish_code(user_id, text)  # the text that the user pasted
 
     A login is bound to the user's id: a code that somebody else brings is useless. The bot must post neither the URL
-    nor the code where others read it: use private chats, or answers that only one user sees.
+    nor the code where others can read it: use private chats, or answers that only one user sees.
 
     A user has one login at a time. During the first half of its lifetime, starting again returns the same URL, so it
     does not matter which link the user opens. The actions of one user run one after the other: a code that was pasted
@@ -169,7 +169,7 @@ class BotLogin:
         return looks_like_code(text) and self._callbacks.is_own_url(text) and await self._logins.find(name) is not None
 
     async def finish_code(self, user_id: UserId, text: str) -> Grant:
-        """Finish a login by a text that the user sent.
+        """Finish a login with a text that the user sent.
 
         Args:
             user_id: The author of the text.
@@ -192,7 +192,7 @@ class BotLogin:
         return await self._under_way.run(finishing)
 
     async def finish(self, callback: CallbackInput, *, user_id: UserId) -> Grant:
-        """Finish a login by a callback in a web app that knows its user, and ``notify`` the user in the chat.
+        """Finish a login with the callback to a web app that knows its user, and ``notify`` the user in the chat.
 
         Args:
             callback: As for `AuthorizationFlow.finish`.
@@ -242,7 +242,7 @@ class BotLogin:
         return await parking
 
     async def logout(self, user_id: UserId) -> None:
-        """Forget the login that this user has under way, and delete the user's key by ``on_logout``.
+        """Forget the login that this user has under way, and delete the user's key with ``on_logout``.
 
         Args:
             user_id: The user who signs out.
@@ -330,7 +330,7 @@ class BotLogin:
     async def _complete(
         self, name: str, user_id: UserId, entry: ChatLogin | None, finishing: Coroutine[Any, Any, Grant]
     ) -> Grant:
-        """Finish a login, deliver its key, and store that it is over.
+        """Finish a login, deliver its key, and record that it is over.
 
         Args:
             name: The name of the user's login.

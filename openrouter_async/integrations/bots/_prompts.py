@@ -14,7 +14,7 @@ import attrs
 
 from openrouter_async.errors import OpenRouterError
 from openrouter_async.login._models import Grant
-from openrouter_async.redaction import mask
+from openrouter_async.redaction._masks import mask
 
 # A code starts with a letter or digit, unlike commands, @names and #tags, and has no "/" or "@", unlike links and
 # e-mail addresses. Words have neither digits nor underscores and fewer than 24 letters; numbers have no letter.
@@ -107,14 +107,14 @@ class BotTexts:
     again_button: str = "Sign in again"
     done: str = "You are signed in."
     logged_out: str = "You are signed out."
-    private: str = "Please sign in in a private chat with me."
+    private: str = "Please use a private chat with me to sign in."
     private_button: str = "Open the private chat"
     login_description: str = "Sign in with OpenRouter"
     logout_description: str = "Sign out"
     error: Callable[[OpenRouterError], str] = attrgetter("user_message")
 
     def done_with(self, grant: Grant) -> str:
-        """Return the text after a login, and what is wrong with the key, if the flow was to ``verify`` it.
+        """Return the text after a login, and why the key is refused if the flow verified it and it is.
 
         Args:
             grant: The result of the login.

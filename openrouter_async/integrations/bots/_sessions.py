@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import secrets
 from collections import deque
 from datetime import UTC, datetime
-from typing import Final, Self
+from typing import ClassVar, Final
 
 import attrs
 
 from openrouter_async._values.clock import Clock
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.integrations.bots._prompts import LoginPrompt
-from openrouter_async.login._records import read_fields
+from openrouter_async.login._records import JSONRecord
 from openrouter_async.login._store import TOMBSTONE_TTL, LeaseStore
 from openrouter_async.login.errors import LoginError, LoginStoreError
-from openrouter_async.redaction import mask
+from openrouter_async.redaction._masks import mask
 
 logger = logging.getLogger("openrouter_async.integrations.bots")
 
@@ -26,7 +25,7 @@ TICKET: Final = re.compile(r"ticket-[A-Za-z0-9_-]{32}")
 """The form of the tickets that `BotLogin.park_callback` gives."""
 
 MAX_TICKETS: Final = 1_000
-"""The maximum number of tickets of one process, so that a flood of them cannot push pending logins out of the store."""
+"""The maximum number of tickets of one process, so that a flood of them cannot evict pending logins from the store."""
 
 _MAX_USER_ID_LENGTH: Final = 256
 _TICKET_LIFETIME: Final = 600.0
@@ -40,7 +39,7 @@ class UnknownTicketError(LoginError):
 
 
 @attrs.frozen(kw_only=True)
-class ChatLogin:
+class ChatLogin(JSONRecord):
     """The latest login of a user, as it is stored.
 
     Attributes:
@@ -49,8 +48,10 @@ class ChatLogin:
         renew_at: The time when half of its lifetime is over, in seconds since the epoch.
         expires_at: The time when all of its lifetime is over.
         headless: Whether the page shows a code.
-        finished: The hash of the key that the login gave; None while it has given none.
+        finished: The hash of the key that the login gave; None if it has given none yet.
     """
+
+    complaint: ClassVar[str] = "the stored value is not a login"
 
     state: str = attrs.field(repr=mask)
     url: str = attrs.field(repr=mask)
@@ -65,19 +66,6 @@ class ChatLogin:
         return LoginPrompt(
             url=self.url, expires_at=datetime.fromtimestamp(self.expires_at, UTC), headless=self.headless
         )
-
-    def to_json(self) -> bytes:
-        """Return the login as bytes, which include its state."""
-        return json.dumps(attrs.asdict(self)).encode()
-
-    @classmethod
-    def from_json(cls, data: bytes) -> Self:
-        """Return the login in bytes that `to_json` made.
-
-        Raises:
-            LoginStoreError: The bytes are something else.
-        """
-        return read_fields(cls, data, "the stored value is not a login")
 
 
 class ChatLogins:

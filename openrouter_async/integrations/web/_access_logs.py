@@ -22,7 +22,7 @@ def filter_access_logs(secret_paths: Iterable[str]) -> Iterator[None]:
     """Mask codes and states in the logs of servers while the block runs.
 
     Args:
-        secret_paths: The parts of paths that they follow; see `LoginSite.secret_paths`.
+        secret_paths: The parts of paths whose queries hold codes and states; see `LoginSite.secret_paths`.
     """
     secret_filter = SecretFilter(secret_paths)
     access_logs = [logging.getLogger(name) for name in _ACCESS_LOGS]

@@ -1,4 +1,4 @@
-"""The answers of all routes: redirects, pages, JSON, and failures as either."""
+"""The answers of all routes: redirects, pages, JSON, and failures as pages or JSON."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def prefers_json(accept: str, *, default: bool) -> bool:
 
     Args:
         accept: The value of its ``Accept`` header.
-        default: The answer if it prefers neither, or names neither, as with ``*/*``.
+        default: The result if it prefers neither, or names neither, as with ``*/*``.
 
     See Also:
         RFC 9110, section 12.5.1.

@@ -12,7 +12,7 @@ import attrs
 from openrouter_async.integrations.web._cookies import surplus_cookies
 from openrouter_async.login._models import LoginCookie
 from openrouter_async.login._records import login_id
-from openrouter_async.redaction import mask, mask_optional
+from openrouter_async.redaction._masks import mask, mask_optional
 
 Display: TypeAlias = Literal["redirect", "popup", "page"]
 """How a login ends in the browser.
@@ -53,7 +53,7 @@ class BrowserBinding:
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
-        """Return the binding of a cookie's value; None if it is not one."""
+        """Parse the value of a cookie; None if it is not a binding."""
         found = _VALUE.fullmatch(text)
         if found is None:
             return None
@@ -64,8 +64,8 @@ class BrowserCookies:
     """Makes and reads the cookies of bindings.
 
     Args:
-        is_secure: Whether they are for https alone, with the prefix ``__Host-``. Some browsers refuse secure cookies of
-            sites without https, which are accepted only on the user's own computer.
+        is_secure: Whether they are for https alone, with the prefix ``__Host-``. Without https, which is accepted only
+            on the user's own computer, some browsers refuse secure cookies.
     """
 
     def __init__(self, *, is_secure: bool) -> None:

@@ -21,7 +21,7 @@ from openrouter_async.integrations.web._results import RenderPage
 from openrouter_async.login._models import Grant, LoginCookie
 from openrouter_async.login._store import LoginStore
 from openrouter_async.login._urls import validate_return_to
-from openrouter_async.redaction import mask
+from openrouter_async.redaction._masks import mask
 
 RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
@@ -137,7 +137,7 @@ class RequestInfo:
 
     @property
     def is_prefetch(self) -> bool:
-        """Return whether the browser prefetches or previews the page without an act of its user."""
+        """Return whether the browser prefetches or previews the page without being asked by its user."""
         # Sec-Purpose is the standard; Safari and older browsers send the others.
         return any(
             word in self.headers.get(name, "").lower()
@@ -239,7 +239,7 @@ class Route(Generic[RequestT, ResponseT]):
         name: The kind of the route, such as ``login`` or ``callback``.
         path: The path, with ``{state}`` or ``{login}`` as its parameter.
         handlers: The handlers by HTTP method.
-        refuse: Returns the answer to another method, given those that there are.
+        refuse: Returns the answer to any other method, given the methods that the route has.
     """
 
     name: str

@@ -13,7 +13,7 @@ from openrouter_async.integrations.web._framework import RequestInfo
 
 LIMIT_WINDOW: Final = 600.0
 _MAX_ADDRESSES: Final = 10_000
-# Behind a proxy that does not tell the client's address, all users share the proxy's.
+# Behind a proxy that does not pass on the client's address, all users share the proxy's.
 _SHARED_FACTOR: Final = 10
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1", "0.0.0.0"})  # noqa: S104 - never bound
 _HOST_MARK: Final = "openrouter_host"
@@ -58,8 +58,8 @@ def network_of(address: str | None) -> str | None:
     """Return the network that identifies a client: a public IPv4 address, or the /64 of a public IPv6 address.
 
     Returns:
-        None for any other address, which may be that of a proxy, and so of all users. A cookie tells nothing, as a
-        client can invent one for each request.
+        None for any other address: it may be that of a proxy, which all users share. A cookie would not identify a
+        client either, because a client can invent one for each request.
     """
     try:
         parsed = ipaddress.ip_address(address or "")

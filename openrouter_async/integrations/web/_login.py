@@ -66,8 +66,8 @@ class WebLogin(Generic[RequestT, ResponseT]):
         client: A borrowed client, or a callable that makes one; the latter is closed when the app ends.
         store: A borrowed store of pending logins, or a callable that makes one; the latter is closed when the app ends.
             By default a `MemoryStore`, for one process.
-        login_path: The path that starts a login: by a link, a GET, or by a script, a POST that answers JSON. None adds
-            no route.
+        login_path: The path that starts a login, for a link by GET, and for a script by POST, which returns JSON. None
+            adds no route.
         callback_path: The path of the callback as the app sees it, if a proxy rewrites paths or the app is mounted; by
             default that of ``callback_url``. None adds no route.
         status_path: The path of the status of a login that a script started, with ``{login}``; by default
@@ -82,12 +82,12 @@ class WebLogin(Generic[RequestT, ResponseT]):
         default_return_to: The path on the app's own site to which users return when the login had no ``next``.
         key_label: The name of the keys, at most 100 characters.
         limit: The credit limit that OpenRouter's page proposes, in US dollars.
-        drain_timeout: Seconds for which the end of the app waits for pending exchanges.
-        max_rejections: The maximum number of codes of one client address that OpenRouter may reject within ten minutes;
-            further codes from there get a 429, and nothing is sent. Ten times as many for an address that is not
-            public.
-        max_exchanges: The maximum number of requests of one client address to ``exchange_path`` within ten minutes, in
-            each process; ten times as many for an address that is not public.
+        drain_timeout: Seconds to wait for pending exchanges when the app ends.
+        max_rejections: The maximum number of codes from one client address that OpenRouter may reject within ten
+            minutes; further codes from there get a 429, and nothing is sent. Ten times as many for an address that is
+            not public.
+        max_exchanges: The maximum number of requests from one client address to ``exchange_path`` within ten minutes,
+            in each process; ten times as many for an address that is not public.
         options: The arguments of `AuthorizationFlow`.
 
     Raises:
@@ -260,8 +260,8 @@ class WebLogin(Generic[RequestT, ResponseT]):
 
         The members are ``status``, which is ``pending``, ``finished`` or ``failed``, and ``login``; ``expires_at`` of a
         pending login, ``return_to`` of a finished one, and ``error`` of a failed one, a problem (RFC 9457) with the
-        members ``outcome``, ``restart_login`` and ``retry_after``. With ``wait`` in the query the answer comes when the
-        login ends, or after so many seconds, at most 25. A client that accepts ``text/event-stream`` gets events.
+        members ``outcome``, ``restart_login`` and ``retry_after``. With ``wait`` in the query, the answer comes when
+        the login ends, or after ``wait`` seconds, at most 25. A client that accepts ``text/event-stream`` gets events.
         """
         return await self._answer(request, self._site.paths.status, _status.show(self._site, request), as_json=True)
 
@@ -290,13 +290,13 @@ class WebLogin(Generic[RequestT, ResponseT]):
         return await self._under_way.run(self._answer(request, self._site.paths.exchange, exchanging, as_json=True))
 
     async def logout(self, request: RequestT) -> ResponseT:
-        """Sign a user out by the app's ``on_logout``, at the request of a page of the app."""
+        """Sign a user out with the app's ``on_logout``, at the request of a page of the app."""
         return await self._answer(request, self._site.paths.logout, _logout.log_out(self._site, request), as_json=True)
 
     async def sign_out(
         self, request: RequestT, *, key: str | None = None, vaults: Iterable[KeyVault] = ()
     ) -> ResponseT:
-        """Forget a user's key, and return the answer that tells where the user can delete it.
+        """Forget a user's key, and return an answer that says where the user can delete it.
 
         The browser's pending logins are forgotten as well. A script gets JSON with ``status`` and ``settings_url``, a
         form a page with the link.
@@ -307,7 +307,7 @@ class WebLogin(Generic[RequestT, ResponseT]):
             vaults: The sinks to delete the key from.
 
         Raises:
-            KeySinkError: A sink could not delete the key; the others have.
+            KeySinkError: A sink could not delete the key; the other sinks were still asked to.
         """
         signing_out = _logout.sign_out(self._site, request, key=key, vaults=vaults)
         # A traceback that shows local variables would show the key.

@@ -109,7 +109,7 @@ class LoginSite(Generic[RequestT, ResponseT]):
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[int]:
-        """Count a request that waits for a status, and give the number of those."""
+        """Count a request that waits for a status, and yield the number of such requests."""
         self.waiting_requests += 1
         try:
             yield self.waiting_requests
@@ -144,7 +144,7 @@ class LoginSite(Generic[RequestT, ResponseT]):
 
     @property
     def secret_paths(self) -> list[str]:
-        """Return the parts of paths whose queries hold codes and states, each right before the place of the state."""
+        """Return the parts of paths whose queries hold codes and states, each the part just before the state."""
         own = [URL(self.template.callback_url).path, URL(AUTHORIZATION_URL).path]
         if self.paths.callback is not None:
             own.append(self.paths.callback)

@@ -30,7 +30,7 @@ async def start(site: LoginSite[RequestT, ResponseT], request: RequestT, options
     if info.is_prefetch:
         return answers.refuse(503)
     if info.is_forced:
-        # Other sites could otherwise fill the browser's cookies, and push pending logins out.
+        # Otherwise another site could start so many logins that the cookies of pending ones are dropped.
         return answers.page(200, render("Sign in", "Another site sent you here.", [("Sign in with OpenRouter", "")]))
     if is_other_host(info, site.callback_url):
         _warn_of_other_host(site)
@@ -134,7 +134,7 @@ def find_return_to(site: LoginSite[RequestT, ResponseT], info: RequestInfo, give
 
 def _warn_of_other_host(site: LoginSite[RequestT, ResponseT]) -> None:
     logger.warning(
-        "a login started at another host than that of its callback, %s, where its cookie will be missing",
+        "a login started at a host other than that of its callback, %s, where its cookie will be missing",
         site.callback_url.host,
         extra={"event": Event.HOST_MISMATCH, "path": site.paths.login},
     )

@@ -89,7 +89,7 @@ def _read(site: LoginSite[RequestT, ResponseT], info: RequestInfo) -> tuple[str,
     login = info.path_params.get("login", "")
     binding = site.find_binding(info, login) if LOGIN_ID.fullmatch(login) else None
     if binding is None or binding.state is None:
-        raise Refusal(404, "unknown-login", "This browser did not start such a sign-in, or its cookies are blocked.")
+        raise Refusal(404, "unknown-login", "This browser did not start this sign-in, or its cookies are blocked.")
     return login, binding
 
 
@@ -155,17 +155,17 @@ async def _events(
     with site.waiting() as waiting:
         end_at = clock.monotonic() + (MAX_STREAM if waiting <= MAX_WAITING else 0.0)
         beat_at = clock.monotonic() + _HEARTBEAT
-        said = ""
+        sent = ""
         while True:
             try:
                 status = await _find(site, info, login, binding)
             except OpenRouterError:
                 # The browser opens the stream again, and gets the failure as the answer.
                 return
-            if status.status != said:
-                said = status.status
+            if status.status != sent:
+                sent = status.status
                 yield f"event: status\ndata: {json.dumps(_document(login, status))}\n\n".encode()
-            if said != "pending" or clock.monotonic() >= end_at or not site.is_running:
+            if sent != "pending" or clock.monotonic() >= end_at or not site.is_running:
                 return
             if clock.monotonic() >= beat_at:
                 # Send an SSE comment: it keeps proxies from closing an idle connection, and fails if the browser has

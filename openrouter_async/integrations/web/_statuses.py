@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import hmac
-import json
 import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Final, Literal, Self, TypeAlias
+from typing import Any, ClassVar, Final, Literal, TypeAlias
 
 import attrs
 
 from openrouter_async._values.clock import Clock
 from openrouter_async.integrations.web._browser import BrowserBinding
-from openrouter_async.login._records import digest, read_fields
+from openrouter_async.login._records import JSONRecord, digest
 from openrouter_async.login._store import TOMBSTONE_TTL, LeaseStore, LoginStore
 from openrouter_async.login.errors import LoginStoreError
 from openrouter_async.login.stores._cookie import CookieStore
 from openrouter_async.login.stores._memory import MemoryStore
-from openrouter_async.redaction import mask
+from openrouter_async.redaction._masks import mask
 
 logger = logging.getLogger("openrouter_async.integrations.web")
 
@@ -41,7 +40,7 @@ def values_beside(store: LoginStore) -> LeaseStore:
 
 
 @attrs.frozen(kw_only=True)
-class LoginStatus:
+class LoginStatus(JSONRecord):
     """The status of a login as it is stored, without a key or a code.
 
     Attributes:
@@ -52,24 +51,13 @@ class LoginStatus:
         error: The problem (RFC 9457) of a login that failed.
     """
 
+    complaint: ClassVar[str] = "the value in the store is not the status of a login"
+
     binding: str = attrs.field(repr=mask)
     expires_at: float
     status: StatusName = "pending"
     return_to: str | None = None
     error: Mapping[str, Any] | None = None
-
-    def to_json(self) -> bytes:
-        """Return the status as JSON."""
-        return json.dumps(attrs.asdict(self)).encode()
-
-    @classmethod
-    def from_json(cls, data: bytes) -> Self:
-        """Return the status of the result of `to_json`.
-
-        Raises:
-            LoginStoreError: The bytes are something else.
-        """
-        return read_fields(cls, data, "the value in the store is not the status of a login")
 
 
 class Statuses:
@@ -151,7 +139,7 @@ class Statuses:
 
 
 def format_time(seconds: float) -> str:
-    """Return a time in seconds since the epoch as RFC 3339 has it, in UTC."""
+    """Return a time in seconds since the epoch in the format of RFC 3339, in UTC."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 

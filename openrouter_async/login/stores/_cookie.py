@@ -8,8 +8,8 @@ from typing import Final
 
 import attrs
 
+from openrouter_async._values.encryptor import DecryptionError, EncryptionKeys, Encryptor
 from openrouter_async._values.frames import hide_arguments
-from openrouter_async.encryption import DecryptionError, Encryptor, Keys
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.login._models import LoginCookie
 from openrouter_async.login._store import Claim, ClaimRequest, ClaimStatus, LeaseItem, LoginStore
@@ -24,12 +24,12 @@ class CookieStore:
     """Holds a pending login in the browser, encrypted and authenticated, so that the app stores nothing.
 
     Each login has a cookie of its own, so logins in two tabs do not overwrite each other. The cookie itself shows that
-    the callback comes from the same browser, also without a ``binding``.
+    the callback comes from the same browser, even without a ``binding``.
 
     A cookie cannot record that it was used; the ledger does. By default that is the memory of this process, so a second
     callback on another worker is refused by OpenRouter, which accepts a code only once. With a `RedisStore` as the
     ledger all workers share this knowledge, and Redis holds only logins whose browser came back. Public sites should
-    have one: a flood of callbacks can push records out of a ledger in memory.
+    have one: a flood of callbacks can evict records from a ledger in memory.
 
     Args:
         encryption_keys: Fernet keys, by `openrouter_async.encryption.generate_encryption_key`. The first one encrypts,
@@ -46,7 +46,7 @@ class CookieStore:
     @hide_arguments
     def __init__(
         self,
-        encryption_keys: Keys,
+        encryption_keys: EncryptionKeys,
         *,
         ledger: LoginStore | None = None,
         name: str = "openrouter-login",

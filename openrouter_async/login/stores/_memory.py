@@ -53,7 +53,7 @@ class MemoryStore:
             beyond it the oldest of this source are forgotten.
 
     Raises:
-        RequestValidationError: A bound is not an integer from 1.
+        RequestValidationError: A bound is not a positive integer.
     """
 
     def __init__(self, *, max_logins: int = 10_000, max_logins_per_source: int = 20) -> None:

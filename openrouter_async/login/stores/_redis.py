@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypeVar
 
 import attrs
 
+from openrouter_async._values.encryptor import DecryptionError, EncryptionKeys, Encryptor
 from openrouter_async._values.frames import hide_arguments
 from openrouter_async._values.validation import check_integer
-from openrouter_async.encryption import DecryptionError, Encryptor, Keys
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.login._models import LoginCookie
 from openrouter_async.login._store import TOMBSTONE_TTL, Claim, ClaimRequest, ClaimStatus, LeaseItem
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     RedisClient: TypeAlias = Redis | RedisCluster
 else:
-    # Optional at run time, where `typing.get_type_hints` resolves the names.
+    # redis is optional at run time, but `typing.get_type_hints` must be able to resolve these names.
     Redis = RedisCluster = RedisClient = Any
 
 _T = TypeVar("_T")
@@ -56,21 +56,21 @@ class RedisStore:
     read the verifiers, and results are not kept: a second callback of a finished login is then refused instead of
     getting the same key.
 
-    Each operation is idempotent, so it is repeated when the connection is lost, and on a new connection when the server
-    no longer serves the old one: after a failover that keeps connections open, while a server loads its data, or when a
-    slot has moved to another node.
+    Each operation is idempotent. It is repeated when the connection is lost, and on a new connection when the server
+    refuses it: after a failover that keeps connections open, while a server loads its data, or when a slot has moved to
+    another node.
 
-    The number of pending logins is bounded, as that of values of bots: those that expire first are forgotten when there
-    are too many. Logins that are over are never evicted, so a flood of new ones cannot make a used login usable again.
-    The bound is approximate, within a few percent. A site on which a flood must not reach Redis at all can use a
+    The number of pending logins is bounded, and so is that of bots' values: when there are too many, those that expire
+    first are forgotten. Logins that are over are never evicted, so a flood of new ones cannot make a used login usable
+    again. The bound is approximate, within a few percent. A site on which a flood must not reach Redis at all can use a
     `CookieStore` with a `RedisStore` as its ledger, which holds only logins whose browser came back.
 
     Args:
-        client: A client of redis-py's asyncio side. It is borrowed: the caller closes it.
+        client: An asyncio client of redis-py. It is borrowed: the caller closes it.
         encryption_keys: Fernet keys, by `openrouter_async.encryption.generate_encryption_key`; the first one encrypts,
             all of them decrypt.
         prefix: The start of the names of all keys in the database.
-        max_logins: The most pending logins, and the most values, in the database under this prefix; at least 1,000.
+        max_logins: The maximum number of pending logins, and of values, under this prefix; at least 1,000.
 
     Raises:
         RequestValidationError: An argument is not valid.
@@ -81,12 +81,12 @@ class RedisStore:
         self,
         client: Redis | RedisCluster,
         *,
-        encryption_keys: Keys | None = None,
+        encryption_keys: EncryptionKeys | None = None,
         prefix: str = "openrouter-login",
         max_logins: int = 100_000,
     ) -> None:
         if "{" in prefix or "}" in prefix:
-            raise RequestValidationError("prefix", "must not hold braces, which choose the node of a cluster")
+            raise RequestValidationError("prefix", "must not contain braces, which choose the node of a cluster")
         check_integer("max_logins", max_logins, least=_MIN_BOUND)
         self._max_in_group = math.ceil(max_logins / _GROUPS)
         self._evicted = 0
@@ -101,7 +101,7 @@ class RedisStore:
         cls,
         url: str,
         *,
-        encryption_keys: Keys | None = None,
+        encryption_keys: EncryptionKeys | None = None,
         prefix: str = "openrouter-login",
         max_logins: int = 100_000,
     ) -> Self:
@@ -262,8 +262,8 @@ class RedisStore:
     def _bind_script(
         self, script: str, names: tuple[str, ...], *arguments: str | bytes | int
     ) -> Callable[[], Awaitable[Any]]:
-        # EVAL rather than EVALSHA: a server that was restarted does not know the digest, and it compiles a known text
-        # only once.
+        # EVAL rather than EVALSHA: a restarted server does not know the digest, and EVAL compiles a script only once,
+        # too.
         return _bind(self._client.eval, script, len(names), *names, *arguments)
 
     async def _call(self, operation: Callable[[], Awaitable[_T]]) -> _T:
@@ -304,7 +304,7 @@ def _group(name: str) -> str:
 
 
 def _bind(function: Callable[..., Any], *arguments: Any, **options: Any) -> Callable[[], Awaitable[Any]]:
-    """Return a function that makes a call, and whose repr shows no argument, unlike that of a partial."""
+    """Return a function that makes a call. Unlike that of a partial, its repr shows no arguments."""
     return lambda: function(*arguments, **options)
 
 

@@ -6,11 +6,11 @@ from typing import Final
 
 # Each script is one atomic step on keys that share a hash tag, and so a node of a cluster. The scripts read the clock
 # of the server, so the clocks of workers need not agree. Every name is in one of a few groups, each with a hash tag and
-# an index of its own, so that a script can also evict what is too much in its group. The names of evicted keys are not
+# an index of its own, so that a script can also evict the surplus of its group. The names of evicted keys are not
 # declared in KEYS: they are known only within the script, and are in the slot of its keys.
 
-# Adds ARGV[1] to the index KEYS[1] for ARGV[2] milliseconds, and calls `evict` with the surplus over ARGV[3] names. At
-# most ten for each new one, so that a lower bound than before blocks the server for no longer than that.
+# Adds ARGV[1] to the index KEYS[1] for ARGV[2] milliseconds, and calls `evict` with the names beyond ARGV[3], at most
+# ten in one call: after the bound was lowered, evicting all at once would block the server.
 _INDEX: Final = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
