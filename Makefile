@@ -118,7 +118,7 @@ test-all:
 	bash .ci/matrix
 
 stress: .venv/.test
-	STRESS=1 $(BIN)/python -m pytest --timeout 0 -o faulthandler_timeout=0 -s -m stress $(PYTEST_ARGS)
+	STRESS=1 $(BIN)/python -m pytest --timeout 0 -s -m stress $(PYTEST_ARGS)
 
 # Ten minutes of exchanges, 200 at a time, a fault in one of ten.
 soak: .venv/.test
