@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import inspect
 import pickle
 import subprocess
@@ -134,6 +135,25 @@ def test_import_without_aiogram_says_whether_its_extra_helps(version: tuple[int,
     )
     shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert shown.strip().endswith(hint)
+
+
+METHODS = {"debug", "info", "warning", "error", "exception", "critical", "log"}
+
+
+def test_every_log_record_has_an_event() -> None:
+    bare, found = [], 0
+    for path in (ROOT / "openrouter_async").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            match node:
+                case ast.Call(func=ast.Attribute(value=logger, attr=method), keywords=keywords) if (
+                    method in METHODS and ast.unparse(logger).endswith("logger")
+                ):
+                    found += 1
+                    extra = next((ast.unparse(keyword.value) for keyword in keywords if keyword.arg == "extra"), "")
+                    if "'event': " not in extra:
+                        bare.append(f"{path.name}:{node.lineno}")
+    assert bare == []
+    assert found > 20
 
 
 def test_version_is_that_of_the_distribution() -> None:

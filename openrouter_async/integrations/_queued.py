@@ -18,6 +18,7 @@ from openrouter_async._values.models import ExchangeAuthCodeForAPIKeyRequest, Ex
 from openrouter_async._values.tasks import ShieldedTasks
 from openrouter_async.batch import request_digest
 from openrouter_async.errors import APIError, KeyDeliveryError, OpenRouterError, Outcome
+from openrouter_async.events import Event
 from openrouter_async.login._lease import LeaseRunner
 from openrouter_async.login._store import ClaimRequest, ClaimStatus, LeaseItem, LoginStore
 
@@ -62,7 +63,9 @@ class QueuedExchanges:
             await self._store.put(item, now=now)
             result = await self._leases.run(claim_request, _QueuedExchange(self._client, request))
         except KeyDeliveryError as failure:
-            logger.error("on_key failed in a worker: %s", failure)  # noqa: TRY400 - the error is in the result
+            logger.error(  # noqa: TRY400 - the error is in the result
+                "on_key failed in a worker: %s", failure, extra={"event": Event.HOOK_FAILED}
+            )
             return key_to_payload(failure.response)
         except Exception as failure:  # noqa: BLE001 - it is the result
             return error_to_payload(failure)

@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
 from openrouter_async.errors import OpenRouterError
+from openrouter_async.events import Event
 from openrouter_async.integrations.bots import BotLogin, BotTexts
 from openrouter_async.integrations.bots._sessions import TICKET
 from openrouter_async.login.errors import CodeRejectedError, LoginStoreError
@@ -99,7 +100,9 @@ class _Handlers:
         try:
             return await self._login.expects(message.chat.id, message.text or "")
         except LoginStoreError as failure:
-            _logger.warning("it is not known whether a message has a code: %s", failure)
+            _logger.warning(
+                "it is not known whether a message has a code: %s", failure, extra={"event": Event.STORE_FAILED}
+            )
             return False
 
     async def finish(self, message: Message) -> None:
@@ -151,4 +154,8 @@ async def _try(call: Awaitable[object]) -> None:
     try:
         await call
     except Exception as failure:  # noqa: BLE001 - sessions of aiogram can raise anything
-        _logger.warning("a message could not be sent or deleted: %s", type(failure).__name__)
+        _logger.warning(
+            "a message could not be sent or deleted: %s",
+            type(failure).__name__,
+            extra={"event": Event.MESSAGE_FAILED},
+        )

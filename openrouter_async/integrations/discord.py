@@ -21,6 +21,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
 from openrouter_async.errors import OpenRouterError
+from openrouter_async.events import Event
 from openrouter_async.integrations.bots import BotLogin, BotTexts
 from openrouter_async.login.errors import CodeRejectedError
 
@@ -134,7 +135,9 @@ async def _try(call: Awaitable[object]) -> None:
     try:
         await call
     except Exception as failure:  # noqa: BLE001 - an interaction that is too old, and whatever aiohttp raises
-        _logger.warning("an interaction could not be answered: %s", type(failure).__name__)
+        _logger.warning(
+            "an interaction could not be answered: %s", type(failure).__name__, extra={"event": Event.MESSAGE_FAILED}
+        )
 
 
 def _show(*buttons: ui.Button[Any]) -> ui.View:
@@ -169,4 +172,4 @@ class _CodeModal(ui.Modal):
         self, interaction: discord.Interaction, error: Exception
     ) -> None:
         # discord.py's default error log would include the modal, and with it the code.
-        _logger.warning("a code could not be answered: %s", type(error).__name__)
+        _logger.warning("a code could not be answered: %s", type(error).__name__, extra={"event": Event.MESSAGE_FAILED})

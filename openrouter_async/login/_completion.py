@@ -12,6 +12,7 @@ import attrs
 from openrouter_async._values.models import ExchangeAuthCodeForAPIKeyResponse
 from openrouter_async._values.tasks import ShieldedTasks
 from openrouter_async.errors import KeyDeliveryError, OpenRouterError, Outcome
+from openrouter_async.events import Event
 from openrouter_async.login._callbacks import Callback
 from openrouter_async.login._lease import LeaseResult, LeaseRunner, is_same_browser
 from openrouter_async.login._models import Grant
@@ -120,10 +121,13 @@ class LoginCompleter:
         if task.cancelled():
             return
         if (failure := task.exception()) is not None:
-            logger.warning("a login whose caller was cancelled failed: %s", failure)
+            logger.warning(
+                "a login whose caller was cancelled failed: %s", failure, extra={"event": Event.UNSEEN_FAILURE}
+            )
         elif self._client.on_key is None:
             logger.warning(
-                "the caller of a finished login was cancelled, and no on_key is set: only a reload gets its key"
+                "the caller of a finished login was cancelled, and no on_key is set: only a reload gets its key",
+                extra={"event": Event.LOGIN_ABANDONED},
             )
 
 

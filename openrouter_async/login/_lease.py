@@ -15,6 +15,7 @@ from openrouter_async._values.clock import Clock
 from openrouter_async._values.models import ExchangeAuthCodeForAPIKeyResponse
 from openrouter_async.batch import mark_outcome_unknown
 from openrouter_async.errors import APIError, KeyDeliveryError, OpenRouterError, Outcome
+from openrouter_async.events import Event
 from openrouter_async.login._models import LoginCookie
 from openrouter_async.login._store import Claim, ClaimRequest, ClaimStatus, LoginStore
 from openrouter_async.login.errors import LoginError
@@ -159,7 +160,9 @@ class LeaseRunner:
             try:
                 await self._claim(claim_request)
             except Exception as failure:  # noqa: BLE001 - an app's own store may raise anything
-                logger.warning("a claim could not be renewed: %s", _describe(failure))
+                logger.warning(
+                    "a claim could not be renewed: %s", _describe(failure), extra={"event": Event.STORE_FAILED}
+                )
 
     async def _claim_in_turn(self, claim_request: ClaimRequest) -> Claim:
         """Claim the item; wait while another request of the same browser has it."""
@@ -185,7 +188,11 @@ class LeaseRunner:
             try:
                 await self._store.release(claim_request, now=self._clock.time())
             except Exception as trouble:  # noqa: BLE001 - an app's own store may raise anything
-                logger.warning("a claim could not be released, and stays until its lease ends: %s", _describe(trouble))
+                logger.warning(
+                    "a claim could not be released, and stays until its lease ends: %s",
+                    _describe(trouble),
+                    extra={"event": Event.STORE_FAILED},
+                )
         elif not self._retry_uncertain:
             # Foreign exceptions come from the app's middlewares, and do not tell whether the code was sent.
             await self._finish(claim_request)
@@ -197,7 +204,9 @@ class LeaseRunner:
             return await self._store.finish(claim_request, result, now=self._clock.time(), result_ttl=result_ttl)
         except Exception as failure:  # noqa: BLE001 - an app's own store may raise anything
             # Do not lose the key, or the error of the exchange, because recording it failed.
-            logger.warning("the end of a claim could not be recorded: %s", _describe(failure))
+            logger.warning(
+                "the end of a claim could not be recorded: %s", _describe(failure), extra={"event": Event.STORE_FAILED}
+            )
             return None
 
 

@@ -16,6 +16,7 @@ from openrouter_async._values.clock import Clock
 from openrouter_async._values.models import UNSET, Unset
 from openrouter_async._values.validation import check_port
 from openrouter_async.errors import OpenRouterError, RequestValidationError
+from openrouter_async.events import Event
 from openrouter_async.login._callback_server import CallbackServer, has_loopback_host, make_page
 from openrouter_async.login._callbacks import read_callback
 from openrouter_async.login._peers import is_foreign
@@ -154,7 +155,9 @@ class LoopbackLogin(LoginSession):
             return make_page(404, "Not found", "There is nothing here.")
         peer = None if request.transport is None else request.transport.get_extra_info("peername")
         if peer is None or is_foreign((peer[0], peer[1]), self._port):
-            logger.info("a callback from another user of this computer was refused")
+            logger.info(
+                "a callback from another user of this computer was refused", extra={"event": Event.REQUEST_REFUSED}
+            )
             return make_page(403, "Not yours", "Another user of this computer started this sign-in.")
         if request.method != "GET":
             return make_page(405, "Not allowed", "This address accepts only GET.")
@@ -179,6 +182,9 @@ class LoopbackLogin(LoginSession):
         if self._saw_tls:
             return
         self._saw_tls = True
-        logger.info("a browser tried https, but the address of this sign-in starts with http://")
+        logger.info(
+            "a browser tried https, but the address of this sign-in starts with http://",
+            extra={"event": Event.REQUEST_REFUSED},
+        )
         if self._on_tls is not None:
             self._on_tls()

@@ -16,6 +16,7 @@ from openrouter_async._values.clock import Clock
 from openrouter_async._values.models import UNSET, Unset
 from openrouter_async._values.tasks import ShieldedTasks, cancel_and_wait
 from openrouter_async.errors import KeyDeliveryError, OpenRouterError
+from openrouter_async.events import Event
 from openrouter_async.login._browser import open_in_thread
 from openrouter_async.login._flow import AuthorizationFlow
 from openrouter_async.login._models import Grant, PendingLogin
@@ -290,10 +291,16 @@ class LoginSession:
             if isinstance(failure, _STRAY) or (isinstance(failure, OpenRouterError) and not failure.restart_login):
                 return self._go_on(failure)
             if not self._progress.fail(failure) and isinstance(failure, KeyDeliveryError):
-                logger.warning("a key is lost: nobody waited for the login any more, and on_key raised")
+                logger.error(  # noqa: TRY400 - the error holds the key
+                    "a key is lost: nobody waited for the login any more, and on_key raised",
+                    extra={"event": Event.KEY_LOST},
+                )
         else:
             if not self._progress.deliver(grant) and self._client.on_key is None:
-                logger.warning("a key is lost: nobody waited for the login any more, and no on_key is set")
+                logger.error(
+                    "a key is lost: nobody waited for the login any more, and no on_key is set",
+                    extra={"event": Event.KEY_LOST},
+                )
         return self.state
 
     def _go_on(self, failure: OpenRouterError) -> LoginState:

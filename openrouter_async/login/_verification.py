@@ -10,6 +10,7 @@ import attrs
 
 from openrouter_async._http.options import RequestOptions
 from openrouter_async.errors import APIError, OpenRouterError
+from openrouter_async.events import Event
 from openrouter_async.login._models import Grant
 from openrouter_async.login.errors import KeyRefusedError
 
@@ -39,7 +40,7 @@ async def verify(client: OpenRouter, grant: Grant) -> Grant:
         response = await client.keys.current(grant.key, options=RequestOptions(timeout=_TIMEOUT, retry=None))
     except OpenRouterError as failure:
         if not isinstance(failure, APIError) or failure.status_code not in _REFUSALS:
-            logger.info("a new key could not be verified: %s", failure)
+            logger.info("a new key could not be verified: %s", failure, extra={"event": Event.KEY_NOT_VERIFIED})
             return grant
         error = KeyRefusedError(f"the new key is refused: {failure}")
         # The grant keeps the error, and a traceback would keep the variables of its frames alive.

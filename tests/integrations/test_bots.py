@@ -22,6 +22,7 @@ from openrouter_async.errors import (
     RequestValidationError,
     TooManyRequestsResponseError,
 )
+from openrouter_async.events import Event
 from openrouter_async.integrations.bots import (
     BotLogin,
     LoginPrompt,
@@ -264,6 +265,28 @@ async def test_finish_code_after_a_failed_on_login_stores_the_key(
     grant = await login.finish_code(ADA, code)
     assert keys.logins == [(ADA, grant.key)]
     assert len(fake.requests) == 1
+
+
+async def test_failed_finish_is_logged_once_by_its_class_and_outcome(
+    web: BotLogin, fake: FakeOpenRouter, keys: Keys, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "openrouter_async")
+    code = fake.consent((await web.start(ADA)).url)
+    keys.failure = OSError("disk full")
+    for finishing in (
+        web.finish_code(BEN, code),
+        web.finish(code, user_id=BEN),
+        web.finish_code(ADA, code),
+    ):
+        with pytest.raises(OpenRouterError):
+            await finishing
+
+    failed = [record for record in caplog.records if getattr(record, "event", None) == Event.LOGIN_FAILED]
+    assert [(record.levelname, record.__dict__["error_class"], record.__dict__["outcome"]) for record in failed] == [
+        ("INFO", "UnknownLoginError", "not_sent"),
+        ("INFO", "LoginBindingError", "not_sent"),
+        ("WARNING", "KeyDeliveryError", "completed"),
+    ]
 
 
 async def test_finish_code_cancelled_keeps_the_key(fake: FakeOpenRouter, keys: Keys) -> None:

@@ -4,8 +4,9 @@ import pytest
 
 from openrouter_async import errors
 from openrouter_async.errors import OpenRouterError, Outcome
-from openrouter_async.integrations.web._failures import LoginFailure, describe, status_of
+from openrouter_async.integrations.web._failures import LoginFailure, describe
 from openrouter_async.login import errors as login_errors
+from openrouter_async.login._problems import status_of
 
 
 def api_error(status: int, message: str = "No", outcome: Outcome = Outcome.REFUSED) -> errors.APIError:

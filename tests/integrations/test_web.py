@@ -305,6 +305,32 @@ async def test_on_error_may_answer_or_leave_the_page(kind: str, fake: FakeOpenRo
     assert "You cancelled the sign-in." in ours.text
 
 
+async def test_web_error_page_of_a_loopback_callback_names_the_reason(kind: str, fake: FakeOpenRouter) -> None:
+    async with running(kind, fake) as (site, _), Visitor(site) as visitor, Visitor(site) as other:
+        cancelled = await visitor.open(fake.deny(await visitor.start()))
+        popup = await visitor.open(fake.deny(await visitor.start("/login?display=popup")))
+        callback = await visitor.consent()
+        code = URL(callback).query["code"]
+        elsewhere = await other.open(callback)
+
+    assert "For developers: AuthorizationDeniedError: " in cancelled.text
+    assert "For developers: AuthorizationDeniedError: " in popup.text
+    assert "For developers: LoginBindingError: " in elsewhere.text
+    assert f"; start the login at {site.url}, the host of the callback URL" in elsewhere.text
+    assert code not in elsewhere.text
+
+
+async def test_web_error_page_in_production_is_discreet(kind: str, fake: FakeOpenRouter) -> None:
+    callback_url = "https://app.example/callback/{state}"
+    async with running(kind, fake, callback_url=callback_url) as (site, _), Visitor(site) as visitor:
+        page = await visitor.open(URL(fake.deny(await visitor.start())).raw_path_qs)
+
+    # The cookie is for https alone.
+    assert "Cookies are needed" in page.text
+    assert "For developers" not in page.text
+    assert "LoginBindingError" not in page.text
+
+
 async def test_web_login_expired_is_explained(kind: str, fake: FakeOpenRouter) -> None:
     later = ShiftedClock()
     async with running(kind, fake, clock=later.clock) as (site, _), Visitor(site) as visitor:

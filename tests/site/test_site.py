@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from openrouter_async.cli._app import COMMANDS
+from openrouter_async.events import Event
 from openrouter_async.testing import demo
 from tests.site.pages import Page, Site
 from tests.site.public import PUBLIC, defined_in, errors, undocumented
@@ -48,6 +49,13 @@ def test_reference_explains_every_error() -> None:
     known = {error.__name__ for error in errors()}
     assert told == known
     assert len(known) > 25
+
+
+def test_telemetry_table_has_every_event() -> None:
+    text = (ROOT / "docs" / "how-to" / "telemetry.md").read_text()
+    table = text.partition("| level | event | meaning |\n")[2].partition("\n\n")[0]
+    cells = [row.split("|")[2] for row in table.splitlines()]
+    assert sorted(re.findall(r"`(\w+)`", " ".join(cells))) == sorted(Event)
 
 
 def test_reference_shows_the_help_of_every_command(site: Site) -> None:

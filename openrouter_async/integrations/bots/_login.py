@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any, Self, TypeAlias
 from weakref import WeakValueDictionary
 
@@ -17,6 +18,7 @@ from openrouter_async._values.models import ExchangeAuthCodeForAPIKeyResponse
 from openrouter_async._values.tasks import ShieldedTasks
 from openrouter_async._values.validation import check_hook
 from openrouter_async.errors import KeyDeliveryError, OpenRouterError, RequestValidationError
+from openrouter_async.events import Event
 from openrouter_async.integrations._hooks import call_hook
 from openrouter_async.integrations.bots._callbacks import CallbackReader
 from openrouter_async.integrations.bots._prompts import LoginPrompt, looks_like_code
@@ -24,6 +26,7 @@ from openrouter_async.integrations.bots._sessions import TICKET, ChatLogin, Chat
 from openrouter_async.login._callbacks import CallbackInput, read_callback
 from openrouter_async.login._flow import AuthorizationFlow
 from openrouter_async.login._models import Grant
+from openrouter_async.login._problems import kind_of, log_failure, status_of
 from openrouter_async.login._store import LeaseStore
 from openrouter_async.login.errors import (
     InvalidCallbackError,
@@ -213,7 +216,9 @@ class BotLogin:
             try:
                 await call_hook(self._notify, user_id, grant)
             except Exception as failure:  # noqa: BLE001 - the user is signed in all the same
-                logger.warning("a user could not be notified: %s", type(failure).__name__)
+                logger.warning(
+                    "a user could not be notified: %s", type(failure).__name__, extra={"event": Event.HOOK_FAILED}
+                )
         return grant
 
     async def park_callback(self, callback: str | URL) -> str:
@@ -296,6 +301,13 @@ class BotLogin:
     async def _finish_code(self, name: str, user_id: UserId, text: str) -> Grant:
         text = text.strip()
         try:
+            with _log_failure():
+                return await self._finish_text(name, user_id, text)
+        finally:
+            del text
+
+    async def _finish_text(self, name: str, user_id: UserId, text: str) -> Grant:
+        try:
             async with self._alone(name):
                 if TICKET.fullmatch(text):
                     text = await self._logins.parked(text)
@@ -311,8 +323,9 @@ class BotLogin:
 
     async def _finish(self, name: str, user_id: UserId, callback: CallbackInput) -> Grant:
         try:
-            async with self._alone(name):
-                return await self._finish_callback(name, user_id, callback)
+            with _log_failure():
+                async with self._alone(name):
+                    return await self._finish_callback(name, user_id, callback)
         finally:
             del callback
 
@@ -345,7 +358,9 @@ class BotLogin:
             raise
         except KeyDeliveryError as failure:
             # The client's on_key failed; on_login is another place that may store the key.
-            logger.warning("a login goes on without the client's on_key: %s", failure)
+            logger.warning(
+                "a login goes on without the client's on_key: %s", failure, extra={"event": Event.HOOK_FAILED}
+            )
             grant = Grant(key=failure.response.key, user_id=failure.response.user_id)
         except OpenRouterError as failure:
             if failure.restart_login and entry is not None:
@@ -361,8 +376,6 @@ class BotLogin:
         try:
             await call_hook(self._on_login, user_id, grant)
         except Exception as failure:  # noqa: BLE001 - it becomes the cause of the error
-            # Logged here as well, as the caller may have been cancelled.
-            logger.warning("on_login raised %s", type(failure).__name__)
             error = KeyDeliveryError(
                 f"on_login raised {type(failure).__name__}; the key is in .response",
                 response=ExchangeAuthCodeForAPIKeyResponse(key=grant.key, user_id=grant.user_id),
@@ -372,3 +385,13 @@ class BotLogin:
             return
         # Raised outside of the handler, so that `__context__` does not hold the hook's exception.
         raise error
+
+
+@contextlib.contextmanager
+def _log_failure() -> Iterator[None]:
+    """Log the error that ends the block, as its caller may have been cancelled."""
+    try:
+        yield
+    except OpenRouterError as failure:
+        log_failure(logger, failure, status=status_of(failure), kind=kind_of(failure))
+        raise

@@ -13,6 +13,7 @@ import attrs
 
 from openrouter_async._values.clock import Clock
 from openrouter_async.errors import RequestValidationError
+from openrouter_async.events import Event
 from openrouter_async.integrations.bots._prompts import LoginPrompt
 from openrouter_async.login._records import JSONRecord
 from openrouter_async.login._store import TOMBSTONE_TTL, LeaseStore
@@ -100,7 +101,7 @@ class ChatLogins:
         try:
             await (self.delete(name) if login is None else self.save(name, login))
         except LoginStoreError as failure:
-            logger.warning("the end of a login could not be stored: %s", failure)
+            logger.warning("the end of a login could not be stored: %s", failure, extra={"event": Event.STORE_FAILED})
 
     async def park(self, callback: str) -> str:
         """Store a callback for ten minutes and return a ticket for it."""

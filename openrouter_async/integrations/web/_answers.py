@@ -9,8 +9,7 @@ from typing import Any, Final, Generic
 
 import attrs
 
-from openrouter_async.errors import OpenRouterError, Outcome
-from openrouter_async.events import Event
+from openrouter_async.errors import OpenRouterError
 from openrouter_async.integrations._hooks import call_hook
 from openrouter_async.integrations.web._browser import Display
 from openrouter_async.integrations.web._failures import NOT_SIGNED_IN, LoginFailure, describe
@@ -18,6 +17,7 @@ from openrouter_async.integrations.web._framework import Framework, OnError, Req
 from openrouter_async.integrations.web._results import RenderPage, ResultPage
 from openrouter_async.login._models import LoginCookie
 from openrouter_async.login._pages import PAGE_HEADERS, PRIVACY_HEADERS
+from openrouter_async.login._problems import log_failure
 
 logger = logging.getLogger("openrouter_async.integrations.web")
 
@@ -76,6 +76,7 @@ class Answers(Generic[RequestT, ResponseT]):
         render_page: The app's own template for the ends of logins in popups and tabs.
         login_path: The path that starts a login.
         home_url: The page of the app to which failure pages link.
+        local_origin: The origin of a callback URL on a loopback host, as in development; None for any other.
     """
 
     framework: Framework[RequestT, ResponseT]
@@ -83,6 +84,7 @@ class Answers(Generic[RequestT, ResponseT]):
     render_page: RenderPage | None
     login_path: str | None
     home_url: str
+    local_origin: str | None
 
     def see_other(self, url: str, cookies: Sequence[LoginCookie] = ()) -> ResponseT:
         """Return a redirect."""
@@ -143,6 +145,7 @@ class Answers(Generic[RequestT, ResponseT]):
             return_to=getattr(error, "return_to", return_to),
             home_url=self.home_url,
             lacks_cookie=lacks_cookie,
+            local_origin=self.local_origin,
         )
 
     def complete_failure(self, info: RequestInfo, failure: LoginFailure) -> LoginFailure:
@@ -171,18 +174,7 @@ class Answers(Generic[RequestT, ResponseT]):
             display: How the login ends.
             login: The id of the login; None if unknown.
         """
-        error = failure.error
-        logger.log(
-            logging.WARNING if failure.status >= 500 else logging.INFO,
-            "a login failed: %s",
-            failure.kind if error is None else error,
-            extra={
-                "event": Event.LOGIN_FAILED,
-                "error_class": None if error is None else type(error).__name__,
-                "outcome": str(Outcome.NOT_SENT if error is None else error.outcome),
-                "path": path,
-            },
-        )
+        log_failure(logger, failure.error, status=failure.status, kind=failure.kind, path=path)
         if prefers_json(info.headers.get("Accept", ""), default=as_json):
             return self._problem(failure, failure.headers)
         response = None if self.on_error is None else await call_hook(self.on_error, request, failure)
@@ -196,6 +188,7 @@ class Answers(Generic[RequestT, ResponseT]):
             display=display,
             title=failure.title,
             message=failure.message,
+            reason=failure.reason,
             links=tuple(failure.links()),
             login=login,
             home_url=self.home_url,

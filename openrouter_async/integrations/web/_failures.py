@@ -4,41 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 from urllib.parse import urlencode
 
 import attrs
 
-from openrouter_async.errors import APIError, OpenRouterError, Outcome, RequestValidationError
+from openrouter_async.errors import OpenRouterError, Outcome
 from openrouter_async.login._pages import render
-from openrouter_async.login._problems import DEFAULT_KIND, kind_of, type_of
-from openrouter_async.login.errors import (
-    AuthorizationDeniedError,
-    AuthorizationError,
-    LoginAlreadyUsedError,
-    LoginCancelledError,
-    LoginError,
-    LoginExpiredError,
-    LoginInProgressError,
-    LoginLostError,
-    LoginStoreError,
-)
-
-_T = TypeVar("_T")
+from openrouter_async.login._problems import DEFAULT_KIND, find_by_class, kind_of, status_of, type_of
+from openrouter_async.login.errors import LoginAlreadyUsedError, LoginCancelledError, LoginInProgressError
 
 NOT_SIGNED_IN: Final = "Not signed in"
-_STATUSES: Final[tuple[tuple[type[OpenRouterError], int], ...]] = (
-    (AuthorizationDeniedError, 403),
-    (AuthorizationError, 502),
-    (LoginAlreadyUsedError, 409),
-    (LoginInProgressError, 409),
-    (LoginCancelledError, 410),
-    (LoginExpiredError, 410),
-    (LoginLostError, 502),
-    (LoginStoreError, 503),
-    (LoginError, 400),
-    (RequestValidationError, 400),
-)
 _TITLES: Final[tuple[tuple[type[OpenRouterError], str], ...]] = (
     (LoginAlreadyUsedError, "Already finished"),
     (LoginInProgressError, "One moment"),
@@ -60,6 +36,8 @@ class LoginFailure:
         home_url: The page of the app to which the failure page links.
         can_retry: Whether loading the same page again may succeed.
         retry_after: Seconds until another try may succeed; None if unknown.
+        reason: The error in words for the developer, without secrets; None unless the callback URL is on a loopback
+            host, as in development.
     """
 
     status: int
@@ -71,6 +49,7 @@ class LoginFailure:
     home_url: str = "/"
     can_retry: bool = False
     retry_after: float | None = None
+    reason: str | None = None
 
     @property
     def headers(self) -> dict[str, str]:
@@ -81,7 +60,7 @@ class LoginFailure:
     @property
     def page(self) -> str:
         """Return the page that is shown if the app does not show its own."""
-        return render(self.title, self.message, self.links())
+        return render(self.title, self.message, self.links(), reason=self.reason)
 
     @property
     def problem(self) -> dict[str, Any]:
@@ -111,7 +90,13 @@ class LoginFailure:
 
 
 def describe(
-    error: OpenRouterError, *, login_url: str | None, return_to: str | None, home_url: str, lacks_cookie: bool
+    error: OpenRouterError,
+    *,
+    login_url: str | None,
+    return_to: str | None,
+    home_url: str,
+    lacks_cookie: bool,
+    local_origin: str | None = None,
 ) -> LoginFailure:
     """Describe an error to the browser.
 
@@ -121,15 +106,19 @@ def describe(
         return_to: The path on the app's site to which a new login returns.
         home_url: The page of the app to which the failure page links.
         lacks_cookie: Whether the browser did not send the cookie that was set when the login started.
+        local_origin: The origin of a callback URL on a loopback host; None for any other.
     """
-    title = _find(_TITLES, error) or NOT_SIGNED_IN
+    title = find_by_class(_TITLES, error) or NOT_SIGNED_IN
     message = error.user_message
+    reason = None if local_origin is None else f"{type(error).__name__}: {error}"
     if lacks_cookie:
         title = "Cookies are needed"
         message = (
             "Your browser did not send the cookie of this sign-in. Cookies may be blocked, or the sign-in was started "
             "in another browser or at another address. Please allow cookies for this site, and sign in again."
         )
+        if reason is not None:
+            reason += f"; start the login at {local_origin}, the host of the callback URL"
     if login_url is not None and return_to is not None:
         login_url += "?" + urlencode({"next": return_to})
     return LoginFailure(
@@ -142,20 +131,5 @@ def describe(
         home_url=home_url,
         can_retry=not error.restart_login,
         retry_after=error.retry_after,
+        reason=reason,
     )
-
-
-def status_of(error: OpenRouterError) -> int:
-    """Return the HTTP status for an error: 4xx if the user can do something about it."""
-    status = _find(_STATUSES, error)
-    if status is not None:
-        return status
-    if isinstance(error, APIError) and error.outcome is Outcome.REFUSED:
-        if error.is_code_rejected:
-            return 400
-        return 503 if not error.restart_login else 500
-    return {Outcome.NOT_SENT: 503, Outcome.UNKNOWN: 502}.get(error.outcome, 500)
-
-
-def _find(table: tuple[tuple[type[OpenRouterError], _T], ...], error: OpenRouterError) -> _T | None:
-    return next((value for kind, value in table if isinstance(error, kind)), None)

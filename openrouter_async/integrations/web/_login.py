@@ -18,10 +18,11 @@ from typing import Any, Generic, TypeAlias, Unpack
 from yarl import URL
 
 from openrouter_async._client.client import OpenRouter
-from openrouter_async._values.models import UNSET, Unset
+from openrouter_async._values.models import LOOPBACK_HOSTS, UNSET, Unset
 from openrouter_async._values.tasks import ShieldedTasks
 from openrouter_async._values.validation import check_hook, check_integer, check_number
 from openrouter_async.errors import RequestValidationError
+from openrouter_async.events import Event
 from openrouter_async.integrations._parts import open_client, open_store
 from openrouter_async.integrations.web import _callback, _exchange, _logout, _start, _status
 from openrouter_async.integrations.web._access_logs import filter_access_logs
@@ -146,6 +147,7 @@ class WebLogin(Generic[RequestT, ResponseT]):
                 render_page=render_page,
                 login_path=login_path,
                 home_url=home_url,
+                local_origin=str(url.origin()) if url.host in LOOPBACK_HOSTS else None,
             ),
             cookies=BrowserCookies(is_secure=url.scheme == "https"),
             template=template,
@@ -214,7 +216,7 @@ class WebLogin(Generic[RequestT, ResponseT]):
 
     async def _stop(self, flow: AuthorizationFlow) -> None:
         if late := await self._under_way.drain(self._drain_timeout):
-            logger.warning("the app ended with %d pending exchange(s)", late)
+            logger.warning("the app ended with %d pending exchange(s)", late, extra={"event": Event.CUT_OFF})
         await flow.aclose(timeout=self._drain_timeout)
         self._site.running_client = self._site.running_flow = self._site.running_statuses = None
 
@@ -360,4 +362,9 @@ def _check_status_path(path: str | None) -> str | None:
 
 def _log_abandoned(task: asyncio.Task[Any]) -> None:
     if not task.cancelled() and (failure := task.exception()) is not None:
-        logger.error("a login failed after its browser had disconnected: %s", type(failure).__name__, exc_info=failure)
+        logger.error(
+            "a login failed after its browser had disconnected: %s",
+            type(failure).__name__,
+            exc_info=failure,
+            extra={"event": Event.UNSEEN_FAILURE},
+        )

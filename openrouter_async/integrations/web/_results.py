@@ -41,6 +41,7 @@ class ResultPage:
         links: Pairs of a link's text and address; an empty address is that of the page itself.
         login: The id of the login, as `WebLogin.start_json` returned it; None if unknown.
         home_url: The page of the app that a reload leads to.
+        reason: As in `LoginFailure`.
         nonce: The nonce of the page's Content-Security-Policy.
     """
 
@@ -51,6 +52,7 @@ class ResultPage:
     links: Iterable[tuple[str, str]] = ()
     login: str | None = None
     home_url: str = "/"
+    reason: str | None = None
     nonce: str = attrs.field(factory=lambda: secrets.token_urlsafe(16), repr=False)
 
     @property
@@ -69,7 +71,7 @@ class ResultPage:
     @property
     def html(self) -> str:
         """Return the page that is shown if the app has no template of its own."""
-        return render(self.title, self.message, self.links, script=self.script)
+        return render(self.title, self.message, self.links, reason=self.reason, script=self.script)
 
     def headers(self, *, is_own: bool) -> dict[str, str]:
         """Return the headers of the page.

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Final, Literal, TypeAlias
 import attrs
 
 from openrouter_async._values.clock import Clock
+from openrouter_async.events import Event
 from openrouter_async.integrations.web._browser import BrowserBinding
 from openrouter_async.login._records import JSONRecord, digest
 from openrouter_async.login._store import TOMBSTONE_TTL, LeaseStore, LoginStore
@@ -129,7 +130,9 @@ class Statuses:
             if before is not None and before.status != "finished":
                 await self._set(login, attrs.evolve(before, status=status, error=error, return_to=return_to))
         except LoginStoreError as failure:
-            logger.warning("the status of a login could not be recorded: %s", failure)
+            logger.warning(
+                "the status of a login could not be recorded: %s", failure, extra={"event": Event.STORE_FAILED}
+            )
 
     async def _set(self, login: str, status: LoginStatus) -> None:
         now = self.clock.time()
