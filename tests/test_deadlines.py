@@ -135,10 +135,10 @@ def test_deadline_cancelled_in_the_same_pass_propagates(run: Run, outer_first: b
         if outer_first:
             task.cancel()
             deadlines._active.copy().pop().when = 0.0
-            deadlines._expire(loop, None)
+            deadlines._expire(loop, has_grace=False)
         else:
             deadlines._active.copy().pop().when = 0.0
-            deadlines._expire(loop, None)
+            deadlines._expire(loop, has_grace=False)
             task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -174,7 +174,7 @@ def test_deadline_with_asyncio_timeout_in_one_pass_is_the_callers(run: Run) -> N
             try:
                 outer.reschedule(now() - 1)
                 deadline.when = now() - 1
-                deadlines._expire(asyncio.get_running_loop(), None)
+                deadlines._expire(asyncio.get_running_loop(), has_grace=False)
                 await forever()
             except asyncio.CancelledError:
                 assert not deadline.absorb_cancellation()

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final, TypeAlias, TypedDict, cast
 
 import attrs
+from multidict import istr
 from yarl import URL
 
 from openrouter_async._http.chain import Middleware
@@ -135,7 +136,9 @@ class Settings:
 def merge_headers(headers: Mapping[str, str], others: Mapping[str, str]) -> dict[str, str]:
     """Merge headers; an added one replaces those of the same name, regardless of case."""
     replaced = {name.lower() for name in others}
-    return {name: value for name, value in headers.items() if name.lower() not in replaced} | dict(others)
+    merged = {name: value for name, value in headers.items() if name.lower() not in replaced} | dict(others)
+    # Of an `istr`, multidict does not have to compute the lower-case form for each request.
+    return {istr(name): value for name, value in merged.items()}
 
 
 def from_environment(name: str) -> str | None:

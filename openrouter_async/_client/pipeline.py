@@ -256,6 +256,7 @@ class Pipeline:
             self.shared.counters.succeeded += 1
             if deliver is not None:
                 await deliver(model, result, send_state)
+            send_state.finish(result)
             return result
         raise self._failed(error, response, send_state)
 

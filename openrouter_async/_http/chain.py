@@ -33,8 +33,12 @@ class SendState:
     exchanged_before: bool | None = None
     is_batched = False
 
+    def finish(self, result: object) -> None:
+        """Receive the result of the call, right before its coroutine returns it."""
 
-@attrs.frozen(kw_only=True, eq=False)
+
+# Without slots, a frozen class of attrs fills a dict, which takes a third of the time of so many slots.
+@attrs.frozen(kw_only=True, eq=False, slots=False)
 class Request:
     """An HTTP request before it is sent.
 
@@ -65,7 +69,7 @@ class Request:
     send_state: SendState = attrs.field(factory=SendState, repr=False)
 
 
-@attrs.frozen(kw_only=True, eq=False)
+@attrs.frozen(kw_only=True, eq=False, slots=False)
 class Response:
     """An HTTP response whose body was read completely.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
@@ -29,11 +29,12 @@ class Flight(SendState, Generic[T]):
     traceback: TracebackType | None = None
     is_finished = False
 
-    def __init__(self, key: tuple[Hashable, ...], variant: object) -> None:
+    def __init__(self, key: tuple[Hashable, ...], variant: object, settle: Callable[[Flight[T]], None]) -> None:
         self.key = key
         self.key_hash = hash(key)
         self.variant = variant
         self.waiters: list[asyncio.Future[None]] = []
+        self._settle = settle
 
     @property
     def is_current(self) -> bool:
@@ -50,8 +51,32 @@ class Flight(SendState, Generic[T]):
         """The SHA-256 of the authorization code, shortened: it identifies the exchange in log records."""
         return hashlib.sha256(str(self.key[1]).encode(errors="surrogatepass")).hexdigest()[:16]
 
+    def finish(self, result: Any) -> None:
+        """Take the result from within the task: its callback would cost one more pass of the loop."""
+        if self.is_finished:
+            return
+        self.is_finished = True
+        # Without a task, this is the first step of an eager one.
+        if (task := getattr(self, "task", None)) is not None:
+            task.remove_done_callback(self.note_end)
+        self.result = result
+        self._settle(self)
 
-def error_for_callers(error: BaseException) -> tuple[BaseException, TracebackType | None]:
+    def note_end(self, task: asyncio.Task[T]) -> None:
+        """Note the end of the task, or that it could not be cancelled in time: then it ends later, and unnoticed."""
+        if self.is_finished:
+            return
+        self.is_finished = True
+        if not task.done() or task.cancelled():
+            self.error = _error_of_cancelled(self, task)
+        elif (error := task.exception()) is None:
+            self.result = task.result()
+        else:
+            self.error, self.traceback = _error_for_callers(error)
+        self._settle(self)
+
+
+def _error_for_callers(error: BaseException) -> tuple[BaseException, TracebackType | None]:
     """Return the error that an exchange ended by as its callers raise it, and its traceback."""
     if isinstance(error, (KeyboardInterrupt, SystemExit)):
         # asyncio stops the loop for these already; raising them in each caller would stop it again.
@@ -59,7 +84,7 @@ def error_for_callers(error: BaseException) -> tuple[BaseException, TracebackTyp
     return error, error.__traceback__
 
 
-def error_of_cancelled(flight: Flight[Any], task: asyncio.Task[Any]) -> OpenRouterError:
+def _error_of_cancelled(flight: Flight[Any], task: asyncio.Task[Any]) -> OpenRouterError:
     """Return the error for the callers of an exchange whose task was cancelled; log one that was cut off."""
     is_from_inside = task.done() and not task.cancelling()
     if flight.maybe_processed and not is_from_inside:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Hashable
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from openrouter_async._http.chain import SendState
-from openrouter_async._http.flight import Flight, error_for_callers, error_of_cancelled, log_unseen
+from openrouter_async._http.flight import Flight, log_unseen
 from openrouter_async._http.wake_queue import WakeQueue, wake
 from openrouter_async.errors import ClientClosedError, OpenRouterError, Outcome
 
@@ -157,13 +156,14 @@ class SingleFlight(Generic[T]):
         *,
         is_batched: bool,
     ) -> Flight[T]:
-        flight = self._joinable[key] = Flight(key, variant)
+        flight = self._joinable[key] = Flight(key, variant, self._settle)
         flight.exchanged_before = self._exchanged.get(flight.key_hash)
         flight.is_batched = is_batched
         flight.waiters.append(waiter)
-        # With an eager task factory, the exchange may have ended when `create_task` returns.
         flight.task = waiter.get_loop().create_task(start(flight), name="openrouter_async.exchange")
-        flight.task.add_done_callback(functools.partial(self._finish, flight))
+        # With an eager task factory, the exchange may have finished already.
+        if not flight.is_finished:
+            flight.task.add_done_callback(flight.note_end)
         return flight
 
     async def _find_equal(self, flight: Flight[T], variant: object) -> Flight[T] | None:
@@ -203,22 +203,12 @@ class SingleFlight(Generic[T]):
             self._cancelled.add(flight)
         flight.task.cancel()
 
-    def _finish(self, flight: Flight[T], task: asyncio.Task[T]) -> None:
-        """Record how an exchange ended, and wake its callers."""
-        # The task of an exchange that could not be cancelled in time ends later.
-        if flight.is_finished:
-            return
-        flight.is_finished = True
+    def _settle(self, flight: Flight[T]) -> None:
+        """Remember how an exchange ended, and wake its callers."""
         if flight.cancelled:
             self._cancelled.discard(flight)
         else:
             del self._joinable[flight.key]
-        if not task.done() or task.cancelled():
-            flight.error = error_of_cancelled(flight, task)
-        elif (error := task.exception()) is None:
-            flight.result = task.result()
-        else:
-            flight.error, flight.traceback = error_for_callers(error)
         self._remember(flight)
         if not flight.waiters:
             log_unseen(flight)
@@ -267,7 +257,7 @@ class SingleFlight(Generic[T]):
         if late:
             await asyncio.wait([flight.task for flight in late], timeout=_CANCEL_TIMEOUT)
             for flight in late:
-                self._finish(flight, flight.task)
+                flight.note_end(flight.task)
         # The loop may be about to close.
         self._wake_queue.wake_all()
 

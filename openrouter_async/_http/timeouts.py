@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import math
 from types import TracebackType
 from typing import Final, Self
 
@@ -68,6 +70,7 @@ class Deadlines:
     def __init__(self) -> None:
         self._active: set[Deadline] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_due = math.inf
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def __len__(self) -> int:
@@ -83,7 +86,7 @@ class Deadlines:
             loop = self._loop = task.get_loop()
         deadline = Deadline(task, loop.time() + seconds, self._active)
         self._active.add(deadline)
-        if self._timer is None or deadline.when < self._timer.when():
+        if deadline.when < self._timer_due:
             self._set_timer(loop, deadline.when)
         return deadline
 
@@ -102,17 +105,20 @@ class Deadlines:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+            self._timer_due = math.inf
 
     def _set_timer(self, loop: asyncio.AbstractEventLoop, when: float) -> None:
         self._stop_timer()
-        self._timer = loop.call_at(when, self._expire, loop, when)
+        self._timer_due = when
+        self._timer = loop.call_at(when, self._expire, loop)
 
-    def _expire(self, loop: asyncio.AbstractEventLoop, due: float | None) -> None:
-        self._timer = None
-        late = 0.0 if due is None else loop.time() - due
-        if late > _MIN_LATENESS:
+    def _expire(self, loop: asyncio.AbstractEventLoop, *, has_grace: bool = True) -> None:
+        late = loop.time() - self._timer_due
+        self._stop_timer()
+        if has_grace and late > _MIN_LATENESS:
             # The process was suspended, and an answer may be in a socket's buffer: let the loop read it first.
-            self._timer = loop.call_later(min(late, _MAX_GRACE), self._expire, loop, None)
+            self._timer_due = loop.time() + min(late, _MAX_GRACE)
+            self._timer = loop.call_at(self._timer_due, functools.partial(self._expire, loop, has_grace=False))
             return
         # The loop may run a timer early by the resolution of its clock; deadlines within that are due now.
         now = loop.time() + 1e-3

@@ -9,32 +9,26 @@ from typing import Final
 _WOKEN_AT_ONCE: Final = 8
 
 
-class WakeQueue:
+class WakeQueue(deque["asyncio.Future[None]"]):
     """Callers whose exchange has ended, woken a few at a time in each pass of the loop."""
-
-    def __init__(self) -> None:
-        self._waiters: deque[asyncio.Future[None]] = deque()
-
-    def __bool__(self) -> bool:
-        return bool(self._waiters)
 
     def add(self, waiter: asyncio.Future[None]) -> None:
         """Wake a caller in one of the next passes."""
-        if not self._waiters:
+        if not self:
             loop = waiter.get_loop()
             loop.call_soon(self._wake_some, loop)
-        self._waiters.append(waiter)
+        self.append(waiter)
 
     def _wake_some(self, loop: asyncio.AbstractEventLoop) -> None:
-        for _ in range(min(_WOKEN_AT_ONCE, len(self._waiters))):
-            wake(self._waiters.popleft())
-        if self._waiters:
+        for _ in range(min(_WOKEN_AT_ONCE, len(self))):
+            wake(self.popleft())
+        if self:
             loop.call_soon(self._wake_some, loop)
 
     def wake_all(self) -> None:
         """Wake all callers now."""
-        while self._waiters:
-            wake(self._waiters.popleft())
+        while self:
+            wake(self.popleft())
 
 
 def wake(waiter: asyncio.Future[None]) -> None:

@@ -11,10 +11,11 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from enum import StrEnum
 from typing import Any, Final, TypeVar, get_args
 
+import attrs
 import cattrs
+from cattrs.fns import identity
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
 from openrouter_async._values.current_key import CurrentKey, GetCurrentKeyResponse
@@ -117,10 +118,13 @@ def _converter(*, detailed: bool = False) -> cattrs.Converter:
         ),
     )
     converter.register_unstructure_hook(datetime, _rfc3339)
-    converter.register_unstructure_hook_func(lambda kind: isinstance(kind, type) and issubclass(kind, StrEnum), str)
     for model in (ExchangeAuthCodeForAPIKeyRequest, CreateAuthKeysCodeRequest):
+        # The models hold what JSON can hold already, except for timestamps.
+        as_they_are: dict[str, Any] = {
+            name: override(unstruct_hook=identity) for name in attrs.fields_dict(model) if name != "expires_at"
+        }
         converter.register_unstructure_hook(
-            model, make_dict_unstructure_fn(model, converter, _cattrs_omit_if_default=True)
+            model, make_dict_unstructure_fn(model, converter, _cattrs_omit_if_default=True, **as_they_are)
         )
     return converter
 
@@ -136,7 +140,10 @@ _unstructure_hook: Final[Callable[[Any], Callable[..., Any]]] = functools.cache(
 
 def dump(model: ExchangeAuthCodeForAPIKeyRequest | CreateAuthKeysCodeRequest) -> bytes:
     """Serialize a request, without the fields that are not set."""
-    return _encode(_unstructure_hook(type(model))(model)).encode()
+    fields: dict[str, object] = _unstructure_hook(type(model))(model)
+    # For a dict, `JSONEncoder` makes a new encoder each time, which takes three times as long as encoding its strings.
+    members = [f'"{name}":{_encode(value)}' for name, value in fields.items()]
+    return f"{{{','.join(members)}}}".encode()
 
 
 def load_json(body: bytes) -> Any:
