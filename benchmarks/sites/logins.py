@@ -57,8 +57,9 @@ class Login:
 def start(next_page: str) -> Login:
     """Start a login that returns to a page of this app."""
     now = time.time()
-    for state in [state for state, login in LOGINS.items() if login.expires_at <= now]:
-        del LOGINS[state]
+    # The oldest ones come first.
+    while LOGINS and (oldest := next(iter(LOGINS.values()))).expires_at <= now:
+        del LOGINS[oldest.state]
     if len(LOGINS) >= MAX_LOGINS:
         raise SignInError("Too many people are signing in. Please try again later.", 503)
     login = Login(next_page if re.fullmatch(r"/(?![/\\])[!-\[\]-~]*", next_page) else "/")

@@ -145,6 +145,7 @@ def test_report_refuses_quick_figures_for_the_docs(monkeypatch: pytest.MonkeyPat
 SECTIONS = {
     "side-by-side": ("Side by side, in one process", 6),
     "batches": ("Batches, http, 64 at a time", 2),
+    "sign-in": ("Sign-ins, 20 at once", 1),
     "imports": ("Import", 2),
     "alone": ("Alone, each in a process of its own", 1),
     "growth": ("Growth", 0),
@@ -156,7 +157,7 @@ SECTIONS = {
 def test_report_summary_has_all_tables_and_judges_each_target() -> None:
     needs("matplotlib", "openai", *CLIENTS)
     assert SECTIONS.keys() == runner.MEASUREMENTS.keys()
-    names = list(SECTIONS) if STRESS else ["side-by-side", "batches", "imports"]
+    names = list(SECTIONS) if STRESS else ["side-by-side", "batches", "sign-in", "imports"]
     made = subprocess.run(
         [sys.executable, "-m", "benchmarks", "--quick", "--only", *names],
         cwd=ROOT,

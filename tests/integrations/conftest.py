@@ -23,18 +23,10 @@ from tests.integrations.support import (
 from tests.support import free_port
 
 WORKERS = 4
+# A worker that takes longer than five seconds to import its app would be replaced, again and again.
+UVICORN = ["-m", "uvicorn", "--workers", str(WORKERS), "--timeout-worker-healthcheck", "60"]
 SERVERS = {
-    "uvicorn": [
-        "-m",
-        "uvicorn",
-        "--workers",
-        str(WORKERS),
-        "--app-dir",
-        "examples",
-        "--port",
-        "{port}",
-        "workers_app:app",
-    ],
+    "uvicorn": [*UVICORN, "--app-dir", "examples", "--port", "{port}", "workers_app:app"],
     "hypercorn": [
         *("-m", "hypercorn", "--workers", str(WORKERS), "--bind", "127.0.0.1:{port}", "--access-logfile", "-"),
         *("--access-logformat", '%(h)s "%(R)s" %(s)s "%(f)s" %({location}o)s %({x-unknown}i)s'),

@@ -33,7 +33,7 @@ from openrouter_async.login import Grant
 from openrouter_async.testing import FakeOpenRouter
 from tests.support import ROOT
 
-GIVE_UP_AFTER = 30.0
+GIVE_UP_AFTER = 120.0
 
 
 @attrs.define(kw_only=True)

@@ -14,7 +14,8 @@ from playwright.async_api import BrowserContext, Page, expect
 
 from openrouter_async.testing import FakeOpenRouter
 from tests.browser import browse, run_chromium
-from tests.integrations.support import KINDS, Site, respond, running
+from tests.integrations.single_page import make_routes, press, register_worker, say
+from tests.integrations.support import KINDS, Site, running
 
 pytestmark = [
     pytest.mark.browser,
@@ -22,80 +23,20 @@ pytestmark = [
     pytest.mark.parametrize("site", KINDS, indirect=True),
 ]
 
-HOME = """<!doctype html><html lang="en"><title>My app</title>
-<button id="popup">Popup</button><button id="tab">Tab</button><button id="cancel">Cancel</button>
-<p id="told"></p><p id="status"></p>
-<script>
-let started, told = [];
-const note = message => { told.push(message); document.querySelector("#told").textContent = JSON.stringify(told); };
-addEventListener("message", event => note({origin: event.origin, ...event.data}));
-new BroadcastChannel("openrouter-login").onmessage = event => note({channel: true, ...event.data});
-async function begin(display) {
-    const answer = await fetch(`/login?next=/done&display=${display}`, {method: "POST"});
-    started = await answer.json();
-    return started.authorization_url;
-}
-async function follow() {
-    const answer = await (await fetch(started.status_url + "?wait=20")).json();
-    document.querySelector("#status").textContent = answer.error ? answer.error.type : answer.type ?? answer.status;
-}
-document.querySelector("#popup").onclick = async () => {
-    const popup = open("about:blank", "_blank", "popup,width=500,height=600");
-    popup.location = await begin("popup");
-    follow();
-};
-document.querySelector("#tab").onclick = async () => {
-    const tab = open("about:blank", "_blank");
-    const url = await begin("page");
-    tab.opener = null;
-    tab.location = url;
-    follow();
-};
-document.querySelector("#cancel").onclick = async () => { await fetch(started.status_url, {method: "DELETE"}); };
-</script></html>"""
-
-# It sends each callback twice at once, as workers do that fetch in advance.
-WORKER = """self.addEventListener("install", () => skipWaiting());
-self.addEventListener("activate", event => event.waitUntil(clients.claim()));
-self.addEventListener("fetch", event => {
-    if (!new URL(event.request.url).pathname.startsWith("/callback/")) return;
-    event.respondWith((async () => {
-        const twice = [fetch(event.request.url, {redirect: "manual"}), fetch(event.request)];
-        return (await Promise.all(twice))[1];
-    })());
-});"""
-
-
-def text(kind: str, body: str, content_type: str) -> Any:
-    """A handler that answers with a text."""
-
-    async def handle(request: Any) -> Any:
-        response = respond(kind, body)
-        response.headers["Content-Type"] = content_type
-        return response
-
-    return handle
-
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def site(request: pytest.FixtureRequest) -> AsyncIterator[Site]:
     """A single-page app of each framework."""
     kind: str = request.param
-    routes = {
-        "/": text(kind, HOME, "text/html"),
-        "/done": text(kind, "<title>Done</title>", "text/html"),
-        "/worker.js": text(kind, WORKER, "text/javascript"),
-    }
     options: dict[str, Any] = {"exchange_path": "/exchange", "logout_path": "/logout"}
-    async with FakeOpenRouter() as fake, running(kind, fake, routes=routes, **options) as (site, _):
+    async with FakeOpenRouter() as fake, running(kind, fake, routes=make_routes(kind), **options) as (site, _):
         yield site
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def other(site: Site) -> AsyncIterator[Site]:
     """A page of another origin of the same computer, which browsers take for the same site."""
-    routes = {"/": text("aiohttp", HOME, "text/html")}
-    async with running("aiohttp", site.fake, routes=routes) as (other, _):
+    async with running("aiohttp", site.fake, routes=make_routes("aiohttp")) as (other, _):
         yield other
 
 
@@ -104,21 +45,6 @@ async def page(profile: BrowserContext, site: Site) -> Page:
     page = await profile.new_page()
     await page.goto(site.url)
     return page
-
-
-async def press(page: Page, button: str) -> Page:
-    """Press a button that opens a window, and return the window at OpenRouter's page."""
-    async with page.expect_popup() as opened:
-        await page.locator(f"#{button}").click()
-    window = await opened.value
-    await window.wait_for_url("**/auth?**")
-    return window
-
-
-async def say(window: Page, answer: str) -> None:
-    # The window may close before the click is over.
-    with contextlib.suppress(Exception):
-        await window.get_by_role("button", name=answer).click()
 
 
 async def test_popup_tells_its_opener_and_closes(page: Page, site: Site) -> None:
@@ -195,8 +121,7 @@ async def test_login_that_is_cancelled_in_the_middle_ends_in_a_page(page: Page, 
 
 async def test_service_worker_that_sends_callback_twice_gets_one_key(page: Page, site: Site) -> None:
     keys = site.keys
-    await page.evaluate("navigator.serviceWorker.register('/worker.js')")
-    await page.wait_for_function("navigator.serviceWorker.controller !== null")
+    await register_worker(page)
     popup = await press(page, "popup")
     async with popup.expect_event("close"):
         await say(popup, "Authorize")
