@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Final
 
-from benchmarks import bulk, comparison, growth, imports
+from benchmarks import bulk, comparison, growth, imports, sign_in
 from benchmarks.report import ROOT, Measurement, Section, Setup, table
 from benchmarks.stub import Stub
 
@@ -26,6 +26,7 @@ MEASUREMENTS: Final[Mapping[str, Measurement]] = {
     "side-by-side": comparison.side_by_side_measurement,
     "alone": comparison.alone_measurement,
     "batches": bulk.measure,
+    "sign-in": sign_in.measure,
     "imports": imports.measure,
     "growth": growth.measure,
 }
