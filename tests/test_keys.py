@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from datetime import UTC, datetime
 from typing import Any
 
@@ -71,10 +72,15 @@ async def test_keys_current_is_retried_like_other_calls(fake: FakeOpenRouter) ->
     [
         ("limit", "5", "not a number"),
         ("limit", True, "not a number"),
+        ("limit", 10**400, "not a number"),
+        ("usage", -(10**400), "not a number"),
+        ("limit_remaining", math.nan, "not a number"),
+        ("limit", math.inf, "not a number"),
         ("is_free_tier", 1, "not true or false"),
         ("label", 7, "not a string"),
         ("expires_at", "soon", "not an ISO 8601 timestamp"),
     ],
+    ids=lambda value: str(value)[:10],
 )
 async def test_keys_current_refuses_a_malformed_field(field: str, value: object, wanted: str) -> None:
     async with answering(described(**{field: value})) as server, OpenRouter(None, base_url=server.base_url) as client:

@@ -27,6 +27,7 @@ from openrouter_async._values.models import (
     ExchangeAuthCodeForAPIKeyResponse,
     HttpMeta,
 )
+from openrouter_async._values.validation import is_finite_number
 
 T = TypeVar("T")
 _encode: Final = json.JSONEncoder(separators=(",", ":")).encode
@@ -67,7 +68,8 @@ def _key(value: object, _type: object) -> str:
 
 
 def _number(value: object, _type: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    # Python's parser takes NaN and Infinity, which RFC 8259 does not allow, and integers of any size.
+    if not is_finite_number(value):
         raise TypeError
     return float(value)
 

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable, Iterable
 from typing import Any, ParamSpec, TypeVar
 
-from openrouter_async.errors import OpenRouterError, RequestValidationError
+from openrouter_async.errors import OpenRouterError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -28,16 +28,16 @@ def describe(error: BaseException) -> str:
 
 
 def hide_arguments(function: Callable[P, R]) -> Callable[P, R]:
-    """Return a function whose `RequestValidationError` has no frame that holds an argument.
+    """Return a function whose `OpenRouterError` has no frame that holds an argument, or a part of one.
 
-    The message names the argument that is not valid, so the frames below are not missed.
+    The message says what is wrong with the argument, so the frames below are not missed.
     """
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return function(*args, **kwargs)
-        except RequestValidationError as invalid:
+        except OpenRouterError as invalid:
             failure = invalid.with_traceback(None)
             failure.__context__ = None
         finally:

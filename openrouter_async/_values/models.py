@@ -7,7 +7,6 @@ https://openrouter.ai/docs/api-reference; RFC 7636 for the verifier and the chal
 from __future__ import annotations
 
 import enum
-import math
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -18,6 +17,7 @@ import attrs
 from yarl import URL
 
 from openrouter_async._values.frames import hide_init_arguments
+from openrouter_async._values.validation import is_finite_number
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.redaction._masks import mask, mask_key, mask_optional
 
@@ -211,7 +211,7 @@ def _is_callback_url(_instance: object, attribute: attrs.Attribute[Any], value: 
 def _is_limit(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if value is None:
         return
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
+    if not is_finite_number(value) or value < 0:
         raise RequestValidationError(attribute.name, "must be a finite number of US dollars, 0 or more")
 
 

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import inspect
 import math
-from typing import Any
+from typing import Any, TypeGuard
 
 import attrs
 
 from openrouter_async.errors import RequestValidationError
+
+
+def is_finite_number(value: object) -> TypeGuard[float]:
+    """Return whether a value is a number that fits into a finite float; True and False are none."""
+    try:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def check_number(field: str, value: object, *, least: float, exclusive: bool = False) -> None:
@@ -23,8 +31,7 @@ def check_number(field: str, value: object, *, least: float, exclusive: bool = F
     Raises:
         RequestValidationError: The value is not such a number.
     """
-    accepted = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not accepted or value < least or (exclusive and value == least):  # type: ignore[operator]
+    if not is_finite_number(value) or value < least or (exclusive and value == least):
         raise RequestValidationError(
             field, f"must be a finite number {'above' if exclusive else 'of at least'} {least:g}"
         )

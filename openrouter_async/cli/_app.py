@@ -184,6 +184,6 @@ def _tell(text: str, document: Mapping[str, object], error: BaseException, argum
     if "--debug" in arguments:
         traceback.print_exception(error)
     text = json.dumps({"error": document}) if "--json" in arguments else f"{_PROGRAM}: {text}"
-    from openrouter_async.cli._options import write_message
+    from openrouter_async.cli._options import printable, write_message
 
-    write_message(text + "\n")
+    write_message(printable(text) + "\n")

@@ -24,6 +24,7 @@ _ASSIGNMENT: Final = re.compile(
     (?P<after>(?:[ \t]+\#[^\n]*)?[ \t\r]*)(?P<end>\n|\Z)""",
     re.DOTALL | re.VERBOSE,
 )
+_PLAIN: Final = re.compile(r"[A-Za-z0-9_.:/@%+,-]+")
 _UTF16: Final = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -35,7 +36,9 @@ class EnvSink(BaseKeySink):
 
     async def save(self, key: str, *, user_id: str | None = None) -> None:
         """Write the line, replacing the one that is there."""
-        await asyncio.to_thread(self._replace, key.encode())
+        # A shell that reads the file would run `key;command`. Not every other reader removes quotes.
+        value = key if _PLAIN.fullmatch(key) else f"'{key}'"
+        await asyncio.to_thread(self._replace, value.encode())
 
     async def load(self) -> StoredKey | None:
         """Read the key from the last such line.

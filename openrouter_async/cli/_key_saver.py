@@ -132,11 +132,11 @@ class KeySaver:
         document = describe(grant) | {"stored_in": stored, "stored_at": None if location is None else where}
         who = "Signed in" if grant.user_id is None else f"Signed in as {grant.user_id}"
         lines = (
-            self._output.success(f"{who}. The key {mask_key(grant.key)} is in {where}."),
+            f"{who}. The key {mask_key(grant.key)} is in {where}.",
             f"Its limits, and how to delete it: {grant.settings_url}",
         )
         try:
-            self._output.result(document, lines)
+            self._output.result(document, lines, is_success=True)
         except OutputError as failure:
             self.status = ExitCode.FAILED
             self._output.tell(f"{failure}\n{lines[0]}")

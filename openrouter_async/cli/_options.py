@@ -59,6 +59,13 @@ class StoreKind(enum.StrEnum):
     PRINT = "print"
 
 
+def printable(text: str) -> str:
+    """Escape the characters that would move the cursor, end the line or change its direction."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
 def write_result(text: str) -> None:
     """Print a line on the standard output.
 
@@ -110,19 +117,29 @@ class Output:
             logging.basicConfig(level=logging.DEBUG, format="%(name)s: %(message)s")
             logging.getLogger("asyncio").setLevel(logging.WARNING)
 
-    def result(self, document: Mapping[str, Any], lines: Iterable[str]) -> None:
+    def result(self, document: Mapping[str, Any], lines: Iterable[str], *, is_success: bool = False) -> None:
         """Print the result: the document for machines, or the lines for people.
+
+        Args:
+            document: The fields of a JSON object.
+            lines: The lines.
+            is_success: Show the first line in green and with a check mark, where a terminal can show them.
 
         Raises:
             OutputError: The standard output cannot be written.
         """
         self.end_question()
-        write_result(json.dumps(document) if self.json else "\n".join(lines))
+        if self.json:
+            write_result(json.dumps(document))
+            return
+        shown = [printable(line) for line in lines]
+        if is_success:
+            shown[0] = self._highlight(shown[0])
+        write_result("\n".join(shown))
 
-    def success(self, text: str) -> str:
-        """Return a line of the result, in green and with a check mark where a terminal can show them."""
+    def _highlight(self, text: str) -> str:
         stream = sys.stdout
-        if self.json or stream is None or not stream.isatty() or os.environ.get("TERM") == "dumb":
+        if stream is None or not stream.isatty() or os.environ.get("TERM") == "dumb":
             return text
         with contextlib.suppress(UnicodeEncodeError):
             _CHECK_MARK.encode(stream.encoding or "ascii")
@@ -143,7 +160,7 @@ class Output:
     def tell(self, text: str, *, end: str = "\n") -> None:
         """Print a message that the user needs in order to go on, even if the output is JSON."""
         self.end_question()
-        write_message(text + end)
+        write_message("\n".join(map(printable, text.split("\n"))) + end)
 
     def ask(self, question: str) -> None:
         """Print a question; the answer follows on the same line, without echo."""

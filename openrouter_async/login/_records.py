@@ -8,14 +8,32 @@ import hashlib
 import hmac
 import json
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Final, Self
 
 import attrs
+from attrs.validators import instance_of
 
+from openrouter_async._values.frames import hide_arguments
 from openrouter_async._values.models import CodeChallengeMethod
+from openrouter_async.login._urls import validate_return_to
 from openrouter_async.login.errors import LoginStoreError
 from openrouter_async.pkce import PKCEPair
 from openrouter_async.redaction._masks import mask, mask_key
+
+_MAX_MOMENT: Final = 253_402_300_799
+"""The last second of the year 9999, the last one of which there is a date."""
+
+
+def is_moment(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    """Raise unless a value is a number of seconds since the epoch of which there is a date; a validator of attrs."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= _MAX_MOMENT:
+        raise ValueError(f"{attribute.name} must be a moment")
+
+
+def is_path(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    """Raise unless a value is None or a path on the app's own site; a validator of attrs."""
+    if value is not None:
+        validate_return_to(attribute.name, value)
 
 
 def login_id(state: str) -> str:
@@ -76,6 +94,7 @@ class JSONRecord:
         return _dump(attrs.asdict(self))
 
     @classmethod
+    @hide_arguments
     def from_json(cls, data: bytes) -> Self:
         """Return the value of the result of `to_json`.
 
@@ -85,7 +104,6 @@ class JSONRecord:
         with contextlib.suppress(ValueError, TypeError, RecursionError):
             return cls(**json.loads(data))
         # Raised outside of a handler, as the foreign exception quotes the input.
-        del data
         raise LoginStoreError(cls.complaint)
 
 
@@ -101,9 +119,9 @@ class LoginRecord:
     """
 
     pkce: PKCEPair
-    expires_at: float
+    expires_at: float = attrs.field(validator=is_moment)
     context: Any = attrs.field(default=None, repr=False)
-    return_to: str | None = None
+    return_to: str | None = attrs.field(default=None, validator=is_path)
 
     def to_json(self) -> bytes:
         """Return the record as JSON, which includes the verifier."""
@@ -118,6 +136,7 @@ class LoginRecord:
         )
 
     @classmethod
+    @hide_arguments
     def from_json(cls, data: bytes) -> Self:
         """Return the record of the result of `to_json`.
 
@@ -127,7 +146,6 @@ class LoginRecord:
         with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
             return cls(**_read_login(data))
         # Raised outside of a handler, as the foreign exception quotes the input.
-        del data
         raise LoginStoreError("the value in the store is not a login")
 
 
@@ -146,12 +164,12 @@ class KeyRecord(JSONRecord):
 
     complaint: ClassVar[str] = "the value in the store is not a result"
 
-    key: str = attrs.field(repr=mask_key)
-    user_id: str | None
-    code: str = attrs.field(repr=mask)
-    delivered: bool = True
+    key: str = attrs.field(repr=mask_key, validator=instance_of(str))
+    user_id: str | None = attrs.field(validator=instance_of(str | None))
+    code: str = attrs.field(repr=mask, validator=instance_of(str))
+    delivered: bool = attrs.field(default=True, validator=instance_of(bool))
     context: Any = attrs.field(default=None, repr=False)
-    return_to: str | None = None
+    return_to: str | None = attrs.field(default=None, validator=is_path)
 
 
 def _dump(fields: Mapping[str, Any]) -> bytes:
@@ -162,7 +180,7 @@ def _read_login(data: bytes) -> dict[str, Any]:
     fields = json.loads(data)
     return {
         "pkce": PKCEPair(code_verifier=fields["verifier"], code_challenge_method=_method(fields["method"])),
-        "expires_at": float(fields["expires"]),
+        "expires_at": fields["expires"],
         "context": fields["context"],
         "return_to": fields["return_to"],
     }

@@ -13,7 +13,7 @@ from typing import Protocol, Self, TypeAlias, cast
 import attrs
 
 from openrouter_async._values.clock import SYSTEM_CLOCK, Clock
-from openrouter_async._values.frames import without_secrets
+from openrouter_async._values.frames import hide_arguments, without_secrets
 from openrouter_async._values.models import ExchangeAuthCodeForAPIKeyRequest, ExchangeAuthCodeForAPIKeyResponse
 from openrouter_async.errors import OpenRouterError, RequestValidationError
 from openrouter_async.redaction._masks import mask_key
@@ -73,6 +73,7 @@ class StoredKey:
         return json.dumps({"key": self.key, "user_id": self.user_id, "created_at": created_at})
 
     @classmethod
+    @hide_arguments
     def from_json(cls, text: str | bytes) -> Self:
         """Parse a text that `to_json` made.
 
@@ -85,10 +86,11 @@ class StoredKey:
             created_at = datetime.fromisoformat(fields["created_at"])
             if not key or not isinstance(key, str) or not isinstance(user_id, str | None) or created_at.tzinfo is None:
                 raise ValueError
-        except (ValueError, KeyError, TypeError, RecursionError):
+            created_at = created_at.astimezone(UTC)
+        except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
             # These errors quote their input, which may hold the key.
             raise KeySinkError("the stored value is not a key that was stored by this library") from None
-        return cls(key=key, user_id=user_id, created_at=created_at.astimezone(UTC))
+        return cls(key=key, user_id=user_id, created_at=created_at)
 
 
 class KeySink(Protocol):

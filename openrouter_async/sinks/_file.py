@@ -63,7 +63,11 @@ class FileSink(BaseKeySink):
             KeySinkError: The file cannot be read, others may read it, or it holds something else.
         """
         text = await asyncio.to_thread(self._file.read)
-        return None if text is None else StoredKey.from_json(text)
+        try:
+            return None if text is None else StoredKey.from_json(text)
+        finally:
+            # A traceback that shows local variables would show the key.
+            del text
 
     async def delete(self) -> bool:
         """Delete the file, and temporary files that a process left when it was killed while writing.

@@ -97,7 +97,11 @@ class KeyringSink(BaseKeySink):
             KeySinkError: There is no keyring, it is locked, it does not answer in time, or the entry is not a key.
         """
         text = await self._bounded(self._read)
-        return None if text is None else StoredKey.from_json(text)
+        try:
+            return None if text is None else StoredKey.from_json(text)
+        finally:
+            # A traceback that shows local variables would show the key.
+            del text
 
     async def delete(self) -> bool:
         """Delete the key from the keyring.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -13,6 +12,7 @@ from uuid import UUID
 import attrs
 
 from openrouter_async._values.models import MAX_KEY_LABEL_LENGTH, CodeChallengeMethod, UsageLimitType
+from openrouter_async._values.validation import is_finite_number
 from openrouter_async.redaction._masks import mask, mask_optional
 from openrouter_async.testing._authority import KeyOptions
 from openrouter_async.testing._consent import BadAuthorizationError, check_callback_url
@@ -167,7 +167,7 @@ def _label(value: Any) -> str:
 
 
 def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if not is_finite_number(value):
         raise TypeError
     return value
 

@@ -24,7 +24,7 @@ from openrouter_async.sinks._private_file import PrivateFile
 from openrouter_async.testing import Fault
 from tests.cli.conftest import Here
 from tests.cli.support import KEYRING, PROGRAM, Shell, wait_until
-from tests.kit.servers import RawServer
+from tests.kit.servers import RawServer, ScriptedServer, json_answer
 from tests.login.support import GRANTED, KEY
 
 if TYPE_CHECKING:
@@ -635,6 +635,22 @@ async def test_env_file_keeps_every_other_byte(tmp_path: Path, before: bytes, af
     assert b"NEW" not in path.read_bytes()
 
 
+@pytest.mark.parametrize("key", ["a;touch<x", "a&touch<x", "a|touch>x", "(touch)", "~", "a#b", "#a", "*", "a=b", "!a"])
+async def test_env_file_that_a_shell_reads_gives_the_key_and_runs_nothing(tmp_path: Path, key: str) -> None:
+    # `EnvSink` is given only keys of which the converter approves: with no quotes, dollar signs and backslashes.
+    tmp_path.chmod(0o700)
+    sink = EnvSink(tmp_path / ".env")
+    await sink.save(key)
+    stored = await sink.load()
+    assert stored is not None
+    assert stored.key == key
+    process = await asyncio.create_subprocess_exec(
+        *("sh", "-c", '. ./.env && printf %s "$OPENROUTER_API_KEY"'), cwd=tmp_path, stdout=asyncio.subprocess.PIPE
+    )
+    assert (await process.communicate())[0].decode() == key
+    assert os.listdir(tmp_path) == [".env"]
+
+
 async def test_exchange_reads_secrets_with_a_byte_order_mark(shell: Shell, fake: FakeOpenRouter) -> None:
     pair = PKCEPair.generate()
     (shell.home / "verifier").write_text(f"{pair.code_verifier}\r\n", encoding="utf-8-sig")
@@ -678,6 +694,32 @@ async def test_exchange_interrupted_keeps_the_key(shell: Shell) -> None:
     assert b"The key sk-or-v1-" in out
     (kept,) = os.listdir(shell.data)
     assert json.loads((shell.data / kept).read_text())["key"] == KEY
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    ["\x1b[2J\x1b]0;title\x07", "user_1\nThe key is in /tmp/x.", "\u202euser\x9b31m", "a\x85b\r\x00", "\ud800"],
+)
+async def test_foreign_text_on_the_terminal_is_printable(here: Here, foreign: str) -> None:
+    granted = json_answer(200, json.dumps({"key": KEY, "user_id": foreign}).encode())
+    created = {"data": {"id": foreign, "app_id": 1, "created_at": "2027-01-31T00:00:00Z"}}
+    async with ScriptedServer(granted, json_answer(200, json.dumps(created).encode())) as server:
+        at_server = ("--base-url", server.base_url)
+        shown = [
+            await here("exchange", "a-code", *at_server),
+            await here("status", "--offline", *at_server),
+            await here("create-code", "https://app.example/", "--api-key-file", key_in_a_file(), *at_server),
+        ]
+    assert [ended.out.count("\n") for ended in shown] == [2, 7, 1]
+    for ended in shown:
+        assert ended.status == 0
+        assert all(line.isprintable() for line in (ended.out + ended.err).split("\n"))
+
+
+def key_in_a_file() -> Path:
+    path = Path("app-key")
+    path.write_text("sk-or-v1-app")
+    return path
 
 
 async def test_exchange_in_a_terminal_asks_for_the_code(shell: Shell, fake: FakeOpenRouter) -> None:

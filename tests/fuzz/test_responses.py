@@ -4,16 +4,18 @@ import asyncio
 import re
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from typing import Final
+from typing import Any, Final
 
 import aiohttp
 import pytest
 from yarl import URL
 
 from openrouter_async import (
+    CreateAuthKeysCodeResponse,
     ExchangeAuthCodeForAPIKeyResponse,
+    GetCurrentKeyResponse,
     HttpMeta,
     OpenRouter,
     Request,
@@ -50,6 +52,7 @@ REQUEST: Final = Request(
     retry=RetryPolicy(),
     secrets=("auth/code+&-0123456789", "v" * 43),
 )
+MODELS: Final[Sequence[Any]] = (ExchangeAuthCodeForAPIKeyResponse, CreateAuthKeysCodeResponse, GetCurrentKeyResponse)
 HTTP_META: Final = HttpMeta(status_code=200, headers={}, attempts=1, elapsed=0.0)
 
 
@@ -134,8 +137,9 @@ def test_mutated_body_is_read_in_proportion_to_its_size() -> None:
         response = Response(status_code=502, headers={}, body=body, elapsed=0.0)
         started = time.process_time()
         error_from_response(REQUEST, response, SYSTEM_CLOCK)
-        with suppress(converter.MalformedBodyError):
-            converter.load(ExchangeAuthCodeForAPIKeyResponse, body, HTTP_META)
+        for model in MODELS:
+            with suppress(converter.MalformedBodyError):
+                converter.load(model, body, HTTP_META)
         slowest = max(slowest, (time.process_time() - started) / max(1.0, len(body) / 1024))
     print(f"\n{2 * RESPONSES} bodies, slowest {1000 * slowest:.2f} ms of CPU for each KiB")
     # Quadratic time would be seconds.

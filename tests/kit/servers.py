@@ -90,6 +90,28 @@ class RawServer:
                 await writer.wait_closed()
 
 
+async def forward(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, port: int, *, address: str = "127.0.0.1"
+) -> None:
+    """Pass what a connection brings on to a port of this computer, and back.
+
+    Args:
+        reader: The connection.
+        writer: The connection.
+        port: The port.
+        address: The address of this computer that it seems to come from.
+    """
+    upstream, downstream = await asyncio.open_connection("127.0.0.1", port, local_addr=(address, 0))
+    await asyncio.gather(_pipe(reader, downstream), _pipe(upstream, writer))
+
+
+async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(ConnectionError):
+        while data := await reader.read(65_536):
+            writer.write(data)
+    writer.close()
+
+
 @contextlib.asynccontextmanager
 async def answering(answer: bytes) -> AsyncIterator[RawServer]:
     """Run a server that always gives the same answer."""

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from typing import Any
 
 import attrs
 import pytest
 
+from openrouter_async.integrations.bots._sessions import ChatLogin
+from openrouter_async.integrations.web._statuses import LoginStatus
 from openrouter_async.login import LoginStoreError
 from openrouter_async.login._records import KeyRecord, LoginRecord, digest, login_id
 from openrouter_async.pkce import PKCEPair
-from tests.login.support import make_record, make_result
+from tests.login.support import NOW, make_record, make_result
 
 GARBAGE = [b"", b"\xff", b"null", b"7", b"[]", b"{}", b'{"id": "x"}', b"[" * 100_000]
 
@@ -36,13 +40,31 @@ def test_record_malformed_is_a_store_error(data: bytes) -> None:
     assert str(caught.value) == "the value in the store is not a result"
 
 
+MOMENTS = ["soon", None, True, float("nan"), float("inf"), -1, 10**400, 253_402_300_800]
+PATHS = [7, "", "https://elsewhere.example", "//elsewhere.example", "/\\elsewhere.example", ["/"]]
+LOGIN_STATUS = LoginStatus(binding="b", expires_at=NOW)
+CHAT_LOGIN = ChatLogin(state="s" * 43, url="https://openrouter.ai/auth", renew_at=NOW, expires_at=NOW, headless=True)
+WRONG_FIELDS: list[tuple[Any, str, Sequence[object]]] = [
+    *((make_record(), name, values) for name, values in (("expires", MOMENTS), ("return_to", PATHS))),
+    *((make_record(), name, values) for name, values in (("verifier", ["short", None]), ("method", ["s256", 7]))),
+    *((make_result(), name, [7, None, []]) for name in ("key", "code", "delivered")),
+    *((make_result(), name, values) for name, values in (("user_id", [7, {}]), ("return_to", PATHS), ("other", [7]))),
+    *((LOGIN_STATUS, name, values) for name, values in (("expires_at", MOMENTS), ("return_to", PATHS))),
+    (LOGIN_STATUS, "status", [7, None, {}, "no"]),
+    *((LOGIN_STATUS, name, [7, []]) for name in ("binding", "error")),
+    *((CHAT_LOGIN, name, MOMENTS) for name in ("renew_at", "expires_at")),
+    *((CHAT_LOGIN, name, [7, []]) for name in ("state", "url", "headless", "finished")),
+]
+
+
 @pytest.mark.parametrize(
-    ("field", "value"), [("verifier", "short"), ("method", "s256"), ("expires", "soon"), ("expires", None)]
+    ("record", "field", "value"), [(record, field, value) for record, field, values in WRONG_FIELDS for value in values]
 )
-def test_record_with_a_wrong_field_is_a_store_error(field: str, value: object) -> None:
-    fields = json.loads(make_record().to_json()) | {field: value}
+def test_record_with_a_wrong_field_is_a_store_error(record: Any, field: str, value: object) -> None:
+    assert type(record).from_json(record.to_json()) == record
+    data = json.dumps(json.loads(record.to_json()) | {field: value}).encode()
     with pytest.raises(LoginStoreError):
-        LoginRecord.from_json(json.dumps(fields).encode())
+        type(record).from_json(data)
 
 
 def test_digest_depends_on_each_part() -> None:

@@ -20,7 +20,7 @@ from openrouter_async.encryption import generate_encryption_key
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.login import AuthorizationFlow, LoginStoreError, RedisStore
 from openrouter_async.login.stores import ClaimStatus
-from tests.kit.servers import ScriptedServer
+from tests.kit.servers import ScriptedServer, forward
 from tests.login.support import CALLBACK, GRANTED, NOW, RESULT, back, make_claim_request, make_login, verifier_of
 from tests.login.support import KEY as API_KEY
 from tests.support import free_port
@@ -492,19 +492,12 @@ async def test_redis_store_after_failover_that_keeps_connections_reaches_new_mas
     old, new = free_port(), free_port()
     masters = [old]
 
-    async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError):
-            while data := await reader.read(65_536):
-                writer.write(data)
-        writer.close()
-
-    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def lead(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # A name that leads new connections to the current master, and leaves the old ones where they are.
-        upstream, downstream = await asyncio.open_connection("127.0.0.1", masters[-1])
-        await asyncio.gather(pipe(reader, downstream), pipe(upstream, writer))
+        await forward(reader, writer, masters[-1])
 
     with ValkeyServer(port=old), ValkeyServer(port=new):
-        async with await asyncio.start_server(forward, "127.0.0.1", 0) as name:
+        async with await asyncio.start_server(lead, "127.0.0.1", 0) as name:
             store = RedisStore.from_url(f"redis://127.0.0.1:{name.sockets[0].getsockname()[1]}", encryption_keys=KEY)
             await store.put(make_login(), now=NOW)
             async with Redis.from_url(f"redis://127.0.0.1:{old}") as admin:
@@ -536,6 +529,76 @@ async def test_redis_store_values_expire_and_are_encrypted(connection: Redis) ->
     held = await connection.get(name)
     assert isinstance(held, bytes)
     assert Encryptor(KEY).decrypt("value name", held) == b"v"
+
+
+@pytest.mark.parametrize("keys", [KEY, None], ids=["sealed", "plain"])
+@pytest.mark.parametrize("command", ["SET", "LPUSH", "SADD", "HDEL", "HSET"])
+async def test_redis_store_entry_that_somebody_changed_is_a_store_error(
+    connection: Redis, keys: str | None, command: str
+) -> None:
+    store = RedisStore(connection, encryption_keys=keys)
+    async with ScriptedServer(GRANTED) as server, OpenRouter(None, base_url=server.base_url) as client:
+        flow = AuthorizationFlow(client, callback_url=CALLBACK, store=store)
+        pending = await flow.start(binding="browser")
+        (name,) = await names(connection)
+        if command in ("SET", "LPUSH", "SADD"):
+            await connection.delete(name)
+        arguments = {"HDEL": ["login"], "HSET": ["login", "x" * 1_000_000]}.get(command, ["x"])
+        await connection.execute_command(command, name, *arguments)  # type: ignore[no-untyped-call]
+        with pytest.raises(LoginStoreError):
+            await flow.finish(back(pending), binding="browser")
+        assert server.requests == []
+
+
+ERRORS_OF_A_MOMENT = [
+    *("LOADING Redis is loading the dataset in memory", "MASTERDOWN Link with MASTER is down", "READONLY You can't"),
+    *("MOVED 1 127.0.0.1:1", "ASK 1 127.0.0.1:1", "CLUSTERDOWN The cluster is down", "TRYAGAIN Multiple keys"),
+    *(
+        "NOAUTH Authentication required.",
+        "WRONGPASS invalid username-password pair",
+        "ERR max number of clients reached",
+    ),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS_OF_A_MOMENT)
+async def test_redis_store_error_of_a_moment_is_tried_again_on_a_new_connection(error: str, database_url: str) -> None:
+    port = int(database_url.rpartition(":")[2].partition("/")[0])
+    connections = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        if connections > 1:
+            await forward(reader, writer, port)
+            return
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65_536):
+                # To each command of a pipeline that sets a connection up.
+                commands = len(re.findall(rb"^\*\d", data, re.MULTILINE))
+                writer.write(b"".join([b"+OK\r\n"] * commands) if b"CLIENT" in data else f"-{error}\r\n".encode())
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        store = RedisStore.from_url(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}?protocol=2")
+        login = make_login()
+        await store.put(login, now=NOW)
+        assert (await store.claim(make_claim_request(login), now=NOW, claim_ttl=15)).value == login.value
+        await store.aclose()
+    assert connections == 2
+
+
+async def test_redis_store_restarted_empty_during_an_exchange_keeps_the_key(connection: Redis) -> None:
+    store, login = RedisStore(connection, encryption_keys=KEY), make_login()
+    await store.put(login, now=NOW)
+    claim_request = make_claim_request(login)
+    assert (await store.claim(claim_request, now=NOW, claim_ttl=15)).status is ClaimStatus.CLAIMED
+    await connection.flushall()
+    await store.finish(claim_request, RESULT, now=NOW, result_ttl=60)
+    claim = await store.claim(make_claim_request(login), now=NOW, claim_ttl=15)
+    assert (claim.status, claim.value) == (ClaimStatus.FINISHED, RESULT)
+    await store.release(claim_request, now=NOW)
+    assert (await store.claim(make_claim_request(login), now=NOW, claim_ttl=15)).status is ClaimStatus.FINISHED
 
 
 async def test_redis_store_value_of_a_retired_key_is_none(connection: Redis) -> None:

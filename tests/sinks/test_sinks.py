@@ -132,6 +132,7 @@ async def test_sink_key_of_any_characters_comes_back_unchanged(vault: KeyVault) 
         '{"key": "k", "user_id": null, "created_at": "2027-01-15T08:00:00"}',
         '{"key": "k", "user_id": 7, "created_at": "2027-01-15T08:00:00Z"}',
         '{"key": "", "user_id": null, "created_at": "2027-01-15T08:00:00Z"}',
+        '{"key": "k", "user_id": null, "created_at": "0001-01-01T00:00:00+23:59"}',
     ],
 )
 def test_stored_key_of_foreign_text_is_refused_without_quoting_it(text: str) -> None:

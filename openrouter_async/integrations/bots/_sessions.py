@@ -10,12 +10,13 @@ from datetime import UTC, datetime
 from typing import ClassVar, Final
 
 import attrs
+from attrs.validators import instance_of
 
 from openrouter_async._values.clock import Clock
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.events import Event
 from openrouter_async.integrations.bots._prompts import LoginPrompt
-from openrouter_async.login._records import JSONRecord
+from openrouter_async.login._records import JSONRecord, is_moment
 from openrouter_async.login._store import TOMBSTONE_TTL, LeaseStore
 from openrouter_async.login.errors import LoginError, LoginStoreError
 from openrouter_async.redaction._masks import mask
@@ -54,12 +55,12 @@ class ChatLogin(JSONRecord):
 
     complaint: ClassVar[str] = "the stored value is not a login"
 
-    state: str = attrs.field(repr=mask)
-    url: str = attrs.field(repr=mask)
-    renew_at: float
-    expires_at: float
-    headless: bool
-    finished: str | None = None
+    state: str = attrs.field(repr=mask, validator=instance_of(str))
+    url: str = attrs.field(repr=mask, validator=instance_of(str))
+    renew_at: float = attrs.field(validator=is_moment)
+    expires_at: float = attrs.field(validator=is_moment)
+    headless: bool = attrs.field(validator=instance_of(bool))
+    finished: str | None = attrs.field(default=None, validator=instance_of(str | None))
 
     @property
     def prompt(self) -> LoginPrompt:
@@ -85,7 +86,11 @@ class ChatLogins:
     async def find(self, name: str) -> ChatLogin | None:
         """Return the latest login of the user of this name; None if there is none."""
         data = await self._store.get(name, now=self._clock.time())
-        return None if data is None else ChatLogin.from_json(data)
+        try:
+            return None if data is None else ChatLogin.from_json(data)
+        finally:
+            # A traceback that shows local variables would show the state.
+            del data
 
     async def save(self, name: str, login: ChatLogin) -> None:
         """Store a login in place of an earlier one of this user."""

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hmac
 import logging
-from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, ClassVar, Final, Literal, TypeAlias
+from typing import Any, ClassVar, Final, Literal, TypeAlias, get_args
 
 import attrs
+from attrs.validators import in_, instance_of
 
 from openrouter_async._values.clock import Clock
 from openrouter_async.events import Event
 from openrouter_async.integrations.web._browser import BrowserBinding
-from openrouter_async.login._records import JSONRecord, digest
+from openrouter_async.login._records import JSONRecord, digest, is_moment, is_path
 from openrouter_async.login._store import TOMBSTONE_TTL, LeaseStore, LoginStore
 from openrouter_async.login.errors import LoginStoreError
 from openrouter_async.login.stores._cookie import CookieStore
@@ -54,11 +54,11 @@ class LoginStatus(JSONRecord):
 
     complaint: ClassVar[str] = "the value in the store is not the status of a login"
 
-    binding: str = attrs.field(repr=mask)
-    expires_at: float
-    status: StatusName = "pending"
-    return_to: str | None = None
-    error: Mapping[str, Any] | None = None
+    binding: str = attrs.field(repr=mask, validator=instance_of(str))
+    expires_at: float = attrs.field(validator=is_moment)
+    status: StatusName = attrs.field(default="pending", validator=in_(get_args(StatusName)))
+    return_to: str | None = attrs.field(default=None, validator=is_path)
+    error: dict[str, Any] | None = attrs.field(default=None, validator=instance_of(dict | None))
 
 
 class Statuses:
@@ -111,7 +111,7 @@ class Statuses:
         binding: BrowserBinding | None,
         status: StatusName,
         *,
-        error: Mapping[str, Any] | None = None,
+        error: dict[str, Any] | None = None,
         return_to: str | None = None,
     ) -> None:
         """Record the end of a login, unless it has no status. A login that is finished stays so.

@@ -244,7 +244,9 @@ class RedisStore:
     def _seal(self, context: str, data: bytes) -> bytes:
         return data if self._encryptor is None else self._encryptor.encrypt(context, data)
 
-    def _open(self, context: str, data: bytes | str) -> bytes:
+    def _open(self, context: str, data: bytes | str | None) -> bytes:
+        if data is None:
+            raise LoginStoreError("a login in Redis is incomplete")
         data = _bytes(data)
         if self._encryptor is None:
             return data
@@ -314,7 +316,10 @@ def _is_of_this_connection(failure: Exception) -> bool:
 
     # MOVED and ASK reach a client that was not made for a cluster. A script that writes on a replica fails with an
     # error that only quotes READONLY.
-    kinds = (exceptions.ReadOnlyError, exceptions.AskError, exceptions.MovedError, exceptions.MasterDownError)
+    kinds = (
+        *(exceptions.ReadOnlyError, exceptions.MasterDownError),
+        *(exceptions.AskError, exceptions.MovedError, exceptions.TryAgainError, exceptions.ClusterDownError),
+    )
     return isinstance(failure, kinds) or "READONLY" in str(failure)
 
 
