@@ -133,7 +133,7 @@ class CommandHelp(SphinxDirective):
 
 
 _CELL = re.compile(r'(?<=<span class="pre">)[^<]+(?=</span>(?:(?!<t[dh]|<p>).)*</td>)', re.DOTALL)
-_PART = re.compile(r"(?<=\w)[_.](?=\w)")
+_PART = re.compile(r"(?<=\w)[_.](?=\w)|(?<=[a-z])(?=[A-Z][a-z])")
 _SIGNATURE = re.compile(r"<dl>\n((?:<dd>.*</dd>\n)+)</dl>")
 
 

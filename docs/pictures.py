@@ -30,7 +30,7 @@ from openrouter_async.pkce import PKCEPair
 from openrouter_async.testing import FakeOpenRouter
 
 FOLDER: Final = Path(__file__).parent / "_static"
-_COLUMNS: Final = 80
+_COLUMNS: Final = 54
 _CODES: Final = 4000
 _TEXT: Final = "#d0d7de"
 _COLOURS: Final = {"default": _TEXT, "green": "#3fb950", "cyan": "#56d4dd", "red": "#ff7b72", "magenta": "#f778ba"}

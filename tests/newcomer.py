@@ -1,8 +1,9 @@
 """Follow the documents in a fresh environment, as a new user does: ``python -m tests.newcomer [PAGE…]``.
 
 A fresh clone, fresh environments, and the visible commands and code of each page. Pages that install the same share an
-environment; a page that installs nothing gets one with the library alone. A fake OpenRouter stands in for the real one,
-a browser consents by itself, and a Redis listens where the pages expect it.
+environment; a page that installs nothing gets one with the library alone. Environments are made several at a time, and
+the pages run one by one, since they share ports. A fake OpenRouter stands in for the real one, a browser consents by
+itself, and a Redis listens where the pages expect it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
@@ -35,42 +37,98 @@ _INSTALL_ALONE: Final = Block(
     place="a page that installs nothing",
     line=0,
 )
+_INSTALLS_AT_ONCE: Final = 4
+_SECONDS_TO_INSTALL: Final = 1800
+
+
+@attrs.frozen(kw_only=True)
+class Page:
+    """A document with something to run.
+
+    Attributes:
+        path: The document.
+        blocks: Its blocks, without the hidden checks.
+    """
+
+    path: Path
+    blocks: Sequence[Block]
+
+    @classmethod
+    def read(cls, path: Path) -> Page:
+        blocks = [block for block in read_blocks(path) if block.kind != "check"]
+        if blocks and not any(block.kind == "install" for block in blocks):
+            blocks.insert(0, _INSTALL_ALONE)
+        return cls(path=path, blocks=blocks)
+
+    @property
+    def commands(self) -> tuple[str, ...]:
+        """The commands that install something."""
+        return tuple(command for block in self.blocks if block.kind == "install" for command, _ in block.commands)
+
+    @property
+    def installed(self) -> str:
+        """What they install."""
+        return " ".join(command.removeprefix("pip install ") for command in self.commands if "install" in command)
+
+    @property
+    def rest(self) -> Counter[str]:
+        """How many blocks there are of each other kind."""
+        return Counter(block.kind for block in self.blocks if block.kind != "install")
 
 
 class Newcomer:
     """Somebody with a clone, a home folder and a Python."""
 
-    def __init__(self, home: Path, environment: Mapping[str, str]) -> None:
+    def __init__(self, home: Path, environment: Mapping[str, str], cleanup: ExitStack) -> None:
         self.home = home
         self.clone = home / "openrouter-async"
         self.environment = environment
-        self._made: dict[str, Path] = {}
+        self._installer = ThreadPoolExecutor(_INSTALLS_AT_ONCE)
+        cleanup.callback(self._installer.shutdown, cancel_futures=True)
+        self._made: dict[tuple[str, ...], Future[Path]] = {}
 
-    def read(self, path: Path) -> str | None:
-        """Follow a document, and return its failure; None if it works."""
-        blocks = [block for block in read_blocks(path) if block.kind != "check"]
-        folder = self.home / re.sub(r"\W", "-", str(path.relative_to(self.clone)))
-        folder.mkdir()
-        (folder / "openrouter-async").symlink_to(self.clone)
+    def prepare(self, page: Page) -> None:
+        """Begin to install what a page needs, unless an earlier page needs the same."""
+        if page.commands not in self._made:
+            folder = self._make_folder(f"environment-{len(self._made)}")
+            self._made[page.commands] = self._installer.submit(self._install, page.commands, folder)
+
+    def follow(self, page: Page) -> str | None:
+        """Follow a page, and return its failure; None if it works."""
+        folder = self._make_folder(re.sub(r"\W", "-", str(page.path.relative_to(self.clone))))
         try:
+            (folder / ".venv").symlink_to(self._made[page.commands].result())
             os.chdir(folder)
-            run_blocks(self._install_once(blocks, folder), self.environment)
+            blocks = [
+                attrs.evolve(block, code=_ACTIVATE) if block.kind == "install" else block for block in page.blocks
+            ]
+            run_blocks(blocks, self.environment)
         except Exception as failure:  # noqa: BLE001
             return f"{type(failure).__name__}: {failure}"
         finally:
             os.chdir(ROOT)
         return None
 
-    def _install_once(self, blocks: list[Block], folder: Path) -> list[Block]:
-        """Return the blocks, with the environment of an earlier page in place of the same commands."""
-        if not any(block.kind == "install" for block in blocks):
-            blocks = [_INSTALL_ALONE, *blocks]
-        installs = "".join(block.code for block in blocks if block.kind == "install")
-        earlier = self._made.setdefault(installs, folder)
-        if earlier == folder:
-            return blocks
-        (folder / ".venv").symlink_to(earlier / ".venv")
-        return [attrs.evolve(block, code=_ACTIVATE) if block.kind == "install" else block for block in blocks]
+    def _make_folder(self, name: str) -> Path:
+        folder = self.home / name
+        folder.mkdir()
+        (folder / "openrouter-async").symlink_to(self.clone)
+        return folder
+
+    def _install(self, commands: Sequence[str], folder: Path) -> Path:
+        result = subprocess.run(
+            ["bash", "-ec", "\n".join(commands)],
+            cwd=folder,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=_SECONDS_TO_INSTALL,
+            check=False,
+        )
+        assert result.returncode == 0, f"{commands[-1]}: status {result.returncode}\n{result.stdout}"
+        return folder / ".venv"
 
 
 def main(chosen: list[str]) -> int:
@@ -81,20 +139,22 @@ def main(chosen: list[str]) -> int:
         openrouter = cleanup.enter_context(FakeOpenRouter())
         with suppress(Exception):  # there is one already
             cleanup.enter_context(ValkeyServer(port=6379))
-        newcomer = Newcomer(home, _make_environment(home, openrouter.base_url))
+        newcomer = Newcomer(home, _make_environment(home, openrouter.base_url), cleanup)
         subprocess.run(["git", "clone", "--quiet", "--depth", "1", ROOT.as_uri(), newcomer.clone], check=True)
-        documents = sorted([*newcomer.clone.glob("*.md"), *(newcomer.clone / "docs").rglob("*.md")])
-        for path in documents:
-            name = str(path.relative_to(newcomer.clone))
-            kinds = Counter(block.kind for block in read_blocks(path) if block.kind != "check")
-            if (chosen and name not in chosen) or not kinds:
-                continue
+        paths = sorted([*newcomer.clone.glob("*.md"), *(newcomer.clone / "docs").rglob("*.md")])
+        names = {path: str(path.relative_to(newcomer.clone)) for path in paths}
+        pages = [Page.read(path) for path in paths if not chosen or names[path] in chosen]
+        pages = [page for page in pages if page.blocks]
+        for page in pages:
+            newcomer.prepare(page)
+        for page in pages:
             started = time.monotonic()
-            problem = newcomer.read(path)
-            print(f"{'FAILED' if problem else 'ok':6} {time.monotonic() - started:4.0f} s  {name}:", _spell(kinds))
+            problem = newcomer.follow(page)
+            result, seconds = "FAILED" if problem else "ok", time.monotonic() - started
+            print(f"{result:6} {seconds:4.0f} s  {names[page.path]} | {page.installed} | {_spell(page.rest)}")
             print(problem or "", end="\n" if problem else "", flush=True)
             failures += problem is not None
-    print(f"{failures} pages fail" if failures else "every page works")
+    print(f"{failures} of {len(pages)} pages fail" if failures else f"all {len(pages)} pages work")
     return 1 if failures else 0
 
 

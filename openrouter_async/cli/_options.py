@@ -180,8 +180,7 @@ class Site:
     """The OpenRouter server to use.
 
     Attributes:
-        base_url: The API, instead of https://openrouter.ai/api/v1: that of a sandbox, for example. By default that of
-            OPENROUTER_BASE_URL, if it is set.
+        base_url: The API, such as that of a sandbox; by default OPENROUTER_BASE_URL, or https://openrouter.ai/api/v1.
     """
 
     base_url: str | None = None
