@@ -121,7 +121,7 @@ class Browser:
             sent.append(message)
 
         await self._app(scope, receive, send)
-        headers = [(name.decode(), value.decode()) for name, value in sent[0]["headers"]]
+        headers: list[tuple[str, str]] = [(name.decode(), value.decode()) for name, value in sent[0]["headers"]]
         if sent[0]["status"] != 303:
             raise RuntimeError(f"{address} was answered by {sent[0]['status']}: {sent[1:]}")
         for name, value in headers:
