@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import json
 import shutil
 import subprocess
 import time
@@ -69,3 +71,14 @@ async def browse(address: str) -> AsyncIterator[BrowserContext]:
         finally:
             await context.close()
             await browser.close()
+
+
+@contextlib.asynccontextmanager
+async def browse_without_cookies(folder: Path) -> AsyncIterator[BrowserContext]:
+    """A browser that takes no cookies; this cannot be set for a single profile of a shared one."""
+    (folder / "Default").mkdir()
+    blocked = {"profile": {"default_content_setting_values": {"cookies": 2}}}
+    (folder / "Default" / "Preferences").write_text(json.dumps(blocked))
+    async with contextlib.AsyncExitStack() as cleanup:
+        address = await asyncio.to_thread(cleanup.enter_context, run_chromium(folder))
+        yield await cleanup.enter_async_context(browse(address))

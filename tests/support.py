@@ -4,6 +4,8 @@ import asyncio
 import os
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NoReturn
@@ -52,6 +54,27 @@ def missing(name: str) -> NoReturn:
     pytest.skip(f"{name} is missing")
 
 
+def find_axe() -> Path:
+    """Return the script of axe-core, which checks the accessibility of a page."""
+    script = ROOT / "node_modules" / "axe-core" / "axe.min.js"
+    if not script.exists():
+        missing("axe-core from npm")
+    return script
+
+
 def without_coverage(environment: Mapping[str, str]) -> dict[str, str]:
     """Return the environment without the variables that make a child process measure its coverage."""
     return {name: value for name, value in environment.items() if not name.startswith(("COVERAGE_", "COV_"))}
+
+
+def import_error_without(package: str, *lines: str) -> str:
+    """Return the message of the ImportError that lines of code raise where a package is not installed."""
+    program = "\n".join(
+        [
+            f"import sys; sys.modules[{package!r}] = None",
+            *("try:", *(f"    {line}" for line in lines)),
+            "except ImportError as error: print(error)",
+        ]
+    )
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    return shown.strip()

@@ -88,7 +88,7 @@ def test_load_byte_order_mark_keeps_the_key() -> None:
 
 
 @pytest.mark.parametrize("key", [None, 7, 7.5, True, "", ["k"], {"k": "v"}])
-def test_load_key_that_is_no_string_is_malformed(key: Any) -> None:
+def test_load_key_that_is_not_a_string_is_malformed(key: Any) -> None:
     with pytest.raises(MalformedBodyError, match=r"^not a string @ \$\.key$"):
         exchange({"key": key, "user_id": "u"})
 
@@ -124,7 +124,7 @@ def test_load_missing_key_is_malformed() -> None:
     ],
     ids=range(13),
 )
-def test_load_body_that_is_no_object_is_malformed_and_not_quoted(body: bytes, message: str) -> None:
+def test_load_body_that_is_not_an_object_is_malformed_and_not_quoted(body: bytes, message: str) -> None:
     with pytest.raises(MalformedBodyError) as caught:
         exchange(body)
     assert str(caught.value) == message
@@ -168,7 +168,7 @@ def test_load_created_code_of_wrong_types_is_malformed(change: dict[str, Any], m
 
 
 @pytest.mark.parametrize("data", [None, 7, "x", []])
-def test_load_created_code_that_is_no_object_is_malformed(data: Any) -> None:
+def test_load_created_code_that_is_not_an_object_is_malformed(data: Any) -> None:
     with pytest.raises(MalformedBodyError) as caught:
         create({"data": data})
     assert str(caught.value) == "not an object @ $.data"

@@ -41,7 +41,7 @@ async def test_keys_current_of_a_revoked_key_asks_the_user_to_sign_in_again(
     assert granted.key not in repr(caught.value) + str(caught.value)
 
 
-async def test_unauthorized_exchange_is_no_rejected_key(fake: FakeOpenRouter, client: OpenRouter) -> None:
+async def test_unauthorized_exchange_is_not_a_rejected_key(fake: FakeOpenRouter, client: OpenRouter) -> None:
     fake.queue_faults(Fault.status(401))
     with pytest.raises(errors.UnauthorizedResponseError) as caught:
         await client.oauth.exchange_auth_code_for_api_key(code=fake.issue_code())

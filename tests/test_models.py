@@ -116,7 +116,7 @@ def test_masked_key_when_short_shows_no_part() -> None:
 
 
 @pytest.mark.parametrize("code", ["", None, 7, b"code"])
-def test_request_code_that_is_no_string_is_refused(code: Any) -> None:
+def test_request_code_that_is_not_a_string_is_refused(code: Any) -> None:
     error = refused(ExchangeAuthCodeForAPIKeyRequest, code=code)
     assert error.field == "code"
     assert str(error) == "code: must be a string that is not empty"
@@ -160,7 +160,7 @@ def test_code_challenge_method_without_challenge_is_refused() -> None:
 
 
 @pytest.mark.parametrize("challenge", ["", 7])
-def test_code_challenge_that_is_no_string_is_refused(challenge: Any) -> None:
+def test_code_challenge_that_is_not_a_string_is_refused(challenge: Any) -> None:
     assert refused(CreateAuthKeysCodeRequest, callback_url=CALLBACK, code_challenge=challenge).field == "code_challenge"
 
 
@@ -212,7 +212,7 @@ def test_callback_url_of_another_kind_is_refused(url: Any, requirement: str) -> 
 
 
 @pytest.mark.parametrize("limit", [-1, -0.01, float("nan"), float("inf"), -float("inf"), True, False, "100", b"1"])
-def test_limit_that_is_no_amount_is_refused(limit: Any) -> None:
+def test_limit_that_is_not_an_amount_is_refused(limit: Any) -> None:
     error = refused(CreateAuthKeysCodeRequest, callback_url=CALLBACK, limit=limit)
     assert str(error) == "limit: must be a finite number of US dollars, 0 or more"
 
@@ -249,7 +249,7 @@ def test_expires_at_outside_the_calendar_is_refused() -> None:
 
 
 @pytest.mark.parametrize("workspace", ["", "workspace", 7, "550e8400-e29b-41d4-a716-44665544000"])
-def test_workspace_id_that_is_no_uuid_is_refused(workspace: Any) -> None:
+def test_workspace_id_that_is_not_a_uuid_is_refused(workspace: Any) -> None:
     error = refused(CreateAuthKeysCodeRequest, callback_url=CALLBACK, workspace_id=workspace)
     assert str(error) == "workspace_id: must be a UUID"
 

@@ -17,7 +17,7 @@ import pytest
 
 import openrouter_async
 from tests.site.public import PUBLIC
-from tests.support import ROOT, missing
+from tests.support import ROOT, import_error_without, missing
 
 EXTRAS = {
     *("aiogram", "cryptography", "cyclopts", "discord", "fastapi", "keyring", "opentelemetry"),
@@ -110,13 +110,8 @@ def test_plugin_import_loads_nothing() -> None:
     ],
 )
 def test_import_without_its_extra_names_the_extra(package: str, module: str, extra: str) -> None:
-    program = (
-        f"import sys; sys.modules[{package!r}] = None\n"
-        f"try: import openrouter_async.{module}\n"
-        "except ImportError as error: print(error)"
-    )
-    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-    assert shown.strip().endswith(f"pip install 'openrouter-async[{extra}]'")
+    message = import_error_without(package, f"import openrouter_async.{module}")
+    assert message.endswith(f"pip install 'openrouter-async[{extra}]'")
 
 
 @pytest.mark.parametrize(
@@ -127,14 +122,13 @@ def test_import_without_its_extra_names_the_extra(package: str, module: str, ext
     ],
 )
 def test_import_without_aiogram_says_whether_its_extra_helps(version: tuple[int, int], hint: str) -> None:
-    program = (
-        "import sys; sys.modules['aiogram'] = None\n"
-        f"import openrouter_async.integrations.bots; sys.version_info = {version}\n"
-        "try: import openrouter_async.integrations.aiogram\n"
-        "except ImportError as error: print(error)"
+    message = import_error_without(
+        "aiogram",
+        "import openrouter_async.integrations.bots",
+        f"sys.version_info = {version}",
+        "import openrouter_async.integrations.aiogram",
     )
-    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-    assert shown.strip().endswith(hint)
+    assert message.endswith(hint)
 
 
 METHODS = {"debug", "info", "warning", "error", "exception", "critical", "log"}

@@ -397,7 +397,7 @@ async def test_pause_longer_than_a_calls_time_fails_it_unsent_with_retry_after()
     assert len(server.requests) == 1
 
 
-async def test_retry_prevented_by_a_pause_of_another_call_is_no_attempt() -> None:
+async def test_retry_prevented_by_a_pause_of_another_call_is_not_an_attempt() -> None:
     clock = StoppedClock()
     failure = dropped()
     server = ScriptedHandler(clock, [failure])

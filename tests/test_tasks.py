@@ -7,7 +7,7 @@ import pytest
 from openrouter_async._values.tasks import ShieldedTasks
 
 
-async def test_shielded_task_of_a_cancelled_caller_goes_on_and_reports() -> None:
+async def test_shielded_task_of_a_cancelled_caller_continues_and_reports() -> None:
     told: list[str] = []
     go_on = asyncio.Event()
 

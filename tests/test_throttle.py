@@ -136,7 +136,7 @@ def test_pace_that_nobody_waits_for_does_not_rise_and_ends() -> None:
         pytest.param(LimitReq(100), 16, 60, id="a higher rate"),
     ],
 )
-def test_batch_finds_the_rate_that_a_host_bears(limit: LimitReq, concurrency: int, least: float) -> None:
+def test_batch_finds_the_rate_that_a_host_accepts(limit: LimitReq, concurrency: int, least: float) -> None:
     async def main() -> tuple[int, float]:
         async with OpenRouter(None, clock=loop_clock(1), attempt_middlewares=[limit]) as client:
             return await keys_of_batch(client, 300, concurrency)

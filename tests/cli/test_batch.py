@@ -640,7 +640,7 @@ async def test_journal_command_shows_entries_with_masked_keys(here: Here, home: 
 @pytest.mark.parametrize(
     ("name", "complaint"), [("codes.jsonl", "it is not a journal"), ("none", "it cannot be opened")]
 )
-async def test_journal_command_refuses_a_file_that_is_no_journal(
+async def test_journal_command_refuses_a_file_that_is_not_a_journal(
     here: Here, home: Path, name: str, complaint: str
 ) -> None:
     write_lines(home / "codes.jsonl", ["x"])

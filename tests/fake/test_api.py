@@ -19,6 +19,7 @@ from openrouter_async.testing import Dialect, FakeOpenRouter, Fault
 from openrouter_async.testing._authority import Authority
 from tests.fake.support import PAIR, Reply, create, exchange, send
 from tests.kit.clocks import EPOCH, FROZEN
+from tests.kit.servers import start_app
 from tests.support import STRESS
 
 VERIFIER = PAIR.code_verifier
@@ -447,11 +448,8 @@ async def test_fake_app_can_be_mounted_in_another_server() -> None:
     fake = FakeOpenRouter()
     outer = web.Application()
     outer.add_subapp("/openrouter", fake.app)
-    runner = web.AppRunner(outer, access_log=None)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    url = f"{site.name.rpartition(':')[0]}:{runner.addresses[0][1]}/openrouter"
+    runner, address = await start_app(outer)
+    url = f"{address}/openrouter"
     try:
         async with OpenRouter(fake.token, base_url=f"{url}/api/v1") as client:
             created = await client.oauth.create_auth_code(callback_url="https://app.example/")

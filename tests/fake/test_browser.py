@@ -11,12 +11,11 @@ from playwright.async_api import BrowserContext, ConsoleMessage, Page
 
 from openrouter_async.testing import FakeOpenRouter
 from tests.fake.support import PAIR, STATE, asking, exchange
-from tests.support import ROOT, missing
+from tests.support import find_axe
 
 pytestmark = pytest.mark.browser
 
 SCREENS: list[tuple[Literal["light", "dark"], int]] = [("light", 1280), ("dark", 390)]
-AXE = ROOT / "node_modules" / "axe-core" / "axe.min.js"
 
 
 class RequestInfo:
@@ -108,13 +107,12 @@ async def test_code_page_without_clipboard_selects_the_code(fake: FakeOpenRouter
 async def test_fake_pages_are_accessible_in_light_and_dark_at_any_width(
     fake: FakeOpenRouter, browser: BrowserContext
 ) -> None:
-    if not AXE.exists():
-        missing("axe-core from npm")
+    axe = find_axe()
     key = (await exchange(fake, fake.issue_code(key_label="My app"))).json["key"]
     assert key
     page = await browser.new_page()
     # It is put in from outside, as an extension would be; the page's own policy would not let it in.
-    await page.context.add_init_script(path=AXE)
+    await page.context.add_init_script(path=axe)
     addresses = {
         "consent": asking(fake, key_label="My app", limit="5", state=STATE),
         "code": asking(fake, None),
@@ -142,10 +140,9 @@ async def test_fake_pages_are_accessible_in_light_and_dark_at_any_width(
 
 
 async def test_accessibility_check_can_fail(fake: FakeOpenRouter, browser: BrowserContext) -> None:
-    if not AXE.exists():
-        missing("axe-core from npm")
+    axe = find_axe()
     page = await browser.new_page()
-    await page.context.add_init_script(path=AXE)
+    await page.context.add_init_script(path=axe)
     await page.goto(asking(fake))
     await page.evaluate("document.documentElement.removeAttribute('lang')")
     found = await page.evaluate("axe.run(document, {resultTypes: ['violations']})")

@@ -7,7 +7,6 @@ from typing import Any
 
 import aiohttp
 import pytest
-from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,6 +31,7 @@ from openrouter_async.testing._pages import FAULTS
 from openrouter_async.testing.faults import FaultKind
 from tests.fake.support import create, exchange
 from tests.kit.clocks import FROZEN
+from tests.kit.servers import start_app
 
 ONCE = RetryPolicy.none()
 
@@ -151,10 +151,8 @@ async def test_fault_hang_ends_with_the_server() -> None:
 
 async def test_fault_hang_in_another_server_ends_with_that_server() -> None:
     fake = FakeOpenRouter()
-    runner = web.AppRunner(fake.app, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    base_url = f"http://127.0.0.1:{runner.addresses[0][1]}/api/v1"
+    runner, url = await start_app(fake.app)
+    base_url = f"{url}/api/v1"
     fake.queue_faults(Fault.hang())
     async with OpenRouter(None, base_url=base_url, retry=ONCE, timeout=0.05) as client:
         with pytest.raises(RequestTimeoutError):

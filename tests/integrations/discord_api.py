@@ -13,6 +13,8 @@ from discord.gateway import DiscordWebSocket
 from discord.http import Route
 from yarl import URL
 
+from tests.kit.servers import start_app
+
 BOT: dict[str, Any] = {"id": "99", "username": "bot", "discriminator": "0", "avatar": None, "bot": True}
 APPLICATION: dict[str, Any] = {
     "id": "99",
@@ -104,11 +106,8 @@ class FakeDiscord:
         app.router.add_post("/interactions/{id}/{token}/callback", self._take_callback)
         app.router.add_post("/webhooks/99/{token}", self._take_message)
         app.router.add_get("/gateway/", self._talk)
-        self._runner = web.AppRunner(app, shutdown_timeout=0.1)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
-        host, port = self._runner.addresses[0]
-        self.address = f"{host}:{port}"
+        self._runner, url = await start_app(app)
+        self.address = url.removeprefix("http://")
         return self
 
     async def __aexit__(self, *_: object) -> None:

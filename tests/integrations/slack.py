@@ -11,6 +11,8 @@ from typing import Any, Self
 from aiohttp import web
 from slack_sdk.web.async_client import AsyncWebClient
 
+from tests.kit.servers import start_app
+
 TOKEN = "xoxb-bot-token"
 APP_TOKEN = "xapp-app-token"
 TEAM = "T1"
@@ -31,11 +33,7 @@ class FakeSlack:
         app.router.add_post("/api/apps.connections.open", self._open)
         app.router.add_get("/socket", self._serve)
         app.router.add_post("/respond", self._respond)
-        self._runner = web.AppRunner(app, shutdown_timeout=0.1)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
-        host, port = self._runner.addresses[0]
-        self.url = f"http://{host}:{port}"
+        self._runner, self.url = await start_app(app)
         return self
 
     async def __aexit__(self, *_: object) -> None:

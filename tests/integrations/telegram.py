@@ -14,6 +14,8 @@ from aiogram.client.telegram import TelegramAPIServer
 from aiogram.types import Update
 from aiohttp import web
 
+from tests.kit.servers import start_app
+
 TOKEN = "42:telegram-token"
 BOT = {"id": 42, "is_bot": True, "first_name": "Bot", "username": "the_bot"}
 
@@ -51,12 +53,7 @@ class FakeTelegram:
     async def __aenter__(self) -> Self:
         app = web.Application()
         app.router.add_post(f"/bot{TOKEN}/{{method}}", self._handle)
-        self._runner = web.AppRunner(app, shutdown_timeout=0.1)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
-        await site.start()
-        host, port = self._runner.addresses[0]
-        self.url = f"http://{host}:{port}"
+        self._runner, self.url = await start_app(app)
         return self
 
     async def __aexit__(self, *_: object) -> None:

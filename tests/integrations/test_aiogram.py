@@ -149,7 +149,7 @@ async def test_aiogram_other_messages_reach_the_rest_of_the_bot(
         (f"/start ticket-{'A' * 32}-and-more", None),
     ],
 )
-async def test_router_during_a_login_passes_on_messages_that_are_no_code(
+async def test_router_during_a_login_passes_on_messages_without_a_code(
     telegram: FakeTelegram, bot: Talk, fake: FakeOpenRouter, text: str, entity: str | None
 ) -> None:
     telegram.say(ADA, "/login")

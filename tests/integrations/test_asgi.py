@@ -150,7 +150,7 @@ def test_locate_of_any_scope_gives_the_public_path_and_that_below(root: str, bel
 # Around another app.
 
 
-async def test_app_within_gets_all_other_requests_and_reaches_the_login(fake: FakeOpenRouter) -> None:
+async def test_wrapped_app_gets_all_other_requests_and_reaches_the_login(fake: FakeOpenRouter) -> None:
     async def home(request: Request) -> Response:
         assert isinstance(openrouter.get_client(request), OpenRouter)
         assert openrouter.get_flow(request) is openrouter.get_flow(request)
@@ -168,7 +168,7 @@ async def test_app_within_gets_all_other_requests_and_reaches_the_login(fake: Fa
     assert posted.text == "home"
 
 
-async def test_app_of_django_that_refuses_lifespans_is_served_within(fake: FakeOpenRouter) -> None:
+async def test_wrapped_django_app_that_refuses_lifespans_is_served(fake: FakeOpenRouter) -> None:
     # asgi_routes refuses other protocols than HTTP, as Django does.
     listener, url = bound_socket()
     app = openrouter.create_app(asgi_routes({}), **options(fake, url))
@@ -177,7 +177,7 @@ async def test_app_of_django_that_refuses_lifespans_is_served_within(fake: FakeO
 
 
 @pytest.mark.parametrize("has_app", [False, True])
-async def test_websocket_goes_to_the_app_within_or_is_closed(fake: FakeOpenRouter, has_app: bool) -> None:
+async def test_websocket_goes_to_the_wrapped_app_or_is_closed(fake: FakeOpenRouter, has_app: bool) -> None:
     async def talk(scope: Any, receive: Any, send: Any) -> None:
         assert scope["type"] == "websocket"
         await send({"type": "websocket.accept"})

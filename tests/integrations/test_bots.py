@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import subprocess
-import sys
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -54,6 +52,7 @@ from tests.integrations.chatting import ADA, BEN, CALLBACK, Broken, read_qr_code
 from tests.kit.clocks import WallClock
 from tests.kit.gates import Gate
 from tests.login.support import NOW, ONCE
+from tests.support import import_error_without
 
 
 @attrs.define
@@ -185,7 +184,7 @@ async def test_finish_code_pasted_twice_is_exchanged_and_delivered_once(
         await login.finish_code(ADA, "auth_code_another")
 
 
-async def test_finish_code_with_text_that_is_no_code_keeps_the_login(login: BotLogin, fake: FakeOpenRouter) -> None:
+async def test_finish_code_with_text_that_is_not_a_code_keeps_the_login(login: BotLogin, fake: FakeOpenRouter) -> None:
     prompt = await login.start(ADA)
     for text, kind in (
         ("two words", InvalidCallbackError),
@@ -521,7 +520,7 @@ async def test_ticket_of_a_denial_reports_the_denial(web: BotLogin, fake: FakeOp
 
 
 @pytest.mark.parametrize("callback", [7, None, {"code": "c"}, "c" * 4097])
-async def test_park_callback_refuses_text_that_is_no_callback(web: BotLogin, callback: Any) -> None:
+async def test_park_callback_refuses_text_that_is_not_a_callback(web: BotLogin, callback: Any) -> None:
     with pytest.raises(InvalidCallbackError):
         await web.park_callback(callback)
 
@@ -637,16 +636,16 @@ async def test_qr_code_encodes_the_url(login: BotLogin) -> None:
 
 
 def test_qr_code_without_its_extra_names_the_extra() -> None:
-    code = (
-        "import sys, asyncio, datetime; sys.modules['segno'] = None; "
-        "from openrouter_async.integrations.bots import LoginPrompt; "
-        "asyncio.run(LoginPrompt(url='u', expires_at=datetime.datetime.now(), headless=True).qr_code())"
+    message = import_error_without(
+        "segno",
+        "import asyncio, datetime",
+        "from openrouter_async.integrations.bots import LoginPrompt",
+        "asyncio.run(LoginPrompt(url='u', expires_at=datetime.datetime.now(), headless=True).qr_code())",
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "pip install 'openrouter-async[bots]'" in result.stderr.splitlines()[-1]
+    assert message.endswith("pip install 'openrouter-async[bots]'")
 
 
-# Restarts, several processes, and the shelves themselves.
+# Restarts, several processes, and the stores of values.
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import re
 from collections.abc import AsyncIterator
 
@@ -13,9 +11,9 @@ import pytest_asyncio
 from playwright.async_api import BrowserContext, Page, Request, expect
 from yarl import URL
 
-from tests.browser import browse, run_chromium
+from tests.browser import browse_without_cookies
 from tests.integrations.support import Site
-from tests.support import ROOT, missing
+from tests.support import find_axe
 
 pytestmark = [
     pytest.mark.browser,
@@ -23,19 +21,11 @@ pytestmark = [
     pytest.mark.parametrize("site", ["aiohttp", "fastapi"], indirect=True),
 ]
 
-AXE = ROOT / "node_modules" / "axe-core" / "axe.min.js"
-
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def blocking(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[BrowserContext]:
-    """A browser that takes no cookies; this cannot be set for a part of one."""
-    folder = tmp_path_factory.mktemp("blocking")
-    (folder / "Default").mkdir()
-    blocked = {"profile": {"default_content_setting_values": {"cookies": 2}}}
-    (folder / "Default" / "Preferences").write_text(json.dumps(blocked))
-    async with contextlib.AsyncExitStack() as cleanup:
-        address = await asyncio.to_thread(cleanup.enter_context, run_chromium(folder))
-        yield await cleanup.enter_async_context(browse(address))
+    async with browse_without_cookies(tmp_path_factory.mktemp("blocking")) as context:
+        yield context
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -190,10 +180,9 @@ async def test_browser_without_cookies_explains_the_failure(blocking: BrowserCon
 
 
 async def test_browser_pages_are_accessible(page: Page, site: Site) -> None:
-    if not AXE.exists():
-        missing("axe-core from npm")
+    axe = find_axe()
     await page.goto(f"{site.url}/callback/{'s' * 43}?code=c")
-    await page.evaluate(AXE.read_text())
+    await page.evaluate(axe.read_text())
     for scheme in ("light", "dark"):
         await page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
         found = await page.evaluate("axe.run(document, {resultTypes: ['violations']})")

@@ -195,7 +195,7 @@ async def test_sidecar_page_can_cancel_and_start_again(window: Page, fake: FakeO
     assert not fake.issued_keys
 
 
-async def test_sidecar_answers_nobody_without_its_token(sidecar: URL) -> None:
+async def test_sidecar_refuses_requests_without_its_token(sidecar: URL) -> None:
     async with aiohttp.ClientSession() as session:
         for method, path in (("GET", "/"), ("POST", "/login"), ("GET", "/login"), ("DELETE", "/login")):
             async with session.request(method, sidecar / path[1:], headers={"X-Token": "wrong"}) as response:

@@ -3,8 +3,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -240,9 +238,3 @@ async def test_discord_example_signs_a_user_in(
         await server.command(ADA, "logout")
         assert (await server.answer()).text == TEXTS.logged_out
         assert await keys.of(ADA).load() is None
-
-
-def test_discord_import_without_its_extra_names_the_extra() -> None:
-    code = "import sys; sys.modules['discord'] = None; import openrouter_async.integrations.discord"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "pip install 'openrouter-async[discord]'" in result.stderr.splitlines()[-1]

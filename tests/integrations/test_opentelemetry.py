@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -249,12 +247,6 @@ async def test_telemetry_without_retries_records_one_attempt(telemetry: Telemetr
         await exchange(telemetry, drop(after=False), retry=RetryPolicy.none())
     (attempts,) = telemetry.points()["openrouter.client.call.attempts"]
     assert (attempts.count, attempts.sum) == (1, 1)
-
-
-def test_opentelemetry_import_without_its_extra_names_the_extra() -> None:
-    code = "import sys; sys.modules['opentelemetry'] = None; import openrouter_async.integrations.opentelemetry"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "pip install 'openrouter-async[otel]'" in result.stderr
 
 
 def test_redact_span_masks_urls_of_callbacks() -> None:

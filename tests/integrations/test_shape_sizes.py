@@ -16,7 +16,7 @@ def test_sizes_of_apps_are_those_of_the_guide() -> None:
     assert all(server + page < 25 for server, _, page in sizes)
 
 
-def test_count_lines_leaves_out_what_is_no_code() -> None:
+def test_count_lines_leaves_out_comments_and_docstrings() -> None:
     python = '''"""A docstring
 of two lines."""
 

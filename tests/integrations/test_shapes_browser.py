@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -13,7 +12,7 @@ import pytest_asyncio
 from playwright.async_api import BrowserContext, Page, expect
 
 from openrouter_async.testing import FakeOpenRouter
-from tests.browser import browse, run_chromium
+from tests.browser import browse_without_cookies
 from tests.integrations.single_page import make_routes, press, register_worker, say
 from tests.integrations.support import KINDS, Site, running
 
@@ -192,13 +191,7 @@ async def test_popup_opened_by_page_of_another_origin_tells_it_nothing(
 
 
 async def test_browser_that_blocks_cookies_is_told_so(site: Site, tmp_path_factory: pytest.TempPathFactory) -> None:
-    folder = tmp_path_factory.mktemp("blocking")
-    (folder / "Default").mkdir()
-    blocked = {"profile": {"default_content_setting_values": {"cookies": 2}}}
-    (folder / "Default" / "Preferences").write_text(json.dumps(blocked))
-    async with contextlib.AsyncExitStack() as cleanup:
-        address = await asyncio.to_thread(cleanup.enter_context, run_chromium(folder))
-        context = await cleanup.enter_async_context(browse(address))
+    async with browse_without_cookies(tmp_path_factory.mktemp("blocking")) as context:
         page = await context.new_page()
         await page.goto(site.url)
         popup = await press(page, "popup")

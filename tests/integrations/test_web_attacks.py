@@ -118,7 +118,7 @@ async def test_callback_with_a_smuggled_cookie_is_refused(kind: str, fake: FakeO
         ("/" + "x" * 300, "/home"),
     ],
 )
-async def test_start_with_odd_next_goes_on(
+async def test_start_with_odd_next_continues(
     kind: str, fake: FakeOpenRouter, caplog: pytest.LogCaptureFixture, query: str, location: str
 ) -> None:
     async with running(kind, fake, default_return_to="/home") as (site, _), Visitor(site) as visitor:

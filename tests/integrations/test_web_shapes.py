@@ -559,7 +559,7 @@ async def test_exchange_of_invalid_body_sends_nothing(
 
 @each_kind
 @pytest.mark.parametrize("data", [b"", b"[]", b"{", b"\xff", b"[" * 10_000, b'"code"'])
-async def test_exchange_of_body_that_is_no_object_is_refused(kind: str, fake: FakeOpenRouter, data: bytes) -> None:
+async def test_exchange_of_body_that_is_not_an_object_is_refused(kind: str, fake: FakeOpenRouter, data: bytes) -> None:
     async with running(kind, fake, exchange_path="/exchange") as (site, _), Visitor(site) as visitor:
         headers = {"Origin": site.url, "Content-Type": "application/json"}
         page = await visitor.open("/exchange", method="POST", headers=headers, data=data)

@@ -7,7 +7,9 @@ import contextlib
 import re
 import ssl as tls
 from collections.abc import AsyncIterator, Callable
-from typing import Self
+from typing import Any, Self
+
+from aiohttp import web
 
 
 def http_answer(status: int, body: bytes | str = b"", *headers: str, length: bool = True) -> bytes:
@@ -130,3 +132,16 @@ class ScriptedServer(RawServer):
     def codes(self) -> list[str]:
         """The codes that were received, in order."""
         return [found.decode() for request in self.requests for found in re.findall(rb'"code":\s*"(.*?)"', request)]
+
+
+async def start_app(app: web.Application) -> tuple[web.AppRunner, str]:
+    """Serve an app on a free port.
+
+    Returns:
+        The runner, whose ``cleanup`` ends that, and the app's URL.
+    """
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0, backlog=1024).start()
+    address: Any = runner.addresses[0]
+    return runner, f"http://127.0.0.1:{address[1]}"

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import contextlib
 import secrets
+from collections.abc import AsyncIterator
+from typing import Any, TypeVar
 
-from openrouter_async import RetryPolicy
-from openrouter_async.login import LoginCookie, PendingLogin
+from openrouter_async import OpenRouter, RetryPolicy
+from openrouter_async.login import LoginCookie, LoginSession, PendingLogin
 from openrouter_async.login._records import KeyRecord, LoginRecord, digest, login_id
 from openrouter_async.login.stores import ClaimRequest, LeaseItem
 from openrouter_async.pkce import PKCEPair
 from tests.kit.clocks import EPOCH
-from tests.kit.servers import json_answer
+from tests.kit.servers import ScriptedServer, json_answer
 
 NOW = EPOCH
 CALLBACK = "https://app.example/callback/{state}"
@@ -62,3 +65,26 @@ def back(pending: PendingLogin, *, code: str = "the-code") -> str:
 
 def jar(*cookies: LoginCookie | None) -> dict[str, str]:
     return {cookie.name: cookie.value for cookie in cookies if cookie is not None}
+
+
+Session = TypeVar("Session", bound=LoginSession)
+
+
+@contextlib.asynccontextmanager
+async def logging_in(
+    kind: type[Session], *answers: bytes, client: dict[str, Any] | None = None, **settings: Any
+) -> AsyncIterator[tuple[Session, ScriptedServer]]:
+    """Begin a login of one user at a server that gives these answers.
+
+    Args:
+        kind: The class of the login.
+        answers: As for `ScriptedServer`.
+        client: The options of the client.
+        settings: The options of the login.
+    """
+    async with (
+        ScriptedServer(*answers) as server,
+        OpenRouter(None, base_url=server.base_url, retry=ONCE, **client or {}) as made,
+        kind(made, **settings) as login,
+    ):
+        yield login, server

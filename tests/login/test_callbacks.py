@@ -282,7 +282,7 @@ def test_pasted_code_with_marks_around_it_is_cleaned(text: str) -> None:
 
 
 @pytest.mark.parametrize("code", ["a.b", "a'b", "code", "code-x", "<a", "a=b", "x&amp", "auth_code_a%3Db", "[a]"[1:]])
-def test_pasted_code_with_such_marks_inside_is_kept(code: str) -> None:
+def test_pasted_code_with_marks_inside_is_kept(code: str) -> None:
     assert read_pasted(code, TEMPLATE, STATE).code == code
 
 

@@ -41,6 +41,7 @@ from tests.login.support import (
     make_record,
     verifier_of,
 )
+from tests.support import import_error_without
 
 OLD, NEW = generate_encryption_key(), generate_encryption_key()
 
@@ -315,16 +316,8 @@ def test_cookie_store_name_that_breaks_the_header_is_refused(name: str) -> None:
     ],
 )
 def test_store_without_its_extra_names_the_extra(module: str, call: str, extra: str) -> None:
-    program = (
-        f"import sys; sys.modules[{module!r}] = None\n"
-        "from openrouter_async import encryption, login\n"
-        f"try: {call}\n"
-        "except ImportError as error: print(error)"
-    )
-
-    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-
-    assert shown.strip().endswith(f"pip install 'openrouter-async[{extra}]'")
+    message = import_error_without(module, "from openrouter_async import encryption, login", call)
+    assert message.endswith(f"pip install 'openrouter-async[{extra}]'")
 
 
 def test_login_import_loads_no_extra() -> None:

@@ -468,7 +468,7 @@ async def test_finish_denied_without_state_touches_no_login() -> None:
     assert caught.value.context is None
 
 
-async def test_finish_with_another_error_is_no_denial() -> None:
+async def test_finish_with_another_error_is_not_a_denial() -> None:
     async with flowing(GRANTED) as (flow, _):
         pending = await flow.start()
         with pytest.raises(AuthorizationError, match="the error server_error") as caught:

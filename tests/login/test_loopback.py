@@ -11,7 +11,7 @@ import random
 import socket
 import struct
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -34,25 +34,13 @@ from openrouter_async.login import (
 from openrouter_async.login import _sockets as ports
 from tests.kit.gates import Gate
 from tests.kit.servers import ScriptedServer
-from tests.login.support import BUSY, GRANTED, KEY, ONCE, REFUSED
+from tests.login.support import BUSY, GRANTED, KEY, ONCE, REFUSED, logging_in
 from tests.support import free_port
 
 if TYPE_CHECKING:
     from playwright.async_api import BrowserContext
 
     from openrouter_async.testing import FakeOpenRouter
-
-
-@contextlib.asynccontextmanager
-async def logging_in(
-    *answers: bytes, client: dict[str, Any] | None = None, **settings: Any
-) -> AsyncIterator[tuple[LoopbackLogin, ScriptedServer]]:
-    async with (
-        ScriptedServer(*answers) as server,
-        OpenRouter(None, base_url=server.base_url, retry=ONCE, **client or {}) as made,
-        LoopbackLogin(made, **settings) as login,
-    ):
-        yield login, server
 
 
 def address(login: LoopbackLogin, code: str = "the-code") -> URL:
@@ -153,7 +141,7 @@ async def test_loopback_with_a_real_browser_reports_a_denial(
 
 
 async def test_loopback_listens_on_loopback_only_before_the_url_exists() -> None:
-    async with logging_in(GRANTED) as (login, _):
+    async with logging_in(LoopbackLogin, GRANTED) as (login, _):
         callback = URL(login.pending.url).query["callback_url"]
         assert callback == f"http://127.0.0.1:{login.port}/callback/{login.pending.state}"
         assert (await visit(f"http://127.0.0.1:{login.port}/")).status == 404
@@ -161,7 +149,7 @@ async def test_loopback_listens_on_loopback_only_before_the_url_exists() -> None
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]"])
 async def test_loopback_accepts_the_callback_over_ipv4_and_ipv6(host: str) -> None:
-    async with logging_in(GRANTED, host="localhost") as (login, _):
+    async with logging_in(LoopbackLogin, GRANTED, host="localhost") as (login, _):
         assert URL(URL(login.url).query["callback_url"]).host == "localhost"
         assert (await visit(f"http://{host}:{login.port}{address(login).raw_path_qs}")).status == 200
         assert (await login.wait()).key == KEY
@@ -170,7 +158,7 @@ async def test_loopback_accepts_the_callback_over_ipv4_and_ipv6(host: str) -> No
 async def test_loopback_port_may_be_chosen_and_is_freed() -> None:
     port = free_port()
     for _ in range(2):
-        async with logging_in(GRANTED, port=port) as (login, _server):
+        async with logging_in(LoopbackLogin, GRANTED, port=port) as (login, _server):
             assert login.port == port
             assert (await visit(address(login))).status == 200
 
@@ -181,7 +169,7 @@ async def test_loopback_port_in_use_by_either_family_is_an_error(family: socket.
         taken.bind(("127.0.0.1" if family == socket.AF_INET else "::1", 0))
         taken.listen()
         with pytest.raises(LoopbackUnavailableError, match="the port is in use") as caught:
-            async with logging_in(GRANTED, port=taken.getsockname()[1]):
+            async with logging_in(LoopbackLogin, GRANTED, port=taken.getsockname()[1]):
                 pytest.fail("it must not listen")
 
     assert "code" in caught.value.user_message
@@ -190,7 +178,7 @@ async def test_loopback_port_in_use_by_either_family_is_an_error(family: socket.
 async def test_loopback_port_without_permission_is_an_error_that_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ports, "_bind", refuse(socket.AF_INET, errno.EACCES))
     with pytest.raises(LoopbackUnavailableError, match=r"the port is not available \(Permission denied\)"):
-        async with logging_in(GRANTED, port=80):
+        async with logging_in(LoopbackLogin, GRANTED, port=80):
             pytest.fail("it must not listen")
 
 
@@ -207,14 +195,14 @@ def refuse(family: socket.AddressFamily, number: int) -> Callable[..., socket.so
 
 async def test_loopback_without_ipv6_works(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ports, "_bind", refuse(socket.AF_INET6, errno.EADDRNOTAVAIL))
-    async with logging_in(GRANTED) as (login, _):
+    async with logging_in(LoopbackLogin, GRANTED) as (login, _):
         assert (await visit(address(login))).status == 200
 
 
 async def test_loopback_without_a_port_free_in_both_families_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ports, "_bind", refuse(socket.AF_INET6, errno.EADDRINUSE))
     with pytest.raises(LoopbackUnavailableError, match="no port is free on both"):
-        async with logging_in(GRANTED):
+        async with logging_in(LoopbackLogin, GRANTED):
             pytest.fail("it must not listen")
 
 
@@ -251,7 +239,7 @@ async def test_loopback_start_that_fails_leaves_no_port_open() -> None:
 
 
 async def test_loopback_stray_and_malicious_requests_change_nothing() -> None:
-    async with logging_in(GRANTED) as (login, server):
+    async with logging_in(LoopbackLogin, GRANTED) as (login, server):
         real = address(login)
         root = URL(f"http://127.0.0.1:{login.port}")
         tries = {
@@ -290,7 +278,7 @@ async def test_loopback_stray_and_malicious_requests_change_nothing() -> None:
 
 
 async def test_loopback_bad_hosts_and_absolute_targets_are_refused() -> None:
-    async with logging_in(GRANTED) as (login, server):
+    async with logging_in(LoopbackLogin, GRANTED) as (login, server):
         path = address(login).raw_path_qs
         host = f"127.0.0.1:{login.port}"
         for data in (
@@ -304,7 +292,7 @@ async def test_loopback_bad_hosts_and_absolute_targets_are_refused() -> None:
 
 async def test_loopback_repeated_callbacks_get_409() -> None:
     gate = Gate()
-    async with logging_in(GRANTED, client={"middlewares": [gate]}) as (login, server):
+    async with logging_in(LoopbackLogin, GRANTED, client={"middlewares": [gate]}) as (login, server):
         first = asyncio.create_task(visit(address(login)))
         await gate.reached.wait()
         while_running = await visit(address(login))
@@ -322,7 +310,7 @@ async def test_loopback_repeated_callbacks_get_409() -> None:
 
 async def test_loopback_pages_are_escaped_and_not_cached(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    async with logging_in(GRANTED, app_name="<script>alert(1)</script>") as (login, _):
+    async with logging_in(LoopbackLogin, GRANTED, app_name="<script>alert(1)</script>") as (login, _):
         pages = [await visit(f"http://127.0.0.1:{login.port}/<b>"), await visit(address(login))]
 
     assert html.escape("<script>alert(1)</script>") in pages[1].text
@@ -341,7 +329,7 @@ async def test_loopback_pages_are_escaped_and_not_cached(caplog: pytest.LogCaptu
 
 async def test_loopback_thousand_hostile_requests_do_not_keep_the_user_out(caplog: pytest.LogCaptureFixture) -> None:
     chance = random.Random(7)
-    async with logging_in(GRANTED) as (login, server):
+    async with logging_in(LoopbackLogin, GRANTED) as (login, server):
         host = f"Host: 127.0.0.1:{login.port}\r\nConnection: close\r\n\r\n"
         path = f"/callback/{login.pending.state}"
         hostile = [
@@ -396,7 +384,7 @@ async def test_loopback_thousand_hostile_requests_do_not_keep_the_user_out(caplo
 
 async def test_loopback_late_connections_do_not_evict_the_callback() -> None:
     gate = Gate()
-    async with logging_in(GRANTED, client={"middlewares": [gate]}) as (login, _):
+    async with logging_in(LoopbackLogin, GRANTED, client={"middlewares": [gate]}) as (login, _):
         visiting = asyncio.create_task(visit(address(login)))
         await gate.reached.wait()
         crowd = [await asyncio.open_connection("127.0.0.1", login.port) for _ in range(150)]
@@ -425,7 +413,7 @@ async def test_loopback_page_arrives_although_the_block_is_left_at_once() -> Non
 
 
 async def test_loopback_denial_is_reported_to_the_waiter_and_the_user() -> None:
-    async with logging_in(GRANTED) as (login, _):
+    async with logging_in(LoopbackLogin, GRANTED) as (login, _):
         page = await visit(address(login).with_query(error="access_denied"))
         with pytest.raises(AuthorizationDeniedError):
             await login.wait()
@@ -434,7 +422,7 @@ async def test_loopback_denial_is_reported_to_the_waiter_and_the_user() -> None:
 
 
 async def test_loopback_rejected_code_is_reported_to_the_waiter_and_the_user() -> None:
-    async with logging_in(REFUSED) as (login, _):
+    async with logging_in(LoopbackLogin, REFUSED) as (login, _):
         page = await visit(address(login))
         with pytest.raises(APIError):
             await login.wait()
@@ -444,7 +432,7 @@ async def test_loopback_rejected_code_is_reported_to_the_waiter_and_the_user() -
 
 
 async def test_loopback_when_openrouter_is_busy_a_reload_continues() -> None:
-    async with logging_in(BUSY, GRANTED) as (login, _):
+    async with logging_in(LoopbackLogin, BUSY, GRANTED) as (login, _):
         assert (await visit(address(login))).status == 503
         with pytest.raises(LoginTimeoutError):
             await login.wait(timeout=0.01)
@@ -456,7 +444,7 @@ async def test_loopback_middleware_exception_reaches_the_waiter() -> None:
     async def fail(_request: object, _call_next: object) -> Any:
         raise ZeroDivisionError
 
-    async with logging_in(GRANTED, client={"middlewares": [fail]}) as (login, _):
+    async with logging_in(LoopbackLogin, GRANTED, client={"middlewares": [fail]}) as (login, _):
         assert (await visit(address(login))).status == 500
         with pytest.raises(ZeroDivisionError):
             await login.wait()
@@ -466,7 +454,7 @@ async def test_loopback_key_that_on_key_refused_reaches_the_waiter() -> None:
     async def fail(*_: object) -> None:
         raise OSError("disk full")
 
-    async with logging_in(GRANTED, client={"on_key": fail}) as (login, _):
+    async with logging_in(LoopbackLogin, GRANTED, client={"on_key": fail}) as (login, _):
         await visit(address(login))
         with pytest.raises(KeyDeliveryError) as caught:
             await login.wait()
@@ -475,14 +463,14 @@ async def test_loopback_key_that_on_key_refused_reaches_the_waiter() -> None:
 
 
 async def test_loopback_failure_without_a_waiter_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
-    async with logging_in(REFUSED) as (login, _):
+    async with logging_in(LoopbackLogin, REFUSED) as (login, _):
         await visit(address(login))
 
     assert not caplog.records
 
 
 async def test_loopback_wait_is_bounded() -> None:
-    async with logging_in(GRANTED) as (login, _):
+    async with logging_in(LoopbackLogin, GRANTED) as (login, _):
         with pytest.raises(LoginTimeoutError) as caught:
             await login.wait(timeout=0.01)
         assert isinstance(caught.value, TimeoutError)
@@ -492,7 +480,7 @@ async def test_loopback_wait_is_bounded() -> None:
 
 async def test_loopback_wait_timeout_does_not_cut_off_an_exchange() -> None:
     gate = Gate(after=True)
-    async with logging_in(GRANTED, client={"middlewares": [gate]}) as (login, _):
+    async with logging_in(LoopbackLogin, GRANTED, client={"middlewares": [gate]}) as (login, _):
         visiting = asyncio.create_task(visit(address(login)))
         await gate.reached.wait()
         waiting = asyncio.create_task(login.wait(timeout=0.001))
@@ -509,7 +497,7 @@ async def test_loopback_cancelled_closes_the_port_and_leaves_no_task() -> None:
     port = free_port()
 
     async def sign_in() -> None:
-        async with logging_in(GRANTED, port=port) as (login, _):
+        async with logging_in(LoopbackLogin, GRANTED, port=port) as (login, _):
             entered.set()
             await login.wait()
 
@@ -581,7 +569,7 @@ def typing(*texts: str) -> tuple[Callable[[OpenRouterError | None], Any], list[O
 
 @pytest.mark.parametrize("form", ["the-code", "code=the-code", "url"])
 async def test_loopback_pasted_code_signs_in(form: str) -> None:
-    async with logging_in(GRANTED) as (login, server):
+    async with logging_in(LoopbackLogin, GRANTED) as (login, server):
         prompt, _ = typing(str(address(login)) if form == "url" else form)
         assert (await login.wait(prompt=prompt)).key == KEY
         assert (await visit(address(login))).status == 409
@@ -589,7 +577,7 @@ async def test_loopback_pasted_code_signs_in(form: str) -> None:
 
 
 async def test_loopback_callback_ends_an_unanswered_prompt() -> None:
-    async with logging_in(GRANTED) as (login, _):
+    async with logging_in(LoopbackLogin, GRANTED) as (login, _):
         prompt, told = typing()
         waiting = asyncio.create_task(login.wait(prompt=prompt))
         assert (await visit(address(login))).status == 200
@@ -599,7 +587,7 @@ async def test_loopback_callback_ends_an_unanswered_prompt() -> None:
 
 
 async def test_loopback_prompt_after_a_wrong_answer_asks_again_and_says_why() -> None:
-    async with logging_in(BUSY, GRANTED) as (login, _):
+    async with logging_in(LoopbackLogin, BUSY, GRANTED) as (login, _):
         prompt, told = typing("not a code", f"code=x&state={'A' * 43}", "the-code", "the-code")
 
         assert (await login.wait(prompt=prompt)).key == KEY
@@ -611,7 +599,7 @@ async def test_loopback_prompt_that_fails_ends_the_wait() -> None:
     async def prompt(_: object) -> str:
         raise BrokenPipeError
 
-    async with logging_in(GRANTED) as (login, _):
+    async with logging_in(LoopbackLogin, GRANTED) as (login, _):
         with pytest.raises(BrokenPipeError):
             await login.wait(prompt=prompt)
 
@@ -623,7 +611,7 @@ async def test_loopback_prompt_at_its_end_leaves_the_login_to_the_browser() -> N
         asked.set()
         raise EOFError
 
-    async with logging_in(GRANTED) as (login, _):
+    async with logging_in(LoopbackLogin, GRANTED) as (login, _):
         waiting = asyncio.create_task(login.wait(prompt=prompt))
         await asked.wait()
         assert (await visit(address(login))).status == 200
@@ -631,7 +619,7 @@ async def test_loopback_prompt_at_its_end_leaves_the_login_to_the_browser() -> N
 
 
 async def test_loopback_prompt_that_fails_after_the_callback_is_ignored(caplog: pytest.LogCaptureFixture) -> None:
-    async with logging_in(GRANTED) as (login, _):
+    async with logging_in(LoopbackLogin, GRANTED) as (login, _):
 
         async def prompt(_: object) -> str:
             assert (await visit(address(login))).status == 200
@@ -645,7 +633,7 @@ async def test_loopback_prompt_that_fails_after_the_callback_is_ignored(caplog: 
 
 async def test_loopback_code_pasted_beside_the_callback_gets_the_same_grant(caplog: pytest.LogCaptureFixture) -> None:
     gate = Gate()
-    async with logging_in(GRANTED, client={"middlewares": [gate]}) as (login, server):
+    async with logging_in(LoopbackLogin, GRANTED, client={"middlewares": [gate]}) as (login, server):
         visiting = asyncio.create_task(visit(address(login)))
         await gate.reached.wait()
         prompt, _ = typing("the-code")
@@ -672,7 +660,7 @@ async def test_loopback_opens_the_browser_in_a_thread_without_waiting() -> None:
         called.set()
         return proceed.wait(10)
 
-    async with logging_in(GRANTED, opener=opener) as (login, _):
+    async with logging_in(LoopbackLogin, GRANTED, opener=opener) as (login, _):
         login.open_browser()
         assert await asyncio.to_thread(called.wait, 10)
         assert seen == [(login.url, False)]
@@ -687,7 +675,7 @@ async def test_loopback_browser_that_cannot_be_opened_is_no_error() -> None:
         called.set()
         raise OSError("no display")
 
-    async with logging_in(GRANTED, opener=opener) as (login, _):
+    async with logging_in(LoopbackLogin, GRANTED, opener=opener) as (login, _):
         login.open_browser()
         assert await asyncio.to_thread(called.wait, 10)
         assert (await visit(address(login))).status == 200
@@ -695,14 +683,14 @@ async def test_loopback_browser_that_cannot_be_opened_is_no_error() -> None:
 
 @pytest.mark.parametrize("host", ["localhost:3001", "127.0.0.1:1", "LOCALHOST", "[::1]:65535", "127.0.0.2:80"])
 async def test_loopback_behind_a_mapped_port_accepts_any_loopback_name(host: str) -> None:
-    async with logging_in(GRANTED) as (login, _):
+    async with logging_in(LoopbackLogin, GRANTED) as (login, _):
         assert (await visit(address(login), Host=host)).status == 200
         assert (await login.wait()).key == KEY
 
 
 @pytest.mark.parametrize("family", ["127.0.0.1", "[::1]"])
 async def test_loopback_callback_of_another_user_is_refused(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with logging_in(GRANTED) as (login, server):
+    async with logging_in(LoopbackLogin, GRANTED) as (login, server):
         real = f"http://{family}:{login.port}{address(login).raw_path_qs}"
         with monkeypatch.context() as patch:
             patch.setattr(_peers, "trusted_uids", lambda: frozenset({12345}))
@@ -715,7 +703,7 @@ async def test_loopback_callback_of_another_user_is_refused(family: str, monkeyp
 @pytest.mark.parametrize("is_reset", [False, True])
 async def test_loopback_callback_whose_sender_is_gone_is_refused(is_reset: bool) -> None:
     """A socket that was closed has no user any more, so that another user could hide behind it."""
-    async with logging_in(GRANTED) as (login, server):
+    async with logging_in(LoopbackLogin, GRANTED) as (login, server):
         with socket.create_connection(("127.0.0.1", login.port)) as sender:
             if is_reset:
                 sender.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -730,7 +718,7 @@ async def test_loopback_callback_whose_sender_is_gone_is_refused(is_reset: bool)
 async def test_loopback_recognises_tls_on_its_port(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "openrouter_async.login")
     told: list[str] = []
-    async with logging_in(GRANTED, on_tls=lambda: told.append("tls")) as (login, _):
+    async with logging_in(LoopbackLogin, GRANTED, on_tls=lambda: told.append("tls")) as (login, _):
         async with aiohttp.ClientSession() as session:
             with pytest.raises(aiohttp.ClientError):
                 await session.get(str(address(login)).replace("http:", "https:"))
@@ -767,7 +755,7 @@ async def test_open_browser_shows_the_url_in_no_process_and_deletes_its_file(
     program.write_text(f'#!/bin/sh\nprintf "%s" "$1" >{tmp_path}/arguments; echo chatter\n')
     program.chmod(0o755)
     monkeypatch.setenv("BROWSER", f"w3m -dump:{program}")
-    async with logging_in(GRANTED) as (login, _):
+    async with logging_in(LoopbackLogin, GRANTED) as (login, _):
         opened = login.open_browser()
         uri = await asyncio.to_thread((tmp_path / "arguments").read_text)
         assert await opened
@@ -780,7 +768,7 @@ async def test_open_browser_shows_the_url_in_no_process_and_deletes_its_file(
 
 async def test_open_browser_without_any_browser_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BROWSER", "false")
-    async with logging_in(GRANTED) as (login, _):
+    async with logging_in(LoopbackLogin, GRANTED) as (login, _):
         assert not await login.open_browser()
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import threading
-from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -25,25 +23,13 @@ from openrouter_async.login import (
 )
 from tests.kit.gates import Gate
 from tests.kit.servers import ScriptedServer, json_answer
-from tests.login.support import BUSY, GRANTED, KEY, ONCE, REFUSED
+from tests.login.support import BUSY, GRANTED, KEY, REFUSED, logging_in
 from tests.login.test_loopback import address, visit
 
 if TYPE_CHECKING:
     from openrouter_async.testing import FakeOpenRouter
 
 FORBIDDEN = json_answer(403, b'{"error": {"code": 403, "message": "IP address not allowed"}}')
-
-
-@contextlib.asynccontextmanager
-async def session_of(
-    *answers: bytes, kind: type[LoginSession] = LoginSession, client: dict[str, Any] | None = None, **settings: Any
-) -> AsyncIterator[tuple[LoginSession, ScriptedServer]]:
-    async with (
-        ScriptedServer(*answers) as server,
-        OpenRouter(None, base_url=server.base_url, retry=ONCE, **client or {}) as made,
-        kind(made, **settings) as login,
-    ):
-        yield login, server
 
 
 async def collect(login: LoginSession) -> list[LoginState]:
@@ -63,7 +49,7 @@ async def test_session_is_finished_by_a_submitted_code(fake: FakeOpenRouter, cli
 
 @pytest.mark.parametrize("kind", [LoginSession, LoopbackLogin])
 async def test_session_stays_open_after_a_text_that_does_not_finish_it(kind: type[LoginSession]) -> None:
-    async with session_of(REFUSED, BUSY, GRANTED, kind=kind) as (login, server):
+    async with logging_in(kind, REFUSED, BUSY, GRANTED) as (login, server):
         nonsense = await login.submit("two words")
         rejected = await login.submit("wrong-code")
         busy = await login.submit("the-code")
@@ -78,7 +64,7 @@ async def test_session_stays_open_after_a_text_that_does_not_finish_it(kind: typ
 
 
 async def test_session_that_is_over_sends_nothing_more() -> None:
-    async with session_of(GRANTED) as (login, server):
+    async with logging_in(LoginSession, GRANTED) as (login, server):
         over = await login.submit("the-code")
         assert await login.submit("another-code") is over
         assert not login.cancel()
@@ -88,7 +74,7 @@ async def test_session_that_is_over_sends_nothing_more() -> None:
 
 async def test_session_fails_with_the_error_that_wait_raises() -> None:
     broken = json_answer(500, b"")
-    async with session_of(broken) as (login, _):
+    async with logging_in(LoginSession, broken) as (login, _):
         state = await login.submit("the-code")
         assert state.status is LoginStatus.FAILED
         with pytest.raises(errors.InternalServerResponseError) as caught:
@@ -102,7 +88,7 @@ async def test_session_whose_middleware_fails_says_nothing_of_it_to_the_user() -
     async def fail(_request: object, _call_next: object) -> Any:
         raise ZeroDivisionError("secret detail")
 
-    async with session_of(GRANTED, client={"middlewares": [fail]}) as (login, _):
+    async with logging_in(LoginSession, GRANTED, client={"middlewares": [fail]}) as (login, _):
         state = await login.submit("the-code")
     assert isinstance(state.error, ZeroDivisionError)
     assert state.to_dict()["error"] == {
@@ -112,7 +98,7 @@ async def test_session_whose_middleware_fails_says_nothing_of_it_to_the_user() -
 
 
 async def test_cancel_ends_waiters_and_events_and_refuses_callbacks() -> None:
-    async with session_of(GRANTED, kind=LoopbackLogin) as (login, server):
+    async with logging_in(LoopbackLogin, GRANTED) as (login, server):
         assert isinstance(login, LoopbackLogin)
         waiting = [asyncio.create_task(login.wait()) for _ in range(2)]
         watching = asyncio.create_task(collect(login))
@@ -129,7 +115,7 @@ async def test_cancel_ends_waiters_and_events_and_refuses_callbacks() -> None:
 
 
 async def test_leaving_an_open_session_cancels_it() -> None:
-    async with session_of(GRANTED) as (login, _):
+    async with logging_in(LoginSession, GRANTED) as (login, _):
         waiting = asyncio.create_task(login.wait())
         await asyncio.sleep(0)
     with pytest.raises(LoginCancelledError):
@@ -141,7 +127,7 @@ async def test_closing_session_waits_for_the_exchange_and_its_waiters_get_the_ke
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     gate = Gate(after=True)
-    async with session_of(GRANTED, client={"middlewares": [gate]}) as (login, _):
+    async with logging_in(LoginSession, GRANTED, client={"middlewares": [gate]}) as (login, _):
         waiting = asyncio.create_task(login.wait())
         submitting = asyncio.create_task(login.submit("the-code"))
         await gate.reached.wait()
@@ -158,7 +144,7 @@ async def test_closing_session_waits_for_the_exchange_and_its_waiters_get_the_ke
 async def test_closing_session_without_time_left_cancels_it_and_on_key_gets_the_key() -> None:
     gate, kept = Gate(after=True), list[str]()
     options = {"middlewares": [gate], "on_key": lambda _, response: kept.append(response.key)}
-    async with session_of(GRANTED, client=options) as (login, _):
+    async with logging_in(LoginSession, GRANTED, client=options) as (login, _):
         submitting = asyncio.create_task(login.submit("the-code"))
         await gate.reached.wait()
         await login.aclose(timeout=0)
@@ -171,7 +157,7 @@ async def test_closing_session_without_time_left_cancels_it_and_on_key_gets_the_
 async def test_cancel_during_an_exchange_leaves_the_key_to_on_key() -> None:
     gate, kept = Gate(after=True), list[str]()
     options = {"middlewares": [gate], "on_key": lambda _, response: kept.append(response.key)}
-    async with session_of(GRANTED, client=options) as (login, _):
+    async with logging_in(LoginSession, GRANTED, client=options) as (login, _):
         submitting = asyncio.create_task(login.submit("the-code"))
         await gate.reached.wait()
         assert login.status is LoginStatus.EXCHANGING
@@ -182,9 +168,9 @@ async def test_cancel_during_an_exchange_leaves_the_key_to_on_key() -> None:
     assert kept == [KEY]
 
 
-async def test_submit_goes_on_when_its_caller_is_cancelled() -> None:
+async def test_submit_continues_when_its_caller_is_cancelled() -> None:
     gate = Gate(after=True)
-    async with session_of(GRANTED, client={"middlewares": [gate]}) as (login, server):
+    async with logging_in(LoginSession, GRANTED, client={"middlewares": [gate]}) as (login, server):
         submitting = asyncio.create_task(login.submit("the-code"))
         await gate.reached.wait()
         submitting.cancel()
@@ -197,7 +183,7 @@ async def test_submit_goes_on_when_its_caller_is_cancelled() -> None:
 
 async def test_two_codes_at_once_leave_the_status_exchanging_until_both_are_answered() -> None:
     gate = Gate()
-    async with session_of(GRANTED, client={"middlewares": [gate]}) as (login, _):
+    async with logging_in(LoginSession, GRANTED, client={"middlewares": [gate]}) as (login, _):
         first = asyncio.create_task(login.submit("the-code"))
         await gate.reached.wait()
         stray = await login.submit("two words")
@@ -208,7 +194,7 @@ async def test_two_codes_at_once_leave_the_status_exchanging_until_both_are_answ
 
 
 async def test_session_fails_when_its_lifetime_is_over() -> None:
-    async with session_of(GRANTED, lifetime=0.05) as (login, server):
+    async with logging_in(LoginSession, GRANTED, lifetime=0.05) as (login, server):
         with pytest.raises(LoginTimeoutError):
             await login.wait(timeout=None)
         assert login.status is LoginStatus.FAILED
@@ -239,7 +225,7 @@ async def test_lifetime_does_not_cut_an_exchange_off() -> None:
 
 async def test_events_of_several_consumers_begin_with_now_and_end_with_the_end() -> None:
     gate = Gate()
-    async with session_of(REFUSED, GRANTED, client={"middlewares": [gate]}) as (login, _):
+    async with logging_in(LoginSession, REFUSED, GRANTED, client={"middlewares": [gate]}) as (login, _):
         early = asyncio.create_task(collect(login))
         await asyncio.sleep(0)
         submitting = asyncio.create_task(login.submit("wrong-code"))
@@ -257,7 +243,7 @@ async def test_events_of_several_consumers_begin_with_now_and_end_with_the_end()
 
 
 async def test_events_skip_states_but_never_the_last_one() -> None:
-    async with session_of(GRANTED) as (login, _):
+    async with logging_in(LoginSession, GRANTED) as (login, _):
         events = login.events()
         assert (await anext(events)).status is LoginStatus.PENDING
         await login.submit("the-code")
@@ -265,7 +251,7 @@ async def test_events_skip_states_but_never_the_last_one() -> None:
 
 
 async def test_to_dict_is_json_without_code_or_key() -> None:
-    async with session_of(GRANTED) as (login, _):
+    async with logging_in(LoginSession, GRANTED) as (login, _):
         before = json.loads(json.dumps(login.to_dict()))
         assert before == {
             "status": "pending",
@@ -284,7 +270,7 @@ async def test_to_dict_is_json_without_code_or_key() -> None:
 
 
 async def test_session_can_be_polled_from_another_thread() -> None:
-    async with session_of(GRANTED) as (login, _):
+    async with logging_in(LoginSession, GRANTED) as (login, _):
         seen: list[str] = []
         over = threading.Event()
 
@@ -348,7 +334,7 @@ async def test_verify_keeps_a_key_that_is_dead_on_arrival_and_says_so(fake: Fake
 
 
 async def test_verify_tells_the_browser_that_the_key_cannot_be_used() -> None:
-    async with session_of(GRANTED, FORBIDDEN, kind=LoopbackLogin, verify=True) as (login, _):
+    async with logging_in(LoopbackLogin, GRANTED, FORBIDDEN, verify=True) as (login, _):
         assert isinstance(login, LoopbackLogin)
         page = await visit(address(login))
         grant = await login.wait()
@@ -362,7 +348,7 @@ async def test_verify_without_an_answer_about_the_key_is_no_error(
     answer: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "openrouter_async.login")
-    async with session_of(GRANTED, answer, verify=True) as (login, server):
+    async with logging_in(LoginSession, GRANTED, answer, verify=True) as (login, server):
         await login.submit("the-code")
         grant = await login.wait()
     assert (grant.key, grant.current_key, grant.key_error) == (KEY, None, None)
@@ -371,6 +357,6 @@ async def test_verify_without_an_answer_about_the_key_is_no_error(
 
 
 async def test_without_verify_nothing_is_asked() -> None:
-    async with session_of(GRANTED) as (login, server):
+    async with logging_in(LoginSession, GRANTED) as (login, server):
         await login.submit("the-code")
     assert len(server.requests) == 1

@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
-import sys
 import threading
 import traceback
 from collections.abc import Container, Iterator
@@ -24,6 +22,7 @@ from openrouter_async.errors import KeyDeliveryError, OpenRouterError, RequestVa
 from openrouter_async.sinks import CallbackSink, FileSink, KeyringSink, KeySink, KeySinkError, KeyVault, StoredKey
 from tests.kit.servers import ScriptedServer
 from tests.login.support import GRANTED, KEY, NOW, ONCE
+from tests.support import import_error_without
 
 CLOCK = Clock(time=lambda: NOW + 0.7)
 OPERATIONS = ("get", "set", "delete")
@@ -284,12 +283,8 @@ def test_keyring_sink_repr_names_its_entry() -> None:
 
 
 def test_keyring_sink_without_its_extra_names_the_extra() -> None:
-    code = (
-        "import sys, openrouter_async.sinks as sinks; assert 'keyring' not in sys.modules; "
-        "sys.modules['keyring'] = None; sinks.KeyringSink()"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "pip install 'openrouter-async[keyring]'" in result.stderr.splitlines()[-1]
+    message = import_error_without("keyring", "from openrouter_async import sinks", "sinks.KeyringSink()")
+    assert message.endswith("pip install 'openrouter-async[keyring]'")
 
 
 def test_sinks_exports_exist() -> None:

@@ -9,11 +9,10 @@ import pytest
 from playwright.async_api import BrowserContext
 
 from tests.site.pages import Site
-from tests.support import ROOT, STRESS, missing
+from tests.support import STRESS, find_axe
 
 pytestmark = pytest.mark.browser
 
-AXE = ROOT / "node_modules" / "axe-core" / "axe.min.js"
 # Every fourth page is looked at in one of these, and under STRESS every page in both.
 SCREENS: list[tuple[str, int]] = [("light", 1280), ("dark", 390)]
 RULES = {"resultTypes": ["violations"], "runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}
@@ -35,10 +34,9 @@ async def test_site_pages_never_scroll_sideways(site: Site, browser: BrowserCont
 
 @pytest.mark.stress
 async def test_site_pages_are_accessible_in_light_and_dark(site: Site, browser: BrowserContext) -> None:
-    if not AXE.exists():
-        missing("axe-core from npm")
+    axe = find_axe()
     page = await browser.new_page()
-    await page.context.add_init_script(path=AXE)
+    await page.context.add_init_script(path=axe)
     violations: dict[str, Any] = {}
     for number, path in enumerate(site.pages if STRESS else list(site.pages)[::4]):
         await page.goto(path.as_uri())
@@ -55,10 +53,9 @@ async def test_site_pages_are_accessible_in_light_and_dark(site: Site, browser: 
 
 
 async def test_site_check_finds_a_page_too_wide_or_too_pale(browser: BrowserContext, tmp_path: Path) -> None:
-    if not AXE.exists():
-        missing("axe-core from npm")
+    axe = find_axe()
     page = await browser.new_page()
-    await page.context.add_init_script(path=AXE)
+    await page.context.add_init_script(path=axe)
     await page.set_viewport_size({"width": 390, "height": 844})
     bad = tmp_path / "bad.html"
     bad.write_text('<html lang="en"><title>Pale</title><p style="width: 900px; color: #ddd">Hardly to be read')

@@ -271,7 +271,7 @@ async def test_exchange_refused_for_now_ends_with_its_last_caller() -> None:
 
 
 @pytest.mark.parametrize("act", [status(500), drop(after=False)], ids=lambda act: act.name)
-async def test_exchange_possibly_processed_goes_on_without_its_caller(act: Act) -> None:
+async def test_exchange_possibly_processed_continues_without_its_caller(act: Act) -> None:
     clock, safe = StoppedClock(), Safe()
     async with serving(act, clock=clock.clock, on_key=safe) as (server, client):
         call = start(client)

@@ -8,7 +8,8 @@ import json
 from aiohttp import web
 
 from openrouter_async.testing import FakeOpenRouter
-from tests.login.processes import listen, until_terminated
+from tests.kit.servers import start_app
+from tests.login.processes import until_terminated
 
 
 def make_app(fake: FakeOpenRouter) -> web.Application:
@@ -34,7 +35,7 @@ def make_app(fake: FakeOpenRouter) -> web.Application:
 
 async def main() -> None:
     async with FakeOpenRouter() as fake:
-        runner, address = await listen(make_app(fake))
+        runner, address = await start_app(make_app(fake))
         print(json.dumps({"base_url": fake.base_url, "auth_url": fake.auth_url, "address": address}), flush=True)
         await until_terminated()
         await runner.cleanup()

@@ -10,7 +10,8 @@ from aiohttp import web
 from openrouter_async import Handler, OpenRouter, Request, Response
 from openrouter_async.errors import OpenRouterError
 from openrouter_async.login import AuthorizationFlow, RedisStore
-from tests.login.processes import listen, until_terminated
+from tests.kit.servers import start_app
+from tests.login.processes import until_terminated
 
 LATENCY = 0.02
 
@@ -51,7 +52,7 @@ async def main(redis_url: str, keys: str, base_url: str, auth_url: str, lease: s
             store=store,
             claim_ttl=float(lease),
         )
-        runner, address = await listen(make_app(flow))
+        runner, address = await start_app(make_app(flow))
         print(address, flush=True)
         await until_terminated()
         await runner.cleanup()
