@@ -23,6 +23,9 @@ def main() -> int:
         from openrouter_async.cli._app import run
 
         return run(sys.argv[1:])
+    except KeyboardInterrupt:
+        # During the import; `run` handles it afterwards.
+        return 130
     except ModuleNotFoundError as missing:
         if missing.name is None or missing.name.partition(".")[0] not in _PACKAGES:
             raise

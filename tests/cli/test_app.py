@@ -248,3 +248,22 @@ def test_commands_print_only_through_the_output() -> None:
         calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
         printing = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
         assert not printing or path.name in ("__init__.py", "_app.py", "_options.py", "misc.py"), path
+
+
+INTERRUPTED = """
+import sys
+
+class Finder:
+    def find_spec(self, name, path, target=None):
+        if name == "cyclopts":
+            raise KeyboardInterrupt
+
+from openrouter_async.cli import main
+sys.meta_path.insert(0, Finder())
+sys.exit(main())
+"""
+
+
+def test_command_interrupted_while_it_starts_shows_no_traceback() -> None:
+    ended = subprocess.run([sys.executable, "-c", INTERRUPTED, "status"], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
