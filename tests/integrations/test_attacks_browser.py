@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -9,8 +11,9 @@ import pytest
 from playwright.async_api import BrowserContext, expect
 from yarl import URL
 
-from openrouter_async.testing import FakeOpenRouter
+from openrouter_async.testing import FakeOpenRouter, Fault
 from tests.integrations.support import KINDS, Site, Visitor, respond, running
+from tests.kit.servers import forward
 
 pytestmark = [pytest.mark.browser, pytest.mark.parametrize("kind", KINDS)]
 
@@ -107,16 +110,47 @@ async def test_cookies_of_a_sibling_host_finish_no_login(
 async def test_invented_codes_of_one_browser_pause_nobody(
     kind: str, fake: FakeOpenRouter, browser: BrowserContext
 ) -> None:
-    async with running(kind, fake, max_rejections=1) as (site, _):
-        page = await browser.new_page()
-        await page.goto(f"{site.url}/login")
-        state = URL(URL(page.url).query["callback_url"])
-        statuses = []
-        # The address of the tests may be that of a proxy, so the bound is ten.
-        for number in range(12):
-            response = await page.goto(str(state.update_query(code=f"invented-{number}")))
-            assert response is not None
-            statuses.append(response.status)
+    # OpenRouter bears ten rejections and one sign-in, and throttles the whole app from then on.
+    fake.queue_faults(Fault.delay(0).times(11), Fault.status(429, headers={"Retry-After": "3600"}).times(1000))
+    assert browser.browser is not None
+    user = await browser.browser.new_context()
+    async with (
+        running(kind, fake, max_rejections=1, routes={"/": html(kind, "<h1>Home</h1>")}) as (site, _),
+        another_address(URL(site.url).port or 0) as attackers_url,
+    ):
+        attacker, page = await browser.new_page(), await user.new_page()
+        await attacker.goto(f"{site.url}/login")
+        callback = URL(URL(attacker.url).query["callback_url"])
+        statuses: list[int] = []
 
-        assert statuses == [400] * 10 + [429] * 2
-        assert fake.counters["exchange"] == 10
+        async def attack(times: int) -> None:
+            for _ in range(times):
+                invented = callback.update_query(code=f"invented-{len(statuses)}")
+                # Ports do not separate cookies, so the attacker's browser sends its own from the other address, too.
+                response = await attacker.goto(f"{attackers_url}{invented.relative()}")
+                assert response is not None
+                statuses.append(response.status)
+
+        # The attacker's address may be that of a proxy, so the bound is ten.
+        await attack(11)
+        await page.goto(f"{site.url}/login")
+        await attack(1)
+        await page.get_by_role("button", name="Authorize").click(no_wait_after=True)
+        await attack(1)
+        await expect(page.get_by_role("heading", name="Home")).to_be_visible()
+        await user.close()
+
+        assert statuses == [400] * 10 + [429] * 3
+        assert (fake.counters["exchange"], len(fake.issued_keys)) == (11, 1)
+
+
+@contextlib.asynccontextmanager
+async def another_address(port: int) -> AsyncIterator[str]:
+    """A site that is also reached from another address of this computer; gives the URL to use for that."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await forward(reader, writer, port, address="127.0.0.2")
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
