@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -27,6 +28,8 @@ ALONE: Final = (
 _COUNTS: Final = {1: 150, 64: 1024, 512: 3072}
 _CYCLES: Final = {1: 12, 64: 8, 512: 4}
 _IN_TARGETS: Final = (BASELINE, CONTROL, "ours")
+# With newer Pythons, large reads cost the hand-written client no page faults.
+_MOST_CPU: Final = 0.95 if sys.version_info < (3, 12) else 1.0
 _SLOW: Final = frozenset({"official SDK"})
 
 
@@ -99,13 +102,15 @@ def _targets(made: Comparison, scheme: str, concurrency: int) -> list[Target]:
 
     if (scheme, concurrency) == ("http", 64):
         return [
-            bound("ours", 0.95),
+            bound("ours", _MOST_CPU),
             bound("ours, uvloop", 0.88),
             bound("ours", 1.10, "hand-tuned"),
             bound("ours, 6 middlewares", 1.03, "ours"),
         ]
+    if (scheme, concurrency) == ("tls", 64):
+        return [bound("ours", _MOST_CPU)]
     if (scheme, concurrency) == ("tls", 512):
-        return [bound("ours", 1.0), bound("ours", 1.0, figure="p99")]
+        return [bound("ours", 1.03), bound("ours", 0.5, figure="p99")]
     return []
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import attrs
 import pytest
 
 from benchmarks import __main__ as runner
-from benchmarks import alone, side_by_side
+from benchmarks import alone, instructions, side_by_side
 from benchmarks.client import Tls
 from benchmarks.contenders import CONTENDERS
 from benchmarks.measure import quantile
@@ -142,12 +143,48 @@ def test_report_refuses_quick_figures_for_the_docs(monkeypatch: pytest.MonkeyPat
     assert exit_.value.code == 2
 
 
+def test_instructions_are_the_total_of_callgrind() -> None:
+    assert instructions.total_of("==7== \n==7== Collected : 2035614841\n") == 2_035_614_841
+    with pytest.raises(ValueError, match="no total"):
+        instructions.total_of("valgrind: failed to start")
+
+
+def test_instructions_without_valgrind_are_reported_as_missing(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    section = instructions.measure(Setup(stub, quick=True, charts=Path()))
+    assert section == Section("Instructions", "Not counted: valgrind is not installed.")
+
+
+def test_instructions_plan_exchanges_its_codes(
+    stub: Stub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = instructions.Plan(name="ours", url=stub.urls["tls"], authority=str(stub.authority), concurrency=2, count=5)
+    monkeypatch.setattr(sys, "argv", ["instructions", json.dumps(attrs.asdict(plan))])
+    before = stub.cpu()
+    instructions.main()
+    assert stub.cpu() > before
+    assert capsys.readouterr().out == ""
+
+
+def test_report_into_another_page_takes_any_choice_of_figures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    needs(*CLIENTS)
+    page = tmp_path / "page.md"
+    page.write_text(f"{runner.BEGIN}\nold\n{runner.END}\n")
+    monkeypatch.setattr(runner, "MEASUREMENTS", {name: lambda _: Section("Title", "new") for name in ("one", "two")})
+    monkeypatch.setattr(sys, "argv", ["make bench", "--quick", "--only", "two", "--into", str(page)])
+    with pytest.raises(SystemExit):
+        runner.main()
+    assert page.read_text().count("\n## Title\n\nnew\n") == 1
+    assert "old" not in page.read_text()
+
+
 SECTIONS = {
     "side-by-side": ("Side by side, in one process", 6),
     "batches": ("Batches, http, 64 at a time", 2),
     "sign-in": ("Sign-ins, 20 at once", 1),
     "imports": ("Import", 2),
     "alone": ("Alone, each in a process of its own", 1),
+    "instructions": ("Instructions", 1 if shutil.which("valgrind") else 0),
     "growth": ("Growth", 0),
 }
 
