@@ -17,7 +17,7 @@ from sphinx.util.docutils import SphinxDirective
 from sphinx.util.typing import stringify_annotation
 
 import openrouter_async
-from openrouter_async.cli._app import run
+from openrouter_async.cli import main
 
 project = "openrouter_async"
 author = "the openrouter_async authors"
@@ -123,8 +123,12 @@ class CommandHelp(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """Run the command within this process, which is faster than a new one."""
         output = io.StringIO()
-        with mock.patch.dict(os.environ, {"COLUMNS": "74"}), contextlib.redirect_stdout(output):
-            status = run([*self.arguments, "--help"])
+        with (
+            mock.patch.dict(os.environ, {"COLUMNS": "74"}),
+            mock.patch("sys.argv", ["openrouter-async", *self.arguments, "--help"]),
+            contextlib.redirect_stdout(output),
+        ):
+            status = main()
         if status != 0:
             raise self.error(f"the command {self.arguments} has no help")
         text = output.getvalue()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from importlib.util import find_spec
@@ -26,6 +27,8 @@ PACKAGES = {
 MOUNTS = {"docs/how-to/mount.md", "docs/how-to/threads.md"}
 """Documents whose packages are in an environment of their own."""
 DATABASE = "redis://localhost"
+PRIVATE = re.compile(r"^\s*(from|import) openrouter_async[\w.]*(\._[a-z]| import (\w+, )*_[a-z])", re.MULTILINE)
+"""The import of a private name of the library."""
 
 
 def parameters() -> Iterator[object]:
@@ -219,3 +222,12 @@ def test_newcomer_installs_and_runs_no_checks(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(AssertionError, match="a newcomer does not see this"):
         run_document(path)
     assert (tmp_path / "said").read_text().split()[0] == "True"
+
+
+def test_documents_and_examples_import_no_private_name() -> None:
+    sources = [path for folder in ("docs", "examples") for path in (ROOT / folder).rglob("*.py")]
+    private = [(path.name, found[0]) for path in (*DOCUMENTS, *sources) if (found := PRIVATE.search(path.read_text()))]
+    assert private == []
+    assert len(sources) > 10
+    assert PRIVATE.search("from openrouter_async import OpenRouter, _client")
+    assert PRIVATE.search("import openrouter_async.cli._app")
