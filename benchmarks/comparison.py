@@ -54,7 +54,7 @@ def _compare(setup: Setup, scheme: str, concurrency: int) -> tuple[Comparison, f
         rounds=1 if setup.quick else 5,
         tolerance=1 if setup.quick else 0.05,
         spare=30,
-        # To open so many connections takes long, and has to be done for each client.
+        # Opening that many connections takes long, and each client needs its own.
         names=_IN_TARGETS if setup.quick and concurrency > 64 else None,
     )
     started, cpu = time.monotonic(), setup.stub.cpu()

@@ -43,7 +43,7 @@ def _bare() -> Contender:
 
 
 def ours(*, middlewares: int = 0) -> Contender:
-    """This library, with so many middlewares that do nothing."""
+    """This library, with a number of middlewares that do nothing."""
     from benchmarks.ours import Ours
 
     return Contender(lambda base_url, tls: Ours(base_url, tls, middlewares=middlewares))

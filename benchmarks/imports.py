@@ -40,7 +40,7 @@ print(took, peak / 1024)
 
 
 def measure(setup: Setup) -> Section:
-    """Import each so many times, in an order that is drawn anew each time."""
+    """Import each a number of times, in an order that is drawn anew each time."""
     rounds = 2 if setup.quick else 25
     setup.say(f"imports: {rounds} rounds")
     # As they are when they are installed.

@@ -16,7 +16,7 @@ import attrs
 from benchmarks.client import Client
 
 _LATENCIES: Final = 10_000
-"""How many latencies a block keeps at the most."""
+"""The maximum number of latencies that a block keeps."""
 
 CODES: Final[Iterator[str]] = (f"auth_code_{number:012}" for number in itertools.count())
 """Codes without end, no two of them equal."""
@@ -40,7 +40,7 @@ class Block:
 
 
 async def run_block(client: Client, *, count: int, concurrency: int) -> Block:
-    """Exchange so many codes, so many at a time."""
+    """Exchange a number of codes with a given concurrency."""
     latencies: list[float] = []
     remaining = iter(range(count))
     # A list of a million latencies would dominate the memory that is measured.

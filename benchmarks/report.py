@@ -60,7 +60,7 @@ class Target:
         return self.value >= self.bound if self.at_least else self.value <= self.bound
 
     def cells(self) -> tuple[str, str, str, str, str]:
-        """The row that it is in a table."""
+        """The target as a row of a table."""
         spread = "" if self.spread is None else f"{self.spread[0]:.3f} to {self.spread[1]:.3f}"
         bound = f"{'at least' if self.at_least else 'at most'} {self.bound:g}{self.unit}"
         return self.what, f"{self.value:.3f}{self.unit}", spread, bound, "PASS" if self.is_met else "FAIL"
@@ -82,7 +82,7 @@ class Section:
 
 
 Measurement: TypeAlias = Callable[[Setup], Section]
-"""Measures, and says what it came to. `benchmarks.__main__` runs those that it lists."""
+"""Measures something, and returns the result. `benchmarks.__main__` runs those that it lists."""
 
 
 def run_child(module: str, plan: Any) -> Any:

@@ -1,8 +1,8 @@
 """Measure clients in one process: the ratios of their costs depend less on the process than the costs do.
 
 In each cycle every client does a short block of exchanges, in an order that is drawn anew, and its block is compared to
-that of the hand-written one. A round is so many cycles; its figure is their median. A round in which the hand-written
-client does not come out equal to itself, within 5 %, is discarded and repeated.
+that of the hand-written one. A round is a number of cycles; its figure is their median. A round in which the
+hand-written client does not come out equal to itself, within 5 %, is discarded and repeated.
 """
 
 from __future__ import annotations

@@ -144,7 +144,7 @@ class App:
         self._is_offline = is_offline
 
     async def run_block(self, session: aiohttp.ClientSession, at_once: int) -> Block:
-        """Sign in so many users at once, from the start of each login to the response that signs the user in."""
+        """Sign in a number of users at once, from the start of each login to the response that signs the user in."""
         browsers = [Browser(self._app) for _ in range(at_once)]
         cpu, first = await _at_once([browser.open("/login?next=/done") for browser in browsers])
         urls = [url for url, _ in first]
@@ -226,7 +226,7 @@ class FlowAlone:
         self._flow = AuthorizationFlow(client, callback_url=f"{APP_URL}/callback/{{state}}")
 
     async def run_block(self, session: aiohttp.ClientSession, at_once: int) -> Block:
-        """Start and finish so many logins."""
+        """Start and finish a number of logins."""
         started, cpu = time.perf_counter(), time.process_time()
         for _ in range(at_once):
             pending = await self._flow.start(binding="browser")

@@ -1,4 +1,4 @@
-"""Sign in with OpenRouter in a web app of aiohttp.
+"""Sign in with OpenRouter in an aiohttp web app.
 
 Run it, and open http://localhost:8080::
 

@@ -1,4 +1,4 @@
-"""A Discord bot whose users sign in with OpenRouter. Each user's key lies in a file of its own.
+"""A Discord bot whose users sign in with OpenRouter. Each user's key is stored in a file of its own.
 
 pip install 'openrouter-async[discord]'
 DISCORD_BOT_TOKEN=... python discord_bot.py

@@ -1,4 +1,4 @@
-"""Sign in with OpenRouter in a web app of FastAPI.
+"""Sign in with OpenRouter in a FastAPI web app.
 
 Run it, and open http://localhost:8080; the API is described at http://localhost:8080/docs::
 

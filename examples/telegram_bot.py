@@ -1,4 +1,4 @@
-"""A Telegram bot whose users sign in with OpenRouter. Each user's key lies in a file of its own.
+"""A Telegram bot whose users sign in with OpenRouter. Each user's key is stored in a file of its own.
 
 pip install 'openrouter-async[aiogram]'
 TELEGRAM_BOT_TOKEN=... python telegram_bot.py

@@ -58,7 +58,7 @@ async def account(request: Request) -> Response:
 
 
 def name_of(session: str) -> str:
-    # Who reads the database cannot take over a session.
+    # Whoever reads the database still cannot take over a session.
     return "session:" + sha256(session.encode()).hexdigest()
 
 

@@ -204,7 +204,7 @@ class Soak:
     _at_rest: int = 0
 
     async def run(self, seconds: float, samples: int, least_calls: int) -> list[Sample]:
-        """Work for so long, or until there are so many calls, if that is later, and measure so many times."""
+        """Work for a time, or until a number of calls was made if that is later, and take a number of samples."""
         taken: list[Sample] = []
         started = time.monotonic()
         workers = [asyncio.create_task(self._work()) for _ in range(self.concurrency)]

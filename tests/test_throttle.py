@@ -1,4 +1,4 @@
-"""The rate that a host bears from a batch, in virtual time."""
+"""The rate that a host accepts from a batch, in virtual time."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class LimitReq:
     """A middleware that stands in for nginx with ``limit_req``.
 
     Args:
-        rate: Requests a second that are let through; evenly, when there is no burst.
+        rate: Requests per second that are let through; evenly, when there is no burst.
         burst: Requests that may come at once beyond that.
         code: The status of the others.
         latency: Seconds that an answer takes.

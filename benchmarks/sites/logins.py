@@ -48,7 +48,7 @@ class Login:
         return response
 
     async def finish(self, request: Request, code: str) -> Grant:
-        """Exchange the code. Who brings it again gets the same grant, and nobody who leaves takes it along."""
+        """Exchange the code once: a repeated callback gets the same grant, and a caller that leaves cancels nothing."""
         if self.exchange is None or (self.exchange.done() and self.exchange.exception() is not None):
             self.exchange = asyncio.create_task(exchange(request, code, self.verifier))
         return await asyncio.shield(self.exchange)

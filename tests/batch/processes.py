@@ -33,7 +33,7 @@ async def later(start: int, end: int) -> AsyncIterator[str]:
 
 
 def peak() -> int:
-    """The most memory that this process ever had, in KiB."""
+    """The peak memory of this process, in KiB."""
     # getrusage would include the parent: it counts the memory of the process before exec.
     status = Path("/proc/self/status")
     if not status.exists():
@@ -42,7 +42,7 @@ def peak() -> int:
 
 
 async def measure_memory(base_url: str, count: int) -> None:
-    """Print the peak after 1,000 codes, and after so many more by the same client."""
+    """Print the peak after 1,000 codes, and after more of them by the same client."""
     peaks = []
     async with OpenRouter(None, base_url=base_url) as client:
         for requests in (codes(0, 1000), later(1000, 1000 + count)):

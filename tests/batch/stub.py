@@ -38,7 +38,7 @@ class Stub:
     """The server: it issues one key for each code.
 
     Args:
-        rate: Requests a second that it takes, by a bucket that holds as many; None for no limit.
+        rate: Requests per second that it accepts, with a burst of the same number; None for no limit.
         log: A file descriptor to append to.
         forgetful: Whether any code is taken any number of times, and none remembered.
     """

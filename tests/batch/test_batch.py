@@ -203,7 +203,7 @@ async def test_batch_cancelled_worker_ends_the_batch_and_waiters_for_its_code(
             with pytest.raises(asyncio.CancelledError):
                 await reading
         assert all(worker.done() for worker in batch._runner._workers)
-    # One that waited for the one that was cancelled took its place, and was too late, too.
+    # The equal request that waited was started in place of the cancelled one, and was too late as well.
     assert [result.outcome for result in results] == [Outcome.NOT_SENT] * 2
     assert len(fake.requests) == 0
 
@@ -216,7 +216,7 @@ async def test_batch_with_all_tasks_cancelled_sends_nothing_more(fake: FakeOpenR
     assert (await anext(batch)).error is None
     await until(lambda: len(fake.requests) == 3)
     ours = asyncio.all_tasks() - before
-    # Exchanges that are under way, too, are tasks that somebody finds, such as `asyncio.run` at its end.
+    # Exchanges under way are also tasks that others find, as `asyncio.run` does at its end.
     for task in ours:
         task.cancel()
     async with asyncio.timeout(10):
@@ -489,7 +489,7 @@ async def test_batch_closed_at_any_moment_loses_no_key(fake: FakeOpenRouter) -> 
     sent = not_sent = 0
     async with connect(fake, attempt_middlewares=[dawdle]) as client:
         for moment in range(40):
-            # On connections that are there already, nothing but the moment decides how far a request gets.
+            # On open connections, only the moment decides how far a request gets.
             await client.oauth.exchange_all(issue(fake, 4))
             codes = issue(fake, 4)
             async with client.oauth.exchange_many(codes, concurrency=4) as batch:

@@ -88,7 +88,7 @@ def writer_of(journal: Journal) -> Writer:
 
 
 async def run(client: OpenRouter, path: Path, codes: list[str], **options: Any) -> list[ExchangeResult]:
-    """One run of a batch, as a process would do it that is started again and again."""
+    """One run of a batch, as in a process that is started again and again."""
     async with Journal(path, encryption_keys=KEY) as opened:
         return await client.oauth.exchange_all(codes, journal=opened, **options)
 

@@ -72,7 +72,7 @@ def test_batch_killed_at_any_moment_loses_no_key(tmp_path: Path) -> None:
     rounds, count = (10, 20_000) if STRESS else (1, 400)
     tally = ProgressCounter()
     batches = 0
-    # One that ended before it could be killed counts, too, but does not stand for one that was.
+    # A run that ended before it could be killed counts too, but does not replace one that was killed.
     while tally.kills < rounds and batches < 10 * rounds:
         seed = random.randrange(2**32)
         kill_and_resume(tmp_path / f"{batches}", count, random.Random(seed), tally)

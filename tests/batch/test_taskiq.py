@@ -479,7 +479,7 @@ async def test_exchange_queue_late_result_is_a_timeout_and_wakes_the_broker(fake
             assert str(failure) == "waited more than 0.1 s for the result of a task"
             assert failure.outcome is Outcome.UNKNOWN
         names = [message.task_name for message in queue.broker.messages]
-        # Not one for each that waits, but one for each time that a lease is over.
+        # One for each time that a lease expires, not one for each waiter.
         assert 2 <= names.count("openrouter_async:exchange:wake-up") <= 11
         gate.let(1)
         assert (await queue.exchanges.result(task_id, interval=0.001)).key

@@ -116,7 +116,7 @@ def run_here(*arguments: str | Path) -> int:
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait in a thread until something is so that gives no other sign of it."""
+    """Wait in a thread until a condition holds that can only be polled."""
     give_up_at = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < give_up_at

@@ -105,7 +105,7 @@ class Terminal:
         os.write(self._primary, text.encode())
 
     async def shows(self, text: str, *, times: int = 1) -> None:
-        """Wait until this was written, so many times."""
+        """Wait until a text was written a number of times."""
         async with asyncio.timeout(30):
             while self.text.count(text) < times:
                 assert not self._is_over, f"it ended without {text!r}: {self.text}"

@@ -111,7 +111,7 @@ async def test_fake_pages_are_accessible_in_light_and_dark_at_any_width(
     key = (await exchange(fake, fake.issue_code(key_label="My app"))).json["key"]
     assert key
     page = await browser.new_page()
-    # It is put in from outside, as an extension would be; the page's own policy would not let it in.
+    # axe-core is injected from outside, as by an extension: the page's own policy would not load it.
     await page.context.add_init_script(path=axe)
     addresses = {
         "consent": asking(fake, key_label="My app", limit="5", state=STATE),

@@ -34,7 +34,7 @@ RESPONSES: Final = 500_000 if STRESS else 2_000
 """Answers for each of the two ways in which aiohttp reads them."""
 CONCURRENCY: Final = 64
 SERVERS: Final = 16
-"""How many ports there are, each of which can have so many connections in TIME_WAIT."""
+"""The number of ports; one port alone would run out of connections, which stay in TIME_WAIT."""
 MAX_PAUSE: Final = 600.0
 """Seconds for which a client heeds a pause at the most."""
 TIMEOUT: Final = 5.0

@@ -17,7 +17,7 @@ GUIDE: Final = ROOT / "docs" / "how-to" / "sign-in-shapes.md"
 SHAPES: Final = ("redirect", "popup", "tab", "paste", "pkce")
 _SITES: Final = ROOT / "benchmarks" / "sites"
 _IMPORT: Final = re.compile(r"^from benchmarks\.sites\.(\w+) import", re.MULTILINE)
-# Lines that are no code of anybody: comments, and tags and brackets alone.
+# Lines that do not count as code: comments, and tags and brackets alone.
 _BARE: Final = re.compile(r"#.*|<!--.*-->|</?script[^<]*>|[])}>,;:]*")
 
 

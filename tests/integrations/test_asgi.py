@@ -201,7 +201,7 @@ async def receive_nothing() -> Any:
     raise AssertionError("it is not to be called")
 
 
-# Who runs it.
+# Who runs the lifespan.
 
 
 class Client(OpenRouter):
@@ -238,7 +238,7 @@ class Server:
 
 
 async def returns(scope: Any, receive: Any, send: Any) -> None:
-    """An app that takes a lifespan for nothing."""
+    """An app without a lifespan, which returns at once."""
 
 
 def starlette_with(events: list[str], failing: str = "") -> Starlette:

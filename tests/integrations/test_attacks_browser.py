@@ -110,7 +110,7 @@ async def test_cookies_of_a_sibling_host_finish_no_login(
 async def test_invented_codes_of_one_browser_pause_nobody(
     kind: str, fake: FakeOpenRouter, browser: BrowserContext
 ) -> None:
-    # OpenRouter bears ten rejections and one sign-in, and throttles the whole app from then on.
+    # OpenRouter allows ten rejections and one sign-in, and throttles the whole app from then on.
     fake.queue_faults(Fault.delay(0).times(11), Fault.status(429, headers={"Retry-After": "3600"}).times(1000))
     assert browser.browser is not None
     user = await browser.browser.new_context()

@@ -1,4 +1,4 @@
-"""The browser goes, or the app ends, in the middle of a callback: the key comes to where it belongs all the same."""
+"""The browser disconnects, or the app ends, in the middle of a callback: the key still gets to where it belongs."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ async def wait_for_disconnect(receive: Any) -> None:
 
 
 async def go_away_during(visitor: Visitor, callback: str, reached: asyncio.Event) -> None:
-    """Open a callback, and close the connection when so much has been reached."""
+    """Open a callback, and close the connection when the given moment is reached."""
     opening = asyncio.create_task(visitor.open(callback))
     await asyncio.wait_for(reached.wait(), PATIENCE)
     opening.cancel()

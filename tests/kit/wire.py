@@ -450,11 +450,11 @@ LIES: Sequence[Act] = (
     status(403, after=True, message="Authorization code expired"),
     status(409, after=True),
 )
-"""Refusals of what was carried out: what no client can see through."""
+"""Refusals of requests that were carried out, which no client can recognise."""
 
 
 def by_chance(share: float, seed: int, faults: Sequence[Act] = FAULTS) -> Callable[[WireRequest], Act]:
-    """Choose a fault for so large a share of the requests."""
+    """Choose a fault for a given share of the requests."""
     chance = random.Random(seed)
 
     def choose(_request: WireRequest) -> Act:

@@ -263,7 +263,7 @@ async def test_finish_with_a_code_of_another_login_is_refused_by_openrouter(
     assert not fake.issued_keys
 
 
-# With where the user is led to.
+# With the path that the user returns to.
 
 
 async def test_finish_returns_to_the_own_site_whatever_the_callback_says(scene: Scene) -> None:

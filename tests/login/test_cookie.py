@@ -224,7 +224,7 @@ async def test_cookie_expired_is_told_from_an_unknown_one(age: int, valkey_url: 
         for ledger in (MemoryStore(), RedisStore(connection)):
             store = CookieStore(NEW, ledger=ledger)
             claim_request = make_claim_request(login, await make_cookie(store, login))
-            # One that the ledger still remembers is given out, for the flow to tell that it is over.
+            # A login that the ledger still remembers is returned, so that the flow can say that it has expired.
             with contextlib.suppress(LoginExpiredError):
                 claim = await store.claim(claim_request, now=NOW + age, claim_ttl=15)
                 assert claim.value == login.value

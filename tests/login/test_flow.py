@@ -336,7 +336,7 @@ async def test_context_comes_back_as_json_carries_it() -> None:
     assert grant.context == {"a": [1, 2]}
 
 
-# Who comes again, or late. Who comes with bad intent is in test_attacks.
+# Callbacks that come again, or late. Attacks are in test_attacks.
 
 
 async def test_finish_repeated_without_a_binding_gets_nothing() -> None:

@@ -388,7 +388,7 @@ async def test_loopback_late_connections_do_not_evict_the_callback() -> None:
         visiting = asyncio.create_task(visit(address(login)))
         await gate.reached.wait()
         crowd = [await asyncio.open_connection("127.0.0.1", login.port) for _ in range(150)]
-        # The first of the crowd was pushed out instead.
+        # The first connection of the crowd was closed instead.
         assert await asyncio.wait_for(crowd[0][0].read(), 10) == b""
         gate.let()
         assert (await visiting).status == 200

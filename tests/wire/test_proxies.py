@@ -56,7 +56,7 @@ async def exchange_all(
 async def exchange_during(
     client: OpenRouter, server: WireServer, disturb: Callable[[], Awaitable[None] | None], every: float
 ) -> Counter[str]:
-    """Exchange codes while something happens so many times."""
+    """Exchange codes while something happens a number of times."""
     is_over = False
 
     async def disturb_often() -> None:
@@ -77,7 +77,7 @@ async def exchange_during(
 
 
 def check(tally: Counter[str], issued: dict[str, str], *, lost: float) -> None:
-    """Check that each issued key is accounted for, and that at most so large a share has an unknown outcome."""
+    """Check that each issued key is accounted for, and that at most a given share has an unknown outcome."""
     assert sum(count for name, count in tally.items() if name.startswith("issued")) == len(issued)
     assert len(issued) >= 20
     assert tally["issued, returned"] >= len(issued) * (1 - lost)

@@ -77,7 +77,7 @@ class Safe:
 
 
 async def in_parallel(work: Callable[[int], Awaitable[None]], numbers: Iterable[int]) -> None:
-    """Do the work for each number, so many at a time."""
+    """Do the work for each number, with a given concurrency."""
     queue = iter(numbers)
 
     async def worker() -> None:
