@@ -61,7 +61,7 @@ SITUATIONS = [
     Situation("the key is `null`", answer('{"key": null, "user_id": null}')),
     Situation("the key is not UTF-8", answer(b'{"key": "sk-or-v1-\xff", "user_id": null}')),
     Situation("a page of HTML, with status 200", Fault.html(200)),
-    Situation("what says that it is gzip, and is not", answer(b"no gzip", **{"Content-Encoding": "gzip"})),
+    Situation("an answer falsely marked as gzip", answer(b"no gzip", **{"Content-Encoding": "gzip"})),
 ]
 
 
