@@ -152,7 +152,7 @@ async def passes(count: int = 10) -> None:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Let the loop run until a condition holds."""
-    async with asyncio.timeout(10):
+    """Let the loop run until a condition holds, on a busy machine for up to a minute."""
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 - there is no event for everything
             await asyncio.sleep(0)

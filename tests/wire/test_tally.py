@@ -176,7 +176,9 @@ async def test_tally_through_a_faulty_proxy_accounts_for_every_key(audit: Audit)
     assert sum(count for name, count in tally.items() if name.startswith("issued")) == len(issued)
     assert faults / len(proxy.requests) == pytest.approx(FAULTY, abs=0.05)
     assert {act.name for act in (FAULTS if STRESS else QUICK_FAULTS)} <= set(proxy.tally)
-    assert tally["issued, returned"] > EXCHANGES * 0.75
+    # On a busy machine, requests that do not hang may take too long as well.
+    timeouts = tally["  raised RequestTimeoutError (UNKNOWN)"]
+    assert tally["issued, returned"] > (EXCHANGES - timeouts) * 0.75
     # The client remembers the last 1,024 exchanged codes, which takes up to 72 KiB.
     assert memory[-1] - memory[0] < (128 + 72) * 1024
 
