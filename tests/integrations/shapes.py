@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from playwright.sync_api import BrowserContext, Page, Route, expect
+from playwright.sync_api import BrowserContext, Page, Route, expect, sync_playwright
 
 from tests.documents import read_blocks
 from tests.support import ROOT
@@ -55,6 +55,15 @@ def size(shape: str) -> tuple[int, int, int]:
     by_hand = sum(count_lines(path.read_text(), is_python=True) for path in files_by_hand(shape))
     page = count_lines(files[f"pages/{shape}.html"], is_python=False)
     return count_lines(files["app.py"], is_python=True), by_hand, page
+
+
+def go_through_in_chromium(chromium: str, shape: str, site: str, openrouter: str) -> None:
+    """Sign in as `go_through` does, in a fresh profile of a running Chromium; for a thread of its own."""
+    with sync_playwright() as playwright:
+        context = playwright.chromium.connect_over_cdp(chromium).new_context()
+        context.set_default_timeout(60_000)
+        go_through(shape, context, site, openrouter)
+        context.close()
 
 
 def go_through(shape: str, context: BrowserContext, site: str, openrouter: str) -> None:

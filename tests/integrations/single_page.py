@@ -57,13 +57,15 @@ self.addEventListener("fetch", event => {
 def make_routes(kind: str) -> Mapping[str, Any]:
     """Return the handlers of the app, for a framework."""
     return {
-        "/": _answer(kind, HOME, "text/html"),
-        "/done": _answer(kind, "<title>Done</title>", "text/html"),
-        "/worker.js": _answer(kind, WORKER, "text/javascript"),
+        "/": answer(kind, HOME),
+        "/done": answer(kind, "<title>Done</title>"),
+        "/worker.js": answer(kind, WORKER, "text/javascript"),
     }
 
 
-def _answer(kind: str, body: str, content_type: str) -> Any:
+def answer(kind: str, body: str, content_type: str = "text/html") -> Any:
+    """Return a handler of a framework that answers with a text."""
+
     async def handle(request: Any) -> Any:
         response = respond(kind, body)
         response.headers["Content-Type"] = content_type

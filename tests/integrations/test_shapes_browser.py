@@ -13,7 +13,8 @@ from playwright.async_api import BrowserContext, Page, expect
 
 from openrouter_async.testing import FakeOpenRouter
 from tests.browser import browse_without_cookies
-from tests.integrations.single_page import make_routes, press, register_worker, say
+from tests.integrations import shapes
+from tests.integrations.single_page import answer, make_routes, press, register_worker, say
 from tests.integrations.support import KINDS, Site, running
 
 pytestmark = [
@@ -27,8 +28,10 @@ pytestmark = [
 async def site(request: pytest.FixtureRequest) -> AsyncIterator[Site]:
     """A single-page app of each framework."""
     kind: str = request.param
+    guide = {f"/{shape}.html": answer(kind, shapes.visible_files()[f"pages/{shape}.html"]) for shape in shapes.SHAPES}
+    routes = {**make_routes(kind), **guide}
     options: dict[str, Any] = {"exchange_path": "/exchange", "logout_path": "/logout"}
-    async with FakeOpenRouter() as fake, running(kind, fake, routes=make_routes(kind), **options) as (site, _):
+    async with FakeOpenRouter() as fake, running(kind, fake, routes=routes, **options) as (site, _):
         yield site
 
 
@@ -128,6 +131,48 @@ async def test_service_worker_that_sends_callback_twice_gets_one_key(page: Page,
     await expect(page.locator("#status")).to_have_text("finished")
     assert site.exchanges == 1
     assert site.keys == keys + 1
+
+
+@pytest.mark.parametrize("shape", shapes.SHAPES)
+async def test_page_of_the_guide_signs_in(site: Site, chromium: str, shape: str) -> None:
+    keys = site.keys
+    openrouter = site.fake.base_url.removesuffix("/api/v1")
+    await asyncio.to_thread(shapes.go_through_in_chromium, chromium, shape, site.url, openrouter)
+    assert site.keys == keys + 1
+
+
+FOLLOW = """() => {
+    window.seen = [];
+    const source = new EventSource(started.status_url);
+    source.addEventListener("status", event => {
+        const {status} = JSON.parse(event.data);
+        seen.push(status);
+        if (status !== "pending") source.close();
+    });
+}"""
+
+
+async def test_page_follows_a_login_by_server_sent_events(page: Page, site: Site) -> None:
+    tab = await press(page, "tab")
+    await page.evaluate(FOLLOW)
+    await page.wait_for_function("seen.length > 0")
+    await say(tab, "Authorize")
+
+    await page.wait_for_function("seen.at(-1) === 'finished'")
+    assert await page.evaluate("seen") == ["pending", "finished"]
+
+
+SIGN_OUT = "async () => (await fetch('/logout', {method: 'POST'})).json()"
+
+
+async def test_page_signs_out_and_forgets_a_login_in_another_tab(page: Page, site: Site) -> None:
+    tab = await press(page, "tab")
+    answer = await page.evaluate(SIGN_OUT)
+    await say(tab, "Authorize")
+
+    assert answer == {"status": "signed_out", "settings_url": "https://openrouter.ai/settings/keys"}
+    await expect(tab.get_by_role("heading", name="Cookies are needed")).to_be_visible()
+    assert site.exchanges == 0
 
 
 ATTACK = """async ([site, login]) => {

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from playwright.sync_api import sync_playwright
 
 from openrouter_async.pkce import PKCEPair
 from openrouter_async.testing import FakeOpenRouter, Fault
@@ -69,15 +68,9 @@ def issue(site: Site) -> dict[str, str]:
 
 @pytest.mark.browser
 async def test_site_by_hand_signs_in_by_the_page_of_the_guide(site: Site, chromium: str) -> None:
-    def go_through() -> None:
-        with sync_playwright() as playwright:
-            context = playwright.chromium.connect_over_cdp(chromium).new_context()
-            context.set_default_timeout(60_000)
-            shapes.go_through(site.name, context, site.url, site.fake.base_url.removesuffix("/api/v1"))
-            context.close()
-
     keys = site.keys
-    await asyncio.to_thread(go_through)
+    openrouter = site.fake.base_url.removesuffix("/api/v1")
+    await asyncio.to_thread(shapes.go_through_in_chromium, chromium, site.name, site.url, openrouter)
     assert site.keys == keys + 1
 
 
