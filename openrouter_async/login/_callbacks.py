@@ -29,16 +29,29 @@ _ERROR: Final = re.compile(r"[a-z][a-z0-9_.-]{0,39}")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _PASTED_QUERY: Final = re.compile(r"(?:^|[?&])(?:code|error)=")
 _SCHEMELESS: Final = re.compile(r"[^/?#=&\s]+(?:/[^?#=&\s]*)?\?")
-_CODE_LABEL: Final = re.compile(r"(?i)(?:(?:your|the|authorization)\s+)*code\s*(?:(?:is)?\s*[:=]|\sis\s)\s*(?=\S)")
+# Possessive, so that blanks in great number take linear time.
+_CODE_LABEL: Final = re.compile(
+    r"""(?i)(?:(?:your|the|authorization)\s++)*+["']?code["']?+(?:\s*+(?:is\s*+)?+[:=]|\s++is\s)\s*+(?=\S)"""
+)
+# What a mail or a list puts before a line, and what a terminal puts around what is pasted.
+_BEFORE_A_LINE: Final = re.compile(r"(?:[>*\u2022\u2013-]\s+)+")
+_BRACKETED_PASTE: Final = re.compile(r"\x1b\[20[01]~")
+# Emoji presentation, which is invisible after other characters.
+_VARIATION_SELECTOR: Final = re.compile("[\ufe00-\ufe0f]")
+_HYPHENS: Final = str.maketrans("\u2010\u2011", "--")
+_MAX_LAYERS: Final = 16
+"""The most quotes, brackets and signs that are removed at each end: more are not there by mistake, and take time."""
+_PUNCTUATION: Final = (".", ",", ";", ":", "!", "?", "。", "、")
 _MARKDOWN_LINK: Final = re.compile(r"\[[^\]\n]*\]\(([^()\s]+)\)")
 _AMPERSAND_ENTITY: Final = re.compile(r"&(?:amp|#38|#x26);", re.IGNORECASE)
 _ENCODED_QUERY: Final = re.compile(r"(?i)(?:^|[?&]|%3f|%26)(?:code|error)%3d")
 _SEMICOLON: Final = re.compile(r";(?=(?:code|state|error)=)")
 # Pairs of quotes and brackets that chat programs, documents and mails put around a code.
 _WRAPPERS: Final = frozenset(
-    {'""', "''", "``", "<>", "()", "[]", "{}", "“”", "„“", "”“", "«»", "»«", "\u2018\u2019", "\u201a\u2018"}
+    {'""', "''", "``", "<>", "()", "[]", "{}", "“”", "„“", "”“", "«»", "»«", "\u2018\u2019", "\u201a\u2018", "**"}
 )
-_API_KEY_PREFIX: Final = "sk-"
+# Also within more text, such as a line of a `.env`, and of other services. A code may have `sk-` by chance.
+_API_KEY: Final = re.compile(r"(?i)(?<![\w-])sk-")
 _NOT_A_CODE: Final = "This is not a code. Please copy the code or the whole address that the page shows, and paste it."
 _IS_A_KEY: Final = (
     "This is an API key, not a code; it was not sent. Please copy the code that the page shows. Keep keys to yourself."
@@ -139,18 +152,19 @@ def _read_pasted(text: str, template: CallbackTemplate | None, state: str) -> Ca
 
 
 def _read_bare_code(text: str, state: str) -> Callback:
-    if text.endswith(("...", "…")) or text in ("auth_code", "auth_code_"):
+    if "..." in text or text in ("auth_code", "auth_code_"):
         raise InvalidCallbackError("the code is cut off", hint=_IS_CUT_OFF)
     return Callback(state=state, code=text, is_pasted=True)
 
 
 def _clean(text: str) -> str:
     """Return pasted text without the marks that were added on its way from the page."""
+    text = _BRACKETED_PASTE.sub("", text)
+    # Full-width letters and other forms of ASCII characters, which no code has.
+    text = _VARIATION_SELECTOR.sub("", unicodedata.normalize("NFKC", text).translate(_HYPHENS))
     # Zero-width characters, soft hyphens, direction marks and byte order marks.
     text = "".join(character for character in text if unicodedata.category(character) != "Cf").strip()
-    before = None
-    while text != before:
-        before = text
+    for _ in range(_MAX_LAYERS):
         text = _unwrap(text)
     text = _AMPERSAND_ENTITY.sub("&", text)
     if not _PASTED_QUERY.search(text) and _ENCODED_QUERY.search(text):
@@ -164,9 +178,14 @@ def _unwrap(text: str) -> str:
         text = link[1]
     if len(text) > 2 and text[0] + text[-1] in _WRAPPERS:
         text = text[1:-1].strip()
+    if (before := _BEFORE_A_LINE.match(text)) is not None:
+        text = text[before.end() :]
     # No code ends with these; an ellipsis shows that a code is cut off.
-    if text.endswith((".", ",", ";")) and not text.endswith("..."):
+    if text.endswith(_PUNCTUATION) and not text.endswith("..."):
         text = text[:-1].rstrip()
+    # One of a pair whose other one was not copied.
+    if len(text) > 1 and sum(map(text.count, '"`')) == 1:
+        text = text.strip('"`')
     if (label := _CODE_LABEL.match(text)) is not None and "&" not in text and ";" not in text:
         text = text[label.end() :]
     return text
@@ -198,7 +217,7 @@ def _check(callback: Callback) -> Callback:
         raise InvalidCallbackError("the callback must have either a code or an error")
     if callback.code is None:
         return callback
-    if callback.code.startswith(_API_KEY_PREFIX):
+    if _API_KEY.search(unquote(callback.code)):
         raise InvalidCallbackError(
             "the code must not be an API key; it was not sent", hint=_IS_A_KEY if callback.is_pasted else None
         )

@@ -29,7 +29,7 @@ MAX_RETURN_TO_LENGTH: Final = 512
 _S256_CHALLENGE: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 _STATE: Final = re.compile(r"[A-Za-z0-9_-]{22,128}")
 _VISIBLE: Final = "".join(map(chr, range(0x21, 0x7F)))
-_BACKSLASH_OR_CONTROL: Final = re.compile(r"[\\\x00-\x1f\x7f-\x9f]")
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 # The start of a path that becomes `//host` when its dot segments are removed (RFC 3986, section 5.2.4).
 _NETWORK_PATH: Final = re.compile(r"/[/\\]")
 _PLACEHOLDER: Final = "{state}"
@@ -134,7 +134,7 @@ def validate_return_to(field: str, value: object) -> str:
     See Also:
         RFC 9700, section 4.11: open redirectors.
     """
-    if isinstance(value, str) and value.startswith("/") and not _BACKSLASH_OR_CONTROL.search(value):
+    if isinstance(value, str) and value.startswith("/") and "\\" not in value and not _CONTROL.search(value):
         try:
             encoded = quote(value, safe=_VISIBLE)
         except UnicodeEncodeError:
@@ -148,7 +148,8 @@ def _stays_on_site(path: str) -> bool:
     path = path.partition("?")[0].partition("#")[0]
     # A proxy on the way may decode the path, perhaps more than once. Each pass shortens an encoded path.
     while True:
-        if _NETWORK_PATH.match(_remove_dot_segments(path)):
+        # Browsers remove tabs and line breaks from the address of a redirect.
+        if _CONTROL.search(path) or _NETWORK_PATH.match(_remove_dot_segments(path)):
             return False
         decoded = unquote(path)
         if decoded == path:

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from contextlib import suppress
 from typing import Final
 
 import pytest
 
 from openrouter_async import Handler, OpenRouter, Request, Response, errors
-from openrouter_async.login import AuthorizationError, AuthorizationFlow, PendingLogin
+from openrouter_async.login import AuthorizationError, AuthorizationFlow, InvalidCallbackError, PendingLogin
+from openrouter_async.login._callbacks import read_pasted
 from tests.fuzz.mutation import MAX_CPU_PER_KIB, mutate, read_corpus
 from tests.support import STRESS
 
@@ -22,6 +24,39 @@ def check_error(error: errors.OpenRouterError, pending: PendingLogin) -> str:
     assert pending.state not in str(error)
     assert str(error).isprintable()
     return type(error).__name__
+
+
+STATE: Final = "s" * 43
+REPEATED: Final = [
+    *("code" + " " * 8000 + "x", "your " * 1600, "code" + " " * 1000 + "x" + "," * 1000, "code\t" * 1600, "," * 8192),
+    *(
+        '"' * 8192,
+        "`" * 8192,
+        "*" * 8192,
+        "> " * 4096,
+        "[" * 8192,
+        "[x](" * 2000,
+        "(" * 4096 + ")" * 4096,
+        "code:" * 1600,
+    ),
+    *(
+        "&amp;" * 1600,
+        "%253d" * 1600 + "code%3d",
+        "\ufdfa" * 8192,
+        "\x1b[200~" * 1300,
+        "a/" * 4096,
+        ";code=" * 1300,
+        "\u00ad" * 8192,
+    ),
+]
+
+
+@pytest.mark.parametrize("text", REPEATED, ids=lambda text: ascii(text)[1:12])
+def test_pasted_text_of_repeated_marks_is_read_in_linear_time(text: str) -> None:
+    started = time.process_time()
+    with suppress(InvalidCallbackError):
+        read_pasted(text, None, STATE)
+    assert (time.process_time() - started) / (len(text) / 1024) < MAX_CPU_PER_KIB
 
 
 @pytest.mark.stress
