@@ -8,14 +8,16 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 .PHONY: demo test test-busy test-wheel test-all stress soak mutants check package extras newcomer bench docs mounts clean
 .DELETE_ON_ERROR:
 
-.venv/.pip:
+.venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed (set PYTHON=/path/to/python)"; exit 1; }
 	$(PYTHON) -m venv .venv
+
+.venv/.pip: | .venv/bin/python
 	$(PIP) --upgrade 'pip>=25.1'
 	@touch $@
 
-# Each stamp stands for one set of packages. The demo needs the core alone.
-.venv/.demo: .venv/.pip pyproject.toml
+# Each stamp stands for one set of packages. The demo needs the core alone, and no newer pip.
+.venv/.demo: pyproject.toml | .venv/bin/python
 	$(PIP) --editable .
 	@touch $@
 
