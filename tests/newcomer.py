@@ -1,9 +1,9 @@
 """Follow the documents in a fresh environment, as a new user does: ``python -m tests.newcomer [PAGE…]``.
 
 A fresh clone, fresh environments, and the visible commands and code of each page. Pages that install the same share an
-environment; a page that installs nothing gets one with the library alone. Environments are made several at a time, by uv
-where it is installed, as by pip it takes half an hour. The pages run one by one, since they share ports. A fake OpenRouter
-stands in for the real one, a browser consents by itself, and a Redis listens where the pages expect it.
+environment; a page that installs nothing gets one with the library alone. Environments are made several at a time, by
+uv where it is installed, because pip takes half an hour. The pages run one by one, since they share ports. A fake
+OpenRouter stands in for the real one, a browser consents by itself, and a Redis listens where the pages expect it.
 """
 
 from __future__ import annotations
