@@ -20,7 +20,7 @@ PACKAGES = {
     "docs/how-to/mount.md": ("chainlit", "django", "gradio", "litestar", "nicegui", "quart"),
     "docs/how-to/slack.md": ("slack_bolt",),
     "docs/how-to/telegram.md": ("aiogram",),
-    "docs/how-to/telegram-bot.md": ("telegram",),
+    "docs/how-to/telegram-bot.md": ("aiogram", "telegram"),
     "docs/how-to/threads.md": ("flask", "streamlit"),
 }
 """Packages that documents need, and that not every environment has."""
