@@ -4,7 +4,7 @@ Run it, and open http://localhost:8080::
 
     python examples/aiohttp_app.py
 
-Without an account, run ``python -m openrouter_async.testing`` beside it, and set ``OPENROUTER_BASE_URL`` to the
+Without an account, run ``openrouter-async sandbox`` beside it, and set ``OPENROUTER_BASE_URL`` to the
 address of the API that it prints. In production, set ``APP_URL`` to the app's https address.
 """
 

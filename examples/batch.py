@@ -7,7 +7,7 @@ Each line of the file is a JSON object with ``code`` and, where there is one, ``
     python batch.py codes.jsonl journal.db
     python batch.py --keys journal.db
 
-The journal holds the keys, sealed with ``JOURNAL_KEY``. Without an account, run ``python -m openrouter_async.testing``
+The journal holds the keys, sealed with ``JOURNAL_KEY``. Without an account, run ``openrouter-async sandbox``
 beside it, and set ``OPENROUTER_BASE_URL`` to the address that it prints.
 """
 

@@ -5,7 +5,7 @@ code or cancel. Run it, and open the address that it prints::
 
     python examples/desktop_sidecar.py
 
-Without an account, run ``python -m openrouter_async.testing`` beside it, and set ``OPENROUTER_BASE_URL`` to the
+Without an account, run ``openrouter-async sandbox`` beside it, and set ``OPENROUTER_BASE_URL`` to the
 address of the API that it prints.
 """
 

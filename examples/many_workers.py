@@ -8,7 +8,7 @@ Each worker is a process of taskiq's; the codes, a line each, come from a produc
     taskiq worker --app-dir examples --workers 1 many_workers:broker    # here, there and everywhere
     python examples/many_workers.py < codes.txt > keys.jsonl
 
-Without an account, run ``python -m openrouter_async.testing`` beside it, and set ``OPENROUTER_BASE_URL`` to the address
+Without an account, run ``openrouter-async sandbox`` beside it, and set ``OPENROUTER_BASE_URL`` to the address
 that it prints.
 """
 

@@ -5,7 +5,7 @@ Run it::
     pip install textual
     python examples/textual_app.py
 
-Without an account, run ``python -m openrouter_async.testing`` beside it, and set ``OPENROUTER_BASE_URL`` to the
+Without an account, run ``openrouter-async sandbox`` beside it, and set ``OPENROUTER_BASE_URL`` to the
 address of the API that it prints.
 """
 

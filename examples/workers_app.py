@@ -7,7 +7,7 @@ Logins start on one worker and end on another one, and sessions are known to all
     REDIS_URL=redis://localhost uvicorn --app-dir examples --port 8080 --workers 4 workers_app:app
     # or: hypercorn --bind localhost:8080 --workers 4 examples/workers_app:app
 
-Without an account, run ``python -m openrouter_async.testing`` beside it, and set ``OPENROUTER_BASE_URL`` to the
+Without an account, run ``openrouter-async sandbox`` beside it, and set ``OPENROUTER_BASE_URL`` to the
 address of the API that it prints. In production, set ``APP_URL`` to the app's https address.
 """
 

@@ -6,24 +6,17 @@ import asyncio
 import sys
 
 from openrouter_async import BatchProgress, OpenRouter
-from openrouter_async.batch._progress import OnProgress
 from openrouter_async.pkce import PKCEPair
 from openrouter_async.redaction._masks import mask_key
 from openrouter_async.testing import FakeOpenRouter, Fault
 
-EXCHANGES = 500
-"""The number of codes in the batch of the demo."""
-
+_EXCHANGES = 500
 _AT_ONCE = 50
 _WIDTH = 40
 
 
-async def demonstrate(on_progress: OnProgress | None = None) -> None:
-    """Create a code and exchange it; then exchange a batch of codes, with faults for a few of them.
-
-    Args:
-        on_progress: Shows the progress of the batch; by default as a line of plain text.
-    """
+async def demonstrate() -> None:
+    """Create a code and exchange it; then exchange a batch of codes, with faults for a few of them."""
     async with FakeOpenRouter() as fake, OpenRouter(fake.token, base_url=fake.base_url) as client:
         _say(f"A fake OpenRouter listens on {fake.url}")
         pair = PKCEPair.generate()
@@ -41,21 +34,21 @@ async def demonstrate(on_progress: OnProgress | None = None) -> None:
             code_challenge_method=pair.code_challenge_method,
         )
         _say(f"exchanged key   {mask_key(result.key)}  of {result.user_id}")
-        await _exchange_many(fake, client, on_progress or _show)
+        await _exchange_many(fake, client)
 
 
-async def _exchange_many(fake: FakeOpenRouter, client: OpenRouter, on_progress: OnProgress) -> None:
-    codes = [fake.issue_code() for _ in range(EXCHANGES)]
+async def _exchange_many(fake: FakeOpenRouter, client: OpenRouter) -> None:
+    codes = [fake.issue_code() for _ in range(_EXCHANGES)]
     fake.queue_faults(Fault.status(503).times(3), Fault.drop().times(2), Fault.html(502))
-    _say(f"Exchanging {EXCHANGES} more codes, {_AT_ONCE} at a time; the first few of them meet faults")
-    results = await client.oauth.exchange_all(codes, concurrency=_AT_ONCE, on_progress=on_progress)
+    _say(f"Exchanging {_EXCHANGES} more codes, {_AT_ONCE} at a time; the first few of them meet faults")
+    results = await client.oauth.exchange_all(codes, concurrency=_AT_ONCE, on_progress=_show)
     attempts = sum(result.response.http_meta.attempts for result in results if result.response is not None)
     _say(f"{len(fake.issued_keys) - 1} keys, by {attempts} requests")
 
 
 def _show(progress: BatchProgress) -> None:
-    filled = _WIDTH * progress.finished // EXCHANGES
-    line = f"[{'#' * filled}{'.' * (_WIDTH - filled)}] {progress.finished}/{EXCHANGES}  {progress.rate:.0f}/s"
+    filled = _WIDTH * progress.finished // _EXCHANGES
+    line = f"[{'#' * filled}{'.' * (_WIDTH - filled)}] {progress.finished}/{_EXCHANGES}  {progress.rate:.0f}/s"
     if sys.stdout.isatty():
         sys.stdout.write(f"\r{line}" + ("\n" if progress.is_finished else ""))
         sys.stdout.flush()

@@ -49,7 +49,6 @@ async def test_sandbox_serves_until_ctrl_c(shell: Shell) -> None:
     ("arguments", "status"),
     [
         (("openrouter_async", "sandbox", "--port", "0"), 0),
-        (("openrouter_async.testing", "--port", "0"), 0),
         (("openrouter_async", "login", "--headless"), 130),
     ],
     ids=lambda value: value[1] if isinstance(value, tuple) else "",
@@ -105,9 +104,14 @@ async def test_demo_runs_the_whole_flow(shell: Shell) -> None:
     assert "\n500 keys, by " in ended.out
 
 
+async def test_sandbox_port_out_of_range_is_reported(here: Here) -> None:
+    ended = await here("sandbox", "--port", "70000")
+    assert ended.status == 2
+    assert "must be an integer from 0 to 65535" in ended.complaint
+
+
 async def test_demo_in_a_terminal_shows_a_bar(shell: Shell) -> None:
     async with Terminal(shell, "demo") as terminal:
         assert await terminal.end() == 0
     assert terminal.screen[-1].startswith("500 keys, by ")
-    assert "500/500" in terminal.screen[-2]
-    assert "0 failed" in terminal.screen[-2]
+    assert "] 500/500  " in terminal.screen[-2]

@@ -18,7 +18,6 @@ from openrouter import OpenRouter as OfficialSDK
 from openrouter import errors as official
 
 from openrouter_async.testing import FakeOpenRouter, Fault, demo
-from openrouter_async.testing.__main__ import main
 from tests.fake.support import PAIR, STATE
 from tests.support import missing, restore_signals
 
@@ -26,13 +25,12 @@ from tests.support import missing, restore_signals
 @contextlib.contextmanager
 def sandbox(*arguments: str, end: signal.Signals = signal.SIGINT) -> Iterator[dict[str, str]]:
     """Run the sandbox in a process of its own, and yield the addresses that it printed."""
-    command = [sys.executable, "-X", "dev", "-m", "openrouter_async.testing", "--port", "0", *arguments]
+    command = [sys.executable, "-X", "dev", "-m", "openrouter_async", "sandbox", "--port", "0", "--json", *arguments]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, preexec_fn=restore_signals, **pipes) as process:
         try:
             assert process.stdout is not None
-            said = [process.stdout.readline() for _ in range(4)]
-            yield dict(re.split(r"\s{2,}", line.strip()) for line in said[1:])
+            yield json.loads(process.stdout.readline())
         finally:
             process.send_signal(end)
             _, mistakes = process.communicate(timeout=10)
@@ -52,59 +50,39 @@ def curl(*arguments: str) -> tuple[int, dict[str, str], str]:
 
 
 def test_sandbox_completes_the_flow_with_curl() -> None:
-    with sandbox("--token", "my-app") as said:
-        assert said["bearer token"] == "my-app"
+    with sandbox("--api-key", "my-app") as said:
+        assert said["api_key"] == "my-app"
         asked = {
             "callback_url": "https://app.example/callback",
             "code_challenge": PAIR.code_challenge,
             "code_challenge_method": "S256",
         }
-        page = f"{said['consent page']}?{urlencode({**asked, 'state': STATE})}"
+        page = f"{said['auth_url']}?{urlencode({**asked, 'state': STATE})}"
         status, _, text = curl(page)
         assert (status, "Authorize" in text) == (200, True)
         status, headers, _ = curl(page, "-d", "decision=authorize")
         assert status == 303
         brought = parse_qs(urlsplit(headers["Location"]).query)
         assert brought["state"] == [STATE]
-        create = ("-H", "Authorization: Bearer my-app", "--json", json.dumps(asked), f"{said['API']}/auth/keys/code")
+        api = said["base_url"]
+        create = ("-H", "Authorization: Bearer my-app", "--json", json.dumps(asked), f"{api}/auth/keys/code")
         status, _, text = curl(*create)
         assert status == 200
         for code in (brought["code"][0], json.loads(text)["data"]["id"]):
             body = {"code": code, "code_verifier": PAIR.code_verifier, "code_challenge_method": "S256"}
-            status, _, text = curl("--json", json.dumps(body), f"{said['API']}/auth/keys")
+            status, _, text = curl("--json", json.dumps(body), f"{api}/auth/keys")
             assert status == 200
             key = json.loads(text)["key"]
-            status, _, text = curl("-H", f"Authorization: Bearer {key}", f"{said['API']}/key")
+            status, _, text = curl("-H", f"Authorization: Bearer {key}", f"{api}/key")
             assert (status, json.loads(text)["data"]["limit"]) == (200, None)
         body["code"] = f"fault.status-429.retry-3~{code}"
-        status, headers, _ = curl("--json", json.dumps(body), f"{said['API']}/auth/keys")
+        status, headers, _ = curl("--json", json.dumps(body), f"{api}/auth/keys")
         assert (status, headers["Retry-After"]) == (429, "3")
 
 
 def test_sandbox_on_sigterm_ends_without_an_error() -> None:
     with sandbox(end=signal.SIGTERM) as said:
-        assert said["API"].startswith("http://127.0.0.1:")
-
-
-def test_sandbox_dialect_option_selects_the_dialect() -> None:
-    with sandbox("--dialect", "observed") as said:
-        status, _, text = curl("--json", '{"code": "nothing"}', f"{said['API']}/auth/keys")
-
-    assert (status, json.loads(text)["error"]["message"]) == (400, "Invalid code")
-
-
-def test_sandbox_wrong_arguments_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    with FakeOpenRouter() as other:
-        taken = str(urlsplit(other.url).port)
-        for arguments, said in {
-            ("--dialect", "spoken"): "invalid",
-            ("--port", "70000"): "port: must be an integer from 0 to 65535",
-            ("--port", taken): "the port is in use",
-        }.items():
-            with pytest.raises(SystemExit) as caught:
-                main(arguments)
-            assert caught.value.code == 2
-            assert said in capsys.readouterr().err
+        assert said["base_url"].startswith("http://127.0.0.1:")
 
 
 def test_sandbox_completes_the_flow_with_the_official_sdk() -> None:

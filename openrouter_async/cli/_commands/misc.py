@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
-
-if TYPE_CHECKING:
-    from openrouter_async.batch import BatchProgress
+from typing import Literal
 
 
 async def demo() -> int:
@@ -14,18 +11,9 @@ async def demo() -> int:
     It creates a code, exchanges it, and then exchanges many more. It needs
     neither an account nor the network.
     """
-    from openrouter_async.cli._bar import Bar
-    from openrouter_async.testing.demo import EXCHANGES, demonstrate
+    from openrouter_async.testing.demo import demonstrate
 
-    bar = Bar(EXCHANGES)
-
-    def show(progress: BatchProgress) -> None:
-        bar.update(progress.finished, progress.failed, progress.rate)
-        if progress.is_finished:
-            bar.close()
-
-    with bar:
-        await demonstrate(show if bar.is_shown else None)
+    await demonstrate()
     return 0
 
 

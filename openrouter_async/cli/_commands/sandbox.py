@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 
 from openrouter_async.cli._exit import UsageError
 from openrouter_async.cli._options import Output
@@ -34,31 +35,42 @@ async def sandbox(
     """
     # Imported here, because only this command needs a server.
     from openrouter_async.testing import FakeOpenRouter
-    from openrouter_async.testing.__main__ import serve
 
     fake = FakeOpenRouter(
         port=port, tokens=None if api_key is None else [api_key], dialect=dialect, code_lifetime=code_lifetime
     )
     fake.rate_limit(rate_limit)
 
-    def announce() -> None:
-        output.result(
-            {"base_url": fake.base_url, "auth_url": fake.auth_url, "api_key": fake.token},
-            (
-                "A fake OpenRouter listens until you press Ctrl-C.",
-                "",
-                f"API           {fake.base_url}",
-                f"Consent page  {fake.auth_url}",
-                f"API key       {fake.token}",
-                "",
-                f"Try: OPENROUTER_BASE_URL={fake.base_url} openrouter-async login",
-            ),
-        )
-
+    stop = _stop_on_sigterm()
     # Ctrl-C is the normal end, not a failure.
     with contextlib.suppress(asyncio.CancelledError):
         try:
-            await serve(fake, announce)
+            async with fake:
+                output.result(
+                    {"base_url": fake.base_url, "auth_url": fake.auth_url, "api_key": fake.token},
+                    (
+                        "A fake OpenRouter listens until you press Ctrl-C.",
+                        "",
+                        f"API           {fake.base_url}",
+                        f"Consent page  {fake.auth_url}",
+                        f"API key       {fake.token}",
+                        "",
+                        f"Try: OPENROUTER_BASE_URL={fake.base_url} openrouter-async login",
+                    ),
+                )
+                await stop.wait()
         except LoopbackUnavailableError:
             raise UsageError(f"Port {port} is in use: give another one with --port.") from None
     return 0
+
+
+def _stop_on_sigterm() -> asyncio.Event:
+    """Return an event that SIGTERM sets, instead of ending the process.
+
+    The kernel discards a SIGTERM for PID 1, as which a container runs its program, unless there is a handler.
+    """
+    stop = asyncio.Event()
+    # NotImplementedError: on Windows. RuntimeError, ValueError: the loop runs in a thread that gets no signals.
+    with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    return stop
