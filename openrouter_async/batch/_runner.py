@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import attrs
 
-from openrouter_async._http.single_flight import CallerGroup
+from openrouter_async._http.single_flight import CallerGroup, NotSent
 from openrouter_async._values.clock import Clock
 from openrouter_async._values.models import ExchangeAuthCodeForAPIKeyRequest, ExchangeAuthCodeForAPIKeyResponse
 from openrouter_async.batch._dedup import DedupCache
@@ -32,7 +32,6 @@ from openrouter_async.batch._status import request_digest
 from openrouter_async.errors import (
     ClientClosedError,
     JournalError,
-    OpenRouterError,
     Outcome,
     RequestTimeoutError,
     RequestValidationError,
@@ -46,9 +45,6 @@ _Response: TypeAlias = ExchangeAuthCodeForAPIKeyResponse
 
 Exchange: TypeAlias = Callable[[_Request, CallerGroup], Awaitable[_Response]]
 """Exchanges one code for a caller of a group, which may be withdrawn as long as the code is not sent."""
-
-NotSent: TypeAlias = Callable[[], OpenRouterError]
-"""Returns the error for a request that was taken but not sent."""
 
 
 class Runner:
