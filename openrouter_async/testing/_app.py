@@ -18,7 +18,8 @@ from openrouter_async.testing._authority import FAULT_PREFIX
 from openrouter_async.testing._clock import MovableClock
 from openrouter_async.testing._description import DESCRIPTION
 from openrouter_async.testing._dialects import Answer, error
-from openrouter_async.testing._pages import HEADERS, Pages, message_page
+from openrouter_async.testing._html import HEADERS, message_page
+from openrouter_async.testing._pages import Pages
 from openrouter_async.testing._records import BoundedHistory, RecordedRequest
 from openrouter_async.testing.faults import Fault, FaultKind
 

@@ -27,7 +27,7 @@ from openrouter_async.testing._api import RateLimit
 from openrouter_async.testing._app import FaultQueue
 from openrouter_async.testing._authority import FAULT_PREFIX
 from openrouter_async.testing._clock import MovableClock
-from openrouter_async.testing._pages import FAULTS
+from openrouter_async.testing._html import FAULTS
 from openrouter_async.testing.faults import FaultKind
 from tests.fake.support import create, exchange
 from tests.kit.clocks import FROZEN

@@ -9,7 +9,7 @@ import pytest
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.redaction._masks import mask_key
 from openrouter_async.testing import FakeOpenRouter
-from openrouter_async.testing._pages import HEADERS
+from openrouter_async.testing._html import HEADERS
 from tests.fake.support import PAIR, STATE, Reply, asking, exchange, send
 from tests.kit.clocks import FROZEN
 

@@ -204,7 +204,7 @@ async def test_redis_store_index_forgets_expired_and_deleted_values(connection: 
 
 @pytest.mark.parametrize("bound", [999, True, 1e6])
 def test_redis_store_bound_too_low_is_refused(bound: Any) -> None:
-    with pytest.raises(RequestValidationError, match=r"^max_logins: must be an integer from 1000$"):
+    with pytest.raises(RequestValidationError, match=r"^max_logins: must be an integer of at least 1000$"):
         RedisStore(cast("Any", Unreachable()), max_logins=bound)
 
 
@@ -432,7 +432,7 @@ async def test_redis_store_silent_server_is_waited_for_in_bounds(monkeypatch: py
         assert (limits.max_connections, limits.timeout) == (50, 5)
         assert limits.connection_kwargs["socket_timeout"] == limits.connection_kwargs["socket_connect_timeout"] == 5
 
-        monkeypatch.setattr("openrouter_async.login.stores._redis._TIMEOUT", 0.01)
+        monkeypatch.setattr("openrouter_async.login.stores._redis_calls._TIMEOUT", 0.01)
         store = RedisStore.from_url(url)
         async with asyncio.timeout(10):
             with pytest.raises(LoginStoreError, match=r"^Redis cannot be reached: TimeoutError$"):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import zlib
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import attrs
 
@@ -17,24 +15,17 @@ from openrouter_async.errors import RequestValidationError
 from openrouter_async.login._models import LoginCookie
 from openrouter_async.login._store import TOMBSTONE_TTL, Claim, ClaimRequest, ClaimStatus, LeaseItem
 from openrouter_async.login.errors import LoginStoreError
+from openrouter_async.login.stores._redis_calls import bind_script, call, connect, to_bytes
 from openrouter_async.login.stores._redis_scripts import CLAIM, FINISH, PUT, RELEASE, SET
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis, RedisCluster
-
-    RedisClient: TypeAlias = Redis | RedisCluster
 else:
     # redis is optional at run time, but `typing.get_type_hints` must be able to resolve these names.
-    Redis = RedisCluster = RedisClient = Any
-
-_T = TypeVar("_T")
+    Redis = RedisCluster = Any
 
 _GROUPS: Final = 16
 _MIN_BOUND: Final = 1000
-_MAX_ATTEMPTS: Final = 4
-_INITIAL_PAUSE: Final = 0.05
-_MAX_CONNECTIONS: Final = 50
-_TIMEOUT: Final = 5.0
 
 
 @attrs.frozen(kw_only=True)
@@ -117,24 +108,7 @@ class RedisStore:
             ImportError: redis is not installed.
             RequestValidationError: An argument is not valid.
         """
-        try:
-            from redis.asyncio import BlockingConnectionPool, Redis
-        except ImportError as missing:
-            raise ImportError("RedisStore needs redis: pip install 'openrouter-async[redis]'") from missing
-        try:
-            # The default pool fails at once when every connection is busy; this one waits up to `timeout`.
-            pool = BlockingConnectionPool.from_url(
-                url,
-                max_connections=_MAX_CONNECTIONS,
-                timeout=_TIMEOUT,
-                socket_timeout=_TIMEOUT,
-                socket_connect_timeout=_TIMEOUT,
-            )
-        except ValueError:
-            # redis-py quotes the URL, and its password with it.
-            raise RequestValidationError("url", "must be a redis://, rediss:// or unix:// URL") from None
-        client = Redis.from_pool(pool)
-        store = cls(client, encryption_keys=encryption_keys, prefix=prefix, max_logins=max_logins)
+        store = cls(connect(url), encryption_keys=encryption_keys, prefix=prefix, max_logins=max_logins)
         store._is_owner = True
         return store
 
@@ -173,10 +147,10 @@ class RedisStore:
             _milliseconds(claim_ttl),
             _milliseconds(claim_ttl + TOMBSTONE_TTL),
         )
-        status = ClaimStatus(_bytes(answer[0]).decode())
+        status = ClaimStatus(to_bytes(answer[0]).decode())
         if status is ClaimStatus.CLAIMED:
             value = self._open(f"login {claim_request.id}", answer[1])
-            return Claim(status=status, value=value, lost=_bytes(answer[2]) == b"1")
+            return Claim(status=status, value=value, lost=to_bytes(answer[2]) == b"1")
         if status is ClaimStatus.FINISHED:
             return Claim(status=status, value=self._open(f"result {claim_request.id}", answer[1]))
         return Claim(status=status)
@@ -212,17 +186,18 @@ class RedisStore:
         value_name = self._value_name(name)
         index = f"{self._prefix}:{_group(name)}:values"
         sealed = self._seal(f"value {name}", value)
-        operation = self._bind_script(
-            SET, (index, value_name), value_name, _milliseconds(until - now), self._max_in_group, sealed
+        lifetime = _milliseconds(until - now)
+        operation = bind_script(
+            self._client, SET, (index, value_name), value_name, lifetime, self._max_in_group, sealed
         )
         # Tracebacks that show local variables would show these values.
         del value, sealed
-        evicted = await self._call(operation)
+        evicted = await call(self._client, operation)
         self._evicted += evicted
 
     async def get(self, name: str, *, now: float) -> bytes | None:
         """Return a value; see `LeaseStore.get`. Redis itself drops a value whose time is over."""
-        data = await self._call(lambda: self._client.get(self._value_name(name)))
+        data = await call(self._client, lambda: self._client.get(self._value_name(name)))
         try:
             return None if data is None else self._open(f"value {name}", data)
         except LoginStoreError:
@@ -231,7 +206,7 @@ class RedisStore:
 
     async def delete(self, name: str) -> None:
         """Delete a value."""
-        await self._call(lambda: self._client.delete(self._value_name(name)))
+        await call(self._client, lambda: self._client.delete(self._value_name(name)))
 
     def _value_name(self, name: str) -> str:
         return f"{self._prefix}:{_group(name)}:value:{name}"
@@ -247,7 +222,7 @@ class RedisStore:
     def _open(self, context: str, data: bytes | str | None) -> bytes:
         if data is None:
             raise LoginStoreError("a login in Redis is incomplete")
-        data = _bytes(data)
+        data = to_bytes(data)
         if self._encryptor is None:
             return data
         try:
@@ -256,48 +231,10 @@ class RedisStore:
             raise LoginStoreError("a value in Redis was not encrypted with the keys of this store") from None
 
     async def _run(self, script: str, names: tuple[str, ...], *arguments: str | bytes | int) -> Any:
-        operation = self._bind_script(script, names, *arguments)
+        operation = bind_script(self._client, script, names, *arguments)
         # Tracebacks that show local variables would show these values.
         del arguments
-        return await self._call(operation)
-
-    def _bind_script(
-        self, script: str, names: tuple[str, ...], *arguments: str | bytes | int
-    ) -> Callable[[], Awaitable[Any]]:
-        # EVAL rather than EVALSHA: a restarted server does not know the digest, and EVAL compiles a script only once,
-        # too.
-        return _bind(self._client.eval, script, len(names), *names, *arguments)
-
-    async def _call(self, operation: Callable[[], Awaitable[_T]]) -> _T:
-        """Await an idempotent operation, repeat it while that can help, and map the errors of redis-py.
-
-        Args:
-            operation: Makes the awaitable for one attempt.
-
-        Returns:
-            The result of the operation.
-
-        Raises:
-            LoginStoreError: Redis cannot be reached, or refused the operation.
-        """
-        from redis import exceptions
-
-        for attempt in range(1, _MAX_ATTEMPTS + 1):
-            try:
-                return await operation()
-            except (exceptions.ConnectionError, exceptions.TimeoutError, OSError) as failure:
-                problem, is_final = f"Redis cannot be reached: {type(failure).__name__}", False
-            except (exceptions.RedisError, exceptions.RedisClusterException, UnicodeError) as failure:
-                # A client with `decode_responses` raises UnicodeError. The messages of all of them can quote the
-                # arguments.
-                problem = f"Redis refused the operation: {type(failure).__name__}"
-                is_final = not _is_of_this_connection(failure)
-            # Raised outside of the handlers, as the frames of a foreign exception hold the arguments.
-            if is_final or attempt == _MAX_ATTEMPTS:
-                raise LoginStoreError(problem)
-            await _drop_connections(self._client)
-            await asyncio.sleep(_INITIAL_PAUSE * 2 ** (attempt - 1))
-        raise AssertionError  # pragma: no cover - the last attempt returns or raises
+        return await call(self._client, operation)
 
 
 def _group(name: str) -> str:
@@ -305,36 +242,5 @@ def _group(name: str) -> str:
     return f"{{{zlib.crc32(name.encode()) % _GROUPS}}}"
 
 
-def _bind(function: Callable[..., Any], *arguments: Any, **options: Any) -> Callable[[], Awaitable[Any]]:
-    """Return a function that makes a call. Unlike that of a partial, its repr shows no arguments."""
-    return lambda: function(*arguments, **options)
-
-
-def _is_of_this_connection(failure: Exception) -> bool:
-    """Return whether a new connection may reach a server that carries the operation out."""
-    from redis import exceptions
-
-    # MOVED and ASK reach a client that was not made for a cluster. A script that writes on a replica fails with an
-    # error that only quotes READONLY.
-    kinds = (
-        *(exceptions.ReadOnlyError, exceptions.MasterDownError),
-        *(exceptions.AskError, exceptions.MovedError, exceptions.TryAgainError, exceptions.ClusterDownError),
-    )
-    return isinstance(failure, kinds) or "READONLY" in str(failure)
-
-
-async def _drop_connections(client: RedisClient) -> None:
-    # A demoted master keeps its connections open, and refuses every write on them. The client of a cluster follows its
-    # nodes by itself.
-    pool = getattr(client, "connection_pool", None)
-    if pool is not None:
-        await pool.disconnect(inuse_connections=False)
-
-
 def _milliseconds(seconds: float) -> int:
     return max(1, math.ceil(seconds * 1000))
-
-
-def _bytes(value: bytes | str) -> bytes:
-    # A client with `decode_responses` gives strings.
-    return value.encode() if isinstance(value, str) else value
