@@ -136,6 +136,8 @@ async def test_login_over_ssh_shows_a_qr_code_and_hides_the_typed_code(shell: Sh
         code_lines = [line.rstrip() for line in drawn.getvalue().splitlines()]
         # The address and the question stay in sight below it.
         assert terminal.screen[: len(code_lines)] == code_lines
+        # White on black, whatever the colours of the terminal.
+        assert all(f"\x1b[97;40m{line}" in terminal.text for line in code_lines)
         terminal.type("not a code\n")
         await terminal.shows("That was not it: the code must be 1 to 1024 visible ASCII characters.")
         # Text that is typed before the question appears in the line of the question.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import os
 import shutil
-import sys
 from typing import TYPE_CHECKING, Final, TypedDict
 
 import attrs
@@ -12,7 +13,7 @@ import attrs
 from openrouter_async.cli._exit import UsageError, explain
 from openrouter_async.cli._input import StdinReader, ask, can_open_browser, hidden_input
 from openrouter_async.cli._key_saver import KeySaver
-from openrouter_async.cli._options import Connection, Output, Storage
+from openrouter_async.cli._options import Connection, Output, Storage, write_message
 from openrouter_async.cli._storage import location_for_new_key
 from openrouter_async.errors import OpenRouterError
 from openrouter_async.login import (
@@ -165,5 +166,9 @@ class _Attempt:
         width, height = code.symbol_size(border=2)
         # Half blocks show two rows of the QR code in one line; the address and the prompt need a few more lines.
         if width <= columns and height / 2 + 8 <= rows:
-            code.terminal(sys.stderr, border=2, compact=True)
+            drawn = io.StringIO()
+            code.terminal(drawn, border=2, compact=True)
+            # In the colours of a light terminal, the code would be inverted, which not every camera reads.
+            start, end = ("", "") if os.environ.get("NO_COLOR") else ("\x1b[97;40m", "\x1b[0m")
+            write_message("".join(f"{start}{line}{end}\n" for line in drawn.getvalue().splitlines()))
             self.output.tell("")
