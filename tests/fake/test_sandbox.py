@@ -33,9 +33,10 @@ def sandbox(*arguments: str, end: signal.Signals = signal.SIGINT) -> Iterator[di
             yield json.loads(process.stdout.readline())
         finally:
             process.send_signal(end)
-            _, mistakes = process.communicate(timeout=10)
+            _, mistakes = process.communicate(timeout=60)
     assert process.returncode == 0
-    assert mistakes == ""
+    # Development mode also tells of callbacks that take more than 0.1 s, as any may on a busy machine.
+    assert [line for line in mistakes.splitlines() if not line.startswith("Executing <")] == []
 
 
 def curl(*arguments: str) -> tuple[int, dict[str, str], str]:

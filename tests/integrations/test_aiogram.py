@@ -24,6 +24,7 @@ from openrouter_async.testing import FakeOpenRouter, Fault
 from tests.integrations.chatting import ADA, BEN, CALLBACK, Broken, Talk, read_qr_code
 from tests.integrations.support import load
 from tests.integrations.telegram import FakeTelegram
+from tests.kit.clocks import until
 
 TEXTS = BotTexts()
 
@@ -114,6 +115,8 @@ async def test_aiogram_code_sent_twice_is_deleted_twice_and_exchanged_once(
     code = fake.consent((await telegram.answer()).url)
     pasted = [telegram.say(ADA, code) for _ in range(3)]
     assert [(await telegram.answer()).text for _ in pasted] == [TEXTS.done] * 3
+    # Deletions are under way beside the answers.
+    await until(lambda: len(telegram.deleted) == 3)
     assert sorted(telegram.deleted) == pasted
     assert len(bot.logins) == len(fake.requests) == 1
 
