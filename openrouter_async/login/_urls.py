@@ -35,8 +35,8 @@ _NETWORK_PATH: Final = re.compile(r"/[/\\]")
 _PLACEHOLDER: Final = "{state}"
 # OpenRouter adds these parameters, so they would appear twice. A verifier must never be in a URL.
 _RESERVED: Final = frozenset({"code", "code_verifier", "error", "error_description", "state"})
-# The request model requires a callback URL; a headless login has none.
-_NO_CALLBACK: Final = "https://localhost/"
+# The request model checks the other fields; it requires a callback URL, which was checked before.
+_CHECKED_CALLBACK: Final = "https://localhost/"
 
 
 @hide_arguments
@@ -69,7 +69,8 @@ def authorization_url(
     """
     page = to_base_url("auth_url", auth_url)
     callback = None if callback_url is None else _to_callback_url(callback_url)
-    CreateAuthKeysCodeRequest(callback_url=callback or _NO_CALLBACK, key_label=key_label, limit=limit)
+    if key_label is not None or limit is not None:
+        CreateAuthKeysCodeRequest(callback_url=_CHECKED_CALLBACK, key_label=key_label, limit=limit)
     query = {} if callback is None else {"callback_url": callback}
     query |= _challenge(code_challenge, code_challenge_method, headless=callback is None)
     if state is not None:

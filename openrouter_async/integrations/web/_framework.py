@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, Generic, Protocol, Required, TypeAlias, TypedDict, TypeVar
@@ -139,11 +140,8 @@ class RequestInfo:
     def is_prefetch(self) -> bool:
         """Return whether the browser prefetches or previews the page without being asked by its user."""
         # Sec-Purpose is the standard; Safari and older browsers send the others.
-        return any(
-            word in self.headers.get(name, "").lower()
-            for word in ("prefetch", "preview")
-            for name in ("Sec-Purpose", "Purpose", "X-Purpose", "X-Moz")
-        )
+        headers = (self.headers.get(name) for name in ("Sec-Purpose", "Purpose", "X-Purpose", "X-Moz"))
+        return any("prefetch" in value.lower() or "preview" in value.lower() for value in headers if value)
 
     @property
     def cookies(self) -> dict[str, str]:
@@ -176,10 +174,14 @@ class RequestInfo:
 
     def parameters(self, name: str) -> Sequence[str]:
         """Return the values of a query parameter; empty if the query is malformed."""
+        return self._parameters.get(name, ())
+
+    @functools.cached_property
+    def _parameters(self) -> Mapping[str, Sequence[str]]:
         try:
-            return parse_qs(self.query, max_num_fields=_MAX_PARAMETERS).get(name, ())
+            return parse_qs(self.query, max_num_fields=_MAX_PARAMETERS)
         except ValueError:
-            return ()
+            return {}
 
 
 class Framework(Protocol[_RequestT_contra, ResponseT]):
