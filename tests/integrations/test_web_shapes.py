@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import re
 from typing import Any
@@ -515,6 +516,19 @@ async def test_exchange_is_once_across_workers_that_share_valkey(fake: FakeOpenR
 
     assert sorted(page.status for page in pages) == [200] + [409] * 5
     assert len(grants) == 1
+
+
+@each_kind
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "gzip, identity"])
+@pytest.mark.parametrize("is_valid", [True, False])
+async def test_exchange_of_compressed_body_is_refused(
+    kind: str, fake: FakeOpenRouter, coding: str, is_valid: bool
+) -> None:
+    body = gzip.compress(b" " * 10_000_000) if is_valid else b"not compressed"
+    async with running(kind, fake, exchange_path="/exchange") as (site, _), Visitor(site) as visitor:
+        headers = {"Origin": site.url, "Content-Type": "application/json", "Content-Encoding": coding}
+        page = await visitor.open("/exchange", method="POST", headers=headers, data=body)
+    assert (page.status, page.json["type"].endswith("compressed")) == (415, True)
 
 
 @each_kind

@@ -37,6 +37,9 @@ async def read_fields(
     """
     if info.headers.get("Content-Type", "").partition(";")[0].strip().lower() != JSON:
         raise Refusal(415, "not-json", f"The body of the request must be {JSON}.")
+    # Some frameworks decompress bodies, and raise their own errors for those that they cannot read.
+    if info.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+        raise Refusal(415, "compressed", "The body of the request must not be compressed.")
     body = await site.framework.read_body(request, MAX_BODY_SIZE)
     size, value = len(body), _parse(body)
     # A traceback that shows local variables would show the code.
