@@ -3,6 +3,8 @@ from __future__ import annotations
 import ast
 import inspect
 import pickle
+import re
+import runpy
 import subprocess
 import sys
 import typing
@@ -11,6 +13,7 @@ from importlib import metadata
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -148,6 +151,19 @@ def test_every_log_record_has_an_event() -> None:
                         bare.append(f"{path.name}:{node.lineno}")
     assert bare == []
     assert found > 20
+
+
+def test_readme_of_a_package_index_has_no_links_to_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The build has its own environment, with hatchling.
+    interface = SimpleNamespace(MetadataHookInterface=object)
+    monkeypatch.setitem(sys.modules, "hatchling.metadata.plugin.interface", interface)
+    hook = runpy.run_path(str(ROOT / "docs" / "index_readme.py"))
+    text = hook["render"]((ROOT / "README.md").read_text())
+
+    assert re.findall(r"\]\((?!https://)|<!--|<img|<picture", text) == []
+    assert "[" in text
+    assert "**Get started** takes five minutes." in text
+    assert "## A web app, in one call" in text
 
 
 def test_version_is_that_of_the_distribution() -> None:
