@@ -346,7 +346,7 @@ async def test_web_callback_reloaded_much_later_gets_a_page(kind: str, fake: Fak
     assert page.status == 409
     assert "already finished" in page.text
     assert much_later.status == 400
-    assert "not known here, or not any more" in much_later.text
+    assert "not known here, or no longer" in much_later.text
     assert fake.counters["exchange"] == 1
 
 
