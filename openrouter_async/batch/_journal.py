@@ -144,7 +144,7 @@ class Journal:
             JournalError: The journal is not open, cannot be read, or was sealed with other keys.
         """
         digest = request_digest(request)
-        # It may be a bare code, which a traceback with local variables would show.
+        # The request may be a bare code, which a traceback with local variables would show.
         del request
         writer = self._opened()
         return await writer.worker.call(lambda: writer.db.read(digest, self._encryptor))

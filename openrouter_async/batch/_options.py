@@ -72,6 +72,6 @@ class Options:
             return self.stop_on(result)
         if self.stop_on is None or result.error is None:
             return False
-        # An exception from a middleware of the app is the cause of one of the library's errors.
+        # What an app's middleware raises arrives as the cause of a plain OpenRouterError.
         cause = result.error.__cause__ if type(result.error) is OpenRouterError else None
         return isinstance(result.error, self.stop_on) or isinstance(cause, self.stop_on)

@@ -228,7 +228,7 @@ class Runner:
                 await self._record(begun_in, digest, outcome)
             result = made = self._to_result(index, request, outcome)
         finally:
-            # In any case, because others may wait for it.
+            # Even after a failure, because repeats of the request may be waiting for its result.
             self._dedup.resolve(request, result)
             if begun_in is not None and result is None:
                 begun_in.abandon(digest)

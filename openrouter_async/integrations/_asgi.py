@@ -124,7 +124,7 @@ def locate(scope: Scope) -> tuple[str, str]:
     root = scope.get("root_path", "").rstrip("/")
     raw = unquote((scope.get("raw_path") or b"").decode("latin-1").partition("?")[0])
     if raw and not raw.endswith(path) and raw.endswith(path.rstrip("/")):
-        # Litestar adds a slash to the rest of the path.
+        # Litestar adds a slash to the end of the path that it passes to a mounted app.
         path = path.rstrip("/")
     public = raw if raw.endswith(path) else path
     if not public.startswith(root + "/"):

@@ -33,8 +33,9 @@ _SCHEMELESS: Final = re.compile(r"[^/?#=&\s]+(?:/[^?#=&\s]*)?\?")
 _CODE_LABEL: Final = re.compile(
     r"""(?i)(?:(?:your|the|authorization)\s++)*+["']?code["']?+(?:\s*+(?:is\s*+)?+[:=]|\s++is\s)\s*+(?=\S)"""
 )
-# What a mail or a list puts before a line, and what a terminal puts around what is pasted.
+# Quote and list markers before a line.
 _BEFORE_A_LINE: Final = re.compile(r"(?:[>*\u2022\u2013-]\s+)+")
+# The escape sequences that a terminal puts around pasted text.
 _BRACKETED_PASTE: Final = re.compile(r"\x1b\[20[01]~")
 # Emoji presentation, which is invisible after other characters.
 _VARIATION_SELECTOR: Final = re.compile("[\ufe00-\ufe0f]")

@@ -79,7 +79,7 @@ class SecretFilter(logging.Filter):
         if isinstance(value, str):
             return MASK if _is_secret(name, value) else redact_text(value, self._paths)
         if isinstance(value, bytes):
-            # Every byte is a character of Latin-1, so nothing but secrets changes.
+            # Latin-1 has a character for every byte, so nothing but secrets changes.
             return self._redact(value.decode("latin-1"), name).encode("latin-1")
         if type(value) in (tuple, list):
             return type(value)(map(self._redact, value))

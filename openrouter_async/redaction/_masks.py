@@ -36,7 +36,8 @@ _SHOWN_HEADERS: Final = frozenset(
 _KEY_PREFIX: Final = "sk-or-v1-"
 ANY_KEY: Final = re.compile(r"sk-or-[\w-]+")
 # Matches a key whose prefix is cut off or misspelt, or another opaque token. Ids that users quote to support (a UUID, a
-# trace id of 32 digits, `cf-ray`) do not match: they are shorter or have dashes. Without a digit, a run is a name.
+# trace id of 32 digits, `cf-ray`) do not match: they are shorter or have dashes. Nor does a run without a
+# digit, which is a name.
 _LONG_RUN: Final = re.compile(r"(?<![0-9A-Za-z])(?=[A-Za-z]*[0-9])[0-9A-Za-z]{33,}")
 _MIN_MASKABLE_LENGTH: Final = 24
 _JSON_ESCAPE: Final = re.compile(r"\\u([0-9a-fA-F]{4})|\\([\"\\/])")
