@@ -16,6 +16,7 @@ CASES: Final = tuple((scheme, concurrency) for scheme in ("http", "tls") for con
 QUICK_CASES: Final = (("http", 64), ("tls", 512))
 ALONE: Final = (
     "ours",
+    "ours, no reuse of connections",
     "ours, uvloop",
     "hand-written",
     "hand-tuned",
