@@ -31,6 +31,13 @@ hypothesis.settings.register_profile("stress", deadline=None, max_examples=2000)
 hypothesis.settings.load_profile("stress" if STRESS else "default")
 
 
+@pytest.hookimpl(wrapper=True, optionalhook=True)
+def pytest_xdist_auto_num_workers() -> Generator[None, int, int]:
+    # More than there are cores, because tests also wait: for processes, browsers, servers and the disk.
+    cores = yield
+    return cores + cores // 2
+
+
 def pytest_collection_finish() -> None:
     # Imported modules live until the end. A collection that walks all of them takes a quarter of a second, in the
     # middle of any test, and some tests give a server less time than that.

@@ -10,7 +10,7 @@ from tests.kit.clocks import FakeClock, passes
 from tests.kit.wire import BEARER, OK, Act, Wire, WireServer, code_of, cut_headers, drop, reset
 from tests.support import STRESS
 
-COUNT = 10_000 if STRESS else 300
+COUNT = 10_000 if STRESS else 100
 
 
 async def close_at_once(wire: Wire) -> None:

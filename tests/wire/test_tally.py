@@ -43,7 +43,7 @@ from tests.wire.tally import how_it_failed, show
 
 FAULTY = 0.2
 CONCURRENCY = 200
-EXCHANGES = 10_000 if STRESS else 800
+EXCHANGES = 10_000 if STRESS else 500
 PARTS = 4
 # Long enough for a slow machine: only requests that hang should take that long.
 TIMEOUT = 5.0
