@@ -44,7 +44,12 @@ test: .venv/.test .venv/.bench
 	@$(BIN)/python -m coverage report
 
 # The tests that depended on a quick machine once, 20 times in a row, while two other processes keep both cores busy.
-BUSY_TESTS ?= tests/cli tests/fake/test_sandbox.py tests/login/test_workers.py tests/batch/test_workers.py tests/test_docs.py
+BUSY_DOCS := many-workers fastapi aiohttp command-line
+BUSY_TESTS ?= tests/cli tests/wire tests/fake/test_api.py tests/fake/test_sandbox.py \
+	$(addprefix tests/batch/,test_batch.py test_stress.py test_workers.py) \
+	$(addprefix tests/login/,test_callbacks.py test_lease.py test_loopback.py test_redis.py test_workers.py) \
+	$(addprefix tests/integrations/,test_attacks_browser.py test_browser.py test_shapes_browser.py test_workers.py) \
+	$(BUSY_DOCS:%='tests/test_docs.py::test_document_examples_as_written_run[docs/how-to/%.md]')
 BUSY_RUNS ?= 20
 test-busy: .venv/.test
 	@trap 'kill $$first $$second' EXIT; \

@@ -11,9 +11,11 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-from playwright.async_api import BrowserContext, async_playwright
+from playwright.async_api import BrowserContext, async_playwright, expect
 
-from tests.support import missing
+from tests.support import PATIENCE, missing
+
+expect.set_options(timeout=PATIENCE * 1000)
 
 _ARGUMENTS = (
     "--headless=new",
@@ -45,11 +47,11 @@ def run_chromium(folder: Path) -> Iterator[str]:
         yield f"ws://127.0.0.1:{port}{path}"
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(PATIENCE)
 
 
 def _wait_for(process: subprocess.Popen[bytes], file: Path) -> str:
-    give_up_at = time.monotonic() + 30
+    give_up_at = time.monotonic() + PATIENCE
     while True:
         # Its name is there a little before all that it says is.
         text = file.read_text() if file.exists() else ""
@@ -66,6 +68,7 @@ async def browse(address: str) -> AsyncIterator[BrowserContext]:
     async with async_playwright() as playwright:
         browser = await playwright.chromium.connect_over_cdp(address)
         context = await browser.new_context()
+        context.set_default_timeout(PATIENCE * 1000)
         try:
             yield context
         finally:

@@ -49,6 +49,7 @@ from typing import Final
 import attrs
 
 from tests import cells
+from tests.support import PATIENCE
 
 _BLOCK: Final = re.compile(
     r"(?:^ *<!-- (?:not run: (?P<reason>\S[^\n]*?)|file: (?P<file>\S+)|(?P<note>leave running|install)) -->\n\s*)?"
@@ -74,9 +75,7 @@ _PROSE: Final = frozenset(
 )
 # These commands change the environment of the terminal.
 _SHELL_BUILTINS: Final = ("export ", "unset ", ". ")
-_SECONDS: Final = 60
 _SECONDS_TO_INSTALL: Final = 600
-_SECONDS_TO_END: Final = 20
 
 
 @attrs.frozen(kw_only=True)
@@ -204,7 +203,7 @@ class _Reader:
             self._servers.pop().close()
         elif block.kind in ("console", "install"):
             for command, expected in block.commands:
-                self._type(command, expected, _SECONDS if block.kind == "console" else _SECONDS_TO_INSTALL)
+                self._type(command, expected, PATIENCE if block.kind == "console" else _SECONDS_TO_INSTALL)
         else:
             raise AssertionError(f"{block.place}: this block cannot be run, and does not say why")
 
@@ -259,10 +258,10 @@ class _Notebook:
         }
         os.write(self._requests, json.dumps(cell).encode() + b"\n")
         answer = b""
-        give_up_at = time.monotonic() + _SECONDS
+        give_up_at = time.monotonic() + PATIENCE
         while not answer.endswith(b"\n"):
             readable, _, _ = select.select([self._answers], [], [], max(0, give_up_at - time.monotonic()))
-            assert readable, f"{block.place}: it takes longer than {_SECONDS} s\n{self._said()}"
+            assert readable, f"{block.place}: it takes longer than {PATIENCE} s\n{self._said()}"
             part = os.read(self._answers, 65_536)
             assert part, f"{block.place}: the process ended\n{self._said()}"
             answer += part
@@ -276,7 +275,7 @@ class _Notebook:
     def _end(self) -> None:
         os.close(self._requests)
         try:
-            self._process.wait(_SECONDS_TO_END)
+            self._process.wait(PATIENCE)
         finally:
             self._process.kill()
             self._process.wait()
@@ -299,7 +298,7 @@ def _running(command: str, expected: str, environment: Mapping[str, str]) -> Ite
             start_new_session=True,
         )
         try:
-            give_up_at = time.monotonic() + _SECONDS
+            give_up_at = time.monotonic() + PATIENCE
             while True:
                 # Looked at before the output, so that all of an ended process's output is read.
                 is_over = process.poll() is not None or time.monotonic() > give_up_at
@@ -315,7 +314,7 @@ def _running(command: str, expected: str, environment: Mapping[str, str]) -> Ite
             # Servers with workers end them; a second signal would disturb that.
             process.terminate()
             try:
-                process.wait(_SECONDS_TO_END)
+                process.wait(PATIENCE)
             finally:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)

@@ -20,6 +20,9 @@ except ImportError:  # there is none for Windows
 ROOT = Path(__file__).resolve().parent.parent
 """The folder of the project."""
 
+PATIENCE = 120.0
+"""Seconds until a test gives up waiting for an event; many more than it takes on a busy machine."""
+
 STRESS = bool(os.environ.get("STRESS"))
 """Whether large tests run at full size."""
 

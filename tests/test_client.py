@@ -35,6 +35,7 @@ from openrouter_async import (
 )
 from openrouter_async.login import authorization_url
 from tests.kit.servers import RawServer, answering, json_answer
+from tests.support import PATIENCE
 
 KEY = "sk-or-v1-" + "a" * 64
 CREATED = json.dumps({"data": {"id": "auth_code_1", "app_id": 1, "created_at": "2025-08-24T10:30:00Z"}}).encode()
@@ -649,8 +650,8 @@ def test_client_carried_over_a_fork_is_refused_only_if_it_was_used(is_used: bool
     results = context.Queue()
     child = context.Process(target=_use_in_child, args=(client, results))
     child.start()
-    assert message in results.get(timeout=20)
-    child.join(20)
+    assert message in results.get(timeout=PATIENCE)
+    child.join(PATIENCE)
     assert child.exitcode == 0
     asyncio.run(client.aclose())
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from openrouter_async._http.timeouts import Deadlines
-from tests.support import LOOPS, missing
+from tests.support import LOOPS, PATIENCE, missing
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])
@@ -153,7 +153,7 @@ def test_deadline_nests_in_asyncio_timeout(run: Run, inner: float) -> None:
     async def main() -> None:
         deadlines = Deadlines()
         if inner < 1:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE):
                 assert await limited(deadlines, inner, forever())
         else:
             with pytest.raises(TimeoutError):
@@ -208,7 +208,7 @@ def test_deadline_swallowed_cancellation_is_absorbed(run: Run) -> None:
         task = asyncio.current_task()
         assert task is not None
         assert task.cancelling() == 0
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             await asyncio.sleep(0)
         deadlines.close()
 
@@ -239,7 +239,7 @@ def test_deadline_timer_closed_is_kept_for_running_deadlines(run: Run) -> None:
         late = asyncio.create_task(limited(deadlines, 0.03, forever()))
         await asyncio.sleep(0)
         deadlines.close()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             assert await late
         assert deadlines._timer is None
 

@@ -24,6 +24,7 @@ from openrouter_async.redaction import SecretFilter
 from openrouter_async.redaction._masks import MASK, mask_key, mask_optional, scrub
 from openrouter_async.redaction._text import redact_text
 from tests.kit.requests import make_request
+from tests.support import PATIENCE
 
 CODE = "auth_code_c0ffee"
 STATE = "s" * 43
@@ -212,7 +213,7 @@ async def test_secret_filter_masks_the_access_log_of_aiohttp() -> None:
     async with aiohttp.ClientSession() as session:
         async with session.get(f"http://127.0.0.1:{address[1]}/callback/{STATE}?code={CODE}") as response:
             assert response.status == 200
-    await asyncio.wait_for(runner.cleanup(), 5)
+    await asyncio.wait_for(runner.cleanup(), PATIENCE)
 
     assert '"GET /callback/***?code=*** HTTP/1.1" 200' in stream.getvalue()
     assert CODE not in stream.getvalue()

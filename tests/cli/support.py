@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 
 from openrouter_async.cli._app import run
-from tests.support import ROOT, restore_signals
+from tests.support import PATIENCE, ROOT, restore_signals
 
 PROGRAM = (sys.executable, "-W", "error", "-m", "openrouter_async")
 
@@ -72,7 +72,7 @@ class Shell:
         """Run a command as a process."""
         process = await self.start(*arguments, stdin=asyncio.subprocess.PIPE)
         try:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE):
                 out, err = await process.communicate(stdin.encode())
         except BaseException:
             process.kill()
@@ -117,7 +117,7 @@ def run_here(*arguments: str | Path) -> int:
 
 def wait_until(condition: Callable[[], bool]) -> None:
     """Wait in a thread until a condition holds that can only be polled."""
-    give_up_at = time.monotonic() + 30
+    give_up_at = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < give_up_at
         time.sleep(0.01)

@@ -16,7 +16,7 @@ from typing import Self
 import pyte
 
 from tests.cli.support import PROGRAM, Shell
-from tests.support import restore_signals
+from tests.support import PATIENCE, restore_signals
 
 CTRL_C = "\x03"
 CTRL_D = "\x04"
@@ -106,7 +106,7 @@ class Terminal:
 
     async def shows(self, text: str, *, times: int = 1) -> None:
         """Wait until a text was written a number of times."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             while self.text.count(text) < times:
                 assert not self._is_over, f"it ended without {text!r}: {self.text}"
                 self._news.clear()
@@ -114,7 +114,7 @@ class Terminal:
 
     async def end(self) -> int:
         """Wait until the command ends; gives its status."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             status = await self.process.wait()
             while not self._is_over:
                 self._news.clear()

@@ -16,7 +16,7 @@ from openrouter_async.cli import main
 from openrouter_async.cli._app import COMMANDS, make_app, target_of
 from tests.cli.conftest import Here
 from tests.cli.support import PROGRAM, Shell
-from tests.support import ROOT
+from tests.support import PATIENCE, ROOT
 
 
 def function_of(command: str) -> object:
@@ -179,7 +179,7 @@ def test_closed_output_pipe_ends_the_program_quietly(shell: Shell) -> None:
         assert process.stderr is not None
         process.stdout.close()
         assert process.stderr.read() == b""
-        assert process.wait(10) == 141
+        assert process.wait(PATIENCE) == 141
 
 
 @pytest.mark.parametrize("shell_name", ["bash", "zsh", "fish", "powershell"])

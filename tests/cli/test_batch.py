@@ -26,7 +26,7 @@ from openrouter_async.testing import FakeOpenRouter, Fault
 from tests.cli.conftest import Here
 from tests.cli.support import Ended, Shell
 from tests.cli.terminal import CTRL_C, Terminal
-from tests.support import STRESS
+from tests.support import PATIENCE, STRESS
 
 
 def write_lines(path: Path, rows: list[Any]) -> None:
@@ -133,7 +133,7 @@ async def test_batch_after_ctrl_c_resumes_and_loses_no_code(shell: Shell) -> Non
         write_lines(shell.home / "codes.jsonl", codes)
         command = ("batch", "codes.jsonl", "keys.jsonl", "--concurrency", "8", "--base-url", fake.base_url, "--json")
         processes.append(await shell.start(*command, start_new_session=True))
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE):
             out, err = await processes[0].communicate()
         assert (processes[0].returncode, err) == (130, b"")
         first = json.loads(out)
@@ -163,7 +163,7 @@ async def test_batch_after_sigkill_resumes_and_names_unknown_outcomes(shell: She
         write_lines(shell.home / "codes.jsonl", codes)
         command = ("batch", "codes.jsonl", "keys.jsonl", "--json", "--base-url", fake.base_url)
         processes.append(await shell.start(*command, "--concurrency", str(concurrency)))
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE):
             await processes[0].communicate()
         assert processes[0].returncode == -signal.SIGKILL
         # The last line may be torn, too.
@@ -297,7 +297,7 @@ async def test_batch_handles_sigterm_like_ctrl_c(shell: Shell, fake: FakeOpenRou
         await asyncio.sleep(0.02)
     process.send_signal(signal.SIGTERM)
     assert process.stderr is not None
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         await process.stderr.readuntil(b"After another Ctrl-C, their outcome is unknown.\n")
         process.send_signal(signal.SIGTERM)
         _, err = await process.communicate()
@@ -489,7 +489,7 @@ async def test_batch_after_hangup_drains_and_loses_no_key(shell: Shell, fake: Fa
     await until_issued(fake, 2)
     process.send_signal(signal.SIGHUP)
     assert process.stderr is not None
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         await process.stderr.readuntil(b"Waiting for sent exchanges.")
         fake.advance(60)
         await process.communicate()
@@ -506,7 +506,7 @@ async def test_batch_under_nohup_survives_a_hangup(shell: Shell, fake: FakeOpenR
     await until_issued(fake, 2)
     process.send_signal(signal.SIGHUP)
     fake.advance(60)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         await process.communicate()
     assert process.returncode == 0
     assert len(keys_in(shell.home / "keys.jsonl")) == 3
@@ -519,14 +519,14 @@ async def test_batch_from_a_pipe_sends_each_row_at_once_and_handles_signals(shel
         process.stdin.write(json.dumps(fake.issue_code()).encode() + b"\n")
         await until_issued(fake, count)
     process.send_signal(signal.SIGTERM)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         await process.wait()
     assert process.returncode == 130
     assert sorted(keys_in(shell.home / "keys.jsonl")) == sorted(issued_by(fake))
 
 
 async def until_issued(fake: FakeOpenRouter, count: int) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         while len(fake.issued_keys) < count:  # noqa: ASYNC110 - it is another process that this waits for
             await asyncio.sleep(0.02)
 

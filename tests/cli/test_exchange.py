@@ -26,6 +26,7 @@ from tests.cli.conftest import Here
 from tests.cli.support import KEYRING, PROGRAM, Shell, wait_until
 from tests.kit.servers import RawServer, ScriptedServer, json_answer
 from tests.login.support import GRANTED, KEY
+from tests.support import PATIENCE
 
 if TYPE_CHECKING:
     from openrouter_async.testing import FakeOpenRouter
@@ -520,7 +521,7 @@ async def test_exchange_in_a_folder_that_was_deleted_uses_no_code(
         cwd=shell.home,
         stderr=asyncio.subprocess.PIPE,
     )
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         _, err = await process.communicate()
     assert (process.returncode, b"the current folder, which no longer exists" in err) == (2, True)
     assert list(fake.requests) == []
@@ -555,7 +556,7 @@ async def test_exchange_interrupted_while_the_keyring_hangs_keeps_the_key_in_a_f
         processes[0].send_signal(signal.SIGINT)
         return GRANTED
 
-    async with RawServer(interrupt) as server, asyncio.timeout(30):
+    async with RawServer(interrupt) as server, asyncio.timeout(PATIENCE):
         processes.append(await impatient.start("exchange", "a-code", "--base-url", server.base_url))
         await processes[0].communicate()
     (kept,) = os.listdir(shell.data)
@@ -567,7 +568,7 @@ async def test_exchange_with_three_interrupts_while_the_keyring_hangs_keeps_the_
     environment = {**shell.environment, **KEYRING, "KEYRING_FAULT": "late-hang"}
     impatient = attrs.evolve(shell, environment=environment)
     hanging = Path(environment["KEYRING_FILE"]).with_suffix(".hanging")
-    async with RawServer(lambda _: GRANTED) as server, asyncio.timeout(30):
+    async with RawServer(lambda _: GRANTED) as server, asyncio.timeout(PATIENCE):
         process = await impatient.start("exchange", "a-code", "--base-url", server.base_url)
         await asyncio.to_thread(wait_until, hanging.exists)
         for _ in range(3):
@@ -595,7 +596,7 @@ async def test_exchange_with_failing_stdout_loses_no_key(
         cwd=shell.home,
         stderr=asyncio.subprocess.PIPE,
     )
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         _, err = await process.communicate()
     assert process.returncode == (0 if stdout == "latin-1" else 1), err
     assert b"lost" not in err
@@ -684,7 +685,7 @@ async def test_exchange_interrupted_keeps_the_key(shell: Shell) -> None:
         processes[0].send_signal(signal.SIGINT)
         return GRANTED
 
-    async with RawServer(interrupt) as server, asyncio.timeout(30):
+    async with RawServer(interrupt) as server, asyncio.timeout(PATIENCE):
         processes.append(await shell.start("exchange", "a-code", "--base-url", server.base_url))
         out, err = await processes[0].communicate()
     assert processes[0].returncode == 130
@@ -735,7 +736,7 @@ async def test_exchange_in_a_terminal_asks_for_the_code(shell: Shell, fake: Fake
             stderr=secondary,
         )
         os.write(primary, f"{code}\n".encode())
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             out, _ = await process.communicate()
         screen = os.read(primary, 65536).decode()
     finally:

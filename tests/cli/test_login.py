@@ -21,7 +21,7 @@ from openrouter_async.testing import Fault
 from tests.cli.conftest import Here
 from tests.cli.support import PROGRAM, Shell, wait_until
 from tests.cli.terminal import CTRL_C, CTRL_D, CTRL_Z, Terminal
-from tests.support import free_port
+from tests.support import PATIENCE, free_port
 
 if TYPE_CHECKING:
     from playwright.async_api import BrowserContext
@@ -103,7 +103,7 @@ async def test_login_in_a_substitution_captures_the_key_alone_while_the_browser_
         stderr=asyncio.subprocess.PIPE,
     )
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE):
             redirect = await asyncio.to_thread((shell.home / "address").read_text)
             page = (await asyncio.to_thread(Path(URL(redirect).path).read_text)).replace("\n", " ")
             assert "You are signed in" in await visit(fake.consent(address_in(page.partition('"><title>')[0], fake)))
@@ -297,7 +297,7 @@ async def finish_login(process: asyncio.subprocess.Process, fake: FakeOpenRouter
     """Paste the code that the page of a headless login shows, and return the output."""
     assert process.stdin is not None
     assert process.stderr is not None
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         lines = [b""]
         while b"/auth?" not in lines[-1]:
             lines.append(await process.stderr.readline())

@@ -18,13 +18,13 @@ from openrouter_async.testing import FakeOpenRouter
 from tests.cli.conftest import Here
 from tests.cli.support import Shell
 from tests.cli.terminal import Terminal
-from tests.support import missing
+from tests.support import PATIENCE, missing
 
 
 async def test_sandbox_serves_until_ctrl_c(shell: Shell) -> None:
     process = await shell.start("sandbox", "--port", "0", "--dialect", "observed", "--rate-limit", "2", "--json")
     assert process.stdout is not None
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         told: dict[str, Any] = json.loads(await process.stdout.readline())
     try:
         async with OpenRouter(told["api_key"], base_url=told["base_url"], retry=RetryPolicy.none()) as client:
@@ -32,7 +32,7 @@ async def test_sandbox_serves_until_ctrl_c(shell: Shell) -> None:
             result = await client.oauth.exchange_auth_code_for_api_key(code=created.data.id)
             assert result.key.startswith("sk-or-v1-")
             answers: set[int | None] = set()
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE):
                 while answers != {400, 429}:
                     with pytest.raises(APIError) as caught:
                         await client.oauth.exchange_auth_code_for_api_key(code=created.data.id)
@@ -65,7 +65,7 @@ async def test_command_as_pid_1_ends_on_sigterm(shell: Shell, arguments: tuple[s
         stderr=asyncio.subprocess.STDOUT,
     )
     assert process.stdout is not None
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         said = await process.stdout.readline()
         if said.startswith(b"unshare:"):
             missing(said.decode())
@@ -80,7 +80,7 @@ async def test_command_as_pid_1_ends_on_sigterm(shell: Shell, arguments: tuple[s
 async def test_sandbox_prints_how_to_use_it(shell: Shell) -> None:
     process = await shell.start("sandbox", "--port", "0", "--api-key", "my-sandbox-key")
     assert process.stdout is not None
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         told = (await process.stdout.readuntil(b"Try: ")) + await process.stdout.readline()
     process.send_signal(signal.SIGINT)
     await process.communicate()

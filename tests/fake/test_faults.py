@@ -32,6 +32,7 @@ from openrouter_async.testing.faults import FaultKind
 from tests.fake.support import create, exchange
 from tests.kit.clocks import FROZEN
 from tests.kit.servers import start_app
+from tests.support import PATIENCE
 
 ONCE = RetryPolicy.none()
 
@@ -157,7 +158,7 @@ async def test_fault_hang_in_another_server_ends_with_that_server() -> None:
     async with OpenRouter(None, base_url=base_url, retry=ONCE, timeout=0.05) as client:
         with pytest.raises(RequestTimeoutError):
             await client.oauth.exchange_auth_code_for_api_key(code="c")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         await runner.cleanup()
 
 
@@ -391,6 +392,6 @@ def test_fake_clock_backwards_is_refused(seconds: Any) -> None:
 
 async def until(condition: Any) -> None:
     """Run the event loop until a condition holds."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while not condition():  # noqa: ASYNC110 - there is no event for it
             await asyncio.sleep(0.001)

@@ -17,7 +17,7 @@ from openrouter_async.pkce import PKCEPair
 from openrouter_async.testing import FakeOpenRouter
 from tests.fake.support import asking
 from tests.kit.clocks import FROZEN
-from tests.support import STRESS
+from tests.support import PATIENCE, STRESS
 
 LIFETIME = 600.0
 BEFORE, AFTER = "status-503", "status-500.after"
@@ -43,7 +43,7 @@ class Codes(RuleBasedStateMachine):
         self.fake = self.cleanup.enter_context(FakeOpenRouter(clock=FROZEN, code_lifetime=LIFETIME))
         port = urlsplit(self.fake.url).port
         self.connection = self.cleanup.enter_context(
-            contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10))
+            contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE))
         )
         self.now = 0.0
         self.all: list[Issued] = []

@@ -20,7 +20,7 @@ from tests.integrations.support import (
     serve_process,
     settings,
 )
-from tests.support import free_port
+from tests.support import PATIENCE, free_port
 
 WORKERS = 4
 # A worker that takes longer than five seconds to import its app would be replaced, again and again.
@@ -87,6 +87,6 @@ async def profile(chrome: Browser, site: Site) -> AsyncIterator[BrowserContext]:
     """Open a browser profile without cookies, and reset the counters of the fake."""
     site.fake.counters.clear()
     context = await chrome.new_context()
-    context.set_default_timeout(20_000)
+    context.set_default_timeout(PATIENCE * 1000)
     yield context
     await context.close()

@@ -14,6 +14,7 @@ from discord.http import Route
 from yarl import URL
 
 from tests.kit.servers import start_app
+from tests.support import PATIENCE
 
 BOT: dict[str, Any] = {"id": "99", "username": "bot", "discriminator": "0", "avatar": None, "bot": True}
 APPLICATION: dict[str, Any] = {
@@ -133,13 +134,13 @@ class FakeDiscord:
 
     async def answer(self) -> Answer:
         """Return the bot's next message, which only the user can see."""
-        answer = await asyncio.wait_for(self.answers.get(), 10)
+        answer = await asyncio.wait_for(self.answers.get(), PATIENCE)
         assert answer.is_ephemeral
         return answer
 
     async def modal(self) -> Answer:
         """Return the bot's next modal."""
-        answer = await asyncio.wait_for(self.answers.get(), 10)
+        answer = await asyncio.wait_for(self.answers.get(), PATIENCE)
         assert "custom_id" in answer.payload
         return answer
 
@@ -176,7 +177,7 @@ class FakeDiscord:
         await self._dispatch("INTERACTION_CREATE", interaction)
 
     async def _dispatch(self, event: str, data: dict[str, Any]) -> None:
-        socket = await asyncio.wait_for(asyncio.shield(self._socket), 10)
+        socket = await asyncio.wait_for(asyncio.shield(self._socket), PATIENCE)
         self._seen += 1
         await socket.send_json({"op": 0, "t": event, "s": self._seen, "d": data})
 

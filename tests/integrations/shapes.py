@@ -11,7 +11,7 @@ from typing import Final
 from playwright.sync_api import BrowserContext, Page, Route, expect, sync_playwright
 
 from tests.documents import read_blocks
-from tests.support import ROOT
+from tests.support import PATIENCE, ROOT
 
 GUIDE: Final = ROOT / "docs" / "how-to" / "sign-in-shapes.md"
 SHAPES: Final = ("redirect", "popup", "tab", "paste", "pkce")
@@ -61,7 +61,7 @@ def go_through_in_chromium(chromium: str, shape: str, site: str, openrouter: str
     """Sign in as `go_through` does, in a fresh profile of a running Chromium; for a thread of its own."""
     with sync_playwright() as playwright:
         context = playwright.chromium.connect_over_cdp(chromium).new_context()
-        context.set_default_timeout(60_000)
+        context.set_default_timeout(PATIENCE * 1000)
         go_through(shape, context, site, openrouter)
         context.close()
 

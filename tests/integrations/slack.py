@@ -12,6 +12,7 @@ from aiohttp import web
 from slack_sdk.web.async_client import AsyncWebClient
 
 from tests.kit.servers import start_app
+from tests.support import PATIENCE
 
 TOKEN = "xoxb-bot-token"
 APP_TOKEN = "xapp-app-token"
@@ -48,16 +49,16 @@ class FakeSlack:
         envelope = f"envelope-{self._count}"
         payload = {"team_id": TEAM, "user_id": user_id, "channel_id": "C1", "command": command, "text": text}
         payload |= {"response_url": f"{self.url}/respond", "trigger_id": "1", "api_app_id": "A1", "token": "t"}
-        socket = await asyncio.wait_for(self._socket, 10)
+        socket = await asyncio.wait_for(self._socket, PATIENCE)
         await socket.send_json(
             {"type": "slash_commands", "envelope_id": envelope, "payload": payload, "accepts_response_payload": True}
         )
-        while await asyncio.wait_for(self._acknowledged.get(), 10) != envelope:
+        while await asyncio.wait_for(self._acknowledged.get(), PATIENCE) != envelope:
             pass
 
     async def answer(self) -> dict[str, Any]:
         """The next message of the bot."""
-        return await asyncio.wait_for(self._answers.get(), 10)
+        return await asyncio.wait_for(self._answers.get(), PATIENCE)
 
     async def _test(self, request: web.Request) -> web.Response:
         assert request.headers["Authorization"] == f"Bearer {TOKEN}"

@@ -31,9 +31,7 @@ from openrouter_async import OpenRouter, RetryPolicy
 from openrouter_async.integrations.asgi import Request, Response, create_app
 from openrouter_async.login import Grant
 from openrouter_async.testing import FakeOpenRouter
-from tests.support import ROOT
-
-GIVE_UP_AFTER = 120.0
+from tests.support import PATIENCE, ROOT
 
 
 @attrs.define(kw_only=True)
@@ -225,7 +223,7 @@ def serve_in_thread(app: Any) -> Iterator[str]:
     thread = threading.Thread(target=asyncio.run, args=(serve(),))
     thread.start()
     try:
-        assert begun.wait(GIVE_UP_AFTER)
+        assert begun.wait(PATIENCE)
         yield url
     finally:
         end.set()
@@ -254,7 +252,7 @@ async def serve_process(
         with contextlib.suppress(ProcessLookupError):
             process.terminate()
         try:
-            await asyncio.wait_for(process.wait(), GIVE_UP_AFTER)
+            await asyncio.wait_for(process.wait(), PATIENCE)
         except TimeoutError:
             process.kill()
             raise
@@ -266,7 +264,7 @@ def read(log: Path) -> str:
 
 async def _answers(url: str, process: asyncio.subprocess.Process, log: Path) -> None:
     loop = asyncio.get_running_loop()
-    give_up_at = loop.time() + GIVE_UP_AFTER
+    give_up_at = loop.time() + PATIENCE
     async with aiohttp.ClientSession() as session:
         while True:
             assert process.returncode is None, read(log)

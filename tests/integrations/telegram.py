@@ -15,6 +15,7 @@ from aiogram.types import Update
 from aiohttp import web
 
 from tests.kit.servers import start_app
+from tests.support import PATIENCE
 
 TOKEN = "42:telegram-token"
 BOT = {"id": 42, "is_bot": True, "first_name": "Bot", "username": "the_bot"}
@@ -83,7 +84,7 @@ class FakeTelegram:
 
     async def answer(self) -> Call:
         """The next message of the bot, also one that it could not send."""
-        return await asyncio.wait_for(self._answers.get(), 10)
+        return await asyncio.wait_for(self._answers.get(), PATIENCE)
 
     @property
     def deleted(self) -> list[int]:

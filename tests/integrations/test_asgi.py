@@ -23,7 +23,8 @@ from openrouter_async.integrations._asgi import locate
 from openrouter_async.integrations.asgi import LoginApp, Request, Response
 from openrouter_async.login import Grant
 from openrouter_async.testing import FakeOpenRouter
-from tests.integrations.support import GIVE_UP_AFTER, Site, Visitor, asgi_routes, bound_socket, serve_asgi
+from tests.integrations.support import Site, Visitor, asgi_routes, bound_socket, serve_asgi
+from tests.support import PATIENCE
 
 PUBLIC_PATHS = {"login_path": "/auth/login"}
 PATHS_BELOW = {"callback_path": "/callback/{state}"}
@@ -231,10 +232,10 @@ class Server:
 
     async def __aexit__(self, *_: object) -> None:
         self._received.put_nowait({"type": "lifespan.shutdown"})
-        await asyncio.wait_for(self._task, GIVE_UP_AFTER)
+        await asyncio.wait_for(self._task, PATIENCE)
 
     async def answer(self) -> Any:
-        return await asyncio.wait_for(self.sent.get(), GIVE_UP_AFTER)
+        return await asyncio.wait_for(self.sent.get(), PATIENCE)
 
 
 async def returns(scope: Any, receive: Any, send: Any) -> None:
@@ -395,7 +396,7 @@ async def test_response_of_chunks_closes_their_generator_however_it_ends(how: st
 
     expectation = pytest.raises(ValueError, match="of the app") if how == "failure" else contextlib.nullcontext()
     with expectation:
-        await asyncio.wait_for(Response(200, chunks())({"method": "GET"}, receive, send), GIVE_UP_AFTER)
+        await asyncio.wait_for(Response(200, chunks())({"method": "GET"}, receive, send), PATIENCE)
 
     assert closed.is_set()
     bodies = [sent.get_nowait().get("body") for _ in range(sent.qsize())]

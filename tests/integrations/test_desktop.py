@@ -19,7 +19,7 @@ from textual.widgets import Input, Label
 from yarl import URL
 
 from openrouter_async.testing import FakeOpenRouter
-from tests.support import ROOT, free_port
+from tests.support import PATIENCE, ROOT, free_port
 
 if TYPE_CHECKING:
     from playwright.async_api import BrowserContext, Page
@@ -59,7 +59,7 @@ async def signing_in() -> AsyncIterator[tuple[App[None], Pilot[None]]]:
 
 
 async def wait_until(pilot: Pilot[None], condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while not condition():
             await pilot.pause(0.02)
 
@@ -127,7 +127,7 @@ async def sidecar(fake: FakeOpenRouter) -> AsyncIterator[URL]:
     assert process.stderr is not None
     said = ""
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             while "Uvicorn running" not in said:
                 line = await process.stderr.readline()
                 assert line, said

@@ -19,10 +19,9 @@ from openrouter_async.login import Grant
 from openrouter_async.testing import FakeOpenRouter
 from tests.integrations.support import KINDS, Site, Visitor, bound_socket, make_app, serve_aiohttp, serve_asgi
 from tests.kit.gates import Gate
+from tests.support import PATIENCE
 
 pytestmark = pytest.mark.parametrize("kind", KINDS)
-
-PATIENCE = 10.0
 
 
 class Keys:

@@ -10,7 +10,8 @@ from urllib.parse import quote
 import pytest
 from yarl import URL
 
-from tests.integrations.support import GIVE_UP_AFTER, Site, Visitor
+from tests.integrations.support import Site, Visitor
+from tests.support import PATIENCE
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -281,7 +282,7 @@ async def test_site_access_log_has_no_code_or_state(
         callback = await visitor.consent()
         await visitor.open(callback, headers={"Referer": callback})
         # A server may answer first and then write.
-        async with asyncio.timeout(GIVE_UP_AFTER):
+        async with asyncio.timeout(PATIENCE):
             while (text := log()).count(expected) == before:  # noqa: ASYNC110 - nothing tells of it
                 await asyncio.sleep(0.01)
 

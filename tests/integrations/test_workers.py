@@ -19,8 +19,8 @@ from openrouter_async.pkce import PKCEPair
 from openrouter_async.testing import FakeOpenRouter, Fault
 from tests.integrations import single_page
 from tests.integrations.conftest import UVICORN, WORKERS
-from tests.integrations.support import GIVE_UP_AFTER, KINDS, Page, Site, Visitor, read, serve_process
-from tests.support import free_port
+from tests.integrations.support import KINDS, Page, Site, Visitor, read, serve_process
+from tests.support import PATIENCE, free_port
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
@@ -54,7 +54,7 @@ async def site(
         for number, command in enumerate(commands(kind, str(port))):
             logs.append(Path(f"{log}{number}"))
             await processes.enter_async_context(serve_process(command, url, logs[-1], environment))
-        async with asyncio.timeout(GIVE_UP_AFTER):
+        async with asyncio.timeout(PATIENCE):
             while sum(len(STARTED.findall(read(path))) for path in logs) < WORKERS:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         yield Site(name=kind, url=url, fake=fake)

@@ -13,6 +13,7 @@ import attrs
 
 from openrouter_async import Clock
 from openrouter_async._values.clock import SYSTEM_CLOCK
+from tests.support import PATIENCE
 
 EPOCH = 1_800_000_000.0
 """The time at which the clocks of tests start: 2027-01-15 08:00:00 UTC."""
@@ -152,7 +153,7 @@ async def passes(count: int = 10) -> None:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Let the loop run until a condition holds, on a busy machine for up to a minute."""
-    async with asyncio.timeout(60):
+    """Let the loop run until a condition holds."""
+    async with asyncio.timeout(PATIENCE):
         while not condition():  # noqa: ASYNC110 - there is no event for everything
             await asyncio.sleep(0)

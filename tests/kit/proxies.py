@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-from tests.support import free_port, missing
+from tests.support import PATIENCE, free_port, missing
 
 
 class Daemon:
@@ -40,7 +40,7 @@ class Daemon:
 
     async def __aenter__(self) -> Self:
         self._start()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             while not await self._accepts():
                 assert self._process.poll() is None, (self._folder / "output").read_text()
                 await asyncio.sleep(0.02)

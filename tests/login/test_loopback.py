@@ -35,7 +35,7 @@ from openrouter_async.login import _sockets as ports
 from tests.kit.gates import Gate
 from tests.kit.servers import ScriptedServer
 from tests.login.support import BUSY, GRANTED, KEY, ONCE, REFUSED, logging_in
-from tests.support import free_port
+from tests.support import PATIENCE, free_port
 
 if TYPE_CHECKING:
     from playwright.async_api import BrowserContext
@@ -355,7 +355,7 @@ async def test_loopback_thousand_hostile_requests_do_not_keep_the_user_out(caplo
 
         async def attack(data: bytes) -> bytes:
             async with limit:
-                return await asyncio.wait_for(send(login, data), 60)
+                return await asyncio.wait_for(send(login, data), PATIENCE)
 
         async with asyncio.timeout(240):
             first = asyncio.gather(*(attack(hostile[number % len(hostile)]) for number in range(900)))
@@ -389,7 +389,7 @@ async def test_loopback_late_connections_do_not_evict_the_callback() -> None:
         await gate.reached.wait()
         crowd = [await asyncio.open_connection("127.0.0.1", login.port) for _ in range(150)]
         # The first connection of the crowd was closed instead.
-        assert await asyncio.wait_for(crowd[0][0].read(), 10) == b""
+        assert await asyncio.wait_for(crowd[0][0].read(), PATIENCE) == b""
         gate.let()
         assert (await visiting).status == 200
         for _, writer in crowd:
@@ -658,7 +658,7 @@ async def test_loopback_opens_the_browser_in_a_thread_without_waiting() -> None:
     def opener(url: str) -> bool:
         seen.append((url, threading.current_thread() is threading.main_thread()))
         called.set()
-        return proceed.wait(10)
+        return proceed.wait(PATIENCE)
 
     async with logging_in(LoopbackLogin, GRANTED, opener=opener) as (login, _):
         login.open_browser()

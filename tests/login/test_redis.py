@@ -23,7 +23,7 @@ from openrouter_async.login.stores import ClaimStatus
 from tests.kit.servers import ScriptedServer, forward
 from tests.login.support import CALLBACK, GRANTED, NOW, RESULT, back, make_claim_request, make_login, verifier_of
 from tests.login.support import KEY as API_KEY
-from tests.support import free_port
+from tests.support import PATIENCE, free_port
 
 KEY = generate_encryption_key()
 
@@ -344,7 +344,7 @@ async def test_redis_store_server_restart_raises_store_errors_only() -> None:
     await asyncio.to_thread((server := ValkeyServer(port=port)).start)
     users = [asyncio.create_task(sign_in()) for _ in range(20)]
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             await enough.wait()
             await asyncio.to_thread(server.stop)
             enough.clear()
@@ -434,7 +434,7 @@ async def test_redis_store_silent_server_is_waited_for_in_bounds(monkeypatch: py
 
         monkeypatch.setattr("openrouter_async.login.stores._redis_calls._TIMEOUT", 0.01)
         store = RedisStore.from_url(url)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             with pytest.raises(LoginStoreError, match=r"^Redis cannot be reached: TimeoutError$"):
                 await store.put(make_login(), now=NOW)
         await store.aclose()

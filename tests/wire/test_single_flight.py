@@ -31,6 +31,7 @@ from openrouter_async._http.chain import SendState
 from openrouter_async._http.single_flight import CallerGroup, SingleFlight
 from tests.kit.clocks import StoppedClock, passes, until
 from tests.kit.wire import BEARER, OK, SECRET, Act, HeldAct, WireServer, code_of, drop, hang, status, verifier_of
+from tests.support import PATIENCE
 from tests.wire.audit import Audit
 
 Exchanged = ExchangeAuthCodeForAPIKeyResponse
@@ -510,7 +511,7 @@ async def test_aclose_with_a_borrowed_session_bounds_its_calls() -> None:
         # On a busy machine, the time may be over before the request is there.
         await until(lambda: call.done() or len(server.requests) == 1)
         await client.aclose()
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE):
             with pytest.raises(errors.RequestTimeoutError):
                 await call
 
@@ -824,7 +825,7 @@ async def test_on_key_that_exchanges_the_same_request_is_refused() -> None:
 
     async with serving(on_key=again, hook_timeout=None) as (server, client):
         clients.append(client)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             with pytest.raises(errors.KeyDeliveryError, match="on_key raised OpenRouterError") as caught:
                 await start(client)
     assert "cannot wait for itself" in str(caught.value.__cause__)
@@ -854,7 +855,7 @@ async def test_on_key_that_closes_the_client_does_not_wait_for_itself() -> None:
 
     async with serving(on_key=close, hook_timeout=None) as (server, client):
         clients.append(client)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             assert (await start(client)).key == server.authority.issued[code_of(1)]
 
 
@@ -938,7 +939,7 @@ async def test_exchange_that_ends_at_once_with_eager_tasks_succeeds(fails: bool)
     async with serving(middlewares=[cached]) as (_, client):
         loop.set_task_factory(factory)
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE):
                 if fails:
                     with pytest.raises(LookupError):
                         await start(client)
