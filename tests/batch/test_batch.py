@@ -25,7 +25,7 @@ from openrouter_async import (
 from openrouter_async.pkce import PKCEPair
 from openrouter_async.testing import FakeOpenRouter, Fault
 from tests.batch.support import Safe, issue, read
-from tests.kit.clocks import FakeClock, StoppedClock, passes, until
+from tests.kit.clocks import FROZEN, FakeClock, StoppedClock, passes, until
 from tests.kit.gates import Gate
 from tests.support import PATIENCE
 
@@ -748,7 +748,7 @@ async def test_on_progress_async_is_awaited_and_never_concurrent(fake: FakeOpenR
 
 
 async def test_on_progress_exception_is_logged_and_changes_nothing(
-    fake: FakeOpenRouter, client: OpenRouter, caplog: pytest.LogCaptureFixture
+    fake: FakeOpenRouter, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(progress: BatchProgress) -> None:
         raise ZeroDivisionError
@@ -756,11 +756,13 @@ async def test_on_progress_exception_is_logged_and_changes_nothing(
     async def fail_later(progress: BatchProgress) -> None:
         raise ZeroDivisionError
 
-    for observe in (fail, fail_later):
-        caplog.clear()
-        results = await client.oauth.exchange_all(issue(fake, 3), on_progress=observe)
-        assert [result.error for result in results] == [None] * 3
-        assert [record.getMessage() for record in caplog.records] == ["on_progress raised; the batch goes on"] * 2
+    # After the first report, the next one is due when the clock has moved, or at the end.
+    async with OpenRouter(None, base_url=fake.base_url, clock=FROZEN) as client:
+        for observe in (fail, fail_later):
+            caplog.clear()
+            results = await client.oauth.exchange_all(issue(fake, 3), on_progress=observe)
+            assert [result.error for result in results] == [None] * 3
+            assert [record.getMessage() for record in caplog.records] == ["on_progress raised; the batch goes on"] * 2
 
 
 @pytest.mark.parametrize(

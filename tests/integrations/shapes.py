@@ -13,6 +13,8 @@ from playwright.sync_api import BrowserContext, Page, Route, expect, sync_playwr
 from tests.documents import read_blocks
 from tests.support import PATIENCE, ROOT
 
+expect.set_options(timeout=PATIENCE * 1000)
+
 GUIDE: Final = ROOT / "docs" / "how-to" / "sign-in-shapes.md"
 SHAPES: Final = ("redirect", "popup", "tab", "paste", "pkce")
 _SITES: Final = ROOT / "benchmarks" / "sites"
