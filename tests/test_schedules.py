@@ -44,7 +44,7 @@ logger = logging.getLogger("openrouter_async")
 
 pytestmark = [pytest.mark.stress, pytest.mark.unmeasured]
 
-STEPS = 100_000 if STRESS else 1_000
+STEPS = 100_000 if STRESS else 2_000
 STEPS_OF_A_RUN = 40
 SEED = 20270115
 KEY = generate_encryption_key()
