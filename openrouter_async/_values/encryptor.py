@@ -6,6 +6,7 @@ when the first `Encryptor` is made, so that stores can be imported without it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Final, TypeAlias
 
@@ -16,6 +17,7 @@ EncryptionKeys: TypeAlias = str | bytes | Iterable[str | bytes]
 """A Fernet key, or several: the first one encrypts, all of them decrypt. `generate_encryption_key` makes one."""
 
 _PADDING: Final = b"="
+_BASE64URL: Final = re.compile(rb"[A-Za-z0-9_-]*")
 
 
 class DecryptionError(Exception):
@@ -79,6 +81,9 @@ class Encryptor:
         Raises:
             DecryptionError: The data were not encrypted with one of the keys in this context.
         """
+        # Decoders skip other characters, so that altered data would pass; on Python 3.15 they also warn of some.
+        if not _BASE64URL.fullmatch(sealed):
+            raise DecryptionError
         try:
             data = self._fernet.decrypt(sealed + _PADDING * (-len(sealed) % 4))
         except self._invalid_token:

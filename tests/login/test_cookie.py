@@ -292,6 +292,15 @@ def test_decrypt_refuses_foreign_data(sealed: bytes) -> None:
         Encryptor(NEW).decrypt("login", sealed)
 
 
+@pytest.mark.parametrize("foreign", [b"\0\0\0\0", b"\n\n\n\n", b"    ", b"++++", b"////", b"===="])
+def test_decrypt_refuses_characters_outside_of_base64url(foreign: bytes) -> None:
+    encryptor = Encryptor(NEW)
+    sealed = encryptor.encrypt("login", b"data")
+    for position in (0, 10, len(sealed)):
+        with pytest.raises(DecryptionError):
+            encryptor.decrypt("login", sealed[:position] + foreign + sealed[position:])
+
+
 @pytest.mark.parametrize("keys", ["", "short", [], ["short"], b"\xff" * 44, [7], "é" * 44])
 def test_encryption_keys_invalid_are_refused_and_not_repeated(keys: Any) -> None:
     with pytest.raises(RequestValidationError, match="keys") as caught:
