@@ -218,8 +218,8 @@ def test_cli_without_its_extra_names_the_extra(
 
 def test_cli_with_another_missing_module_does_not_name_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "openrouter_async.cli._app")
-    monkeypatch.setitem(sys.modules, "openrouter_async.redaction", None)
-    with pytest.raises(ModuleNotFoundError, match=r"openrouter_async\.redaction"):
+    monkeypatch.setitem(sys.modules, "openrouter_async.redaction._masks", None)
+    with pytest.raises(ModuleNotFoundError, match=r"openrouter_async\.redaction\._masks"):
         main()
 
 
