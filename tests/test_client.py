@@ -218,7 +218,7 @@ _VARIABLES = {
 async def test_environment_with_surrounding_blanks_is_stripped(monkeypatch: pytest.MonkeyPatch) -> None:
     async with answering(ANSWER) as server:
         for name, value in (_VARIABLES | {"OPENROUTER_BASE_URL": server.base_url}).items():
-            monkeypatch.setenv(name, f" \t{value}\r\n")
+            monkeypatch.setenv(name, f"\ufeff \t{value}\r\n")
         async with OpenRouter(authenticate_exchange=True) as client:
             await exchange(client)
     assert server.requests[0].startswith(b"POST /api/v1/auth/keys HTTP/1.1\r\n")
@@ -229,7 +229,7 @@ async def test_environment_with_surrounding_blanks_is_stripped(monkeypatch: pyte
     assert sent["x-openrouter-categories"] == "cli-agent,web"
 
 
-@pytest.mark.parametrize("control", ["\n", "\r\n", "\x7f"])
+@pytest.mark.parametrize("control", ["\n", "\r\n", "\x7f", "\x85", "\ufeff", "\u200b", "\u202e", "\udcff"])
 @pytest.mark.parametrize(("name", "value"), _VARIABLES.items())
 def test_environment_with_inner_line_break_is_refused_by_name(
     name: str, value: str, control: str, monkeypatch: pytest.MonkeyPatch

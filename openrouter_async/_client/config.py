@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final, TypeAlias, TypedDict, cast
 
@@ -145,10 +146,11 @@ def from_environment(name: str) -> str | None:
     """Return an environment variable without surrounding whitespace; None when it is not set, or empty.
 
     Raises:
-        RequestValidationError: The value contains a line break or another control character.
+        RequestValidationError: The value contains a line break or another control character, also an invisible one.
     """
-    value = os.environ.get(name, "").strip()
-    if any(character < " " or character == "\x7f" for character in value):
+    # Files that programs of Windows wrote may start with a byte order mark.
+    value = os.environ.get(name, "").removeprefix("\ufeff").strip()
+    if any(unicodedata.category(character).startswith("C") for character in value):
         raise RequestValidationError(name, "must not contain line breaks or other control characters")
     return value or None
 
