@@ -64,13 +64,15 @@ class Page:
 
     @property
     def commands(self) -> tuple[str, ...]:
-        """The commands that install something."""
-        return tuple(command for block in self.blocks if block.kind == "install" for command, _ in block.commands)
+        """The commands that make the page's environment."""
+        first = next(block for block in self.blocks if block.kind == "install")
+        return tuple(command for command, _ in first.commands)
 
     @property
     def installed(self) -> str:
-        """What they install."""
-        return " ".join(command.removeprefix("pip install ") for command in self.commands if "install" in command)
+        """What all commands of the page install."""
+        commands = [command for block in self.blocks if block.kind == "install" for command, _ in block.commands]
+        return " ".join(command.removeprefix("pip install ") for command in commands if "pip install" in command)
 
     @property
     def rest(self) -> Counter[str]:
@@ -101,9 +103,8 @@ class Newcomer:
         try:
             (folder / ".venv").symlink_to(self._made[page.commands].result())
             os.chdir(folder)
-            blocks = [
-                attrs.evolve(block, code=_ACTIVATE) if block.kind == "install" else block for block in page.blocks
-            ]
+            made = next(block for block in page.blocks if block.kind == "install")
+            blocks = [attrs.evolve(block, code=_ACTIVATE) if block is made else _adapt(block) for block in page.blocks]
             run_blocks(blocks, self.environment)
         except Exception as failure:  # noqa: BLE001
             return f"{type(failure).__name__}: {failure}"
@@ -160,13 +161,19 @@ def main(chosen: list[str]) -> int:
     return 1 if failures else 0
 
 
+def _adapt(block: Block) -> Block:
+    """Return a block that installs something in the course of a page, with uv's commands."""
+    if block.kind != "install":
+        return block
+    return attrs.evolve(block, code="".join(f"$ {_with_uv(command)}\n{shown}" for command, shown in block.commands))
+
+
 def _with_uv(command: str) -> str:
     """Return what uv's users type in place of a command."""
     if _UV is None:
         return command
-    if command == "python -m venv .venv":
-        return f'{_UV} venv --quiet --python "$(command -v python)" .venv'
-    return f"{_UV} {command}" if command.startswith("pip install ") else command
+    command = command.replace("python -m venv ", f'{_UV} venv --quiet --python "$(command -v python)" ')
+    return re.sub("^pip install ", f"{_UV} pip install ", command)
 
 
 def _spell(kinds: Counter[str]) -> str:
