@@ -37,7 +37,7 @@ class SendState:
         """Receive the result of the call, right before its coroutine returns it."""
 
 
-# Without slots, a frozen class of attrs fills a dict, which takes a third of the time of so many slots.
+# A frozen attrs class with this many fields is created three times as fast without slots.
 @attrs.frozen(kw_only=True, eq=False, slots=False)
 class Request:
     """An HTTP request before it is sent.
@@ -74,7 +74,7 @@ class Response:
     """An HTTP response whose body was read completely.
 
     Attributes:
-        status_code: The HTTP status, also of an error: only a missing answer is raised.
+        status_code: The HTTP status, including error statuses: only a missing answer is raised.
         headers: The headers, looked up without regard to case.
         body: The body, decompressed.
         elapsed: Seconds from the start of the attempt to the last byte.

@@ -29,12 +29,12 @@ class Flight(SendState, Generic[T]):
     traceback: TracebackType | None = None
     is_finished = False
 
-    def __init__(self, key: tuple[Hashable, ...], variant: object, settle: Callable[[Flight[T]], None]) -> None:
+    def __init__(self, key: tuple[Hashable, ...], variant: object, on_end: Callable[[Flight[T]], None]) -> None:
         self.key = key
         self.key_hash = hash(key)
         self.variant = variant
         self.waiters: list[asyncio.Future[None]] = []
-        self._settle = settle
+        self._on_end = on_end
 
     @property
     def is_current(self) -> bool:
@@ -60,7 +60,7 @@ class Flight(SendState, Generic[T]):
         if (task := getattr(self, "task", None)) is not None:
             task.remove_done_callback(self.note_end)
         self.result = result
-        self._settle(self)
+        self._on_end(self)
 
     def note_end(self, task: asyncio.Task[T]) -> None:
         """Note the end of the task, or that it could not be cancelled in time: then it ends later, and unnoticed."""
@@ -73,11 +73,11 @@ class Flight(SendState, Generic[T]):
             self.result = task.result()
         else:
             self.error, self.traceback = _error_for_callers(error)
-        self._settle(self)
+        self._on_end(self)
 
 
 def _error_for_callers(error: BaseException) -> tuple[BaseException, TracebackType | None]:
-    """Return the error that an exchange ended by as its callers raise it, and its traceback."""
+    """Return the error for the callers of an exchange that ended with this one, and its traceback."""
     if isinstance(error, (KeyboardInterrupt, SystemExit)):
         # asyncio stops the loop for these already; raising them in each caller would stop it again.
         return OpenRouterError(f"the exchange was ended by {type(error).__name__}", outcome=Outcome.UNKNOWN), None

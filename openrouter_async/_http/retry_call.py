@@ -18,7 +18,7 @@ from openrouter_async.events import Event
 logger = logging.getLogger("openrouter_async")
 
 MIN_ATTEMPT_TIME: Final = 10.0
-"""Seconds of the call's time that an attempt needs to be left to begin, unless its timeout is shorter."""
+"""An attempt begins only if this many seconds of the call's time are left, or its timeout if that is shorter."""
 
 MAX_SLEEP_IN_PAUSE: Final = 10.0
 """Seconds between checks whether a pause that a call waits for has ended early."""
@@ -100,7 +100,7 @@ class Call:
         return self._throttle.pace(self._origin)
 
     def postpone(self, since: float) -> None:
-        """Leave the time since a moment, in which the call waited for its turn in a batch, out of its own time."""
+        """Extend the deadline by the time since a moment: a call does not pay for waiting for its turn in a batch."""
         self._deadline += self._clock.monotonic() - since
 
     def next_delay(self) -> float | None:
@@ -241,7 +241,7 @@ class Call:
             )
 
     def _pay_for(self, failure: Failure) -> bool:
-        # Where a rate limits a batch, that bounds the load, and rejections are how it was found.
+        # The rate of a batch limits the load already, and is found by being rejected.
         if failure.is_stale_connection or failure.is_throttled or self.pace is not None:
             return True
         cost = TIMEOUT_COST if isinstance(failure.error, RequestTimeoutError) else RETRY_COST

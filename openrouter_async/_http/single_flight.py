@@ -156,7 +156,7 @@ class SingleFlight(Generic[T]):
         *,
         is_batched: bool,
     ) -> Flight[T]:
-        flight = self._joinable[key] = Flight(key, variant, self._settle)
+        flight = self._joinable[key] = Flight(key, variant, self._finish)
         flight.exchanged_before = self._exchanged.get(flight.key_hash)
         flight.is_batched = is_batched
         flight.waiters.append(waiter)
@@ -203,7 +203,7 @@ class SingleFlight(Generic[T]):
             self._cancelled.add(flight)
         flight.task.cancel()
 
-    def _settle(self, flight: Flight[T]) -> None:
+    def _finish(self, flight: Flight[T]) -> None:
         """Remember how an exchange ended, and wake its callers."""
         if flight.cancelled:
             self._cancelled.discard(flight)
@@ -258,7 +258,7 @@ class SingleFlight(Generic[T]):
             await asyncio.wait([flight.task for flight in late], timeout=_CANCEL_TIMEOUT)
             for flight in late:
                 flight.note_end(flight.task)
-        # The loop may be about to close.
+        # Do not wait for the next pass of the loop, which may be about to close.
         self._wake_queue.wake_all()
 
     def _all(self) -> list[Flight[T]]:
