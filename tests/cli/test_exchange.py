@@ -102,7 +102,7 @@ async def test_exchange_store_print_prints_the_key_and_stores_nothing(
 ) -> None:
     ended = await here("exchange", fake.issue_code(), "--store", "print", *at(fake))
     assert ended.out == key_of(fake) + "\n"
-    assert "stored nowhere" in ended.err
+    assert "kept nowhere" in ended.err
     ended = await here("exchange", fake.issue_code(), "--store", "print", "--json", *at(fake))
     assert ended.document["key"] == fake.issued_keys[1].key
     assert ended.document["stored_in"] == "print"
