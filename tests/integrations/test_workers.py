@@ -23,6 +23,7 @@ from tests.integrations.support import KINDS, Page, Site, Visitor, read, serve_p
 from tests.support import PATIENCE, free_port
 
 pytestmark = [
+    pytest.mark.unmeasured,
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.parametrize("site", KINDS, indirect=True),
 ]
