@@ -4,7 +4,7 @@
     make bench BENCH_ARGS=--docs    # the same, and the tables and plots go into the docs
     make bench BENCH_ARGS=--quick   # a glance, some minutes
     make bench BENCH_ARGS='--only imports'
-    make bench BENCH_ARGS='--only side-by-side --into docs/explanation/performance-3.13.md'
+    make bench BENCH_ARGS='--only side-by-side --into page.md'   # a page with the marks of the docs
 
 It exits with 1 when a target is missed.
 """
