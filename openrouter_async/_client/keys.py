@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from openrouter_async._client.pipeline import CURRENT_KEY, Pipeline
+from openrouter_async._client.operations import CURRENT_KEY
+from openrouter_async._client.pipeline import Pipeline
 from openrouter_async._http.chain import SendState
 from openrouter_async._http.options import Bearer, RequestOptions
 from openrouter_async._values.current_key import GetCurrentKeyResponse

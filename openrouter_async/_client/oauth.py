@@ -11,7 +11,8 @@ from uuid import UUID
 
 from yarl import URL
 
-from openrouter_async._client.pipeline import CREATE, Pipeline
+from openrouter_async._client.operations import CREATE
+from openrouter_async._client.pipeline import Pipeline
 from openrouter_async._http.chain import SendState
 from openrouter_async._http.options import RequestOptions
 from openrouter_async._values.frames import hide_arguments

@@ -9,12 +9,12 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractContextManager, nullcontext
 from types import CoroutineType
-from typing import Any, Final, Generic, TypeVar
+from typing import Any
 
-import attrs
 from yarl import URL
 
 from openrouter_async._client.config import Settings, merge_headers
+from openrouter_async._client.operations import CURRENT_KEY, EXCHANGE, Operation, operation_urls
 from openrouter_async._http.chain import Handler, Request, Response, SendState, build_chain
 from openrouter_async._http.counters import Counters
 from openrouter_async._http.options import Bearer, RequestOptions
@@ -26,11 +26,10 @@ from openrouter_async._http.timeouts import Deadline, DeadlineExpiredError, Dead
 from openrouter_async._http.transport import Transport
 from openrouter_async._values import converter
 from openrouter_async._values.clock import Clock
-from openrouter_async._values.current_key import GetCurrentKeyResponse
+from openrouter_async._values.converter import R
 from openrouter_async._values.frames import without_secrets
 from openrouter_async._values.models import (
     CreateAuthKeysCodeRequest,
-    CreateAuthKeysCodeResponse,
     ExchangeAuthCodeForAPIKeyRequest,
     ExchangeAuthCodeForAPIKeyResponse,
     HttpMeta,
@@ -45,39 +44,6 @@ from openrouter_async.errors import (
     RequestValidationError,
     ResponseValidationError,
 )
-
-R = TypeVar("R", ExchangeAuthCodeForAPIKeyResponse, CreateAuthKeysCodeResponse, GetCurrentKeyResponse)
-
-
-@attrs.frozen(kw_only=True, eq=False)
-class Operation(Generic[R]):
-    """An operation of the API.
-
-    Attributes:
-        name: Its ``operationId``.
-        path: Its path below the base URL.
-        result: The class of its result.
-        needs_bearer: Whether it is refused without a bearer token.
-        method: Its HTTP method.
-    """
-
-    name: str
-    path: str
-    result: type[R]
-    needs_bearer: bool = False
-    method: str = "POST"
-
-
-EXCHANGE: Final = Operation(
-    name="exchangeAuthCodeForAPIKey", path="/auth/keys", result=ExchangeAuthCodeForAPIKeyResponse
-)
-CREATE: Final = Operation(
-    name="createAuthKeysCode", path="/auth/keys/code", result=CreateAuthKeysCodeResponse, needs_bearer=True
-)
-CURRENT_KEY: Final = Operation(
-    name="getCurrentKey", path="/key", result=GetCurrentKeyResponse, needs_bearer=True, method="GET"
-)
-OPERATIONS: Final[tuple[Operation[Any], ...]] = (EXCHANGE, CREATE, CURRENT_KEY)
 
 
 class ClientState:
@@ -122,7 +88,7 @@ class Pipeline:
         self.shared = shared
         self._client = client
         self._headers = settings.request_headers()
-        self._urls = _operation_urls(settings.base_url)
+        self._urls = operation_urls(settings.base_url)
         # A string keeps its hash, and a URL computes it each time.
         self._exchange_url = str(self._urls[EXCHANGE])
         retry = RetryMiddleware(
@@ -302,7 +268,7 @@ class Pipeline:
     def _url_of(self, operation: Operation[Any], options: RequestOptions) -> URL:
         if isinstance(options.server_url, Unset):
             return self._urls[operation]
-        return _operation_urls(options.server_url)[operation]
+        return operation_urls(options.server_url)[operation]
 
     async def _deliver(
         self,
@@ -349,12 +315,6 @@ class Pipeline:
             error.outcome = Outcome.UNKNOWN
             error.args = (f"{error}: this process {'has' if before else 'may have'} exchanged the code already",)
         self.shared.counters.failed[error.outcome] += 1
-
-
-def _operation_urls(base_url: URL) -> dict[Operation[Any], URL]:
-    # Joining with "/" would drop the path of the base URL.
-    base = str(base_url).rstrip("/")
-    return {operation: URL(base + operation.path) for operation in OPERATIONS}
 
 
 def _secrets_of(model: ExchangeAuthCodeForAPIKeyRequest | CreateAuthKeysCodeRequest | None) -> tuple[str, ...]:
