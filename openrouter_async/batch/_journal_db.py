@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
-import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -14,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import attrs
 
-from openrouter_async._values.folders import find_unsafe_folder
+from openrouter_async.batch._journal_file import check_file, prepare_file
 from openrouter_async.batch._status import RequestStatus
 from openrouter_async.errors import JournalError
 from openrouter_async.redaction._masks import mask_key
@@ -25,9 +23,6 @@ if TYPE_CHECKING:
 SCHEMA_VERSION: Final = 1
 APPLICATION_ID: Final = 0x4F524A4C
 """``ORJL``, the application id in SQLite's header: https://sqlite.org/pragma.html#pragma_application_id."""
-
-MIN_SIZE: Final = 512
-"""The size of the smallest database in bytes: one page."""
 
 CHUNK_SIZE: Final = 1000
 """The number of entries that are read at once."""
@@ -108,7 +103,7 @@ class JournalDB:
             JournalError: The file is locked or unsafe, is not a journal, or cannot be used.
         """
         with _explained(path):
-            _prepare(path)
+            prepare_file(path)
             made = cls(path, _connect(path, "rw"))
             try:
                 made._lock()
@@ -125,7 +120,7 @@ class JournalDB:
             JournalError: As for `open`.
         """
         with _explained(path):
-            _check(path)
+            check_file(path)
             try:
                 return cls._open_checked(path, "rw")
             except sqlite3.OperationalError as failure:
@@ -268,54 +263,6 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
     )
     connection.row_factory = sqlite3.Row
     return connection
-
-
-def _prepare(path: Path) -> None:
-    """Create an empty file if there is none, and remove other users' permissions from an existing one.
-
-    An existing file is never opened here: closing it would release SQLite's POSIX locks of this process, see
-    https://sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_.
-    """
-    if not os.path.lexists(path):
-        _check_folder(path)
-    try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-    except FileExistsError:
-        _check(path)
-        os.chmod(path, 0o600)
-    else:
-        _check(path)
-
-
-def _check(path: Path) -> None:
-    """Raise for a file that another user controls, as ssh does."""
-    for name in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
-        try:
-            status = name.lstat()
-        except FileNotFoundError:
-            if name == path:
-                raise
-            continue
-        _check_status(name, status)
-        if name == path and 0 < status.st_size < MIN_SIZE:
-            # SQLite treats a file of a single byte as an empty database.
-            raise JournalError(f"{path}: it is not a journal")
-    _check_folder(path)
-
-
-def _check_folder(path: Path) -> None:
-    unsafe = find_unsafe_folder(path.absolute().parent)
-    if unsafe is not None:
-        raise JournalError(f"{path}: {unsafe}")
-
-
-def _check_status(name: Path, status: os.stat_result) -> None:
-    if stat.S_ISLNK(status.st_mode):
-        raise JournalError(f"{name}: it is a symbolic link")
-    if not stat.S_ISREG(status.st_mode):
-        raise JournalError(f"{name}: it is not a file")
-    if hasattr(os, "geteuid") and status.st_uid != os.geteuid():
-        raise JournalError(f"{name}: it belongs to another user")
 
 
 @contextmanager
