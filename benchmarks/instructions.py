@@ -5,22 +5,17 @@ The clock also sees what the system does, and how well the caches work; a count 
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 import attrs
 
-from benchmarks.alone import uvloop_loop
-from benchmarks.client import Tls
-from benchmarks.contenders import CONTENDERS
-from benchmarks.measure import run_block
+from benchmarks.alone import Plan
 from benchmarks.report import ROOT, Section, Setup, Target, table
 from benchmarks.side_by_side import BASELINE
 
@@ -28,25 +23,6 @@ CASES: Final = (("http", 64, 1.10), ("tls", 512, None))
 """The scheme, the exchanges at a time, and the most that this library may take of the hand-written client."""
 
 NAMES: Final = (BASELINE, "ours", "hand-tuned", "bare protocol")
-
-
-@attrs.frozen(kw_only=True)
-class Plan:
-    """The exchanges that a process carries out.
-
-    Attributes:
-        name: The client.
-        url: The base URL.
-        authority: The file with the authority's certificate; None for plain http.
-        concurrency: Exchanges at a time.
-        count: Exchanges.
-    """
-
-    name: str
-    url: str
-    authority: str | None
-    concurrency: int
-    count: int
 
 
 def measure(setup: Setup) -> Section:
@@ -73,7 +49,7 @@ def count_instructions(setup: Setup, name: str, scheme: str, concurrency: int) -
     many = 3 * few
     url, authority = setup.stub.urls[scheme], str(setup.stub.authority) if scheme == "tls" else None
     runs = [
-        _run(Plan(name=name, url=url, authority=authority, concurrency=concurrency, count=count))
+        _run(Plan(name=name, url=url, authority=authority, concurrency=concurrency, count=count, blocks=1))
         for count in (few, many)
     ]
     return (runs[1] - runs[0]) / (many - few)
@@ -83,7 +59,7 @@ def _run(plan: Plan) -> int:
     made = subprocess.run(
         [
             *("valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"),
-            *(sys.executable, "-m", "benchmarks.instructions", json.dumps(attrs.asdict(plan))),
+            *(sys.executable, "-m", "benchmarks.alone", json.dumps(attrs.asdict(plan))),
         ],
         cwd=ROOT,
         # The order of sets and dicts is part of the count.
@@ -105,21 +81,3 @@ def total_of(output: str) -> int:
     if found is None:
         raise ValueError(f"callgrind printed no total: {output[-500:]}")
     return int(found[1])
-
-
-def main() -> None:
-    fields: Mapping[str, Any] = json.loads(sys.argv[1])
-    plan = Plan(**fields)
-    chosen = CONTENDERS[plan.name]()
-
-    async def run() -> None:
-        client = chosen.make(plan.url, None if plan.authority is None else Tls(plan.authority))
-        await run_block(client, count=plan.count, concurrency=plan.concurrency)
-        await client.close()
-
-    with asyncio.Runner(loop_factory=uvloop_loop if chosen.uvloop else None) as runner:
-        runner.run(run())
-
-
-if __name__ == "__main__":
-    main()

@@ -155,17 +155,6 @@ def test_instructions_without_valgrind_are_reported_as_missing(stub: Stub, monke
     assert section == Section("Instructions", "Not counted: valgrind is not installed.")
 
 
-def test_instructions_plan_exchanges_its_codes(
-    stub: Stub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    plan = instructions.Plan(name="ours", url=stub.urls["tls"], authority=str(stub.authority), concurrency=2, count=5)
-    monkeypatch.setattr(sys, "argv", ["instructions", json.dumps(attrs.asdict(plan))])
-    before = stub.cpu()
-    instructions.main()
-    assert stub.cpu() > before
-    assert capsys.readouterr().out == ""
-
-
 def test_report_into_another_page_takes_any_choice_of_figures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     needs(*CLIENTS)
     page = tmp_path / "page.md"
