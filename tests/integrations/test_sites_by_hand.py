@@ -66,6 +66,14 @@ def issue(site: Site) -> dict[str, str]:
     return {"code": code, "code_verifier": pair.code_verifier, "code_challenge_method": "S256"}
 
 
+async def sign_in(site: Site, visitor: Visitor) -> Page:
+    """Sign in as the shape does, without its page."""
+    if site.name == "pkce":
+        return await visitor.call("/exchange", issue(site))
+    started, consent_url = await start(site, visitor)
+    return await finish(site, visitor, consent_url, started)
+
+
 @pytest.mark.browser
 async def test_site_by_hand_signs_in_by_the_page_of_the_guide(site: Site, chromium: str) -> None:
     keys = site.keys
@@ -103,11 +111,7 @@ async def test_site_by_hand_refuses_another_browser(site: Site) -> None:
 async def test_site_by_hand_repeats_what_failed_for_the_moment(site: Site) -> None:
     site.fake.queue_faults(Fault.status(503))
     async with Visitor(site) as visitor:
-        if site.name == "pkce":
-            page = await visitor.call("/exchange", issue(site))
-        else:
-            started, consent_url = await start(site, visitor)
-            page = await finish(site, visitor, consent_url, started)
+        page = await sign_in(site, visitor)
     assert page.status in {200, 303}
     assert site.exchanges == 2
 
@@ -115,11 +119,7 @@ async def test_site_by_hand_repeats_what_failed_for_the_moment(site: Site) -> No
 async def test_site_by_hand_explains_a_refused_code(site: Site) -> None:
     site.fake.queue_faults(Fault.status(403))
     async with Visitor(site) as visitor:
-        if site.name == "pkce":
-            page = await visitor.call("/exchange", issue(site))
-        else:
-            started, consent_url = await start(site, visitor)
-            page = await finish(site, visitor, consent_url, started)
+        page = await sign_in(site, visitor)
     assert page.status == 400
     assert "OpenRouter did not accept this code." in page.text
     assert site.exchanges == 1
