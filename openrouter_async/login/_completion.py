@@ -17,7 +17,7 @@ from openrouter_async.login._callbacks import Callback
 from openrouter_async.login._lease import LeaseResult, LeaseRunner, is_same_browser
 from openrouter_async.login._models import Grant
 from openrouter_async.login._records import KeyRecord, LoginRecord, digest
-from openrouter_async.login._store import ClaimRequest, ClaimStatus, LoginStore
+from openrouter_async.login._store import ClaimRequest, ClaimStatus
 from openrouter_async.login._verification import verify
 from openrouter_async.login.errors import (
     AuthorizationDeniedError,
@@ -43,30 +43,15 @@ class LoginCompleter:
 
     Args:
         client: The client that exchanges the codes.
-        store: The store of the logins.
+        leases: Carries out the exchanges.
         clock: The source of time.
-        result_lifetime: Seconds to keep a grant for a browser that repeats its callback.
-        claim_ttl: Seconds until a login whose worker died can be taken over.
-        busy_timeout: Seconds to wait for another callback of the same login.
         verify: Whether to ask for the state of each key.
     """
 
-    def __init__(
-        self,
-        client: OpenRouter,
-        store: LoginStore,
-        *,
-        clock: Clock,
-        result_lifetime: float,
-        claim_ttl: float,
-        busy_timeout: float,
-        verify: bool,
-    ) -> None:
+    def __init__(self, client: OpenRouter, leases: LeaseRunner, clock: Clock, *, verify: bool) -> None:
         self._client = client
+        self._leases = leases
         self._clock = clock
-        self._leases = LeaseRunner(
-            store, clock, claim_ttl=claim_ttl, result_ttl=result_lifetime, busy_timeout=busy_timeout
-        )
         self._verify = verify
         self._under_way = ShieldedTasks(self._log_abandoned)
 
@@ -152,8 +137,8 @@ class _LoginExchange:
             raise authorization_error(self._callback, login)
         return await self._client.oauth.exchange_auth_code_for_api_key(
             code=self._callback.code,
-            code_verifier=login.pkce.code_verifier,
-            code_challenge_method=login.pkce.code_challenge_method,
+            code_verifier=login.verifier,
+            code_challenge_method=login.method,
         )
 
     def to_result(self, response: ExchangeAuthCodeForAPIKeyResponse, *, delivered: bool) -> bytes:

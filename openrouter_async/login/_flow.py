@@ -20,6 +20,7 @@ from openrouter_async.errors import RequestValidationError
 from openrouter_async.login._callbacks import CallbackInput, read_callback, read_pasted
 from openrouter_async.login._completion import LoginCompleter
 from openrouter_async.login._inputs import claim_request_for, to_binding, to_claim_request, to_context
+from openrouter_async.login._lease import LeaseRunner
 from openrouter_async.login._models import Grant, PendingLogin
 from openrouter_async.login._records import LoginRecord, digest, exchange_state, login_id
 from openrouter_async.login._store import LeaseItem, LoginStore
@@ -96,15 +97,10 @@ class AuthorizationFlow:
         self._method = to_code_challenge_method(code_challenge_method)
         self._lifetime = lifetime
         self._clock = client.clock if clock is None else clock
-        self._completer = LoginCompleter(
-            client,
-            self._store,
-            clock=self._clock,
-            result_lifetime=result_lifetime,
-            claim_ttl=claim_ttl,
-            busy_timeout=busy_timeout,
-            verify=verify,
+        leases = LeaseRunner(
+            self._store, self._clock, claim_ttl=claim_ttl, result_ttl=result_lifetime, busy_timeout=busy_timeout
         )
+        self._completer = LoginCompleter(client, leases, self._clock, verify=verify)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.callback_url} {self._store!r}>"
@@ -204,7 +200,13 @@ class AuthorizationFlow:
             auth_url=self._auth_url,
         )
         expires_at = self._clock.time() + self._lifetime
-        record = LoginRecord(pkce=pkce, expires_at=expires_at, context=to_context(context), return_to=return_to)
+        record = LoginRecord(
+            verifier=pkce.code_verifier,
+            method=pkce.code_challenge_method,
+            expires_at=expires_at,
+            context=to_context(context),
+            return_to=return_to,
+        )
         item = LeaseItem(
             id=login_id(state),
             value=record.to_json(),
@@ -343,7 +345,8 @@ class AuthorizationFlow:
         del state
         now = self._clock.time()
         record = LoginRecord(
-            pkce=pkce,
+            verifier=pkce.code_verifier,
+            method=pkce.code_challenge_method,
             expires_at=now + self._lifetime,
             context=to_context(context),
             return_to=None if return_to is None else validate_return_to("return_to", return_to),

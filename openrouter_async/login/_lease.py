@@ -56,10 +56,11 @@ class LeaseResult:
     rejection: APIError | None = None
 
 
+@attrs.frozen
 class LeaseRunner:
     """Carries out exchanges, each under a lease of its item.
 
-    Args:
+    Attributes:
         store: The store of the items, shared by all workers.
         clock: The source of time.
         claim_ttl: Seconds until an item whose worker died can be taken over; renewed while the worker lives.
@@ -69,22 +70,12 @@ class LeaseRunner:
             The next request then learns that this one was lost. By default the item is consumed.
     """
 
-    def __init__(
-        self,
-        store: LoginStore,
-        clock: Clock,
-        *,
-        claim_ttl: float,
-        result_ttl: float,
-        busy_timeout: float = math.inf,
-        retry_uncertain: bool = False,
-    ) -> None:
-        self._store = store
-        self._clock = clock
-        self._claim_ttl = claim_ttl
-        self._result_ttl = result_ttl
-        self._busy_timeout = busy_timeout
-        self._retry_uncertain = retry_uncertain
+    store: LoginStore
+    clock: Clock
+    claim_ttl: float = attrs.field(kw_only=True)
+    result_ttl: float = attrs.field(kw_only=True)
+    busy_timeout: float = attrs.field(default=math.inf, kw_only=True)
+    retry_uncertain: bool = attrs.field(default=False, kw_only=True)
 
     async def run(self, claim_request: ClaimRequest, exchange: LeasedExchange) -> LeaseResult:
         """Claim an item, exchange its code, and record the result; or return that of another request.
@@ -96,7 +87,7 @@ class LeaseRunner:
         claim = await self._claim_in_turn(claim_request)
         if claim.status is not ClaimStatus.CLAIMED:
             return LeaseResult(claim=claim)
-        result_ttl = self._result_ttl if is_same_browser(claim_request, claim) else 0.0
+        result_ttl = self.result_ttl if is_same_browser(claim_request, claim) else 0.0
         try:
             async with self._renewed(claim_request):
                 response = await exchange.exchange(claim.value)
@@ -123,7 +114,7 @@ class LeaseRunner:
         """
         claim = await self._claim(claim_request)
         if claim.status is ClaimStatus.CLAIMED:
-            await self._store.finish(claim_request, None, now=self._clock.time(), result_ttl=0.0)
+            await self.store.finish(claim_request, None, now=self.clock.time(), result_ttl=0.0)
         return claim
 
     async def _explain_rejection(self, claim_request: ClaimRequest, claim: Claim, failure: APIError) -> LeaseResult:
@@ -156,7 +147,7 @@ class LeaseRunner:
             await renewal
 
     async def _renew(self, claim_request: ClaimRequest, is_over: asyncio.Future[None]) -> None:
-        while not (await asyncio.wait((is_over,), timeout=self._claim_ttl / 3))[0]:
+        while not (await asyncio.wait((is_over,), timeout=self.claim_ttl / 3))[0]:
             try:
                 await self._claim(claim_request)
             except Exception as failure:  # noqa: BLE001 - an app's own store may raise anything
@@ -166,19 +157,19 @@ class LeaseRunner:
 
     async def _claim_in_turn(self, claim_request: ClaimRequest) -> Claim:
         """Claim the item; wait while another request of the same browser has it."""
-        give_up_at = self._clock.monotonic() + self._busy_timeout
+        give_up_at = self.clock.monotonic() + self.busy_timeout
         pause = _INITIAL_PAUSE
         while True:
             claim = await self._claim(claim_request)
             if claim.status is not ClaimStatus.BUSY or not is_same_browser(claim_request, claim):
                 return claim
-            if self._clock.monotonic() >= give_up_at:
+            if self.clock.monotonic() >= give_up_at:
                 return claim
-            await self._clock.sleep(pause)
+            await self.clock.sleep(pause)
             pause = min(pause * 1.5, _MAX_PAUSE)
 
     async def _claim(self, claim_request: ClaimRequest) -> Claim:
-        return await self._store.claim(claim_request, now=self._clock.time(), claim_ttl=self._claim_ttl)
+        return await self.store.claim(claim_request, now=self.clock.time(), claim_ttl=self.claim_ttl)
 
     async def _end(self, claim_request: ClaimRequest, failure: Exception) -> None:
         """Release the item if its code can be sent again; consume it if the code may be used, or the login is over."""
@@ -186,14 +177,14 @@ class LeaseRunner:
             await self._finish(claim_request)
         elif isinstance(failure, OpenRouterError) and failure.outcome in (Outcome.NOT_SENT, Outcome.REFUSED):
             try:
-                await self._store.release(claim_request, now=self._clock.time())
+                await self.store.release(claim_request, now=self.clock.time())
             except Exception as trouble:  # noqa: BLE001 - an app's own store may raise anything
                 logger.warning(
                     "a claim could not be released, and stays until its lease ends: %s",
                     _describe(trouble),
                     extra={"event": Event.STORE_FAILED},
                 )
-        elif not self._retry_uncertain:
+        elif not self.retry_uncertain:
             # Foreign exceptions come from the app's middlewares, and do not tell whether the code was sent.
             await self._finish(claim_request)
 
@@ -201,7 +192,7 @@ class LeaseRunner:
         self, claim_request: ClaimRequest, result: bytes | None = None, result_ttl: float = 0.0
     ) -> LoginCookie | None:
         try:
-            return await self._store.finish(claim_request, result, now=self._clock.time(), result_ttl=result_ttl)
+            return await self.store.finish(claim_request, result, now=self.clock.time(), result_ttl=result_ttl)
         except Exception as failure:  # noqa: BLE001 - an app's own store may raise anything
             # Do not lose the key, or the error of the exchange, because recording it failed.
             logger.warning(

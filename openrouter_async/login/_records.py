@@ -7,17 +7,15 @@ import contextlib
 import hashlib
 import hmac
 import json
-from collections.abc import Mapping
 from typing import Any, ClassVar, Final, Self
 
 import attrs
 from attrs.validators import instance_of
 
 from openrouter_async._values.frames import hide_arguments
-from openrouter_async._values.models import CodeChallengeMethod
+from openrouter_async._values.models import CodeChallengeMethod, validate_code_verifier
 from openrouter_async.login._urls import validate_return_to
 from openrouter_async.login.errors import LoginStoreError
-from openrouter_async.pkce import PKCEPair
 from openrouter_async.redaction._masks import mask, mask_key
 
 _MAX_MOMENT: Final = 253_402_300_799
@@ -34,6 +32,10 @@ def is_path(_instance: object, attribute: attrs.Attribute[Any], value: object) -
     """Raise unless a value is None or a path on the app's own site; a validator of attrs."""
     if value is not None:
         validate_return_to(attribute.name, value)
+
+
+def _is_verifier(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    validate_code_verifier(attribute.name, value)
 
 
 def login_id(state: str) -> str:
@@ -91,7 +93,7 @@ class JSONRecord:
 
     def to_json(self) -> bytes:
         """Return the value as JSON, with its secrets."""
-        return _dump(attrs.asdict(self))
+        return json.dumps(attrs.asdict(self), separators=(",", ":")).encode()
 
     @classmethod
     @hide_arguments
@@ -108,45 +110,24 @@ class JSONRecord:
 
 
 @attrs.frozen(kw_only=True)
-class LoginRecord:
+class LoginRecord(JSONRecord):
     """A pending login.
 
     Attributes:
-        pkce: The verifier and the method of its challenge.
+        verifier: The verifier of its challenge.
+        method: The method by which the challenge was derived.
         expires_at: The end of the login, in seconds since the epoch.
         context: The app's own data, JSON.
         return_to: The path to which the app redirects the user after the login.
     """
 
-    pkce: PKCEPair
+    complaint: ClassVar[str] = "the value in the store is not a login"
+
+    verifier: str = attrs.field(repr=mask, validator=_is_verifier)
+    method: CodeChallengeMethod = attrs.field(converter=CodeChallengeMethod)
     expires_at: float = attrs.field(validator=is_moment)
     context: Any = attrs.field(default=None, repr=False)
     return_to: str | None = attrs.field(default=None, validator=is_path)
-
-    def to_json(self) -> bytes:
-        """Return the record as JSON, which includes the verifier."""
-        return _dump(
-            {
-                "verifier": self.pkce.code_verifier,
-                "method": self.pkce.code_challenge_method,
-                "expires": self.expires_at,
-                "context": self.context,
-                "return_to": self.return_to,
-            }
-        )
-
-    @classmethod
-    @hide_arguments
-    def from_json(cls, data: bytes) -> Self:
-        """Return the record of the result of `to_json`.
-
-        Raises:
-            LoginStoreError: The bytes are something else.
-        """
-        with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
-            return cls(**_read_login(data))
-        # Raised outside of a handler, as the foreign exception quotes the input.
-        raise LoginStoreError("the value in the store is not a login")
 
 
 @attrs.frozen(kw_only=True)
@@ -170,21 +151,3 @@ class KeyRecord(JSONRecord):
     delivered: bool = attrs.field(default=True, validator=instance_of(bool))
     context: Any = attrs.field(default=None, repr=False)
     return_to: str | None = attrs.field(default=None, validator=is_path)
-
-
-def _dump(fields: Mapping[str, Any]) -> bytes:
-    return json.dumps(fields, separators=(",", ":")).encode()
-
-
-def _read_login(data: bytes) -> dict[str, Any]:
-    fields = json.loads(data)
-    return {
-        "pkce": PKCEPair(code_verifier=fields["verifier"], code_challenge_method=_method(fields["method"])),
-        "expires_at": fields["expires"],
-        "context": fields["context"],
-        "return_to": fields["return_to"],
-    }
-
-
-def _method(value: object) -> CodeChallengeMethod:
-    return CodeChallengeMethod(value)  # type: ignore[arg-type]

@@ -5,11 +5,11 @@ import secrets
 from collections.abc import AsyncIterator
 from typing import Any, TypeVar
 
-from openrouter_async import OpenRouter, RetryPolicy
+from openrouter_async import CodeChallengeMethod, OpenRouter, RetryPolicy
 from openrouter_async.login import LoginCookie, LoginSession, PendingLogin
 from openrouter_async.login._records import KeyRecord, LoginRecord, digest, login_id
 from openrouter_async.login.stores import ClaimRequest, LeaseItem
-from openrouter_async.pkce import PKCEPair
+from openrouter_async.pkce import generate_code_verifier
 from tests.kit.clocks import EPOCH
 from tests.kit.servers import ScriptedServer, json_answer
 
@@ -25,7 +25,13 @@ ONCE = RetryPolicy(max_attempts=1)
 
 
 def make_record(*, lifetime: float = 600.0) -> LoginRecord:
-    return LoginRecord(pkce=PKCEPair.generate(), expires_at=NOW + lifetime, context={"user": 7}, return_to="/settings")
+    return LoginRecord(
+        verifier=generate_code_verifier(),
+        method=CodeChallengeMethod.S256,
+        expires_at=NOW + lifetime,
+        context={"user": 7},
+        return_to="/settings",
+    )
 
 
 def make_login(*, state: str | None = None, lifetime: float = 600.0) -> LeaseItem:
@@ -39,7 +45,7 @@ def make_login(*, state: str | None = None, lifetime: float = 600.0) -> LeaseIte
 
 
 def verifier_of(login: LeaseItem) -> str:
-    return LoginRecord.from_json(login.value).pkce.code_verifier
+    return LoginRecord.from_json(login.value).verifier
 
 
 def make_claim_request(login: LeaseItem, cookie: LoginCookie | None = None) -> ClaimRequest:

@@ -7,11 +7,11 @@ from typing import Any
 import attrs
 import pytest
 
+from openrouter_async import CodeChallengeMethod
 from openrouter_async.integrations.bots._sessions import ChatLogin
 from openrouter_async.integrations.web._statuses import LoginStatus
 from openrouter_async.login import LoginStoreError
 from openrouter_async.login._records import KeyRecord, LoginRecord, digest, login_id
-from openrouter_async.pkce import PKCEPair
 from tests.login.support import NOW, make_record, make_result
 
 GARBAGE = [b"", b"\xff", b"null", b"7", b"[]", b"{}", b'{"id": "x"}', b"[" * 100_000]
@@ -19,7 +19,7 @@ GARBAGE = [b"", b"\xff", b"null", b"7", b"[]", b"{}", b'{"id": "x"}', b"[" * 100
 
 @pytest.mark.parametrize("method", ["S256", "plain"])
 def test_login_record_survives_serialization(method: str) -> None:
-    login = attrs.evolve(make_record(), pkce=PKCEPair.generate(method))
+    login = attrs.evolve(make_record(), method=CodeChallengeMethod(method))
     assert LoginRecord.from_json(login.to_json()) == login
     assert b" " not in login.to_json()  # a cookie has room for little
 
@@ -45,7 +45,7 @@ PATHS = [7, "", "https://elsewhere.example", "//elsewhere.example", "/\\elsewher
 LOGIN_STATUS = LoginStatus(binding="b", expires_at=NOW)
 CHAT_LOGIN = ChatLogin(state="s" * 43, url="https://openrouter.ai/auth", renew_at=NOW, expires_at=NOW, headless=True)
 WRONG_FIELDS: list[tuple[Any, str, Sequence[object]]] = [
-    *((make_record(), name, values) for name, values in (("expires", MOMENTS), ("return_to", PATHS))),
+    *((make_record(), name, values) for name, values in (("expires_at", MOMENTS), ("return_to", PATHS))),
     *((make_record(), name, values) for name, values in (("verifier", ["short", None]), ("method", ["s256", 7]))),
     *((make_result(), name, [7, None, []]) for name in ("key", "code", "delivered")),
     *((make_result(), name, values) for name, values in (("user_id", [7, {}]), ("return_to", PATHS), ("other", [7]))),
