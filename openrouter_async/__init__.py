@@ -1,6 +1,6 @@
 """The asyncio-native SDK for signing users in with OpenRouter."""
 
-import typing as _typing
+import inspect as _inspect
 
 from openrouter_async import errors
 from openrouter_async._client.client import OpenRouter
@@ -79,7 +79,7 @@ def _take_home() -> None:
         value = globals()[name]
         if isinstance(value, type):
             # String annotations are resolved with the names of the module in which they are written.
-            value.__annotations__ = _typing.get_type_hints(value, include_extras=True)
+            value.__annotations__ = _inspect.get_annotations(value, eval_str=True)
             value.__module__ = __name__
 
 

@@ -55,9 +55,8 @@ __all__ = [
     "UnauthorizedResponseError",
 ]
 
-_CODE_REJECTED: Final = re.compile(
-    r"(invalid|expired|used)\b.*\bcode\b|\bcode\b.*\b(invalid|expired|used)", re.IGNORECASE
-)
+# A string, because compiling it would slow the import down: `re` does so on first use.
+_CODE_REJECTED: Final = r"(?i)(invalid|expired|used)\b.*\bcode\b|\bcode\b.*\b(invalid|expired|used)"
 
 _TRY_AGAIN = "OpenRouter could not be reached. Please try again in a moment."
 _LOG_IN_AGAIN = "This sign-in is no longer valid. Please sign in again."
@@ -249,7 +248,7 @@ class APIError(OpenRouterError):
 
         True for a 400 or 403 with such a message, never by the status alone.
         """
-        return self.status_code in (400, 403) and _CODE_REJECTED.search(self.message) is not None
+        return self.status_code in (400, 403) and re.search(_CODE_REJECTED, self.message) is not None
 
     @property
     def user_message(self) -> str:

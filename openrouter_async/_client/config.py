@@ -29,7 +29,6 @@ from openrouter_async._values.models import (
 from openrouter_async._values.validation import check_hook, is_duration, is_flag
 from openrouter_async._values.version import __version__
 from openrouter_async.errors import RequestValidationError
-from openrouter_async.redaction._masks import mask_optional, redact_headers
 
 DEFAULT_BASE_URL: Final = "https://openrouter.ai/api/v1"
 
@@ -101,11 +100,11 @@ def _check_on_retry(_instance: object, attribute: attrs.Attribute[Any], value: o
     check_hook(attribute.name, value, "request", "attempt")
 
 
-@attrs.frozen(kw_only=True, eq=False)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Settings:
-    """The settings of one client; a client made by ``with_options`` has its own."""
+    """The settings of one client, some of them secret; a client made by ``with_options`` has its own."""
 
-    api_key: Bearer | ApiKeySource | None = attrs.field(converter=_to_api_key, repr=mask_optional)
+    api_key: Bearer | ApiKeySource | None = attrs.field(converter=_to_api_key)
     base_url: URL = attrs.field(converter=_to_base_url)
     timeout: float = attrs.field(validator=is_duration)
     retry: RetryPolicy = attrs.field(converter=_to_policy)
@@ -114,7 +113,7 @@ class Settings:
     http_referer: str | None = attrs.field(validator=_is_header_value)
     x_open_router_title: str | None = attrs.field(validator=_is_header_value)
     x_open_router_categories: str | None = attrs.field(validator=_is_header_value)
-    headers: Mapping[str, str] = attrs.field(converter=to_extra_headers, repr=redact_headers)
+    headers: Mapping[str, str] = attrs.field(converter=to_extra_headers)
     on_key: OnKey | None = attrs.field(validator=_check_on_key)
     on_retry: OnRetry | None = attrs.field(validator=_check_on_retry)
     authenticate_exchange: bool = attrs.field(validator=is_flag)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable
 from datetime import datetime
@@ -219,7 +218,7 @@ class OAuth:
             raise model
         self._pipeline.shared.bind()
         bearer = await self._pipeline.resolve_bearer()
-        return await self._pipeline.call(CREATE, model, bearer, options, SendState())
+        return await self._pipeline.call(CREATE, model, bearer, options, None, SendState())
 
     @hide_arguments
     def exchange_many(
@@ -365,6 +364,8 @@ def _to_model(kind: type[_Model], request: _Model | None, fields: dict[str, Any]
 
 def refuse_unknown(method: Callable[..., Any], unknown: dict[str, Any]) -> NoReturn:
     """Raise the error for a keyword argument that a method does not have."""
+    import difflib
+
     name = next(iter(unknown))
     names = [known for known, given in inspect.signature(method).parameters.items() if given.kind is given.KEYWORD_ONLY]
     similar = difflib.get_close_matches(name, names, n=1)

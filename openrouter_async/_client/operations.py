@@ -12,7 +12,7 @@ from openrouter_async._values.current_key import GetCurrentKeyResponse
 from openrouter_async._values.models import CreateAuthKeysCodeResponse, ExchangeAuthCodeForAPIKeyResponse
 
 
-@attrs.frozen(kw_only=True, eq=False)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Operation(Generic[R]):
     """An operation of the API.
 

@@ -17,7 +17,7 @@ EncryptionKeys: TypeAlias = str | bytes | Iterable[str | bytes]
 """A Fernet key, or several: the first one encrypts, all of them decrypt. `generate_encryption_key` makes one."""
 
 _PADDING: Final = b"="
-_BASE64URL: Final = re.compile(rb"[A-Za-z0-9_-]*")
+_BASE64URL: Final = rb"[A-Za-z0-9_-]*"
 
 
 class DecryptionError(Exception):
@@ -82,7 +82,7 @@ class Encryptor:
             DecryptionError: The data were not encrypted with one of the keys in this context.
         """
         # Decoders skip other characters, so that altered data would pass; on Python 3.15 they also warn of some.
-        if not _BASE64URL.fullmatch(sealed):
+        if not re.fullmatch(_BASE64URL, sealed):
             raise DecryptionError
         try:
             data = self._fernet.decrypt(sealed + _PADDING * (-len(sealed) % 4))

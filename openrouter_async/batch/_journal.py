@@ -8,7 +8,7 @@ import os
 from collections.abc import AsyncGenerator
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import attrs
 
@@ -16,10 +16,14 @@ from openrouter_async._values.clock import SYSTEM_CLOCK, Clock
 from openrouter_async._values.encryptor import EncryptionKeys, Encryptor
 from openrouter_async._values.frames import hide_arguments
 from openrouter_async._values.models import ExchangeAuthCodeForAPIKeyRequest, ExchangeAuthCodeForAPIKeyResponse
-from openrouter_async.batch._journal_db import JournalDB, JournalEntry, seal
-from openrouter_async.batch._journal_writer import Worker, Writer
+from openrouter_async.batch._journal_entry import JournalEntry, seal
 from openrouter_async.batch._status import RequestStatus, mark_outcome_unknown, request_digest, status_after
 from openrouter_async.errors import JournalError, KeyDeliveryError, OpenRouterError, RequestValidationError
+
+if TYPE_CHECKING:
+    # Imported when a journal is opened, because SQLite would add a fifth to the time of importing this package.
+    from openrouter_async.batch._journal_db import JournalDB
+    from openrouter_async.batch._journal_writer import Worker, Writer
 
 
 class Journal:
@@ -64,7 +68,7 @@ class Journal:
         if encryption_keys is not None and store_plaintext_keys:
             raise RequestValidationError("store_plaintext_keys", "must not come with encryption_keys")
         self._path = Path(path)
-        self._encryptor = _to_encryptor(encryption_keys)
+        self._encryptor = None if encryption_keys is None else Encryptor(encryption_keys, extra="journal")
         self._stores_plaintext = store_plaintext_keys
         self._clock = clock
         self._writer: Writer | None = None
@@ -91,6 +95,9 @@ class Journal:
         """
         if self._writer is not None:
             raise JournalError(f"{self._path}: it is open already")
+        from openrouter_async.batch._journal_db import JournalDB
+        from openrouter_async.batch._journal_writer import Worker, Writer
+
         is_sealed = self._encryptor is not None
         worker = Worker()
         try:
@@ -161,6 +168,9 @@ class Journal:
             async for entry in self._read(self._writer.db, self._writer.worker):
                 yield entry
             return
+        from openrouter_async.batch._journal_db import JournalDB
+        from openrouter_async.batch._journal_writer import Worker
+
         worker = Worker()
         try:
             db = await worker.call(lambda: JournalDB.open_for_reading(self._path), undo=JournalDB.close)
@@ -300,7 +310,7 @@ class Journal:
         return self._writer
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class _Pending:
     """A request in flight.
 
@@ -311,11 +321,3 @@ class _Pending:
 
     is_uncertain: bool
     ended: asyncio.Event = attrs.field(factory=asyncio.Event)
-
-
-def _to_encryptor(keys: EncryptionKeys | None) -> Encryptor | None:
-    if keys is None:
-        return None
-    from openrouter_async._values.encryptor import Encryptor
-
-    return Encryptor(keys, extra="journal")

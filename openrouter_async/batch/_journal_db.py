@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import attrs
 
+from openrouter_async.batch._journal_entry import JournalEntry, unseal
 from openrouter_async.batch._journal_file import check_file, prepare_file
 from openrouter_async.batch._status import RequestStatus
 from openrouter_async.errors import JournalError
-from openrouter_async.redaction._masks import mask_key
 
 if TYPE_CHECKING:
     from openrouter_async._values.encryptor import Encryptor
@@ -56,29 +55,6 @@ _REASONS: Final = {
     sqlite3.SQLITE_CANTOPEN: "it cannot be opened",
     sqlite3.SQLITE_PERM: "it cannot be opened",
 }
-
-
-@attrs.frozen(kw_only=True)
-class JournalEntry:
-    """A journal's record of one request.
-
-    Attributes:
-        request: The `request_digest` of the request.
-        status: The status of the request.
-        at: When that was written.
-        key: The user's API key; None if there is none, or if the journal does not store it or it cannot be decrypted.
-        key_hash: The SHA-256 of the key in lowercase hex, by which OpenRouter's pages name it; None without a key.
-        user_id: The user's id; None if OpenRouter did not send it, or if it cannot be decrypted.
-        error: The failure of the last attempt; None if it succeeded, or if its result is not known.
-    """
-
-    request: str
-    status: RequestStatus
-    at: datetime
-    key: str | None = attrs.field(default=None, repr=lambda key: "None" if key is None else mask_key(key))
-    key_hash: str | None = None
-    user_id: str | None = None
-    error: str | None = None
 
 
 @attrs.define(eq=False)
@@ -223,7 +199,7 @@ class JournalDB:
             if key is not None or user_id is not None:
                 raise JournalError(f"{self.path}: {NOT_SEALED}")
             if row["sealed"] is not None:
-                key, user_id = _unseal(encryptor, row, self.path)
+                key, user_id = unseal(encryptor, row["request"], row["sealed"], self.path)
         try:
             return JournalEntry(
                 request=row["request"],
@@ -239,21 +215,6 @@ class JournalDB:
 
 
 NOT_SEALED: Final = "an entry in it is not sealed, as it was written without encryption_keys"
-
-
-def seal(encryptor: Encryptor, request: str, key: str, user_id: str | None) -> bytes:
-    """Encrypt a key together with its user, so that neither can be swapped with that of another entry."""
-    return encryptor.encrypt(f"journal {request}", json.dumps([key, user_id]).encode())
-
-
-def _unseal(encryptor: Encryptor, row: sqlite3.Row, path: Path) -> tuple[str, str | None]:
-    from openrouter_async._values.encryptor import DecryptionError
-
-    try:
-        key, user_id = json.loads(encryptor.decrypt(f"journal {row['request']}", row["sealed"]))
-    except DecryptionError:
-        raise JournalError(f"{path}: a key in it was not sealed with the given encryption_keys") from None
-    return key, user_id
 
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:

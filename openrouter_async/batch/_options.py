@@ -31,7 +31,7 @@ def _is_callable(_instance: object, attribute: attrs.Attribute[Any], value: obje
         raise RequestValidationError(attribute.name, "must be callable")
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Options:
     """The options of a batch; see `openrouter_async._client.oauth.OAuth.exchange_many`.
 

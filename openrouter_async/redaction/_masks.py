@@ -34,13 +34,14 @@ _SHOWN_HEADERS: Final = frozenset(
     }
 )
 _KEY_PREFIX: Final = "sk-or-v1-"
-ANY_KEY: Final = re.compile(r"sk-or-[\w-]+")
+# Strings, because compiling them would slow the import down: `re` does so on first use.
+ANY_KEY: Final = r"sk-or-[\w-]+"
 # Matches a key whose prefix is cut off or misspelt, or another opaque token. Ids that users quote to support (a UUID, a
 # trace id of 32 digits, `cf-ray`) do not match: they are shorter or have dashes. Nor does a run without a
 # digit, which is a name.
-_LONG_RUN: Final = re.compile(r"(?<![0-9A-Za-z])(?=[A-Za-z]*[0-9])[0-9A-Za-z]{33,}")
+_LONG_RUN: Final = r"(?<![0-9A-Za-z])(?=[A-Za-z]*[0-9])[0-9A-Za-z]{33,}"
 _MIN_MASKABLE_LENGTH: Final = 24
-_JSON_ESCAPE: Final = re.compile(r"\\u([0-9a-fA-F]{4})|\\([\"\\/])")
+_JSON_ESCAPE: Final = r"\\u([0-9a-fA-F]{4})|\\([\"\\/])"
 _MAX_ENCODINGS: Final = 3
 
 
@@ -91,7 +92,7 @@ def _scrub_verbatim(text: str, secrets: Iterable[str]) -> str:
     for secret in secrets:
         for form in {secret, json.dumps(secret)[1:-1], quote(secret, safe="")}:
             text = text.replace(form, MASK)
-    return _LONG_RUN.sub(MASK, ANY_KEY.sub(MASK, text))
+    return re.sub(_LONG_RUN, MASK, re.sub(ANY_KEY, MASK, text))
 
 
 def _decode(text: str) -> str:
@@ -99,7 +100,7 @@ def _decode(text: str) -> str:
     for _ in range(_MAX_ENCODINGS):
         before = text
         if "\\" in text:
-            text = _JSON_ESCAPE.sub(lambda found: chr(int(found[1], 16)) if found[1] else found[2], text)
+            text = re.sub(_JSON_ESCAPE, lambda found: chr(int(found[1], 16)) if found[1] else found[2], text)
         if "%" in text:
             text = unquote(text)
         if "&" in text:

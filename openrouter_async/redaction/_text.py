@@ -11,7 +11,7 @@ from openrouter_async.redaction._masks import ANY_KEY, MASK
 
 # That of a login has 43 characters. Shorter ones are something else, such as the state of an address.
 STATE: Final = r"[A-Za-z0-9_%-]{16,}"
-_WORDS: Final = re.compile(r"([\s\"'<>]+)")
+_WORDS: Final = r"([\s\"'<>]+)"
 
 
 def _spellings(*names: str) -> str:
@@ -60,13 +60,13 @@ def redact_text(text: str, paths: Sequence[str] = ()) -> str:
         paths: Parts of the paths whose queries hold codes and states; if empty, those of all paths do.
     """
     if paths:
-        words = _WORDS.split(text)
+        words = re.split(_WORDS, text)
         text = "".join(
             word if _is_of_other_path(word, paths) else _mask_places(word, _query_places()) for word in words
         )
     else:
         text = _mask_places(text, _query_places())
-    return ANY_KEY.sub(MASK, _mask_places(text, _places()))
+    return re.sub(ANY_KEY, MASK, _mask_places(text, _places()))
 
 
 def _mask_places(text: str, places: Iterable[re.Pattern[str]]) -> str:
