@@ -29,7 +29,8 @@ from openrouter_async import (
 from openrouter_async._http.chain import SendState, build_chain
 from openrouter_async._http.responses import error_from_response, finalize_error
 from openrouter_async._http.retry import OnRetry, RetryMiddleware
-from openrouter_async._http.throttle import HostThrottle, RetryBudget
+from openrouter_async._http.throttle import HostThrottle
+from openrouter_async._values.clock import SYSTEM_CLOCK
 from tests.kit.clocks import EPOCH, FakeClock, StoppedClock, passes, until
 from tests.kit.requests import make_request
 from tests.kit.servers import RawServer, json_answer
@@ -559,18 +560,20 @@ async def test_dead_pooled_connections_are_bounded_by_max_elapsed_time() -> None
 
 
 def test_retry_budget_refill_is_capped_at_its_capacity() -> None:
-    bucket = RetryBudget(12)
-    assert [bucket.spend(5), bucket.spend(5), bucket.spend(5), bucket.spend(2)] == [True, True, False, True]
-    bucket.refund(100)
-    assert bucket.tokens == 12
+    throttle, origin = HostThrottle(SYSTEM_CLOCK), URL("https://openrouter.ai")
+    assert [throttle.spend(origin, 12, cost) for cost in (5, 5, 5, 2)] == [True, True, False, True]
+    assert throttle.tokens_left(12) == {"https://openrouter.ai": 0}
+    throttle.refund(origin, 100)
+    assert [throttle.spend(origin, 12, cost) for cost in (5, 5, 5)] == [True, True, False]
 
 
 async def test_retry_budget_bounds_the_traffic_to_a_server_that_is_down() -> None:
     clock = FakeClock()
     server = ScriptedHandler(clock, [status(503)] * 10_000)
     handler = chain(clock, server)
-    for _ in range(1000):
-        response = await handler(with_retry(retry_budget=500))
+    for _ in range(999):
+        await handler(with_retry(retry_budget=500))
+    response = await handler(with_retry(retry_budget=500))
     # 500 tokens are a hundred retries at 5 each.
     assert len(server.requests) == 1000 + 100
     assert error_of(response, clock).__notes__ == ["not retried: the retry budget of 500 is used up"]
@@ -630,17 +633,18 @@ async def test_retry_budget_is_not_refilled_by_failures(code: int, tokens: float
         with_retry(retry_budget=10)
     )
     # A full budget is forgotten, and the host is as healthy as any.
-    assert throttle.budgets == ({} if tokens is None else {"https://openrouter.ai": tokens})
+    assert throttle.tokens_left(10) == ({} if tokens is None else {"https://openrouter.ai": tokens})
 
 
-async def test_retry_budget_is_separate_per_host_and_capacity() -> None:
+async def test_retry_budget_is_one_for_each_host_whatever_the_capacity() -> None:
     clock = FakeClock()
     handler = chain(clock, ScriptedHandler(clock, [status(503)] * 100))
     one = with_retry(retry_budget=5, max_attempts=2)
     assert len((await handler(one)).history) == 1
     assert len((await handler(one)).history) == 0
     assert len((await handler(attrs.evolve(one, url=URL("https://gateway.example/auth/keys")))).history) == 1
-    assert len((await handler(with_retry(retry_budget=6, max_attempts=2))).history) == 1
+    assert len((await handler(with_retry(retry_budget=9, max_attempts=2))).history) == 0
+    assert len((await handler(with_retry(retry_budget=10, max_attempts=2))).history) == 1
 
 
 # --- the hook and the log ------------------------------------------------------------------------------------------

@@ -280,7 +280,7 @@ class OpenRouter:
             connection_limit=shared.transport.connection_limit,
             waiting_to_retry=shared.counters.waiting,
             paused=shared.throttle.pauses,
-            retry_budget=shared.throttle.budgets,
+            retry_budget=shared.throttle.tokens_left(self._settings.retry.retry_budget),
             calls=shared.counters.calls,
             attempts=shared.counters.attempts,
             retries=shared.counters.retries,

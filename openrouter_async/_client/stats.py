@@ -20,7 +20,7 @@ class ClientStats:
         connection_limit: The maximum number of connections in the pool; 0 without a limit, and before the first use.
         waiting_to_retry: Calls that wait for a backoff, or for the end of a pause.
         paused: Seconds until the pause of each paused host ends, by origin.
-        retry_budget: The tokens left for retries to each host that used some, by origin.
+        retry_budget: The tokens left for retries to each host that used some, by origin; empty without a budget.
         calls: Calls that were started; an exchange that joined another does not count.
         attempts: Attempts to send a request.
         retries: Attempts that were followed by another.

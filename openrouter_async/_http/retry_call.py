@@ -268,7 +268,7 @@ class Call:
         if response.status_code < 300:
             is_batched = self._request.send_state.is_batched
             self._throttle.note_success(self._origin, self._now, is_batched=is_batched)
-            self._throttle.refund(self._origin, self._policy.retry_budget, self._refund)
+            self._throttle.refund(self._origin, self._refund)
         else:
             retry_after = parse_retry_after(response.headers, self._clock.time())
             self._apply_retry_after(response.status_code, retry_after)

@@ -59,11 +59,11 @@ class RetryPolicy:
         retry_connection_errors: Whether an attempt without an HTTP answer is retried, too.
         statuses: The HTTP statuses that are retried.
         jitter: Whether a wait is drawn uniformly from 0 to its bound ("full jitter"); otherwise it is the bound.
-        retry_budget: The size of a client's token bucket for retries to one host. A retry takes 5 tokens, or 10 after
-            a timeout; a success returns the tokens of its retry, or else 1. By default, 100 retries are possible
-            at first, and if a server is down, retries do not multiply the traffic. A retry after a 429 that asks for a
-            wait takes none, because the wait itself bounds the traffic. None means no bound. 0 allows only retries
-            after such a 429 and for dead pooled connections.
+        retry_budget: The size of a client's token bucket for retries to one host, which all its calls share. A retry
+            takes 5 tokens, or 10 after a timeout; a success returns the tokens of its retry, or else 1. By default, 100
+            retries are possible at first, and if a server is down, retries do not multiply the traffic. A retry after a
+            429 that asks for a wait takes none, because the wait itself bounds the traffic. None means no bound. 0
+            allows only retries after such a 429 and for dead pooled connections.
 
     Raises:
         RequestValidationError: A field is out of its range.

@@ -25,38 +25,6 @@ _SPREAD: Final = 0.2
 _MIN_SPREAD: Final = 0.05
 
 
-class RetryBudget:
-    """A token bucket that keeps retries to a fraction of the traffic when a server is down.
-
-    The standard retry mode of the AWS SDKs works the same way:
-    https://docs.aws.amazon.com/sdkref/latest/guide/feature-retry-behavior.html
-    """
-
-    def __init__(self, capacity: float) -> None:
-        self._capacity = capacity
-        self.tokens = capacity
-
-    def spend(self, cost: float) -> bool:
-        """Take the cost of a retry.
-
-        Returns:
-            Whether the bucket held enough tokens; otherwise nothing is taken.
-        """
-        if cost > self.tokens:
-            return False
-        self.tokens -= cost
-        return True
-
-    def refund(self, amount: float) -> None:
-        """Give tokens back after a success, up to the capacity."""
-        self.tokens = min(self._capacity, self.tokens + amount)
-
-    @property
-    def is_full(self) -> bool:
-        """Whether nothing is taken, or all of it was given back."""
-        return self.tokens >= self._capacity
-
-
 class _Pause:
     """A period in which no requests are sent to a host, except for one probe at a time."""
 
@@ -84,12 +52,13 @@ class HostThrottle:
         self._pauses: dict[URL, _Pause] = {}
         self._unavailable: dict[URL, int] = {}
         self._paces: dict[URL, Pace] = {}
-        self._budgets: dict[tuple[URL, float], RetryBudget] = {}
+        # Only of hosts whose bucket is not full, so that a healthy host costs nothing.
+        self._spent: dict[URL, float] = {}
 
     @property
     def is_idle(self) -> bool:
         """Whether no host is paused, failed lately, limits batches, or has a reduced retry budget."""
-        return not (self._pauses or self._budgets or self._unavailable or self._paces)
+        return not (self._pauses or self._spent or self._unavailable or self._paces)
 
     def pause(self, origin: URL, seconds: float) -> bool:
         """Pause all calls to a host, for at most `MAX_PAUSE` seconds; a longer pause under way is kept.
@@ -187,35 +156,35 @@ class HostThrottle:
         return 0.0 if pause is None else pause.spread * self._clock.random()
 
     def spend(self, origin: URL, capacity: float | None, cost: float) -> bool:
-        """Take the cost of a retry from a host's budget; a capacity of None means no bound.
+        """Take the cost of a retry from a host's token bucket; a capacity of None means no bound.
+
+        The bucket keeps retries to a fraction of the traffic when a server is down. The standard retry mode of the AWS
+        SDKs works the same way: https://docs.aws.amazon.com/sdkref/latest/guide/feature-retry-behavior.html
 
         Returns:
-            Whether the budget allows the retry.
+            Whether the bucket held enough tokens; otherwise nothing is taken.
         """
         if capacity is None:
             return True
-        budget = self._budgets.get((origin, capacity))
-        if budget is None:
-            budget = self._budgets[origin, capacity] = RetryBudget(capacity)
-        return budget.spend(cost)
+        spent = self._spent.get(origin, 0.0) + cost
+        if spent > capacity:
+            return False
+        self._spent[origin] = spent
+        return True
 
-    def refund(self, origin: URL, capacity: float | None, amount: float) -> None:
-        """Give tokens back to a host's budget after a success."""
-        # A budget exists only while tokens are missing, so that a healthy host costs nothing.
-        if self._budgets and capacity is not None and (budget := self._budgets.get((origin, capacity))) is not None:
-            budget.refund(amount)
-            if budget.is_full:
-                del self._budgets[origin, capacity]
+    def refund(self, origin: URL, amount: float) -> None:
+        """Give tokens back to a host's bucket after a success, until it is full."""
+        spent = self._spent.pop(origin, 0.0) - amount
+        if spent > 0:
+            self._spent[origin] = spent
+
+    def tokens_left(self, capacity: float | None) -> dict[str, float]:
+        """Return the tokens that a bucket of this capacity has left for each host that used some, by origin."""
+        if capacity is None:
+            return {}
+        return {str(origin): max(0.0, capacity - spent) for origin, spent in self._spent.items()}
 
     @property
     def pauses(self) -> dict[str, float]:
         """The remaining seconds of the pause of each paused host, by origin."""
         return {str(origin): left for origin in tuple(self._pauses) if (left := self.pause_remaining(origin)) > 0}
-
-    @property
-    def budgets(self) -> dict[str, float]:
-        """The tokens left for each host whose budget is not full, by origin; the minimum where capacities differ."""
-        left: dict[str, float] = {}
-        for (origin, _), budget in self._budgets.items():
-            left[str(origin)] = min(budget.tokens, left.get(str(origin), budget.tokens))
-        return left
