@@ -45,4 +45,4 @@ class Keys:
         # Tracebacks that show local variables would show the key.
         del key
         self._pipeline.shared.bind()
-        return await self._pipeline.call(CURRENT_KEY, None, bearer, options, SendState())
+        return await self._pipeline.call(CURRENT_KEY, None, bearer, options, None, SendState())

@@ -7,7 +7,6 @@ import functools
 import inspect
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import AbstractContextManager, nullcontext
 from types import CoroutineType
 from typing import Any
 
@@ -22,7 +21,7 @@ from openrouter_async._http.responses import error_from_response, finalize_error
 from openrouter_async._http.retry import RetryMiddleware
 from openrouter_async._http.single_flight import CallerGroup, SingleFlight
 from openrouter_async._http.throttle import HostThrottle
-from openrouter_async._http.timeouts import Deadline, DeadlineExpiredError, Deadlines
+from openrouter_async._http.timeouts import DeadlineExpiredError, Deadlines
 from openrouter_async._http.transport import Transport
 from openrouter_async._values import converter
 from openrouter_async._values.clock import Clock
@@ -135,7 +134,7 @@ class Pipeline:
         # Check again after resolving the bearer token: the client may have been closed meanwhile.
         self.shared.bind()
         deliver = None if self.settings.on_key is None else self._deliver
-        start = functools.partial(self.call, EXCHANGE, model, bearer, options, deliver=deliver)
+        start = functools.partial(self.call, EXCHANGE, model, bearer, options, deliver)
         url = self._exchange_url if options is None else str(self._url_of(EXCHANGE, options))
         key = (url, model.code, model.code_verifier, model.code_challenge_method)
         return self.shared.flights.run(key, (self, bearer, options), start, group)
@@ -152,7 +151,7 @@ class Pipeline:
         try:
             key = source()
             if inspect.isawaitable(key):
-                with self._hook_deadline():
+                with self.shared.hook_deadlines.start(self.settings.hook_timeout):
                     key = await key
         except DeadlineExpiredError:
             raise RequestValidationError(
@@ -166,19 +165,14 @@ class Pipeline:
             # A traceback that shows local variables would show it.
             del key
 
-    def _hook_deadline(self) -> Deadline | AbstractContextManager[None]:
-        timeout = self.settings.hook_timeout
-        return nullcontext() if timeout is None else self.shared.hook_deadlines.start(timeout)
-
     async def call(
         self,
         operation: Operation[R],
         model: ExchangeAuthCodeForAPIKeyRequest | CreateAuthKeysCodeRequest | None,
         bearer: Bearer | None,
         options: RequestOptions | None,
+        deliver: Callable[[Any, R, SendState], Awaitable[None]] | None,
         send_state: SendState,
-        *,
-        deliver: Callable[[Any, R, SendState], Awaitable[None]] | None = None,
     ) -> R:
         """Carry out one call: serialize the request, send it through the chain, and read the response.
 
@@ -187,8 +181,8 @@ class Pipeline:
             model: The request; None when it has no body.
             bearer: The bearer token.
             options: The options in which this call differs from its client.
-            send_state: Kept up to date while the call is under way.
             deliver: Called with the result before it is returned.
+            send_state: Kept up to date while the call is under way.
 
         Returns:
             The result of the operation.
@@ -241,7 +235,9 @@ class Pipeline:
         """
         settings = self.settings
         url, headers, timeout, retry = self._urls[operation], self._headers, settings.timeout, settings.retry
-        secrets = _secrets_of(model)
+        secrets: tuple[str, ...] = ()
+        if isinstance(model, ExchangeAuthCodeForAPIKeyRequest):
+            secrets = (model.code,) if model.code_verifier is None else (model.code, model.code_verifier)
         if bearer is not None:
             headers = {"Authorization": f"Bearer {bearer.token}"} | headers
             secrets = (*secrets, bearer.token)
@@ -281,7 +277,7 @@ class Pipeline:
         try:
             result = on_key(model, response)
             if isinstance(result, CoroutineType) or inspect.isawaitable(result):
-                with self._hook_deadline():
+                with self.shared.hook_deadlines.start(self.settings.hook_timeout):
                     await result
         except DeadlineExpiredError:
             raise KeyDeliveryError(
@@ -315,9 +311,3 @@ class Pipeline:
             error.outcome = Outcome.UNKNOWN
             error.args = (f"{error}: this process {'has' if before else 'may have'} exchanged the code already",)
         self.shared.counters.failed[error.outcome] += 1
-
-
-def _secrets_of(model: ExchangeAuthCodeForAPIKeyRequest | CreateAuthKeysCodeRequest | None) -> tuple[str, ...]:
-    if not isinstance(model, ExchangeAuthCodeForAPIKeyRequest):
-        return ()
-    return (model.code,) if model.code_verifier is None else (model.code, model.code_verifier)

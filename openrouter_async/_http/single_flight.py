@@ -157,8 +157,10 @@ class SingleFlight(Generic[T]):
         is_batched: bool,
     ) -> Flight[T]:
         flight = self._joinable[key] = Flight(key, variant, self._finish)
-        flight.exchanged_before = self._exchanged.get(flight.key_hash)
-        flight.is_batched = is_batched
+        if (before := self._exchanged.get(flight.key_hash)) is not None:
+            flight.exchanged_before = before
+        if is_batched:
+            flight.is_batched = True
         flight.waiters.append(waiter)
         flight.task = waiter.get_loop().create_task(start(flight), name="openrouter_async.exchange")
         # With an eager task factory, the exchange may have finished already.

@@ -76,15 +76,15 @@ class Deadlines:
     def __len__(self) -> int:
         return len(self._active)
 
-    def start(self, seconds: float) -> Deadline:
-        """Start a deadline for the current task."""
+    def start(self, seconds: float | None) -> Deadline:
+        """Start a deadline for the current task; None stands for one that never comes."""
         # Before Python 3.12, asyncio makes a system call to find the running loop.
         task = asyncio.current_task(self._loop)
         if task is None:
             raise RuntimeError("a deadline needs a running task")
         if (loop := self._loop) is None:
             loop = self._loop = task.get_loop()
-        deadline = Deadline(task, loop.time() + seconds, self._active)
+        deadline = Deadline(task, math.inf if seconds is None else loop.time() + seconds, self._active)
         self._active.add(deadline)
         if deadline.when < self._timer_due:
             self._set_timer(loop, deadline.when)
@@ -126,5 +126,6 @@ class Deadlines:
             self._active.discard(deadline)
             deadline.expired = True
             deadline.task.cancel()
-        if self._active:
-            self._set_timer(loop, min(deadline.when for deadline in self._active))
+        next_due = min((deadline.when for deadline in self._active), default=math.inf)
+        if next_due < math.inf:
+            self._set_timer(loop, next_due)

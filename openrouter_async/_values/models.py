@@ -129,7 +129,8 @@ def parse_url(value: str | URL) -> URL:
 def _is_text(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if not isinstance(value, str) or not value:
         raise RequestValidationError(attribute.name, "must be a string that is not empty")
-    _is_valid_unicode(_instance, attribute, value)
+    if not value.isascii():
+        _is_valid_unicode(_instance, attribute, value)
 
 
 def _is_valid_unicode(_instance: object, attribute: attrs.Attribute[Any], value: str) -> None:
@@ -285,7 +286,9 @@ def request_id_of(headers: Mapping[str, str]) -> str | None:
     return headers.get("X-Request-Id") or headers.get("CF-Ray")
 
 
-@attrs.frozen(kw_only=True)
+# Creating an instance of a frozen class with slots takes three times as long. The classes that hold secrets have slots
+# nevertheless: some loggers write the `__dict__` of objects.
+@attrs.frozen(kw_only=True, slots=False)
 class HttpMeta:
     """The HTTP metadata of an answer.
 
