@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import contextlib
 import fcntl
 import os
@@ -57,6 +58,8 @@ class Terminal:
         self._news = asyncio.Event()
         self._is_over = False
         self.text = ""
+        # A character may arrive in two chunks.
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     async def __aenter__(self) -> Self:
         self._primary, secondary = os.openpty()
@@ -133,5 +136,5 @@ class Terminal:
             asyncio.get_running_loop().remove_reader(self._primary)
             self._is_over = True
         self._stream.feed(chunk)
-        self.text += chunk.decode(errors="replace")
+        self.text += self._decoder.decode(chunk)
         self._news.set()
