@@ -5,7 +5,6 @@ The result is a JSON payload that can be kept, encrypted, and sent to another ma
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import secrets
@@ -20,6 +19,7 @@ from openrouter_async.batch import request_digest
 from openrouter_async.errors import APIError, KeyDeliveryError, OpenRouterError, Outcome
 from openrouter_async.events import Event
 from openrouter_async.login._lease import LeaseRunner
+from openrouter_async.login._models import Grant
 from openrouter_async.login._store import ClaimRequest, ClaimStatus, LeaseItem, LoginStore
 
 logger = logging.getLogger("openrouter_async.integrations.taskiq")
@@ -101,7 +101,7 @@ def key_to_payload(response: ExchangeAuthCodeForAPIKeyResponse, *, delivered: bo
     return {
         "key": None if delivered else response.key,
         "user_id": response.user_id,
-        "key_hash": hashlib.sha256(response.key.encode()).hexdigest(),
+        "key_hash": Grant(key=response.key).key_hash,
     }
 
 

@@ -7,7 +7,6 @@ from typing import Final
 
 from yarl import URL
 
-from openrouter_async.integrations.bots._prompts import is_api_key
 from openrouter_async.login._callbacks import read_callback, read_pasted
 from openrouter_async.login._flow import AuthorizationFlow
 from openrouter_async.login._urls import CallbackTemplate
@@ -63,8 +62,6 @@ class CallbackReader:
         try:
             if not self.is_own_url(text):
                 raise InvalidCallbackError("the pasted URL must be the callback's or OpenRouter's")
-            callback = read_pasted(text, self.template, state)
-            if callback.code is not None and is_api_key(callback.code):
-                raise InvalidCallbackError("the pasted text is an API key and not a code")
+            read_pasted(text, self.template, state)
         finally:
             del text, state

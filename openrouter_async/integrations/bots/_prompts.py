@@ -32,14 +32,9 @@ def looks_like_code(text: str) -> bool:
         text: The message.
     """
     text = text.strip()
-    if len(text.split()) != 1 or text[0] in "/@#" or is_api_key(text):
+    if len(text.split()) != 1 or text[0] in "/@#" or _API_KEY.match(text):
         return False
     return bool(_PARAMETER.search(text) or _CODE.fullmatch(text))
-
-
-def is_api_key(text: str) -> bool:
-    """Return whether a text is an API key rather than a code: a key must not be sent anywhere."""
-    return _API_KEY.match(text) is not None
 
 
 @attrs.frozen(kw_only=True)

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from typing import Final
-
 from openrouter_async.errors import OpenRouterError
-from openrouter_async.integrations.web._answers import Refusal
 from openrouter_async.integrations.web._bodies import read_fields
 from openrouter_async.integrations.web._callback import fail, hand_over
 from openrouter_async.integrations.web._framework import RequestT, ResponseT
@@ -14,19 +10,13 @@ from openrouter_async.integrations.web._site import LoginSite
 from openrouter_async.integrations.web._start import find_return_to
 from openrouter_async.login.errors import UnknownLoginError
 
-LOGIN_ID: Final = re.compile(r"[0-9a-f]{64}")
-
 
 async def exchange(site: LoginSite[RequestT, ResponseT], request: RequestT) -> ResponseT:
     """Exchange the code of a page that does PKCE itself; see `WebLogin.exchange`."""
     info = site.framework.read_request(request)
     site.check_origin(info)
     site.check_rejections(info)
-    clock = site.client.clock
-    wait = site.exchanges.retry_after(info.address, clock)
-    if wait is not None:
-        raise Refusal(429, "too-many-exchanges", "Too many sign-ins. Please try again later.", retry_after=wait)
-    site.exchanges.note(info.address, clock)
+    site.note_exchange(info)
     fields = await read_fields(site, request, info, ("code", "code_verifier"), ("code_challenge_method",))
     exchanging = site.flow.exchange(**fields, return_to=find_return_to(site, info))
     # A traceback that shows local variables would show the code.
@@ -45,7 +35,7 @@ async def complete(site: LoginSite[RequestT, ResponseT], request: RequestT) -> R
     site.check_rejections(info)
     fields = await read_fields(site, request, info, ("login", "code"))
     login = fields["login"]
-    binding = site.find_binding(info, login) if LOGIN_ID.fullmatch(login) else None
+    binding = site.find_binding(info, login)
     path = site.paths.complete
     if binding is None or binding.state is None:
         del fields, login

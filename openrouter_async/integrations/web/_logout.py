@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from typing import Final
 
@@ -11,7 +10,7 @@ from openrouter_async.integrations._hooks import call_hook
 from openrouter_async.integrations.web._answers import prefers_json
 from openrouter_async.integrations.web._framework import RequestT, ResponseT
 from openrouter_async.integrations.web._site import LoginSite
-from openrouter_async.login._models import SETTINGS_URL
+from openrouter_async.login._models import Grant
 from openrouter_async.login._pages import PRIVACY_HEADERS, render
 from openrouter_async.sinks._base import KeyVault
 
@@ -43,13 +42,13 @@ async def sign_out(
 ) -> ResponseT:
     """Forget the key of a user, and return the answer; see `WebLogin.sign_out`."""
     info = site.framework.read_request(request)
-    key_hash = None if key is None else _hash(key)
+    settings_url = None if key is None else Grant(key=key).settings_url
     del key
     failure: OpenRouterError | None = None
     for vault in vaults:
         try:
             stored = await vault.load()
-            key_hash = key_hash or (None if stored is None else _hash(stored.key))
+            settings_url = settings_url or (None if stored is None else Grant(key=stored.key).settings_url)
             del stored
             await vault.delete()
         except OpenRouterError as error:
@@ -57,14 +56,10 @@ async def sign_out(
             failure = failure or error
     if failure is not None:
         raise failure
-    settings_url = _ALL_KEYS_URL if key_hash is None else SETTINGS_URL + key_hash
+    settings_url = settings_url or _ALL_KEYS_URL
     # A login that is still open in another tab must not sign the user in again.
     cookies = site.cookies.forget(info.cookies)
     if prefers_json(info.headers.get("Accept", ""), default=info.method != "GET"):
         return site.answers.json({"status": "signed_out", "settings_url": settings_url}, cookies=cookies)
     links = [("Delete the key at OpenRouter", settings_url), ("Back to the app", site.default_return_to)]
     return site.answers.page(200, render("Signed out", _MESSAGE, links), cookies=cookies)
-
-
-def _hash(key: str) -> str:
-    return hashlib.sha256(key.encode()).hexdigest()

@@ -131,11 +131,21 @@ class LoginSite(Generic[RequestT, ResponseT]):
         Raises:
             Refusal: The address has to wait.
         """
-        wait = self.rejections.retry_after(info.address, self.client.clock)
+        self._check_limit(self.rejections, info, "too-many-attempts", "Too many sign-ins failed.")
+
+    def note_exchange(self, info: RequestInfo) -> None:
+        """Count an exchange of an address for a page that does PKCE itself.
+
+        Raises:
+            Refusal: The address has to wait.
+        """
+        self._check_limit(self.exchanges, info, "too-many-exchanges", "Too many sign-ins.")
+        self.exchanges.note(info.address, self.client.clock)
+
+    def _check_limit(self, limit: AddressLimit, info: RequestInfo, kind: str, problem: str) -> None:
+        wait = limit.retry_after(info.address, self.client.clock)
         if wait is not None:
-            raise Refusal(
-                429, "too-many-attempts", "Too many sign-ins failed. Please try again later.", retry_after=wait
-            )
+            raise Refusal(429, kind, f"{problem} Please try again later.", retry_after=wait)
 
     def note_rejection(self, info: RequestInfo, error: OpenRouterError) -> None:
         """Count an error of an address if it is a rejected code."""

@@ -12,7 +12,6 @@ import attrs
 from openrouter_async.errors import OpenRouterError
 from openrouter_async.integrations.web._answers import Refusal
 from openrouter_async.integrations.web._browser import BrowserBinding
-from openrouter_async.integrations.web._exchange import LOGIN_ID
 from openrouter_async.integrations.web._framework import RequestInfo, RequestT, ResponseT
 from openrouter_async.integrations.web._guards import is_foreign
 from openrouter_async.integrations.web._site import LoginSite
@@ -87,7 +86,7 @@ def _read(site: LoginSite[RequestT, ResponseT], info: RequestInfo) -> tuple[str,
         Refusal: The browser did not start the login.
     """
     login = info.path_params.get("login", "")
-    binding = site.find_binding(info, login) if LOGIN_ID.fullmatch(login) else None
+    binding = site.find_binding(info, login)
     if binding is None or binding.state is None:
         raise Refusal(404, "unknown-login", "This browser did not start this sign-in, or its cookies are blocked.")
     return login, binding
