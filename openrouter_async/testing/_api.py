@@ -93,6 +93,25 @@ class API:
             "/chat/completions": ("chat", "POST", self._chat),
         }
 
+    def with_refusals(self, operation: Operation) -> Operation:
+        """Return an operation whose refusals are answers, too.
+
+        Args:
+            operation: An operation of `routes`.
+        """
+
+        def answer(record: RecordedRequest) -> Answer:
+            try:
+                return operation(record)
+            except MissingTokenError:
+                return error(401, "Missing Authentication header")
+            except MalformedBodyError as malformation:
+                return malformed(self.dialect, malformation.problems)
+            except CodeRefusedError as refused:
+                return refusal(self.dialect, refused.refusal)
+
+        return answer
+
     def refuse_early(self, record: RecordedRequest, method: str) -> Answer | None:
         """Refuse a request before its operation, if that is possible.
 
@@ -109,13 +128,8 @@ class API:
         return None if record.method == method else wrong_http_method(self.dialect, [method])
 
     def _exchange(self, record: RecordedRequest) -> Answer:
-        try:
-            asked = read_exchange(record.content)
-            key = self.authority.redeem(asked.code, asked.code_verifier, asked.code_challenge_method)
-        except MalformedBodyError as malformation:
-            return malformed(self.dialect, malformation.problems)
-        except CodeRefusedError as refused:
-            return refusal(self.dialect, refused.refusal)
+        asked = read_exchange(record.content)
+        key = self.authority.redeem(asked.code, asked.code_verifier, asked.code_challenge_method)
         self.issued_keys.add(key)
         self.redeemed_codes.add(key.code)
         self.counters["redeemed"] += 1
@@ -123,16 +137,11 @@ class API:
 
     def _create(self, record: RecordedRequest) -> Answer:
         token = bearer_of(record)
-        if token is None:
-            return error(401, "Missing Authentication header")
         if token not in self.tokens:
             if self.authority.find_valid_key(token) is not None:
                 return error(403, "Only management keys can perform this operation")
             return error(401, "Invalid credentials")
-        try:
-            asked = read_creation(record.content)
-        except MalformedBodyError as malformation:
-            return malformed(self.dialect, malformation.problems)
+        asked = read_creation(record.content)
         code = self.authority.issue(
             code_challenge=asked.code_challenge,
             code_challenge_method=asked.code_challenge_method,
@@ -144,37 +153,39 @@ class API:
 
     def _key(self, record: RecordedRequest) -> Answer:
         token = bearer_of(record)
-        if token is None:
-            return error(401, "Missing Authentication header")
         if token in self.tokens:
             return Answer(200, {"data": _describe(token, None)})
         key = self.authority.find_valid_key(token)
         return error(401, _UNKNOWN_KEY) if key is None else Answer(200, {"data": _describe(token, key)})
 
     def _revoke(self, record: RecordedRequest) -> Answer:
-        token = bearer_of(record)
-        if token is None or token not in self.tokens:
-            return error(401, "Missing Authentication header" if token is None else "Invalid management key")
+        if bearer_of(record) not in self.tokens:
+            return error(401, "Invalid management key")
         if not self.authority.revoke(record.path.rpartition("/")[2]):
             return error(404, "API key not found")
         return Answer(200, {"deleted": True})
 
     def _chat(self, record: RecordedRequest) -> Answer:
         token = bearer_of(record)
-        if token is None:
-            return error(401, "Missing Authentication header")
         if token not in self.tokens and self.authority.find_valid_key(token) is None:
             return error(401, _UNKNOWN_KEY)
-        try:
-            return complete(record.content, created=int(self.authority.now()))
-        except MalformedBodyError as malformation:
-            return malformed(self.dialect, malformation.problems)
+        return complete(record.content, created=int(self.authority.now()))
 
 
-def bearer_of(record: RecordedRequest) -> str | None:
-    """Return the bearer token of a request (RFC 6750, section 2.1), or None."""
+class MissingTokenError(Exception):
+    """A request without a bearer token."""
+
+
+def bearer_of(record: RecordedRequest) -> str:
+    """Return the bearer token of a request (RFC 6750, section 2.1).
+
+    Raises:
+        MissingTokenError: The request has none.
+    """
     scheme, _, token = record.headers.get("Authorization", "").partition(" ")
-    return token.strip() if scheme.lower() == "bearer" and token.strip() else None
+    if scheme.lower() != "bearer" or not token.strip():
+        raise MissingTokenError
+    return token.strip()
 
 
 def _timestamp(moment: datetime) -> str:

@@ -100,7 +100,7 @@ class Adapter:
         """Return the application."""
         app = web.Application(client_max_size=_MAX_BODY_SIZE, middlewares=[_explain])
         for path, (name, method, operation) in self.api.routes.items():
-            app.router.add_route("*", _API + path, self._endpoint(name, method, operation))
+            app.router.add_route("*", _API + path, self._endpoint(name, method, self.api.with_refusals(operation)))
         app.router.add_get(f"{_API}/openapi.json", _describe)
         app.router.add_route("*", "/api/{path:.*}", self._nowhere)
         self.pages.add_routes(app)

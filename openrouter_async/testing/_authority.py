@@ -208,11 +208,6 @@ class Authority:
         with self._lock:
             return self._keys.pop(key_hash, None) is not None
 
-    @property
-    def outstanding(self) -> int:
-        """The number of remembered codes that were not redeemed."""
-        return len(self._codes)
-
     def _redeem(self, code: str, code_verifier: str | None, method: CodeChallengeMethod | None) -> IssuedKey:
         # A client may ask for a fault by putting its name in front of a code that was issued without one.
         found = self._codes.get(code) or self._codes.get(FAULT_PREFIX.sub("", code, count=1))

@@ -139,14 +139,7 @@ def code_page(code: str) -> str:
 
 def home_page(keys: Sequence[IssuedKey], refused: Iterable[str]) -> str:
     """Return the home page, which describes the fake and lists recent events."""
-    rows = [
-        (
-            escape(mask_key(key.key)),
-            escape(key.label or "The app's name"),
-            escape(key.user_id or "Not named"),
-        )
-        for key in keys
-    ]
+    rows = [(mask_key(key.key), key.label or "The app's name", key.user_id or "Not named") for key in keys]
     reasons = "".join(f"<li>{escape(reason)}</li>" for reason in refused)
     return _page(
         "A fake OpenRouter",
@@ -166,9 +159,9 @@ def _list(facts: Mapping[str, str]) -> str:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table; its cells are HTML."""
+    """Return a table, whose cells are escaped."""
     heading = "".join(f'<th scope="col">{name}</th>' for name in head)
-    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
+    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
     # Without tabindex, a scrolling region cannot be reached by keyboard.
     return (
         '<div class="scroll" tabindex="0" role="region" aria-label="Table">'

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import socket
@@ -16,7 +17,7 @@ from openrouter_async import OpenRouter, UsageLimitType
 from openrouter_async.errors import APIError, RequestValidationError
 from openrouter_async.login import LoopbackUnavailableError
 from openrouter_async.testing import Dialect, FakeOpenRouter, Fault
-from openrouter_async.testing._authority import Authority
+from openrouter_async.testing._authority import Authority, CodeRefusedError
 from tests.fake.support import PAIR, Reply, create, exchange, send
 from tests.kit.clocks import EPOCH, FROZEN
 from tests.kit.servers import start_app
@@ -526,7 +527,9 @@ def test_fake_without_a_loop_runs_in_a_thread() -> None:
 def test_fake_history_is_bounded() -> None:
     authority = Authority(lambda: EPOCH, code_lifetime=600, capacity=10)
     codes = [authority.issue() for _ in range(100)]
-    assert authority.outstanding == 10
+    with contextlib.suppress(CodeRefusedError):
+        authority.redeem(codes[-11].code, None, None)
+        raise AssertionError("a code beyond the capacity is remembered")
     keys = [authority.redeem(code.code, None, None) for code in codes[-10:]]
     keys += [authority.redeem(authority.issue().code, None, None) for _ in range(5)]
     assert [authority.find_valid_key(key.key) is not None for key in keys] == [False] * 5 + [True] * 10
