@@ -34,7 +34,7 @@ class JournalEntry:
     request: str
     status: RequestStatus
     at: datetime
-    key: str | None = attrs.field(default=None, repr=lambda key: "None" if key is None else mask_key(key))
+    key: str | None = attrs.field(default=None, repr=mask_key)
     key_hash: str | None = None
     user_id: str | None = None
     error: str | None = None

@@ -111,7 +111,9 @@ def run(arguments: Sequence[str]) -> int:
         if sys.stdout is not None:
             sys.stdout.flush()
     except BrokenPipeError:
-        _discard_stdout()
+        from openrouter_async.cli._options import discard_stdout
+
+        discard_stdout()
         return _BROKEN_PIPE
     except CycloptsError as error:
         return _refuse(error, arguments)
@@ -133,12 +135,6 @@ def _replace_unprintable_characters() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-
-
-def _discard_stdout() -> None:
-    from openrouter_async.cli._options import discard_stdout
-
-    discard_stdout()
 
 
 def _refuse(error: CycloptsError, arguments: Sequence[str]) -> int:
@@ -184,6 +180,7 @@ def _tell(text: str, document: Mapping[str, object], error: BaseException, argum
     if "--debug" in arguments:
         traceback.print_exception(error)
     text = json.dumps({"error": document}) if "--json" in arguments else f"{_PROGRAM}: {text}"
-    from openrouter_async.cli._options import printable, write_message
+    from openrouter_async.cli._options import printable
+    from openrouter_async.login._terminal import write_message
 
     write_message(printable(text) + "\n")

@@ -2,79 +2,53 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from typing import TYPE_CHECKING, Self
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
 
-if TYPE_CHECKING:
-    from rich.progress import Progress
+Update: TypeAlias = Callable[[int, int, float], object]
+"""Updates the bar, given the numbers of completed items and of failures among them, and the items per second."""
 
 
-class Bar:
-    """A progress bar with the rate, the failures and the remaining time, shown only on a terminal.
+@contextlib.contextmanager
+def progress_bar(total: int | None, *, is_shown: bool = True) -> Iterator[Update]:
+    """Show a progress bar with the rate, the failures and the remaining time, if there is a terminal.
 
     Args:
         total: The total number; None if unknown.
         is_shown: Whether to show it at all.
-
-    Attributes:
-        is_shown: Whether the bar is visible.
     """
+    if not is_shown or not sys.stderr.isatty():
+        yield lambda *_: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    def __init__(self, total: int | None, *, is_shown: bool = True) -> None:
-        self._total = total
-        self.is_shown = is_shown and sys.stderr.isatty()
-        self._progress: Progress | None = None
+    progress = Progress(
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]:.0f}/s"),
+        TextColumn("{task.fields[failed]} failed"),
+        TextColumn("{task.fields[left]}"),
+        console=Console(stderr=True, highlight=False),
+        # The standard output may be a pipe or a file, which must not get terminal control codes.
+        redirect_stdout=False,
+        expand=True,
+    )
+    task = progress.add_task("", total=total, rate=0.0, failed=0, left="")
 
-    def __enter__(self) -> Self:
-        return self
+    def update(completed: int, failed: int, rate: float) -> None:
+        left = "" if total is None or rate <= 0 else _duration((total - completed) / rate)
+        progress.update(task, completed=completed, failed=failed, rate=rate, left=left)
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Stop updating the bar, and leave it on the screen."""
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
-        self.is_shown = False
-
-    def update(self, completed: int, failed: int, rate: float) -> None:
-        """Update the bar.
-
-        Args:
-            completed: The number of completed items, including failures.
-            failed: The number of failures.
-            rate: The number of completed items per second.
-        """
-        if not self.is_shown:
-            return
-        try:
-            progress = self._progress or self._start()
-        except OSError:
-            # The terminal was closed.
-            self.is_shown = False
-            return
-        left = "" if self._total is None or rate <= 0 else _duration((self._total - completed) / rate)
-        progress.update(self._task, completed=completed, failed=failed, rate=rate, left=left)
-
-    def _start(self) -> Progress:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-        self._progress = Progress(
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]:.0f}/s"),
-            TextColumn("{task.fields[failed]} failed"),
-            TextColumn("{task.fields[left]}"),
-            console=Console(stderr=True, highlight=False),
-            # The standard output may be a pipe or a file, which must not get terminal control codes.
-            redirect_stdout=False,
-            expand=True,
-        )
-        self._task = self._progress.add_task("", total=self._total, rate=0.0, failed=0, left="")
-        self._progress.start()
-        return self._progress
+    # The terminal may have been closed.
+    with contextlib.suppress(OSError):
+        progress.start()
+    try:
+        yield update
+    finally:
+        progress.stop()
 
 
 def _duration(seconds: float) -> str:

@@ -18,7 +18,8 @@ from yarl import URL
 from openrouter_async._http.options import to_base_url
 from openrouter_async._values.models import UNSET, CodeChallengeMethod, Unset
 from openrouter_async.cli._exit import OutputError, UsageError
-from openrouter_async.login._urls import AUTHORIZATION_URL, default_auth_url
+from openrouter_async.login._terminal import write_message
+from openrouter_async.login._urls import AUTHORIZATION_URL
 
 if TYPE_CHECKING:
     from openrouter_async._client.client import OpenRouter
@@ -81,13 +82,6 @@ def write_result(text: str) -> None:
         discard_stdout()
         reason = getattr(failure, "strerror", None) or type(failure).__name__
         raise OutputError(f"The standard output cannot be written: {reason}.") from failure
-
-
-def write_message(text: str) -> None:
-    """Print text on the standard error; a failure is ignored, as it could not be reported."""
-    if sys.stderr is not None:
-        with contextlib.suppress(OSError, ValueError):
-            print(text, end="", file=sys.stderr, flush=True)  # noqa: T201
 
 
 def discard_stdout() -> None:
@@ -209,10 +203,6 @@ class Connection(Site):
     """
 
     timeout: float = 30.0
-
-    def auth_url(self, given: str | None) -> str:
-        """Return the URL of the page on which a user consents: the given one, or that of the server."""
-        return given or str(default_auth_url(self.url))
 
     def open_client(self, api_key: str | None = None, *, on_key: OnKey | None = None, **settings: Any) -> OpenRouter:
         """Return a client for the server."""

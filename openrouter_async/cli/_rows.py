@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, Final
 
 import attrs
 
-from openrouter_async._values.models import UNSET, ExchangeAuthCodeForAPIKeyRequest
+from openrouter_async._values.models import ExchangeAuthCodeForAPIKeyRequest
 from openrouter_async.cli._exit import UsageError
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.redaction._masks import mask_optional
@@ -229,13 +229,11 @@ def _problem_with(names: Sequence[str]) -> str | None:
 
 def _to_row(line: int, fields: Mapping[str, Any]) -> Row:
     others = {name: value for name, value in fields.items() if name not in _FIELDS}
-    values = {name: value.strip() if isinstance(value, str) else value for name, value in fields.items()}
+    values: dict[str, Any] = {"code": None}
+    for name in fields.keys() - others.keys():
+        values[name] = fields[name].strip() if isinstance(fields[name], str) else fields[name]
     try:
-        request = ExchangeAuthCodeForAPIKeyRequest(
-            code=values.get("code"),  # type: ignore[arg-type]
-            code_verifier=values.get("code_verifier"),
-            code_challenge_method=values.get("code_challenge_method", UNSET),
-        )
+        request = ExchangeAuthCodeForAPIKeyRequest(**values)
     except RequestValidationError as invalid:
         return Row(line=line, problem=str(invalid), others=others)
     return Row(line=line, request=request, others=others)

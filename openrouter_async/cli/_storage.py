@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import attrs
 from yarl import URL
 
-from openrouter_async.cli._env_file import VARIABLE, EnvSink
+from openrouter_async.cli._env_file import EnvSink
 from openrouter_async.cli._exit import UsageError
 from openrouter_async.cli._options import Output, Site, Storage, StoreKind
 from openrouter_async.login._models import Grant
@@ -24,19 +24,6 @@ from openrouter_async.sinks._private_file import PrivateFile
 
 if TYPE_CHECKING:
     from openrouter_async.sinks._keyring import KeyringSink
-
-__all__ = [
-    "VARIABLE",
-    "KeyLocation",
-    "describe",
-    "fallback_location",
-    "file_location",
-    "load_keys",
-    "locate",
-    "location_for_new_key",
-    "locations_to_search",
-    "other_servers",
-]
 
 T = TypeVar("T")
 

@@ -51,7 +51,7 @@ from openrouter_async.integrations._parts import open_client, open_store
 from openrouter_async.integrations._queued import QueuedExchanges, ResultPayload, error_to_payload, payload_to_error
 from openrouter_async.login._models import LOGS_URL, SETTINGS_URL
 from openrouter_async.login._store import LoginStore
-from openrouter_async.redaction._masks import mask_key, mask_optional
+from openrouter_async.redaction._masks import mask_key
 
 try:
     from taskiq import (
@@ -74,10 +74,6 @@ __all__ = ["ExchangeQueue", "ExchangedKey"]
 _PICKLED_PROBE: Final = pickle.dumps(("openrouter_async", "probe"))
 
 
-def _show_key(key: str | None) -> str:
-    return mask_optional(None) if key is None else mask_key(key)
-
-
 @attrs.frozen(kw_only=True)
 class ExchangedKey:
     """The result of an exchange by a worker.
@@ -88,7 +84,7 @@ class ExchangedKey:
         key_hash: The SHA-256 of the key in lowercase hex, by which OpenRouter's pages name it.
     """
 
-    key: str | None = attrs.field(default=None, repr=_show_key)
+    key: str | None = attrs.field(default=None, repr=mask_key)
     user_id: str | None = None
     key_hash: str
 

@@ -153,22 +153,23 @@ class TerminalPrompt:
             EOFError: Nobody can answer: the standard input is at its end.
         """
         if error is not None:
-            _write(f"{error.user_message}\n")
+            write_message(f"{error.user_message}\n")
         line = None
         with no_echo():
-            _write(self._question)
+            write_message(self._question)
             try:
                 line = await self._lines.next_line()
             finally:
                 if line is None or not self._lines.is_terminal:
                     # The terminal echoes the end of an answer, but there was none.
-                    _write("\n")
+                    write_message("\n")
         if line is None:
             raise EOFError("the standard input is at its end")
         return line.removeprefix(codecs.BOM_UTF8).decode(errors="replace").strip()
 
 
-def _write(text: str) -> None:
+def write_message(text: str) -> None:
+    """Print text on the standard error; a failure is ignored, as it could not be reported."""
     if sys.stderr is not None:
         with contextlib.suppress(OSError, ValueError):
             print(text, end="", file=sys.stderr, flush=True)  # noqa: T201

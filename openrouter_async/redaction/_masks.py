@@ -55,8 +55,10 @@ def mask_optional(secret: object) -> str:
     return "None" if secret is None else MASK
 
 
-def mask_key(key: str) -> str:
-    """Return the prefix and the last four characters of an API key; of a short key, only a mask."""
+def mask_key(key: str | None) -> str:
+    """Return the prefix and the last four characters of an API key; of a short key, only a mask; ``None`` of none."""
+    if key is None:
+        return "None"
     if len(key) < _MIN_MASKABLE_LENGTH:
         return MASK
     return f"{_KEY_PREFIX if key.startswith(_KEY_PREFIX) else ''}…{key[-4:]}"

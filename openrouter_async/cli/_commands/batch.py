@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from openrouter_async.cli._bar import Bar
+from openrouter_async.cli._bar import progress_bar
 from openrouter_async.cli._exit import UsageError
 from openrouter_async.cli._options import Connection, Output
 from openrouter_async.cli._rows import STDIN, count_rows, other_columns, stream_rows
@@ -80,17 +80,16 @@ async def batch(
                 middlewares=[] if rate is None else [RateLimitMiddleware(1, 1 / rate)],
             )
         )
-        bar = stack.enter_context(Bar(total, is_shown=not output.json))
-        bar.update(0, 0, 0.0)
+        update_bar = stack.enter_context(progress_bar(total, is_shown=not output.json))
         exchanges = client.oauth.exchange_many(
             work.requests(),
             concurrency=concurrency,
             stop_on=work.ends,
             journal=journal,
-            on_progress=lambda progress: bar.update(work.completed, work.failed, progress.rate),
+            on_progress=lambda progress: update_bar(work.completed, work.failed, progress.rate),
         )
         is_interrupted = await _run(work, exchanges, client, journal, output)
-        bar.update(work.completed, work.failed, exchanges.progress.rate)
+        update_bar(work.completed, work.failed, exchanges.progress.rate)
     summary = Summary(
         counts=work.counts,
         left=_count_left(work, total),

@@ -9,10 +9,10 @@ from typing import Literal
 
 from openrouter_async._client.config import from_environment
 from openrouter_async._values.models import UNSET, CreateAuthKeysCodeRequest, Unset
+from openrouter_async.cli._env_file import VARIABLE
 from openrouter_async.cli._exit import UsageError
 from openrouter_async.cli._input import StdinReader, read_secret
 from openrouter_async.cli._options import AppKey, Connection, Method, Output, Text, to_method
-from openrouter_async.cli._storage import VARIABLE
 from openrouter_async.pkce import PKCEPair
 from openrouter_async.sinks._private_file import PrivateFile
 

@@ -9,9 +9,10 @@ import attrs
 
 from openrouter_async._client.config import from_environment
 from openrouter_async._http.retry_policy import RetryPolicy
+from openrouter_async.cli._env_file import VARIABLE
 from openrouter_async.cli._exit import ExitCode
 from openrouter_async.cli._options import Connection, Output, Site, Storage
-from openrouter_async.cli._storage import VARIABLE, describe, load_keys, other_servers
+from openrouter_async.cli._storage import describe, load_keys, other_servers
 from openrouter_async.errors import OpenRouterError, UnauthorizedResponseError
 from openrouter_async.login._models import Grant
 from openrouter_async.redaction._masks import scrub

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Final, TypedDict
 
 import attrs
 
+from openrouter_async._values.models import UNSET, Unset
 from openrouter_async.cli._exit import UsageError, explain
 from openrouter_async.cli._input import StdinReader, ask, can_open_browser, hidden_input
 from openrouter_async.cli._key_saver import KeySaver
-from openrouter_async.cli._options import Connection, Output, Storage, write_message
+from openrouter_async.cli._options import Connection, Output, Storage
 from openrouter_async.cli._storage import location_for_new_key
 from openrouter_async.errors import OpenRouterError
 from openrouter_async.login import (
@@ -25,6 +26,7 @@ from openrouter_async.login import (
     LoopbackUnavailableError,
     StateMismatchError,
 )
+from openrouter_async.login._terminal import write_message
 
 if TYPE_CHECKING:
     from openrouter_async._client.client import OpenRouter
@@ -69,7 +71,7 @@ async def login(
     options: _Options = {
         "key_label": key_label,
         "limit": limit,
-        "auth_url": connection.auth_url(auth_url),
+        "auth_url": auth_url or UNSET,
         "lifetime": wait,
         "verify": not no_verify,
     }
@@ -88,7 +90,7 @@ async def login(
 class _Options(TypedDict):
     key_label: str
     limit: float | None
-    auth_url: str
+    auth_url: str | Unset
     lifetime: float
     verify: bool
 
