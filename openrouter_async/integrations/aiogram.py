@@ -20,8 +20,9 @@ from typing import Final, TypeVar
 from openrouter_async.errors import OpenRouterError
 from openrouter_async.events import Event
 from openrouter_async.integrations.bots import BotLogin, BotTexts
+from openrouter_async.integrations.bots._prompts import answer_to
 from openrouter_async.integrations.bots._sessions import TICKET
-from openrouter_async.login.errors import CodeRejectedError, LoginStoreError
+from openrouter_async.login.errors import LoginStoreError
 
 try:
     from aiogram import F, Router
@@ -125,13 +126,8 @@ class _Handlers:
         await _try(message.reply(self._texts.private, reply_markup=keyboard, parse_mode=None))
 
     async def _act(self, message: Message, act: Awaitable[_T], done: Callable[[_T], str]) -> None:
-        try:
-            result = await act
-        except OpenRouterError as failure:
-            can_restart = failure.restart_login or isinstance(failure, CodeRejectedError)
-            await self._answer(message, self._texts.error(failure), can_restart=can_restart)
-        else:
-            await self._answer(message, done(result))
+        text, can_restart = await answer_to(act, done, self._texts)
+        await self._answer(message, text, can_restart=can_restart)
 
     async def _answer(self, message: Message, text: str, *, can_restart: bool = False) -> None:
         keyboard = _button(self._texts.again_button, await _login_link(message)) if can_restart else None

@@ -23,7 +23,7 @@ from typing import Any, Final, TypeVar
 from openrouter_async.errors import OpenRouterError
 from openrouter_async.events import Event
 from openrouter_async.integrations.bots import BotLogin, BotTexts
-from openrouter_async.login.errors import CodeRejectedError
+from openrouter_async.integrations.bots._prompts import answer_to
 
 try:
     import discord
@@ -110,14 +110,8 @@ class _Commands:
         await self._act(interaction, self._login.logout(interaction.user.id), lambda _: self.texts.logged_out)
 
     async def _act(self, interaction: discord.Interaction, act: Awaitable[_T], done: Callable[[_T], str]) -> None:
-        try:
-            result = await _defer(interaction, act)
-        except OpenRouterError as failure:
-            can_restart = failure.restart_login or isinstance(failure, CodeRejectedError)
-            buttons = [self.start_button()] if can_restart else []
-            await _send(interaction, self.texts.error(failure), view=_show(*buttons))
-        else:
-            await _send(interaction, done(result))
+        text, can_restart = await answer_to(_defer(interaction, act), done, self.texts)
+        await _send(interaction, text, **({"view": _show(self.start_button())} if can_restart else {}))
 
 
 async def _defer(interaction: discord.Interaction, act: Awaitable[_T]) -> _T:

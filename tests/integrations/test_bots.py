@@ -328,7 +328,7 @@ async def test_finish_code_is_shielded_by_one_task(fake: FakeOpenRouter, keys: K
         gate.let()
         await finishing
 
-    assert [getattr(shield, "__qualname__", None) for shield in shields] == ["BotLogin._finish_code"]
+    assert [getattr(shield, "__qualname__", None) for shield in shields] == ["_finish_and_log"]
 
 
 async def test_finish_code_with_a_store_failing_midway_loses_no_key(

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Self, TypeAlias
 from weakref import WeakValueDictionary
 
@@ -189,10 +188,10 @@ class BotLogin:
         name = to_name(user_id)
         if not isinstance(text, str):
             raise InvalidCallbackError("the pasted text must be a string")
-        finishing = self._finish_code(name, user_id, text)
+        finishing = self._finish_text(name, user_id, text.strip())
         # A traceback that shows local variables would show the code.
         del text
-        return await self._under_way.run(finishing)
+        return await self._under_way.run(_finish_and_log(finishing))
 
     async def finish(self, callback: CallbackInput, *, user_id: UserId) -> Grant:
         """Finish a login with the callback to a web app that knows its user, and ``notify`` the user in the chat.
@@ -211,7 +210,7 @@ class BotLogin:
         finishing = self._finish(name, user_id, callback)
         # A traceback that shows local variables would show the code.
         del callback
-        grant = await self._under_way.run(finishing)
+        grant = await self._under_way.run(_finish_and_log(finishing))
         if self._notify is not None:
             try:
                 await call_hook(self._notify, user_id, grant)
@@ -298,14 +297,6 @@ class BotLogin:
             headless=pending.headless,
         )
 
-    async def _finish_code(self, name: str, user_id: UserId, text: str) -> Grant:
-        text = text.strip()
-        try:
-            with _log_failure():
-                return await self._finish_text(name, user_id, text)
-        finally:
-            del text
-
     async def _finish_text(self, name: str, user_id: UserId, text: str) -> Grant:
         try:
             async with self._alone(name):
@@ -323,9 +314,8 @@ class BotLogin:
 
     async def _finish(self, name: str, user_id: UserId, callback: CallbackInput) -> Grant:
         try:
-            with _log_failure():
-                async with self._alone(name):
-                    return await self._finish_callback(name, user_id, callback)
+            async with self._alone(name):
+                return await self._finish_callback(name, user_id, callback)
         finally:
             del callback
 
@@ -387,11 +377,10 @@ class BotLogin:
         raise error
 
 
-@contextlib.contextmanager
-def _log_failure() -> Iterator[None]:
-    """Log the error that ends the block, as its caller may have been cancelled."""
+async def _finish_and_log(finishing: Coroutine[Any, Any, Grant]) -> Grant:
+    """Finish a login, and log an error, as the caller may have been cancelled."""
     try:
-        yield
+        return await finishing
     except OpenRouterError as failure:
         log_failure(logger, failure, status=status_of(failure), kind=kind_of(failure))
         raise

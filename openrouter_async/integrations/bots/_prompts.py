@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from operator import attrgetter
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 import attrs
 
 from openrouter_async.errors import OpenRouterError
 from openrouter_async.login._models import Grant
+from openrouter_async.login.errors import CodeRejectedError
 from openrouter_async.redaction._masks import mask
+
+_T = TypeVar("_T")
 
 # A code starts with a letter or digit, unlike commands, @names and #tags, and has no "/" or "@", unlike links and
 # e-mail addresses. Words have neither digits nor underscores and fewer than 24 letters; numbers have no letter.
@@ -115,3 +118,20 @@ class BotTexts:
             grant: The result of the login.
         """
         return self.done if grant.key_error is None else f"{self.done} {self.error(grant.key_error)}"
+
+
+async def answer_to(act: Awaitable[_T], done: Callable[[_T], str], texts: BotTexts) -> tuple[str, bool]:
+    """Wait for what a user asked for.
+
+    Args:
+        act: Carries it out.
+        done: Gives the text of its result.
+        texts: The texts of the bot.
+
+    Returns:
+        The text of the answer, and whether to offer a new login beside it.
+    """
+    try:
+        return done(await act), False
+    except OpenRouterError as failure:
+        return texts.error(failure), failure.restart_login or isinstance(failure, CodeRejectedError)
