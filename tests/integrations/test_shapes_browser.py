@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -134,10 +134,11 @@ async def test_service_worker_that_sends_callback_twice_gets_one_key(page: Page,
 
 
 @pytest.mark.parametrize("shape", shapes.SHAPES)
-async def test_page_of_the_guide_signs_in(site: Site, chromium: str, shape: str) -> None:
+async def test_page_of_the_guide_signs_in(
+    site: Site, sign_in_by_page: Callable[[str, Site], Awaitable[None]], shape: str
+) -> None:
     keys = site.keys
-    openrouter = site.fake.base_url.removesuffix("/api/v1")
-    await asyncio.to_thread(shapes.go_through_in_chromium, chromium, shape, site.url, openrouter)
+    await sign_in_by_page(shape, site)
     assert site.keys == keys + 1
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -16,6 +16,7 @@ from tests.integrations.support import Page, Site, Visitor, serve_process
 from tests.support import free_port
 
 pytestmark = [
+    pytest.mark.unmeasured,
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.parametrize("site", shapes.SHAPES, indirect=True),
 ]
@@ -75,10 +76,11 @@ async def sign_in(site: Site, visitor: Visitor) -> Page:
 
 
 @pytest.mark.browser
-async def test_site_by_hand_signs_in_by_the_page_of_the_guide(site: Site, chromium: str) -> None:
+async def test_site_by_hand_signs_in_by_the_page_of_the_guide(
+    site: Site, sign_in_by_page: Callable[[str, Site], Awaitable[None]]
+) -> None:
     keys = site.keys
-    openrouter = site.fake.base_url.removesuffix("/api/v1")
-    await asyncio.to_thread(shapes.go_through_in_chromium, chromium, site.name, site.url, openrouter)
+    await sign_in_by_page(site.name, site)
     assert site.keys == keys + 1
 
 
