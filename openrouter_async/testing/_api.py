@@ -10,6 +10,7 @@ from typing import Any, Final, TypeAlias
 
 import attrs
 
+from openrouter_async._http.pace import LeakyBucket
 from openrouter_async.testing._authority import USER_ID, Authority, CodeRefusedError, IssuedKey
 from openrouter_async.testing._bodies import MalformedBodyError, read_creation, read_exchange
 from openrouter_async.testing._chat import complete
@@ -25,41 +26,6 @@ APP_ID: Final = 12345
 """The id of the app that all codes belong to."""
 
 
-# Floating-point error must not refuse a request that is due exactly now.
-_TOLERANCE: Final = 1e-9
-
-
-@attrs.define
-class RateLimit:
-    """A limit of requests per second, with a burst of the same number after a pause.
-
-    Args:
-        per_second: The number of requests per second.
-        now: Returns the seconds since an arbitrary start.
-
-    See Also:
-        The generic cell rate algorithm (ITU-T I.371), whose only state is the time at which the next request is due.
-    """
-
-    per_second: float
-    now: Callable[[], float]
-    _due: float = attrs.field(default=-math.inf, init=False)
-
-    def take(self) -> float:
-        """Accept a request if the limit allows.
-
-        Returns:
-            0 if the request was accepted, else the seconds until one will be.
-        """
-        now, interval = self.now(), 1 / self.per_second
-        due = max(self._due, now)
-        wait = due - now - max(1.0 - interval, 0.0)
-        if wait > _TOLERANCE:
-            return wait
-        self._due = due + interval
-        return 0.0
-
-
 @attrs.define(kw_only=True)
 class API:
     """The operations, and the state that they change.
@@ -71,6 +37,7 @@ class API:
         issued_keys: The issued keys.
         redeemed_codes: The codes for which keys were issued.
         counters: The number of events by name.
+        monotonic: Returns the seconds since an arbitrary start.
         limit: The rate limit; None if there is none.
     """
 
@@ -80,7 +47,8 @@ class API:
     issued_keys: BoundedHistory[IssuedKey]
     redeemed_codes: BoundedHistory[str]
     counters: Counter[str]
-    limit: RateLimit | None = None
+    monotonic: Callable[[], float]
+    limit: LeakyBucket | None = None
 
     @property
     def routes(self) -> Mapping[str, tuple[str, str, Operation]]:
@@ -122,7 +90,7 @@ class API:
         Returns:
             The answer; None if the operation has to answer.
         """
-        wait = 0.0 if self.limit is None else self.limit.take()
+        wait = 0.0 if self.limit is None else self.limit.take(self.monotonic())
         if wait:
             return error(429, "Rate limit exceeded", {"Retry-After": str(math.ceil(wait))})
         return None if record.method == method else wrong_http_method(self.dialect, [method])

@@ -10,12 +10,13 @@ from typing import Final, Self
 
 from aiohttp import web
 
+from openrouter_async._http.pace import LeakyBucket
 from openrouter_async._values.clock import SYSTEM_CLOCK, Clock
 from openrouter_async._values.models import UNSET, CodeChallengeMethod, Unset, UsageLimitType, to_code_challenge_method
 from openrouter_async._values.validation import check_number, check_port
 from openrouter_async.errors import RequestValidationError
 from openrouter_async.login._sockets import listen
-from openrouter_async.testing._api import API, RateLimit
+from openrouter_async.testing._api import API
 from openrouter_async.testing._app import Adapter, FaultQueue
 from openrouter_async.testing._authority import USER_ID, Authority, IssuedKey, KeyOptions, hash_key
 from openrouter_async.testing._clock import MovableClock
@@ -88,6 +89,7 @@ class FakeOpenRouter:
             issued_keys=BoundedHistory(_MAX_CODES),
             redeemed_codes=BoundedHistory(_MAX_CODES),
             counters=Counter(),
+            monotonic=self._clock.monotonic,
         )
         self._pages = Pages(self._authority, self._api.issued_keys, self._api.counters)
         self._app = self._make_app()
@@ -309,7 +311,7 @@ class FakeOpenRouter:
         """
         if per_second is not None:
             check_number("per_second", per_second, least=0, exclusive=True)
-        self._api.limit = None if per_second is None else RateLimit(per_second, self._clock.monotonic)
+        self._api.limit = None if per_second is None else LeakyBucket(per_second, max(per_second, 1.0))
 
 
 def _to_tokens(tokens: Collection[str]) -> tuple[str, ...]:

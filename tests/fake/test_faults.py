@@ -23,7 +23,6 @@ from openrouter_async.errors import (
     TransportError,
 )
 from openrouter_async.testing import FakeOpenRouter, Fault
-from openrouter_async.testing._api import RateLimit
 from openrouter_async.testing._app import FaultQueue
 from openrouter_async.testing._authority import FAULT_PREFIX
 from openrouter_async.testing._clock import MovableClock
@@ -324,27 +323,6 @@ async def test_rate_limit_refused_request_meets_no_fault_and_redeems_nothing(fak
     assert (await exchange(fake, code)).status == 429
     fake.advance(1)
     assert (await exchange(fake, code)).status == 503
-
-
-@given(
-    rate=st.floats(0.01, 1000),
-    steps=st.lists(st.floats(0, 3), min_size=1, max_size=60),
-)
-def test_rate_limit_admits_at_most_its_rate_and_retry_after_suffices(rate: float, steps: list[float]) -> None:
-    now = 0.0
-    limit = RateLimit(rate, lambda: now)
-    let_in = []
-    for step in steps:
-        now += step
-        wait = limit.take()
-        if wait:
-            now += wait
-            assert limit.take() == 0
-        let_in.append(now)
-    burst = max(rate, 1)
-    for index, start in enumerate(let_in):
-        for count, end in enumerate(let_in[index:], 1):
-            assert count <= burst + (end - start) * rate + 1e-3
 
 
 @pytest.mark.parametrize("rate", [0, -1, float("nan"), "5", True])
