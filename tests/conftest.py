@@ -9,10 +9,10 @@ import signal
 import sys
 import threading
 from collections.abc import AsyncIterator, Generator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import hypothesis
 import pytest
@@ -34,6 +34,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # In debug mode, asyncio warns of callbacks that take 0.1 s; on a busy machine any of them may.
 logging.getLogger("asyncio").addFilter(lambda record: record.msg != "Executing %s took %.3f seconds")
 
+Trace: TypeAlias = Any
+"""A trace function, such as coverage.py's."""
+_TRACES = pytest.StashKey[tuple[Trace, Trace]]()
+
 hypothesis.settings.register_profile("default", deadline=None, max_examples=60)
 hypothesis.settings.register_profile("stress", deadline=None, max_examples=2000)
 hypothesis.settings.load_profile("stress" if STRESS else "default")
@@ -54,14 +58,14 @@ def pytest_collection() -> Generator[None, object, object]:
         if sys.gettrace() is None:
             return (yield)
         # A third of the time that imports take is coverage's, which the library's own modules alone are measured by.
-        with _unmeasured():
+        with _traced(None, None):
             if find_spec("aiogram") is not None:
                 import_module("aiogram")
         for module in pkgutil.walk_packages(openrouter_async.__path__, "openrouter_async."):
             if not module.name.endswith("__main__"):
                 with suppress(ImportError):  # of an extra that is not installed
                     import_module(module.name)
-        with _unmeasured():
+        with _traced(None, None):
             return (yield)
     finally:
         gc.enable()
@@ -86,28 +90,47 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    # What pytest and its plugins do around a test takes longer than most tests, if it is traced.
+    traces = sys.gettrace(), threading.gettrace()
     # Another event loop runs the same lines.
-    if item.get_closest_marker("unmeasured") is None and "uvloop" not in item.name:
+    is_measured = item.get_closest_marker("unmeasured") is None and "uvloop" not in item.name
+    item.stash[_TRACES] = traces if is_measured else (None, None)
+    with _traced(None, None), nullcontext() if is_measured else _unmeasured_processes():
         return (yield)
-    with _unmeasured():
+
+
+def _measure(item: pytest.Item) -> Generator[None, object, object]:
+    with _traced(*item.stash[_TRACES]):
         return (yield)
+
+
+# Within everything else that is done in a phase.
+pytest_runtest_setup = pytest.hookimpl(wrapper=True, trylast=True)(_measure)
+pytest_runtest_call = pytest_runtest_teardown = pytest_runtest_setup
 
 
 @contextmanager
-def _unmeasured() -> Iterator[None]:
-    """Measure no coverage within the block, in this process and in those that it starts."""
-    # Stopping the measurement would be slow: at its start, coverage.py goes through all imported modules.
-    trace, trace_of_threads = sys.gettrace(), threading.gettrace()
+def _traced(trace: Trace, trace_of_threads: Trace) -> Iterator[None]:
+    """Use other trace functions in this thread and in new ones; none measure no coverage.
+
+    Stopping the measurement would be slow: at its start, coverage.py goes through all imported modules.
+    """
+    before, before_in_threads = sys.gettrace(), threading.gettrace()
+    threading.settrace(trace_of_threads)
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        threading.settrace(before_in_threads)
+        sys.settrace(before)
+
+
+@contextmanager
+def _unmeasured_processes() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as environment:
         for name in ("COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START", "PYTHONDEVMODE"):
             environment.delenv(name, raising=False)
-        sys.settrace(None)
-        threading.settrace(None)
-        try:
-            yield
-        finally:
-            threading.settrace(trace_of_threads)
-            sys.settrace(trace)
+        yield
 
 
 @pytest.fixture(autouse=True)
