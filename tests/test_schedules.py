@@ -326,11 +326,11 @@ def test_each_key_is_accounted_for_in_any_schedule(kind: str, monkeypatch: pytes
     monkeypatch.setattr(logger, "propagate", False)
     make_loop = loop_factory(kind)
     # The first loop of a kind opens files that the next ones share.
-    with asyncio.Runner(loop_factory=make_loop) as runner:
+    with asyncio.Runner(loop_factory=make_loop, debug=False) as runner:
         runner.run(passes())
     gc.collect()
     files = count_files()
-    with asyncio.Runner(loop_factory=make_loop) as runner:
+    with asyncio.Runner(loop_factory=make_loop, debug=False) as runner:
         tally = runner.run(run(SEED, is_virtual=kind != "uvloop"))
     gc.collect()
     print(f"\n{kind}: {STEPS} steps, seed {SEED}, {tally.pop('keys')} keys: {dict(tally)}")
