@@ -45,10 +45,11 @@ test: .venv/.test .venv/.bench
 
 # The tests that depended on a quick machine once, 20 times in a row, while two other processes keep both cores busy.
 BUSY_DOCS := many-workers fastapi aiohttp command-line
-BUSY_TESTS ?= tests/cli tests/wire tests/fake/test_api.py tests/fake/test_sandbox.py \
+BUSY_TESTS ?= tests/cli tests/fake/test_api.py tests/fake/test_sandbox.py \
+	$(addprefix tests/wire/,test_faults.py test_single_flight.py test_stale.py test_tally.py) \
 	$(addprefix tests/batch/,test_batch.py test_stress.py test_workers.py) \
 	$(addprefix tests/login/,test_callbacks.py test_lease.py test_loopback.py test_redis.py test_workers.py) \
-	$(addprefix tests/integrations/,test_attacks_browser.py test_browser.py test_shapes_browser.py test_workers.py) \
+	$(addprefix tests/integrations/,test_attacks_browser.py test_browser.py) \
 	$(BUSY_DOCS:%='tests/test_docs.py::test_document_examples_as_written_run[docs/how-to/%.md]')
 # One framework of four stands for the others here.
 BUSY_FILTER := not aiohttp] and not fastapi] and not starlette]
