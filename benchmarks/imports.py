@@ -85,7 +85,5 @@ def _section(times: Mapping[str, list[float]], peaks: Mapping[str, list[float]],
     return Section(
         "Import",
         table(["statement", "CPU, ms", "peak memory, MiB"], rows),
-        (
-            Target(f"`{OURS}` / `{BASELINE}`", statistics.median(ratios), 1.15, spread=(quartiles[0], quartiles[-1])),
-        ),
+        (Target(f"`{OURS}` / `{BASELINE}`", statistics.median(ratios), 1.15, spread=(quartiles[0], quartiles[-1])),),
     )
