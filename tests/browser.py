@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -44,12 +46,14 @@ def run_chromium(folder: Path, *, needs_settings: bool = False) -> Iterator[str]
         [program, *_ARGUMENTS, f"--user-data-dir={folder}", "about:blank"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        # The program is a script, which a signal would end alone.
+        start_new_session=True,
     )
     try:
         port, path = _wait_for(process, folder / "DevToolsActivePort").splitlines()
         yield f"ws://127.0.0.1:{port}{path}"
     finally:
-        process.terminate()
+        os.killpg(process.pid, signal.SIGTERM)
         process.wait(PATIENCE)
 
 

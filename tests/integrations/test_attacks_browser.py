@@ -148,9 +148,19 @@ async def test_invented_codes_of_one_browser_pause_nobody(
 async def another_address(port: int) -> AsyncIterator[str]:
     """A site that is also reached from another address of this computer; gives the URL to use for that."""
 
+    connections = set[asyncio.Task[None]]()
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        connections.add(task)
         with contextlib.suppress(asyncio.CancelledError):
             await forward(reader, writer, port, address="127.0.0.2")
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        try:
+            yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        finally:
+            # Since Python 3.12, a server waits for its connections, and a browser keeps them open.
+            for connection in connections:
+                connection.cancel()

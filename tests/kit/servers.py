@@ -108,10 +108,9 @@ async def forward(
 
 
 async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(ConnectionError):
+    with contextlib.suppress(ConnectionError), contextlib.closing(writer):
         while data := await reader.read(65_536):
             writer.write(data)
-    writer.close()
 
 
 @contextlib.asynccontextmanager
