@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -32,6 +30,9 @@ _ARGUMENTS = (
     "--remote-debugging-port=0",
 )
 
+# What Debian has in the path is a script, which a signal would end alone.
+_HEADLESS_SHELL = "/usr/lib/chromium/chromium-headless-shell"
+
 
 @contextlib.contextmanager
 def run_chromium(folder: Path, *, needs_settings: bool = False) -> Iterator[str]:
@@ -39,21 +40,19 @@ def run_chromium(folder: Path, *, needs_settings: bool = False) -> Iterator[str]
 
     Debian has its engine as a program without windows and settings, too, which takes less than half of the time.
     """
-    program = (None if needs_settings else shutil.which("chromium-headless-shell")) or shutil.which("chromium")
+    program = (None if needs_settings else shutil.which(_HEADLESS_SHELL)) or shutil.which("chromium")
     if program is None:
         missing("chromium")
     process = subprocess.Popen(
         [program, *_ARGUMENTS, f"--user-data-dir={folder}", "about:blank"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        # The program is a script, which a signal would end alone.
-        start_new_session=True,
     )
     try:
         port, path = _wait_for(process, folder / "DevToolsActivePort").splitlines()
         yield f"ws://127.0.0.1:{port}{path}"
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
+        process.terminate()
         process.wait(PATIENCE)
 
 

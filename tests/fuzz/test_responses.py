@@ -134,16 +134,21 @@ def test_mutated_body_is_read_in_proportion_to_its_size() -> None:
     for number in range(2 * RESPONSES):
         answer = mutate(CORPUS, number)
         body = answer.partition(b"\r\n\r\n")[2]
-        response = Response(status_code=502, headers={}, body=body, elapsed=0.0)
         started = time.process_time()
-        error_from_response(REQUEST, response, SYSTEM_CLOCK)
-        for model in MODELS:
-            with suppress(converter.MalformedBodyError):
-                converter.load(model, body, HTTP_META)
-        slowest = max(slowest, (time.process_time() - started) / max(1.0, len(body) / 1024))
+        read_error_and_results(body)
+        # The first one compiles patterns and makes the converters.
+        if number:
+            slowest = max(slowest, (time.process_time() - started) / max(1.0, len(body) / 1024))
     print(f"\n{2 * RESPONSES} bodies, slowest {1000 * slowest:.2f} ms of CPU for each KiB")
     # Quadratic time would be seconds.
     assert slowest < MAX_CPU_PER_KIB
+
+
+def read_error_and_results(body: bytes) -> None:
+    error_from_response(REQUEST, Response(status_code=502, headers={}, body=body, elapsed=0.0), SYSTEM_CLOCK)
+    for model in MODELS:
+        with suppress(converter.MalformedBodyError):
+            converter.load(model, body, HTTP_META)
 
 
 @asynccontextmanager
