@@ -139,7 +139,7 @@ METHODS = {"debug", "info", "warning", "error", "exception", "critical", "log"}
 
 def test_every_log_record_has_an_event() -> None:
     bare, found = [], 0
-    for path in (ROOT / "openrouter_async").rglob("*.py"):
+    for path in Path(openrouter_async.__path__[0]).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             match node:
                 case ast.Call(func=ast.Attribute(value=logger, attr=method), keywords=keywords) if (

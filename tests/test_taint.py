@@ -103,8 +103,9 @@ TEST = """
 
 @pytest.fixture(autouse=True)
 def _no_other_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some of those that happen to be installed take seconds to import."""
+    """Some of those that happen to be installed take seconds to import. That of the tests is in no package."""
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
 
 def run(pytester: pytest.Pytester, bodies: Iterable[str], *, decorator: str = "") -> pytest.RunResult:
@@ -115,7 +116,6 @@ def run(pytester: pytest.Pytester, bodies: Iterable[str], *, decorator: str = ""
         source += textwrap.indent(textwrap.dedent(body).strip(), "    ") + "\n"
     pytester.makepyfile(test_it=source, library=textwrap.dedent(LIBRARY))
     pytester.makeini("[pytest]\nmarkers = shows_secrets")
-    pytester.syspathinsert(ROOT)
     return pytester.runpytest_subprocess("-p", "tests.taint", "-p", "no:cacheprovider", "-q")
 
 

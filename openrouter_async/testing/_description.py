@@ -14,7 +14,8 @@ def _json(schema: dict[str, Any], description: str) -> dict[str, Any]:
 
 
 def _with_stream(answers: dict[str, Any]) -> dict[str, Any]:
-    answers["200"]["content"]["text/event-stream"] = {"schema": {"type": "string"}}
+    # The schema is that of one event.
+    answers["200"]["content"]["text/event-stream"] = {"schema": _object(["data"], data={"type": "string"})}
     return answers
 
 
