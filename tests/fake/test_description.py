@@ -107,6 +107,16 @@ def test_fake_answers_match_the_description_whatever_is_sent(
     case.validate_response(response, excluded_checks=excluded)
 
 
+def test_fake_streamed_chat_matches_the_description(fake: FakeOpenRouter, session: requests.Session) -> None:
+    own = schemathesis.openapi.from_dict(DESCRIPTION)
+    case = own["/chat/completions"]["POST"].Case(body={"model": "", "messages": [{}], "stream": True})
+    response = case.call(
+        base_url=fake.base_url, session=session, headers={"Authorization": f"Bearer {fake.token}"}, timeout=10
+    )
+    assert response.status_code == 200
+    case.validate_response(response)
+
+
 PKCE = {"code_challenge": PAIR.code_challenge, "code_challenge_method": "S256"}
 CALLBACK = {"callback_url": "https://app.example/callback"}
 
