@@ -21,7 +21,7 @@ from openrouter_async.batch._status import RequestStatus, mark_outcome_unknown, 
 from openrouter_async.errors import JournalError, KeyDeliveryError, OpenRouterError, RequestValidationError
 
 if TYPE_CHECKING:
-    # Imported when a journal is opened, because SQLite would add a fifth to the time of importing this package.
+    # Imported when a journal is opened, because SQLite would slow the import of this package down.
     from openrouter_async.batch._journal_db import JournalDB
     from openrouter_async.batch._journal_writer import Worker, Writer
 

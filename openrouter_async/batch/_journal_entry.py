@@ -5,16 +5,13 @@ from __future__ import annotations
 import json
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import attrs
 
+from openrouter_async._values.encryptor import DecryptionError, Encryptor
 from openrouter_async.batch._status import RequestStatus
 from openrouter_async.errors import JournalError
 from openrouter_async.redaction._masks import mask_key
-
-if TYPE_CHECKING:
-    from openrouter_async._values.encryptor import Encryptor
 
 
 @attrs.frozen(kw_only=True)
@@ -51,8 +48,6 @@ def unseal(encryptor: Encryptor, request: str, sealed: bytes, path: Path) -> tup
     Raises:
         JournalError: It was sealed with other keys, or for another request.
     """
-    from openrouter_async._values.encryptor import DecryptionError
-
     try:
         key, user_id = json.loads(encryptor.decrypt(f"journal {request}", sealed))
     except DecryptionError:

@@ -171,7 +171,7 @@ SECTIONS = {
     "side-by-side": ("Side by side, in one process", 6),
     "batches": ("Batches, http, 64 at a time", 2),
     "sign-in": ("Sign-ins, 20 at once", 1),
-    "imports": ("Import", 1),
+    "imports": ("Import", 2),
     "alone": ("Alone, each in a process of its own", 1),
     "instructions": ("Instructions", 1 if shutil.which("valgrind") else 0),
     "growth": ("Growth", 0),
