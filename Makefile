@@ -82,8 +82,9 @@ check: .venv/.test .venv/.check .venv/.bench
 	.cache/docs/bin/python -m pip install --quiet --disable-pip-version-check --group docs --editable '.[$(EXTRAS)]'
 	@touch $@
 
-docs: .cache/docs/.installed
+docs: .cache/docs/.installed .venv/.test
 	.cache/docs/bin/python -m sphinx --quiet --fail-on-warning --keep-going --builder html docs docs/_build/html
+	$(BIN)/python -m pytest --quiet --numprocesses auto $(PYTEST_ARGS) tests/site
 
 # Documents with more frameworks than .venv has, in an environment of their own.
 .cache/mounts/.installed: pyproject.toml

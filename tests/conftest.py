@@ -37,10 +37,18 @@ logging.getLogger("asyncio").addFilter(lambda record: record.msg != "Executing %
 Trace: TypeAlias = Any
 """A trace function, such as coverage.py's."""
 _TRACES = pytest.StashKey[tuple[Trace, Trace]]()
+_UNMEASURED = ("browser", "stress", "unmeasured")
+"""The markers of tests that repeat what other tests cover."""
 
 hypothesis.settings.register_profile("default", deadline=None, max_examples=60)
 hypothesis.settings.register_profile("stress", deadline=None, max_examples=2000)
 hypothesis.settings.load_profile("stress" if STRESS else "default")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # The process that hands out the tests runs none of them, and is on the way of all.
+    if config.getoption("dist", "no") != "no":
+        _set_traces(None, None)
 
 
 @pytest.hookimpl(wrapper=True, optionalhook=True)
@@ -93,7 +101,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     # What pytest and its plugins do around a test takes longer than most tests, if it is traced.
     traces = sys.gettrace(), threading.gettrace()
     # Another event loop runs the same lines.
-    is_measured = item.get_closest_marker("unmeasured") is None and "uvloop" not in item.name
+    is_measured = "uvloop" not in item.name and not any(item.get_closest_marker(name) for name in _UNMEASURED)
     item.stash[_TRACES] = traces if is_measured else (None, None)
     with _traced(None, None), nullcontext() if is_measured else _unmeasured_processes():
         return (yield)
@@ -115,14 +123,17 @@ def _traced(trace: Trace, trace_of_threads: Trace) -> Iterator[None]:
 
     Stopping the measurement would be slow: at its start, coverage.py goes through all imported modules.
     """
-    before, before_in_threads = sys.gettrace(), threading.gettrace()
-    threading.settrace(trace_of_threads)
-    sys.settrace(trace)
+    before = sys.gettrace(), threading.gettrace()
+    _set_traces(trace, trace_of_threads)
     try:
         yield
     finally:
-        threading.settrace(before_in_threads)
-        sys.settrace(before)
+        _set_traces(*before)
+
+
+def _set_traces(trace: Trace, trace_of_threads: Trace) -> None:
+    threading.settrace(trace_of_threads)
+    sys.settrace(trace)
 
 
 @contextmanager

@@ -22,6 +22,8 @@ from openrouter_async.errors import OpenRouterError
 from openrouter_async.testing import FakeOpenRouter, Fault
 from tests.support import ROOT
 
+pytestmark = pytest.mark.unmeasured
+
 PAGE = (ROOT / "docs" / "explanation" / "comparison.md").read_text()
 OFFICIAL: Final = "openrouter 1.3.84"
 BY_HAND: Final = "aiohttp 3.14.5 by hand"

@@ -42,7 +42,7 @@ from tests.support import LOOPS, STRESS, missing
 
 logger = logging.getLogger("openrouter_async")
 
-pytestmark = [pytest.mark.stress, pytest.mark.unmeasured]
+pytestmark = pytest.mark.stress
 
 STEPS = 100_000 if STRESS else 2_000
 STEPS_OF_A_RUN = 40

@@ -27,6 +27,8 @@ from openrouter_async._values.converter import dump
 from tests.kit.servers import answering, json_answer
 from tests.support import ROOT, missing
 
+pytestmark = pytest.mark.unmeasured
+
 DESCRIPTION = ROOT.parent / "shared" / "reference" / "openrouter-oauth.openapi.json"
 PATHS = {"/auth/keys", "/auth/keys/code"}
 

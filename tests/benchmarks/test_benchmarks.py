@@ -23,6 +23,8 @@ from benchmarks.report import Section, Setup, Target, run_child, table
 from benchmarks.stub import BODY, Stub
 from tests.support import ROOT, STRESS, missing
 
+pytestmark = pytest.mark.unmeasured
+
 KEY = json.loads(BODY)["key"]
 CLIENTS = ("openrouter", "orjson", "pyreqwest", "uvloop")
 """What the benchmark compares with; not every Python has all of it."""
@@ -60,7 +62,6 @@ def test_contenders_each_get_the_key(stub: Stub, name: str, scheme: str) -> None
         assert loop.run(exchange()) == [KEY] * 3
 
 
-@pytest.mark.unmeasured
 def test_stub_server_reports_its_cpu_time(stub: Stub) -> None:
     before = stub.cpu()
     plan = alone.Plan(name="hand-written", url=stub.urls["http"], authority=None, concurrency=4, count=2000, blocks=1)
@@ -179,7 +180,6 @@ SECTIONS = {
 
 
 @pytest.mark.stress
-@pytest.mark.unmeasured
 def test_report_summary_has_all_tables_and_judges_each_target() -> None:
     needs("matplotlib", "openai", *CLIENTS)
     assert SECTIONS.keys() == runner.MEASUREMENTS.keys()

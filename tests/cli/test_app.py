@@ -55,6 +55,7 @@ async def test_cli_without_command_shows_help(here: Here) -> None:
     assert (await here()).out == (await here("--help")).out
 
 
+@pytest.mark.unmeasured
 async def test_version_is_that_of_the_package(shell: Shell, here: Here) -> None:
     assert (await here("--version")).out == f"{openrouter_async.__version__}\n"
     assert (await shell.run("--version")).out == f"{openrouter_async.__version__}\n"
@@ -233,6 +234,7 @@ def test_cli_extra_check_knows_every_package_of_the_extra() -> None:
     assert extra == cli._PACKAGES
 
 
+@pytest.mark.unmeasured
 def test_help_imports_no_command_and_none_of_its_extras() -> None:
     code = "import sys; from openrouter_async.cli._app import run; run(['--help']); print(*sorted(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)

@@ -307,6 +307,7 @@ async def test_batch_handles_sigterm_like_ctrl_c(shell: Shell, fake: FakeOpenRou
     assert b"Traceback" not in err
 
 
+@pytest.mark.unmeasured
 async def test_batch_without_a_terminal_has_no_bar_and_no_colour(shell: Shell, fake: FakeOpenRouter) -> None:
     write_lines(shell.home / "codes.jsonl", [fake.issue_code()])
     ended = await shell.run("batch", "codes.jsonl", "keys.jsonl", "--base-url", fake.base_url)
@@ -314,6 +315,7 @@ async def test_batch_without_a_terminal_has_no_bar_and_no_colour(shell: Shell, f
     assert ended.out == f"1 code gave a key, now in {shell.home / 'keys.jsonl'}.\n"
 
 
+@pytest.mark.unmeasured
 async def test_batch_with_no_color_has_no_colour(shell: Shell, fake: FakeOpenRouter) -> None:
     write_lines(shell.home / "codes.jsonl", [fake.issue_code()])
     command = ("batch", "codes.jsonl", "keys.jsonl", "--base-url", fake.base_url)
@@ -481,6 +483,7 @@ async def test_batch_whose_output_has_no_room_for_errors_ends(
     assert fake.counters["exchange"] < 40
 
 
+@pytest.mark.unmeasured
 async def test_batch_after_hangup_drains_and_loses_no_key(shell: Shell, fake: FakeOpenRouter) -> None:
     write_lines(shell.home / "codes.jsonl", [fake.issue_code() for _ in range(9)])
     fake.queue_faults(Fault.delay(60).times(2))

@@ -652,6 +652,7 @@ async def test_env_file_that_a_shell_reads_gives_the_key_and_runs_nothing(tmp_pa
     assert os.listdir(tmp_path) == [".env"]
 
 
+@pytest.mark.unmeasured
 async def test_exchange_reads_secrets_with_a_byte_order_mark(shell: Shell, fake: FakeOpenRouter) -> None:
     pair = PKCEPair.generate()
     (shell.home / "verifier").write_text(f"{pair.code_verifier}\r\n", encoding="utf-8-sig")
@@ -678,6 +679,7 @@ async def test_key_file_readable_by_others_is_not_read_but_removed(
     assert "The key was removed" in (await here("logout", *at(fake))).out
 
 
+@pytest.mark.unmeasured
 async def test_exchange_interrupted_keeps_the_key(shell: Shell) -> None:
     processes: list[asyncio.subprocess.Process] = []
 

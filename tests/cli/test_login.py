@@ -86,6 +86,7 @@ async def test_login_in_a_real_browser_stores_the_key(
     assert f"Signed in as {issued.user_id}. The key sk-or-v1-…{issued.key[-4:]} is in" in terminal.text
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("stdin", ["", "</dev/null", "<&-"])
 async def test_login_in_a_substitution_captures_the_key_alone_while_the_browser_runs_on(
     shell: Shell, fake: FakeOpenRouter, stdin: str
@@ -114,6 +115,7 @@ async def test_login_in_a_substitution_captures_the_key_alone_while_the_browser_
     assert b"chatter" not in err
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("named", ["w3m", "w3m -o confirm_qq=0 %s", "{home}/lynx %s &", "links2:elinks:www-browser"])
 async def test_login_never_opens_a_browser_of_the_terminal(shell: Shell, fake: FakeOpenRouter, named: str) -> None:
     for name in ("w3m", "lynx", "links2", "elinks", "www-browser", "links", "xdg-open", "x-www-browser"):
@@ -153,6 +155,7 @@ async def test_login_over_ssh_shows_a_qr_code_and_hides_the_typed_code(shell: Sh
     assert any(line.startswith("✓ Signed in as ") for line in terminal.screen)
 
 
+@pytest.mark.unmeasured
 async def test_login_accepts_a_pasted_callback_url(shell: Shell, fake: FakeOpenRouter) -> None:
     async with Terminal(shell, "login", "--no-browser", "--base-url", fake.base_url) as terminal:
         await terminal.shows(WAITING)
@@ -229,6 +232,7 @@ async def test_login_suspended_by_ctrl_z_restores_echo(shell: Shell, fake: FakeO
     assert code not in terminal.text
 
 
+@pytest.mark.unmeasured
 async def test_login_ignores_sigint_if_its_parent_did(shell: Shell, fake: FakeOpenRouter) -> None:
     async with Terminal(shell, "login", "--base-url", fake.base_url, ignores_sigint=True) as terminal:
         await terminal.shows(PASTE)
@@ -259,6 +263,7 @@ async def test_login_busy_server_is_retried_and_keeps_the_code(shell: Shell, fak
     assert kept_key(shell) == fake.issued_keys[0].key
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("by", ["option", "environment"])
 async def test_login_reads_a_pasted_code_from_stdin(shell: Shell, fake: FakeOpenRouter, by: str) -> None:
     site = ["--base-url", fake.base_url] if by == "option" else []
@@ -284,6 +289,7 @@ async def test_login_keeps_a_key_that_openrouter_refuses_and_says_so(shell: Shel
     assert "a list of allowed addresses, can forbid it." in err.splitlines()[-1]
 
 
+@pytest.mark.unmeasured
 async def test_login_with_no_verify_asks_nothing_about_the_key(shell: Shell, fake: FakeOpenRouter) -> None:
     process = await shell.start(
         "login", "--headless", "--no-verify", "--base-url", fake.base_url, stdin=asyncio.subprocess.PIPE
@@ -305,6 +311,7 @@ async def finish_login(process: asyncio.subprocess.Process, fake: FakeOpenRouter
     return out.decode(), b"".join([*lines, err]).decode()
 
 
+@pytest.mark.unmeasured
 async def test_login_without_a_code_on_stdin_says_so(shell: Shell, fake: FakeOpenRouter) -> None:
     ended = await shell.run("login", "--base-url", fake.base_url)
     assert ended.status == 2

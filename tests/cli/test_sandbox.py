@@ -76,6 +76,7 @@ async def test_command_as_pid_1_ends_on_sigterm(shell: Shell, arguments: tuple[s
     assert process.returncode == status
 
 
+@pytest.mark.unmeasured
 @pytest.mark.shows_secrets
 async def test_sandbox_prints_how_to_use_it(shell: Shell) -> None:
     process = await shell.start("sandbox", "--port", "0", "--api-key", "my-sandbox-key")
@@ -110,6 +111,7 @@ async def test_sandbox_port_out_of_range_is_reported(here: Here) -> None:
     assert "must be an integer from 0 to 65535" in ended.complaint
 
 
+@pytest.mark.unmeasured
 async def test_demo_in_a_terminal_shows_a_bar(shell: Shell) -> None:
     async with Terminal(shell, "demo") as terminal:
         assert await terminal.end() == 0

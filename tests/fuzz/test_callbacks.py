@@ -13,6 +13,8 @@ from openrouter_async.login._callbacks import read_pasted
 from tests.fuzz.mutation import MAX_CPU_PER_KIB, mutate, read_corpus
 from tests.support import STRESS
 
+pytestmark = pytest.mark.unmeasured
+
 CALLBACKS: Final = 200_000 if STRESS else 2_000
 
 CORPUS: Final = read_corpus("callbacks")

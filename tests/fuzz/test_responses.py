@@ -30,6 +30,8 @@ from tests.fuzz.mutation import MAX_CPU_PER_KIB, mutate, read_corpus
 from tests.kit.clocks import FakeClock
 from tests.support import STRESS
 
+pytestmark = pytest.mark.unmeasured
+
 RESPONSES: Final = 500_000 if STRESS else 2_000
 """Answers for each of the two ways in which aiohttp reads them."""
 CONCURRENCY: Final = 64

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
+import pytest
 import schemathesis
 from aiohttp import web
 from fastapi import Depends, FastAPI, HTTPException
@@ -157,6 +158,7 @@ def test_fastapi_login_without_routes_describes_none() -> None:
     assert app.openapi()["paths"] == {}
 
 
+@pytest.mark.unmeasured
 def test_fastapi_any_request_is_answered_as_its_openapi_describes() -> None:
     app = fastapi_app(exchange_path="/exchange", logout_path="/logout")
     schema = schemathesis.openapi.from_dict(app.openapi())

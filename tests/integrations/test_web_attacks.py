@@ -105,6 +105,7 @@ async def test_callback_with_a_smuggled_cookie_is_refused(kind: str, fake: FakeO
     assert fake.counters["exchange"] == 0
 
 
+@pytest.mark.unmeasured
 @each_kind
 @pytest.mark.parametrize(
     ("query", "location"),

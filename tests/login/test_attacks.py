@@ -35,6 +35,8 @@ from tests.kit.clocks import WallClock
 from tests.kit.servers import ScriptedServer
 from tests.login.support import CALLBACK, GRANTED, KEY, back, jar
 
+pytestmark = pytest.mark.unmeasured
+
 VICTIM, ATTACKER = "the-victims-browser", "the-attackers-browser"
 CODE, STOLEN = "the-code-of-the-victim", "a-code-of-the-attacker"
 

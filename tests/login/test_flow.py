@@ -134,6 +134,7 @@ async def test_finish_concurrent_or_repeated_gives_one_grant(
     assert len(fake.issued_keys) == 1
 
 
+@pytest.mark.unmeasured
 async def test_flow_gives_each_of_many_users_their_own_key(
     fake: FakeOpenRouter, client: OpenRouter, store: LoginStore
 ) -> None:

@@ -151,6 +151,7 @@ async def test_redis_store_result_expires(connection: Redis) -> None:
     assert (await store.claim(claim_request, now=NOW, claim_ttl=15)).status is ClaimStatus.CONSUMED
 
 
+@pytest.mark.unmeasured
 async def test_redis_store_flood_of_logins_evicts_the_oldest_pending_ones(connection: Redis) -> None:
     store = RedisStore(connection, encryption_keys=KEY, max_logins=1000)
     await finish_one(store)
@@ -184,6 +185,7 @@ async def test_redis_store_flood_of_values_evicts_the_oldest(connection: Redis) 
     assert await store.get("first", now=NOW) is None
 
 
+@pytest.mark.unmeasured
 async def test_redis_store_index_forgets_expired_and_deleted_values(connection: Redis) -> None:
     store = RedisStore(connection, max_logins=1000)
     for i in range(2000):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import pkgutil
 from collections.abc import Iterator
@@ -56,8 +57,10 @@ def _find() -> Iterator[tuple[str, PublicName]]:
             yield f"{public}.{name}", PublicName(value, frozenset(homes))
 
 
-PUBLIC: Final[dict[str, PublicName]] = dict(_find())
-"""Everything that users import, by its full name."""
+@functools.cache
+def public_names() -> dict[str, PublicName]:
+    """Return everything that users import, by its full name."""
+    return dict(_find())
 
 
 def defined_in(module: ModuleType) -> Iterator[str]:
@@ -75,7 +78,7 @@ def defined_in(module: ModuleType) -> Iterator[str]:
 
 def undocumented() -> set[str]:
     """Return the names that can be imported without an underscore, and that no documented module has."""
-    documented = {id(public.value) for public in PUBLIC.values()}
+    documented = {id(public.value) for public in public_names().values()}
     found = set()
     for module in pkgutil.walk_packages(openrouter_async.__path__, "openrouter_async."):
         parts = module.name.split(".")[1:]

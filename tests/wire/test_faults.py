@@ -199,6 +199,7 @@ for _code in (429, 503):
 ROWS["500, Retry-After is 2 seconds"] = Row([status(500, "Retry-After: 2")], 2, KEY, None, [2.0])
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("row", ROWS.values(), ids=ROWS.keys())
 async def test_wire_script_has_its_expected_result(row: Row, audit: Audit) -> None:
     clock = FakeClock()

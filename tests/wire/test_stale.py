@@ -10,6 +10,8 @@ from tests.kit.clocks import FakeClock, passes
 from tests.kit.wire import BEARER, OK, Act, Wire, WireServer, code_of, cut_headers, drop, reset
 from tests.support import STRESS
 
+pytestmark = pytest.mark.unmeasured
+
 COUNT = 10_000 if STRESS else 100
 
 

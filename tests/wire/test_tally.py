@@ -101,7 +101,6 @@ def count_files() -> int:
 
 
 @pytest.mark.stress
-@pytest.mark.unmeasured
 async def test_tally_through_a_faulty_proxy_accounts_for_every_key(audit: Audit) -> None:
     tally: Counter[str] = Counter()
     chance = random.Random(SEED)
