@@ -188,10 +188,31 @@ async def serve_aiohttp(app: web.Application, listener: socket.socket, **options
 
 
 class _Server(uvicorn.Server):
+    """A server that ends at once: uvicorn sleeps for a tenth of a second before it ends, and again while it does."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ended = asyncio.Event()
+
     @contextlib.contextmanager
     def capture_signals(self) -> Any:
         # Interrupts are for pytest.
         yield
+
+    async def main_loop(self) -> None:
+        await self.on_tick(0)
+        await self.ended.wait()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        state = self.server_state
+        for _ in range(20):
+            if not (state.connections or state.tasks):
+                for listening in [*self.servers, *(sockets or [])]:
+                    listening.close()
+                await self.lifespan.shutdown()
+                return
+            await asyncio.sleep(0.005)
+        await super().shutdown(sockets)
 
 
 @contextlib.asynccontextmanager
@@ -205,7 +226,7 @@ async def serve_asgi(app: Any, listener: socket.socket) -> AsyncIterator[None]:
             await asyncio.sleep(0.005)
         yield
     finally:
-        server.should_exit = True
+        server.ended.set()
         await task
 
 
