@@ -207,8 +207,10 @@ class _Server(uvicorn.Server):
         state = self.server_state
         for _ in range(20):
             if not (state.connections or state.tasks):
-                for listening in [*self.servers, *(sockets or [])]:
-                    listening.close()
+                for server in self.servers:
+                    server.close()
+                for listener in sockets or []:
+                    listener.close()
                 await self.lifespan.shutdown()
                 return
             await asyncio.sleep(0.005)
