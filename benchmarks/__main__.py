@@ -79,8 +79,15 @@ def _page(sections: Sequence[Section], remark: str) -> str:
 
 def _versions() -> str:
     names = ("openrouter-async", "aiohttp", "openrouter", "httpx", "pyreqwest", "orjson", "uvloop")
-    libraries = ", ".join(f"{name} {metadata.version(name)}" for name in names)
+    libraries = ", ".join(map(_version_of, names))
     return f"Python {platform.python_version()} on {platform.system()} ({platform.machine()}), {libraries}"
+
+
+def _version_of(name: str) -> str:
+    try:
+        return f"{name} {metadata.version(name)}"
+    except metadata.PackageNotFoundError:
+        return f"without {name}"
 
 
 def _say(text: str) -> None:

@@ -14,6 +14,7 @@ import random
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import attrs
@@ -84,7 +85,10 @@ class Field:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._loops = {False: asyncio.new_event_loop(), True: uvloop.new_event_loop()}
-        self._contenders = {name: SIDE_BY_SIDE[name]() for name in plan.names or SIDE_BY_SIDE}
+        self._contenders: dict[str, Contender] = {}
+        for name in plan.names or SIDE_BY_SIDE:
+            with suppress(ImportError):  # Its library has no release for this Python; the report says so.
+                self._contenders[name] = SIDE_BY_SIDE[name]()
         self._clients: dict[str, Client] = {}
         tls = None if plan.authority is None else Tls(plan.authority)
         for name, contender in self._contenders.items():
