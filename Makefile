@@ -54,6 +54,9 @@ BUSY_TESTS ?= tests/cli tests/fake/test_api.py tests/fake/test_sandbox.py \
 # One framework of four stands for the others here.
 BUSY_FILTER := not aiohttp] and not fastapi] and not starlette]
 BUSY_RUNS ?= 20
+# As many seeds as the property tests see in a day of runs.
+BUSY_SEEDS ?= 100
+PROPERTIES = $(shell grep -rlE '^(from|import) (hypothesis|schemathesis)' tests --include='test_*.py')
 test-busy: .venv/.test
 	@trap 'kill $$first $$second' EXIT; \
 	$(BIN)/python -c 'while True: pass' & first=$$!; \
@@ -62,7 +65,10 @@ test-busy: .venv/.test
 		echo "== run $$run"; \
 		PYTHONDEVMODE=1 $(BIN)/python -m pytest --quiet --numprocesses 4 --dist worksteal -k '$(BUSY_FILTER)' \
 			$(PYTEST_ARGS) $(BUSY_TESTS) || exit 1; \
-	done
+	done; \
+	echo "== $(BUSY_SEEDS) seeds"; \
+	seq $(BUSY_SEEDS) | PYTHONDEVMODE=1 xargs -P 4 -I % \
+		$(BIN)/python -m pytest --quiet -m hypothesis --hypothesis-seed=% $(PYTEST_ARGS) $(PROPERTIES)
 
 check: .venv/.test .venv/.check .venv/.bench
 	$(BIN)/ruff check .
