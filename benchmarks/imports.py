@@ -8,7 +8,8 @@ import random
 import statistics
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from typing import Final
 
 from benchmarks.report import ROOT, Section, Setup, Target, table
@@ -23,6 +24,16 @@ STATEMENTS: Final = (
     "from openai import AsyncOpenAI",
     "from openrouter import OpenRouter",
 )
+FRAMEWORKS: Final = (
+    "aiohttp.web",
+    "aiogram",
+    "discord",
+    "fastapi",
+    "opentelemetry.trace",
+    "starlette.applications",
+    "taskiq",
+)
+"""What an app imports anyway; the integration has the name of the package."""
 # All of `benchmarks.measure` would be part of the figures.
 _CODE: Final = """
 import time
@@ -41,20 +52,40 @@ print(took, peak / 1024)
 
 def measure(setup: Setup) -> Section:
     """Import each a number of times, in an order that is drawn anew each time."""
-    rounds = 2 if setup.quick else 25
-    setup.say(f"imports: {rounds} rounds")
+    setup.say("imports")
     # As they are when they are installed.
     compileall.compile_dir(ROOT / "openrouter_async", quiet=2)
-    times: dict[str, list[float]] = {statement: [] for statement in STATEMENTS}
-    peaks: dict[str, list[float]] = {statement: [] for statement in STATEMENTS}
-    ratios: list[float] = []
-    for _ in range(rounds):
-        for statement in random.sample(STATEMENTS, len(STATEMENTS)):
-            took, peak = import_once(statement)
-            times[statement].append(took)
-            peaks[statement].append(peak)
-        ratios.append(times[OURS][-1] / times[BASELINE][-1])
-    return _section(times, peaks, ratios)
+    pairs = {
+        f"import {framework}": f"import {framework}, openrouter_async.integrations.{package}"
+        for framework in FRAMEWORKS
+        if find_spec(package := framework.partition(".")[0]) is not None
+    }
+    return _section(
+        Imports(STATEMENTS, rounds=2 if setup.quick else 25),
+        pairs,
+        Imports([*pairs, *pairs.values()], rounds=1 if setup.quick else 9),
+    )
+
+
+class Imports:
+    """The figures of some statements."""
+
+    def __init__(self, statements: Sequence[str], *, rounds: int) -> None:
+        self.times: dict[str, list[float]] = {statement: [] for statement in statements}
+        self._peaks: dict[str, list[float]] = {statement: [] for statement in statements}
+        for _ in range(rounds):
+            for statement in random.sample(statements, len(statements)):
+                took, peak = import_once(statement)
+                self.times[statement].append(took)
+                self._peaks[statement].append(peak)
+
+    def took(self, statement: str) -> float:
+        """Milliseconds of CPU."""
+        return statistics.median(self.times[statement]) * 1e3
+
+    def peak(self, statement: str) -> float:
+        """MiB of memory."""
+        return statistics.median(self._peaks[statement])
 
 
 def import_once(statement: str) -> tuple[float, float]:
@@ -72,22 +103,33 @@ def import_once(statement: str) -> tuple[float, float]:
     return took, peak
 
 
-def _section(times: Mapping[str, list[float]], peaks: Mapping[str, list[float]], ratios: list[float]) -> Section:
+def _section(imports: Imports, pairs: Mapping[str, str], integrations: Imports) -> Section:
     rows = [
-        (
-            f"`{statement}`",
-            f"{statistics.median(times[statement]) * 1e3:.0f}",
-            f"{statistics.median(peaks[statement]):.1f}",
-        )
+        (f"`{statement}`", f"{imports.took(statement):.0f}", f"{imports.peak(statement):.1f}")
         for statement in STATEMENTS
     ]
-    beyond = (statistics.median(times[OURS]) - statistics.median(times[BASELINE])) * 1e3
+    more = [
+        (
+            f"`{ours.partition(', ')[2]}`",
+            *(f"{integrations.took(statement):.0f}" for statement in (theirs, ours)),
+            *(f"{integrations.peak(statement):.1f}" for statement in (theirs, ours)),
+        )
+        for theirs, ours in pairs.items()
+    ]
+    ratios = [ours / theirs for ours, theirs in zip(imports.times[OURS], imports.times[BASELINE], strict=True)]
     quartiles = statistics.quantiles(ratios, n=4)
     return Section(
         "Import",
-        table(["statement", "CPU, ms", "peak memory, MiB"], rows),
+        table(["statement", "CPU, ms", "peak memory, MiB"], rows)
+        + "\n\nThe integrations, each after what an app imports anyway:\n\n"
+        + table(["module", "CPU, ms: without", "with", "peak memory, MiB: without", "with"], more),
         (
             Target(f"`{OURS}` / `{BASELINE}`", statistics.median(ratios), 1.15, spread=(quartiles[0], quartiles[-1])),
-            Target("import beyond that of the libraries underneath", beyond, 20.0, unit=" ms"),
+            Target(
+                "import beyond that of the libraries underneath",
+                imports.took(OURS) - imports.took(BASELINE),
+                20.0,
+                unit=" ms",
+            ),
         ),
     )
