@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -63,11 +63,6 @@ def find_axe() -> Path:
     if not script.exists():
         missing("axe-core from npm")
     return script
-
-
-def without_coverage(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment without the variables that make a child process measure its coverage."""
-    return {name: value for name, value in environment.items() if not name.startswith(("COVERAGE_", "COV_"))}
 
 
 def import_error_without(package: str, *lines: str) -> str:
