@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -33,15 +35,20 @@ if uvloop is not None:
     LOOPS["uvloop"] = uvloop.new_event_loop
 
 
+_ports = itertools.count(os.getpid() * 100)
+
+
 def free_port() -> int:
     """Return a port on which nothing listens.
 
-    The system chooses it, so that processes that ask at the same time get different ones.
+    It is below those that Linux gives to connections and to servers that take any, so that nothing else gets it before
+    it is used; and browsers do not block it. Processes that ask at the same time begin at different ports.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    while True:
+        port = 11_000 + next(_ports) % 20_000
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def restore_signals() -> None:
