@@ -54,11 +54,11 @@ BUSY_TESTS ?= tests/cli tests/fake/test_api.py tests/fake/test_sandbox.py \
 # One framework of four stands for the others here.
 BUSY_FILTER := not aiohttp] and not fastapi] and not starlette]
 BUSY_RUNS ?= 20
-# As many seeds as the property tests see in a day of runs.
+# As many seeds as the property tests get in a day of ordinary runs.
 BUSY_SEEDS ?= 100
 PROPERTIES = $(shell grep -rlE '^(from|import) (hypothesis|schemathesis)' tests --include='test_*.py')
 test-busy: .venv/.test
-	@trap 'kill $$first $$second' EXIT; \
+	@trap 'kill $$first $$second' EXIT; trap 'exit 130' INT; trap 'exit 143' TERM HUP; \
 	$(BIN)/python -c 'while True: pass' & first=$$!; \
 	$(BIN)/python -c 'while True: pass' & second=$$!; \
 	for run in $$(seq $(BUSY_RUNS)); do \
@@ -66,9 +66,9 @@ test-busy: .venv/.test
 		PYTHONDEVMODE=1 $(BIN)/python -m pytest --quiet --numprocesses 4 --dist worksteal -k '$(BUSY_FILTER)' \
 			$(PYTEST_ARGS) $(BUSY_TESTS) || exit 1; \
 	done; \
-	echo "== $(BUSY_SEEDS) seeds"; \
-	seq $(BUSY_SEEDS) | PYTHONDEVMODE=1 xargs -P 4 -I % \
-		$(BIN)/python -m pytest --quiet -m hypothesis --hypothesis-seed=% $(PYTEST_ARGS) $(PROPERTIES)
+	seq $(BUSY_SEEDS) | PYTHONDEVMODE=1 xargs -P 4 -I % sh -c \
+		'told=$$($(BIN)/python -m pytest --quiet -m hypothesis --hypothesis-seed=% $(PYTEST_ARGS) $(PROPERTIES) 2>&1) && \
+		echo "seed %: $$(echo "$$told" | tail -1)" || { echo "== seed %"; echo "$$told"; exit 1; }'
 
 check: .venv/.test .venv/.check .venv/.bench
 	$(BIN)/ruff check .
@@ -89,6 +89,7 @@ check: .venv/.test .venv/.check .venv/.bench
 	@touch $@
 
 docs: .cache/docs/.installed .venv/.test
+	rm -rf docs/_build
 	.cache/docs/bin/python -m sphinx --quiet --fail-on-warning --keep-going --builder html docs docs/_build/html
 	$(BIN)/python -m pytest --quiet --numprocesses auto $(PYTEST_ARGS) tests/site
 

@@ -79,15 +79,11 @@ def _page(sections: Sequence[Section], remark: str) -> str:
 
 def _versions() -> str:
     names = ("openrouter-async", "aiohttp", "openrouter", "httpx", "pyreqwest", "orjson", "uvloop")
-    libraries = ", ".join(map(_version_of, names))
+    found = {distribution.name: distribution.version for distribution in metadata.distributions()}
+    libraries = ", ".join(f"{name} {found[name]}" for name in names if name in found)
+    if missing := [name for name in names if name not in found]:
+        libraries += f" (not installed: {', '.join(missing)})"
     return f"Python {platform.python_version()} on {platform.system()} ({platform.machine()}), {libraries}"
-
-
-def _version_of(name: str) -> str:
-    try:
-        return f"{name} {metadata.version(name)}"
-    except metadata.PackageNotFoundError:
-        return f"without {name}"
 
 
 def _say(text: str) -> None:

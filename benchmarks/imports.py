@@ -121,8 +121,10 @@ def _section(imports: Imports, pairs: Mapping[str, str], integrations: Imports) 
     return Section(
         "Import",
         table(["statement", "CPU, ms", "peak memory, MiB"], rows)
-        + "\n\nThe integrations, each after what an app imports anyway:\n\n"
-        + table(["module", "CPU, ms: without", "with", "peak memory, MiB: without", "with"], more),
+        + "\n\nIntegrations, on top of the framework's own import:\n\n"
+        + table(
+            ["module", "CPU, ms: framework", "and integration", "peak memory, MiB: framework", "and integration"], more
+        ),
         (
             Target(f"`{OURS}` / `{BASELINE}`", statistics.median(ratios), 1.15, spread=(quartiles[0], quartiles[-1])),
             Target(

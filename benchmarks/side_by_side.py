@@ -14,7 +14,6 @@ import random
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Any, Final
 
 import attrs
@@ -87,8 +86,12 @@ class Field:
         self._loops = {False: asyncio.new_event_loop(), True: uvloop.new_event_loop()}
         self._contenders: dict[str, Contender] = {}
         for name in plan.names or SIDE_BY_SIDE:
-            with suppress(ImportError):  # Its library has no release for this Python; the report says so.
+            try:
                 self._contenders[name] = SIDE_BY_SIDE[name]()
+            except ModuleNotFoundError as missing:
+                # It has no release for the newest Python; the report says that it is missing.
+                if missing.name != "orjson":
+                    raise
         self._clients: dict[str, Client] = {}
         tls = None if plan.authority is None else Tls(plan.authority)
         for name, contender in self._contenders.items():

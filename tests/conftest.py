@@ -46,7 +46,7 @@ hypothesis.settings.load_profile("stress" if STRESS else "default")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # The process that hands out the tests runs none of them, and is on the way of all.
+    # The controller of pytest-xdist runs no tests, but every result passes through it.
     if config.getoption("dist", "no") != "no":
         _set_traces(None, None)
 
@@ -102,8 +102,9 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     traces = sys.gettrace(), threading.gettrace()
     # Another event loop runs the same lines.
     is_measured = "uvloop" not in item.name and not any(item.get_closest_marker(name) for name in _UNMEASURED)
+    is_plain = item.get_closest_marker("unmeasured") is not None
     item.stash[_TRACES] = traces if is_measured else (None, None)
-    with _traced(None, None), nullcontext() if is_measured else _unmeasured_processes():
+    with _traced(None, None), nullcontext() if is_measured else _unmeasured_processes(is_plain=is_plain):
         return (yield)
 
 
@@ -137,9 +138,9 @@ def _set_traces(trace: Trace, trace_of_threads: Trace) -> None:
 
 
 @contextmanager
-def _unmeasured_processes() -> Iterator[None]:
+def _unmeasured_processes(*, is_plain: bool) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as environment:
-        for name in ("COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START", "PYTHONDEVMODE"):
+        for name in ("COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START", *(("PYTHONDEVMODE",) if is_plain else ())):
             environment.delenv(name, raising=False)
         yield
 

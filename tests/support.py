@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
 import os
 import signal
@@ -8,7 +9,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -35,20 +35,26 @@ if uvloop is not None:
     LOOPS["uvloop"] = uvloop.new_event_loop
 
 
-_ports = itertools.count(os.getpid() * 100)
+# Far apart in processes whose numbers follow one another.
+_ports = itertools.count(os.getpid() * 7_919)
 
 
 def free_port() -> int:
     """Return a port on which nothing listens.
 
-    It is below those that Linux gives to connections and to servers that take any, so that nothing else gets it before
-    it is used; and browsers do not block it. Processes that ask at the same time begin at different ports.
+    It is below Linux's range of ephemeral ports, so that the kernel gives it to no connection and to no server that
+    takes any port; and browsers do not block it. Processes that ask at the same time begin at different ports.
     """
     while True:
         port = 11_000 + next(_ports) % 20_000
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+            else:
+                return port
 
 
 def restore_signals() -> None:

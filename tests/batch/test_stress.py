@@ -25,7 +25,7 @@ from tests.batch.stub import key_of, running
 from tests.kit.clocks import VirtualLoop, loop_clock
 from tests.support import ROOT, STRESS, missing
 
-pytestmark = pytest.mark.stress
+pytestmark = [pytest.mark.stress, pytest.mark.unmeasured]
 
 
 def start(*arguments: object) -> subprocess.Popen[str]:

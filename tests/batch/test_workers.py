@@ -44,6 +44,7 @@ def started(environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen
 
 
 @pytest.mark.stress
+@pytest.mark.unmeasured
 def test_exchange_queue_killed_worker_loses_no_key(tmp_path: Path) -> None:
     count = 5_000 if STRESS else 200
     served, asked, collected = tmp_path / "served.log", tmp_path / "asked.txt", tmp_path / "collected.jsonl"

@@ -21,8 +21,6 @@ from openrouter_async.testing import FakeOpenRouter, Fault, demo
 from tests.fake.support import PAIR, STATE
 from tests.support import missing, restore_signals
 
-pytestmark = pytest.mark.unmeasured
-
 
 @contextlib.contextmanager
 def sandbox(*arguments: str, end: signal.Signals = signal.SIGINT) -> Iterator[dict[str, str]]:

@@ -188,7 +188,10 @@ async def serve_aiohttp(app: web.Application, listener: socket.socket, **options
 
 
 class _Server(uvicorn.Server):
-    """A server that ends at once: uvicorn sleeps for a tenth of a second before it ends, and again while it does."""
+    """A server that ends at once: uvicorn looks every tenth of a second whether to end, then sleeps another tenth.
+
+    It never renews its ``Date`` header, either.
+    """
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -204,13 +207,12 @@ class _Server(uvicorn.Server):
         await self.ended.wait()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        state = self.server_state
+        for server in self.servers:
+            server.close()
+        for listener in sockets or []:
+            listener.close()
         for _ in range(20):
-            if not (state.connections or state.tasks):
-                for server in self.servers:
-                    server.close()
-                for listener in sockets or []:
-                    listener.close()
+            if not (self.server_state.connections or self.server_state.tasks):
                 await self.lifespan.shutdown()
                 return
             await asyncio.sleep(0.005)

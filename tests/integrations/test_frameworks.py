@@ -158,6 +158,7 @@ def test_fastapi_login_without_routes_describes_none() -> None:
     assert app.openapi()["paths"] == {}
 
 
+@pytest.mark.hypothesis
 @pytest.mark.unmeasured
 def test_fastapi_any_request_is_answered_as_its_openapi_describes() -> None:
     app = fastapi_app(exchange_path="/exchange", logout_path="/logout")

@@ -13,7 +13,7 @@ from yarl import URL
 from tests.integrations.support import Site, Visitor
 from tests.support import PATIENCE
 
-pytestmark = [pytest.mark.unmeasured, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 EVIL = (
     "//evil.example",

@@ -400,6 +400,7 @@ def test_lease_runner_in_memory_loses_no_key_and_no_outcome_is_wrong(
     asyncio.run(run(), debug=False)
 
 
+@pytest.mark.hypothesis
 @pytest.mark.unmeasured
 def test_lease_runner_in_valkey_loses_no_key_and_no_outcome_is_wrong(valkey_url: str) -> None:
     @settings(max_examples=60, deadline=None)

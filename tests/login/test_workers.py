@@ -164,6 +164,7 @@ async def sign_all_in(site: Site) -> list[Login]:
 
 
 @pytest.mark.stress
+@pytest.mark.unmeasured
 async def test_login_worker_killed_gives_every_user_a_key_or_an_unknown_outcome(valkey_url: str) -> None:
     started = time.perf_counter()
     async with contextlib.AsyncExitStack() as stack:

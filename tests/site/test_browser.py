@@ -3,50 +3,49 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from playwright.async_api import BrowserContext
 
 from tests.site.pages import Site
-from tests.support import STRESS, find_axe
+from tests.support import find_axe
 
 pytestmark = pytest.mark.browser
 
-# Every page is looked at in one of these, and under STRESS in both.
-SCREENS: list[tuple[str, int]] = [("light", 1280), ("dark", 390)]
+SCREENS: list[tuple[Literal["light", "dark"], int]] = [("light", 1280), ("dark", 390)]
 RULES = {"resultTypes": ["violations"], "runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}
 
 
-async def test_site_pages_never_scroll_sideways(site: Site, browser: BrowserContext) -> None:
+@pytest.mark.parametrize("width", [390, 1280])
+async def test_site_pages_never_scroll_sideways(site: Site, browser: BrowserContext, width: int) -> None:
     page = await browser.new_page()
+    await page.set_viewport_size({"width": width, "height": 844})
     too_wide = {}
     for path in site.pages:
         await page.goto(path.as_uri(), wait_until="domcontentloaded")
-        for screen in (390, 1280) if STRESS else (390,):
-            await page.set_viewport_size({"width": screen, "height": 844})
-            width = await page.evaluate("document.documentElement.scrollWidth")
-            if width > screen:
-                too_wide[path.name] = (screen, width)
+        if (needed := await page.evaluate("document.documentElement.scrollWidth")) > width:
+            too_wide[path.name] = needed
     assert too_wide == {}
 
 
-async def test_site_pages_are_accessible_in_light_and_dark(site: Site, browser: BrowserContext) -> None:
-    axe = find_axe()
+@pytest.mark.parametrize(("scheme", "width"), SCREENS)
+async def test_site_pages_are_accessible(
+    site: Site, browser: BrowserContext, scheme: Literal["light", "dark"], width: int
+) -> None:
     page = await browser.new_page()
-    await page.context.add_init_script(path=axe)
+    await page.context.add_init_script(path=find_axe())
+    await page.emulate_media(color_scheme=scheme)
+    await page.set_viewport_size({"width": width, "height": 844})
     violations: dict[str, Any] = {}
-    for number, path in enumerate(site.pages):
+    for path in site.pages:
         await page.goto(path.as_uri())
-        for scheme, width in SCREENS if STRESS else [SCREENS[number % 2]]:
-            await page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
-            await page.set_viewport_size({"width": width, "height": 844})
-            found = await page.evaluate("rules => axe.run(document, rules)", RULES)
-            assert found["testEngine"]["name"] == "axe-core"
-            for violation in found["violations"]:
-                if violation["impact"] in ("serious", "critical"):
-                    nodes = [node["html"][:200] for node in violation["nodes"][:3]]
-                    violations[f"{path.name} {scheme} {width}: {violation['id']}"] = nodes
+        found = await page.evaluate("rules => axe.run(document, rules)", RULES)
+        assert found["testEngine"]["name"] == "axe-core"
+        for violation in found["violations"]:
+            if violation["impact"] in ("serious", "critical"):
+                nodes = [node["html"][:200] for node in violation["nodes"][:3]]
+                violations[f"{path.name}: {violation['id']}"] = nodes
     assert violations == {}
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import attrs
 
-from tests.site.public import public_names
+from tests.public import public_names
 
 
 def callables() -> Iterator[tuple[str, Any]]:

@@ -52,7 +52,7 @@ def test_markdown_relative_links_have_targets(path: Path) -> None:
 
 
 def test_markdown_check_finds_a_broken_link(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("tests.site.test_markdown.ROOT", tmp_path.resolve())
+    monkeypatch.setattr("tests.test_markdown.ROOT", tmp_path.resolve())
     (tmp_path / "other.md").write_text("# A `heading`, *here*\n\n```python\n# No heading\n```\n")
     page = tmp_path / "page.md"
     page.write_text(
