@@ -102,3 +102,15 @@ CONTENDERS: Final[Mapping[str, Callable[[], Contender]]] = {
     "pyreqwest": _pyreqwest,
 }
 """All of them."""
+
+
+def installed(makers: Mapping[str, Callable[[], Contender]]) -> dict[str, Contender]:
+    """Return the clients, without the one that needs orjson where there is none, as on the newest Python."""
+    made = {}
+    for name, make in makers.items():
+        try:
+            made[name] = make()
+        except ModuleNotFoundError as missing:
+            if missing.name != "orjson":
+                raise
+    return made

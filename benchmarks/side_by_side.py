@@ -20,7 +20,7 @@ import attrs
 import uvloop
 
 from benchmarks.client import Client, Contender, Tls
-from benchmarks.contenders import SIDE_BY_SIDE
+from benchmarks.contenders import SIDE_BY_SIDE, installed
 from benchmarks.measure import Block, run_block, warm_up
 from benchmarks.stub import pin
 
@@ -84,14 +84,7 @@ class Field:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._loops = {False: asyncio.new_event_loop(), True: uvloop.new_event_loop()}
-        self._contenders: dict[str, Contender] = {}
-        for name in plan.names or SIDE_BY_SIDE:
-            try:
-                self._contenders[name] = SIDE_BY_SIDE[name]()
-            except ModuleNotFoundError as missing:
-                # It has no release for the newest Python; the report says that it is missing.
-                if missing.name != "orjson":
-                    raise
+        self._contenders = installed({name: SIDE_BY_SIDE[name] for name in plan.names or SIDE_BY_SIDE})
         self._clients: dict[str, Client] = {}
         tls = None if plan.authority is None else Tls(plan.authority)
         for name, contender in self._contenders.items():

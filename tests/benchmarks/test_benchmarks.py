@@ -8,16 +8,18 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import attrs
 import pytest
 
 from benchmarks import __main__ as runner
 from benchmarks import alone, instructions, side_by_side
-from benchmarks.client import Tls
-from benchmarks.contenders import CONTENDERS
+from benchmarks.client import Contender, Tls
+from benchmarks.contenders import CONTENDERS, installed
 from benchmarks.measure import quantile
 from benchmarks.report import Section, Setup, Target, run_child, table
 from benchmarks.stub import BODY, Stub
@@ -166,6 +168,27 @@ def test_report_into_another_page_takes_any_choice_of_figures(monkeypatch: pytes
         runner.main()
     assert page.read_text().count("\n## Title\n\nnew\n") == 1
     assert "old" not in page.read_text()
+
+
+def test_report_says_which_libraries_are_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"{runner.BEGIN}{runner.END}")
+    monkeypatch.setattr(metadata, "distributions", lambda: [SimpleNamespace(name="aiohttp", version="3.14.5")])
+    monkeypatch.setattr(runner, "MEASUREMENTS", {"one": lambda _: Section("Title", "new")})
+    monkeypatch.setattr(sys, "argv", ["make bench", "--into", str(page)])
+    with pytest.raises(SystemExit):
+        runner.main()
+    assert "aiohttp 3.14.5 (not installed: openrouter-async, openrouter, httpx," in page.read_text()
+
+
+def test_only_the_client_that_needs_orjson_is_left_out() -> None:
+    def fail(library: str) -> Contender:
+        raise ModuleNotFoundError(name=library)
+
+    tuned = CONTENDERS["hand-tuned"]
+    assert list(installed({"tuned": tuned, "missing": lambda: fail("orjson")})) == ["tuned"]
+    with pytest.raises(ModuleNotFoundError):
+        installed({"tuned": tuned, "broken": lambda: fail("aiohttp")})
 
 
 SECTIONS = {
