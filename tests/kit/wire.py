@@ -208,7 +208,7 @@ async def _drip(wire: Wire, real: bytes) -> None:
     with contextlib.suppress(ConnectionError):
         for position in range(len(real)):
             await wire.send(real[position : position + 1])
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)
 
 
 def chunked(real: bytes) -> bytes:
