@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 from collections import Counter
 from contextlib import suppress
 from typing import Final
@@ -10,7 +9,7 @@ import pytest
 from openrouter_async import Handler, OpenRouter, Request, Response, errors
 from openrouter_async.login import AuthorizationError, AuthorizationFlow, InvalidCallbackError, PendingLogin
 from openrouter_async.login._callbacks import read_pasted
-from tests.fuzz.mutation import MAX_CPU_PER_KIB, mutate, read_corpus
+from tests.fuzz.mutation import MAX_CPU_PER_KIB, Stopwatch, mutate, read_corpus
 from tests.support import STRESS
 
 pytestmark = pytest.mark.unmeasured
@@ -55,10 +54,9 @@ REPEATED: Final = [
 
 @pytest.mark.parametrize("text", REPEATED, ids=lambda text: ascii(text)[1:12])
 def test_pasted_text_of_repeated_marks_is_read_in_linear_time(text: str) -> None:
-    started = time.process_time()
-    with suppress(InvalidCallbackError):
+    with Stopwatch() as reading, suppress(InvalidCallbackError):
         read_pasted(text, None, STATE)
-    assert (time.process_time() - started) / (len(text) / 1024) < MAX_CPU_PER_KIB
+    assert reading.seconds / (len(text) / 1024) < MAX_CPU_PER_KIB
 
 
 @pytest.mark.stress
@@ -78,13 +76,13 @@ async def test_callback_of_any_bytes_is_a_library_error_or_a_grant_of_its_own_lo
             pending = pending or await flow.start(binding="browser")
             raw = mutate(CORPUS, seed).replace(b"{STATE}", pending.state.encode())
             callback = raw.decode("utf-8", "surrogateescape" if seed % 2 else "replace")
-            started = time.process_time()
             sent = len(exchanged)
             try:
-                if seed % 5 == 0:
-                    await flow.finish_code(pending.state, callback, binding="browser")
-                else:
-                    await flow.finish(callback, binding="browser")
+                with Stopwatch() as reading:
+                    if seed % 5 == 0:
+                        await flow.finish_code(pending.state, callback, binding="browser")
+                    else:
+                        await flow.finish(callback, binding="browser")
             except errors.OpenRouterError as error:
                 tally[check_error(error, pending)] += 1
                 ended, exchanges = isinstance(error, AuthorizationError), 0
@@ -93,7 +91,7 @@ async def test_callback_of_any_bytes_is_a_library_error_or_a_grant_of_its_own_lo
                 ended, exchanges = True, 1
             assert len(exchanged) == sent + exchanges
             pending = None if ended else pending
-            slowest = max(slowest, (time.process_time() - started) / max(1.0, len(raw) / 1024))
+            slowest = max(slowest, reading.seconds / max(1.0, len(raw) / 1024))
     print(f"\n{CALLBACKS} callbacks, slowest {1000 * slowest:.2f} ms of CPU for each KiB: {dict(tally.most_common())}")
     assert sum(tally.values()) == CALLBACKS
     assert tally["a grant"] > CALLBACKS * 0.02
