@@ -102,9 +102,9 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     traces = sys.gettrace(), threading.gettrace()
     # Another event loop runs the same lines.
     is_measured = "uvloop" not in item.name and not any(item.get_closest_marker(name) for name in _UNMEASURED)
-    is_plain = item.get_closest_marker("unmeasured") is not None
+    keeps_devmode = item.get_closest_marker("unmeasured") is None
     item.stash[_TRACES] = traces if is_measured else (None, None)
-    with _traced(None, None), nullcontext() if is_measured else _unmeasured_processes(is_plain=is_plain):
+    with _traced(None, None), nullcontext() if is_measured else _unmeasured_processes(keeps_devmode=keeps_devmode):
         return (yield)
 
 
@@ -138,9 +138,12 @@ def _set_traces(trace: Trace, trace_of_threads: Trace) -> None:
 
 
 @contextmanager
-def _unmeasured_processes(*, is_plain: bool) -> Iterator[None]:
+def _unmeasured_processes(*, keeps_devmode: bool) -> Iterator[None]:
+    names = ["COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START"]
+    if not keeps_devmode:
+        names.append("PYTHONDEVMODE")
     with pytest.MonkeyPatch.context() as environment:
-        for name in ("COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START", *(("PYTHONDEVMODE",) if is_plain else ())):
+        for name in names:
             environment.delenv(name, raising=False)
         yield
 
